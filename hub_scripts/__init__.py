@@ -1,0 +1,1 @@
+"""The commands behind `coma`: one small file per command."""

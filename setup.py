@@ -1,0 +1,71 @@
+"""Packaging of coma-embedding. The version below is the only place that states it."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+VERSION = "0.1.0.dev0"
+
+# `make test-min` installs the lower bounds below and runs the tests; torch alone stays at the one version CI has.
+INSTALL_REQUIRES = [
+    "torch>=2.6,<3",
+    "transformers>=5.18.0,<6",
+    "pillow>=11.0.0,<15",
+    "jinja2>=3.1.6,<4",  # chat templates
+]
+
+EXTRAS_REQUIRE = {
+    "train": [
+        "peft>=0.19.0,<1",
+        "accelerate>=1.13.0,<2",
+        "datasets>=5.0.0,<6",
+        "evaluate>=0.4.6,<1",
+        "tensorboard>=2.20.0,<3",
+        "matplotlib>=3.10.0,<4",
+    ],
+    "eval": [
+        "sentence-transformers>=6.0.0,<7",
+        "mteb>=2.26.0,<3",
+    ],
+    "serve": [
+        "ray[data]>=2.55.0,<3",
+        "pyarrow>=24.0.0",
+    ],
+    "dev": [
+        "pytest>=9.0.0,<10",
+        "pytest-xdist>=3.8.0,<4",
+        "pytrec-eval-terrier>=0.5.10,<1",
+        "pre-commit>=4.5.0,<5",
+        "pre-commit-hooks>=6.0.0,<7",
+        "ruff==0.17.6",
+    ],
+}
+
+setup(
+    name="coma-embedding",
+    version=VERSION,
+    description="Turn a vision-language model into a multimodal embedding model: compression, then matching (CoMa).",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords="multimodal embedding retrieval vision-language compression contrastive transformers",
+    packages=find_packages(include=["modeling_coma", "trainers", "trainers.*", "hub_scripts", "hub_scripts.*"]),
+    package_data={
+        "trainers.data": ["*.parquet", "*.md"],
+        "hub_scripts": ["*.md", "recipes/*.yaml", "configs/*.yaml", "configs/*.json"],
+    },
+    include_package_data=False,
+    python_requires=">=3.11",
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    entry_points={"console_scripts": ["coma = hub_scripts.cli:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,1 @@
+"""Trainers of the two stages of CoMa, their losses and their data."""
