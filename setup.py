@@ -4,6 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+
 VERSION = "0.1.0.dev0"
 
 # `make test-min` installs the lower bounds below and runs the tests; torch alone stays at the one version CI has.
