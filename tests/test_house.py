@@ -1,0 +1,226 @@
+"""The rules of the house that a linter does not hold: sizes, the direction of imports, what library code leaves alone.
+
+Each rule reads one parsed file and yields sentences. Further down every rule is broken once, and must object.
+"""
+
+import ast
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from transformers.dynamic_module_utils import get_relative_imports
+
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("modeling_coma", "trainers", "hub_scripts")  # a room imports the rooms before it, never those after it
+LIBRARY = ("modeling_coma", "trainers")
+OUTSIDE = ("tests", "benchmarks")
+SHIPPED_WITH = {*sys.stdlib_module_names, "torch", "transformers", "PIL"}  # PIL: transformers' own image type
+
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 40
+MAX_MODEL_LINES = 700
+
+BANNED = {
+    "print": "the library logs, commands print",
+    "os.environ": "the library takes arguments, it does not read the environment",
+    "os.getenv": "the library takes arguments, it does not read the environment",
+    "sys.path": "imports are the installer's business",
+    "NotImplementedError": "write it or leave it out",
+}
+
+
+class Source(NamedTuple):
+    """One file of the house: its path from the root, its text, its syntax tree."""
+
+    path: Path
+    text: str
+    tree: ast.Module
+
+    @property
+    def room(self) -> str:
+        return self.path.parts[0]
+
+
+Rule = Callable[[Source], Iterator[str]]
+
+
+def read(path: Path) -> Source:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    return Source(path, text, ast.parse(text, filename=str(path)))
+
+
+def sources() -> list[Path]:
+    return sorted(file.relative_to(ROOT) for room in ROOMS for file in (ROOT / room).rglob("*.py"))
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, int, str]]:
+    """Every import anywhere in the file as (line, level, module)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, 0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.lineno, node.level, node.module or ""
+
+
+def dotted(node: ast.AST) -> str:
+    """`os.environ` for the expression that spells it, and nothing for any other expression."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def docstring_lines(node: ast.AST) -> int:
+    if not node.body:
+        return 0
+    first = node.body[0]
+    is_docstring = isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str)
+    return first.end_lineno - first.lineno + 1 if is_docstring else 0
+
+
+def file_size(source: Source) -> Iterator[str]:
+    lines = len(source.text.splitlines())
+    if lines > MAX_FILE_LINES:
+        yield f"{lines} lines, at most {MAX_FILE_LINES}: one idea per file, give the second idea its own"
+
+
+def function_size(source: Source) -> Iterator[str]:
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = node.end_lineno - node.lineno + 1 - docstring_lines(node)
+            if lines > MAX_FUNCTION_LINES:
+                yield f"line {node.lineno}: `{node.name}`: {lines} lines without docstring, limit {MAX_FUNCTION_LINES}"
+
+
+def import_direction(source: Source) -> Iterator[str]:
+    above = {*ROOMS[ROOMS.index(source.room) + 1 :], *OUTSIDE}
+    for line, level, module in imports(source.tree):
+        if level == 0 and module.split(".")[0] in above:
+            yield f"line {line}: imports `{module}`; arrows go hub_scripts -> trainers -> modeling_coma"
+
+
+def remote_code(source: Source) -> Iterator[str]:
+    """What `save_pretrained` can copy next to the weights: flat siblings, and no library but its two."""
+    if source.room != "modeling_coma":
+        return
+    if len(source.path.parts) != 2:
+        yield "lies in a subfolder; remote code is flat"
+    for line, level, module in imports(source.tree):
+        if level > 1 or (level == 1 and (not module or "." in module)):
+            yield f"line {line}: only `from .file import name` survives as remote code"
+        if level == 0 and module.split(".")[0] not in SHIPPED_WITH:
+            yield f"line {line}: imports `{module}`; the model may need torch and transformers only"
+
+
+def exports(source: Source) -> Iterator[str]:
+    body = source.tree.body
+    if len(body) <= 1 and docstring_lines(source.tree):  # a docstring alone has nothing to export
+        return
+    assigned = [dotted(target) for node in body if isinstance(node, ast.Assign) for target in node.targets]
+    if "__all__" not in assigned and (not source.path.name.startswith("_") or source.path.name == "__init__.py"):
+        yield "has no `__all__`: say which names are public"
+
+
+def library_manners(source: Source) -> Iterator[str]:
+    if source.room not in LIBRARY:
+        return
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.ExceptHandler) and (node.type is None or is_blanket(node.type)):
+            yield f"line {node.lineno}: blanket `except`; name the errors that can be mended here"
+        if isinstance(node, ast.Attribute | ast.Name) and dotted(node) in BANNED:
+            yield f"line {node.lineno}: `{dotted(node)}`; {BANNED[dotted(node)]}"
+        if isinstance(node, ast.ImportFrom):
+            for name in (f"{node.module}.{alias.name}" for alias in node.names):
+                if name in BANNED:
+                    yield f"line {node.lineno}: `{name}`; {BANNED[name]}"
+
+
+def is_blanket(node: ast.expr) -> bool:
+    named = node.elts if isinstance(node, ast.Tuple) else [node]
+    return any(dotted(name) in {"Exception", "BaseException"} for name in named)
+
+
+RULES: list[Rule] = [file_size, function_size, import_direction, remote_code, exports, library_manners]
+
+
+@pytest.mark.parametrize("path", sources(), ids=str)
+def test_file_keeps_the_rules_of_the_house(path: Path) -> None:
+    source = read(path)
+    objections = [f"{path}: {sentence}" for rule in RULES for sentence in rule(source)]
+    assert not objections, "\n" + "\n".join(objections)
+
+
+def test_rooms_are_found() -> None:
+    assert {path.parts[0] for path in sources()} == set(ROOMS)
+
+
+def test_the_model_stays_small() -> None:
+    lines = {path.name: len((ROOT / path).read_text().splitlines()) for path in (ROOT / "modeling_coma").glob("*.py")}
+    assert sum(lines.values()) < MAX_MODEL_LINES, f"modeling_coma has {sum(lines.values())} lines: {lines}"
+
+
+def test_what_transformers_would_copy_exists() -> None:
+    """transformers finds siblings by a regular expression that reads docstrings too."""
+    for path in (ROOT / "modeling_coma").glob("*.py"):
+        missing = [name for name in get_relative_imports(path) if not path.with_name(f"{name}.py").exists()]
+        assert not missing, f"{path.name} names siblings that do not exist (in a docstring?): {missing}"
+
+
+def test_there_is_one_version() -> None:
+    """setup.py states it; the citation and the packages do not repeat it."""
+    stated = [path for path in sources() if "__version__ =" in (ROOT / path).read_text()]
+    assert not stated, f"these repeat the version of setup.py: {stated}"
+    assert "\nversion:" not in (ROOT / "CITATION.cff").read_text()
+
+
+LONG_FUNCTION = "def f():\n" + "    x = 1\n" * MAX_FUNCTION_LINES
+
+BROKEN = [
+    (file_size, "trainers/a.py", "x = 1\n" * (MAX_FILE_LINES + 1)),
+    (function_size, "trainers/a.py", LONG_FUNCTION),
+    (function_size, "trainers/a.py", LONG_FUNCTION.replace("def", "async def")),
+    (import_direction, "modeling_coma/a.py", "from trainers.losses import info_nce"),
+    (import_direction, "trainers/a.py", "def f():\n    import hub_scripts.cli"),
+    (import_direction, "hub_scripts/a.py", "from benchmarks import step"),
+    (remote_code, "modeling_coma/a.py", "import peft"),
+    (remote_code, "modeling_coma/a.py", "from . import b"),
+    (remote_code, "modeling_coma/a.py", "from ..b import c"),
+    (remote_code, "modeling_coma/a.py", "from .b.c import d"),
+    (remote_code, "modeling_coma/a.py", "from modeling_coma.b import c"),
+    (remote_code, "modeling_coma/a/b.py", "x = 1"),
+    (exports, "trainers/a.py", "x = 1"),
+    (exports, "trainers/__init__.py", '"""Doc."""\nfrom trainers.a import b'),
+    (library_manners, "trainers/a.py", "print(1)"),
+    (library_manners, "trainers/a.py", "import os\nos.environ['A']"),
+    (library_manners, "trainers/a.py", "from os import environ"),
+    (library_manners, "modeling_coma/a.py", "import os\nos.getenv('A')"),
+    (library_manners, "trainers/a.py", "import sys\nsys.path.append('.')"),
+    (library_manners, "trainers/a.py", "try:\n    f()\nexcept:\n    pass"),
+    (library_manners, "trainers/a.py", "try:\n    f()\nexcept (ValueError, Exception):\n    pass"),
+    (library_manners, "trainers/a.py", "def f():\n    raise NotImplementedError"),
+]
+
+KEPT = [
+    (function_size, "trainers/a.py", 'def f():\n    """' + "Long.\n" * MAX_FUNCTION_LINES + '"""\n    return 1'),
+    (remote_code, "modeling_coma/a.py", "import math\nfrom transformers.cache_utils import Cache\nfrom .b import c"),
+    (exports, "trainers/a.py", "__all__ = []"),
+    (exports, "trainers/__init__.py", '"""Doc."""'),
+    (library_manners, "hub_scripts/a.py", "print(1)"),
+    (library_manners, "trainers/a.py", "try:\n    f()\nexcept (ValueError, OSError):\n    pass"),
+]
+
+
+def objections_to(rule: Rule, path: str, text: str) -> list[str]:
+    return list(rule(Source(Path(path), text, ast.parse(text))))
+
+
+@pytest.mark.parametrize(("rule", "path", "text"), BROKEN, ids=lambda value: str(value)[:40])
+def test_a_broken_rule_is_seen(rule: Rule, path: str, text: str) -> None:
+    assert objections_to(rule, path, text)
+
+
+@pytest.mark.parametrize(("rule", "path", "text"), KEPT, ids=lambda value: str(value)[:40])
+def test_a_kept_rule_is_left_alone(rule: Rule, path: str, text: str) -> None:
+    assert not objections_to(rule, path, text)
