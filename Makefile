@@ -8,7 +8,8 @@ PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 JOBS   ?= 2
 
-PIP := -m pip install --quiet --disable-pip-version-check
+# Byte code is compiled at the first import of a module, which is far less than all that is installed.
+PIP := -m pip install -qq --no-compile --disable-pip-version-check
 BIN := .venv/bin
 MIN := .venv-min
 # One thread per process: the small models of the tests lose time to more.
@@ -24,68 +25,68 @@ help:  ## this list
 
 # An environment is complete when its stamp is there, and is brought up to date when setup.py changes.
 # torch comes first, so that the version chosen above is the one that stays.
-.venv/.stamp-torch:
-	@echo "installing $(TORCH) into .venv (once)"
+.venv/.torch:
+	@echo "$@: installing $(TORCH), once"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python $(PIP) $(TORCH)
 	@touch $@
 
-.venv/.stamp-train: .venv/.stamp-torch setup.py
-	@echo "installing coma-embedding[train] into .venv (once)"
+.venv/.train: .venv/.torch setup.py
+	@echo "$@: installing what training needs, once"
 	@$(BIN)/python $(PIP) -e ".[train]"
 	@touch $@
 
-.venv/.stamp-dev: .venv/.stamp-train setup.py
-	@echo "installing coma-embedding[train,eval,dev] into .venv (once)"
+.venv/.dev: .venv/.torch setup.py
+	@echo "$@: installing what training, evaluation and development need, once"
 	@$(BIN)/python $(PIP) -e ".[train,eval,dev]"
-	@touch $@
+	@touch .venv/.train $@
 
-# The other end of the supported range: the lower bounds of setup.py, exactly; torch stays at $(TORCH).
-$(MIN)/.stamp: setup.py
-	@echo "installing the oldest supported versions into $(MIN) (once)"
+# The other end of the supported range: the lower bounds of setup.py, exactly. torch is the one chosen above.
+$(MIN)/.dev: setup.py
+	@echo "$@: installing the oldest supported versions, once"
 	@$(PYTHON) -m venv $(MIN)
 	@$(MIN)/bin/python $(PIP) $(TORCH)
 	@sed -nE '/"torch>=/d; s/^ *"([A-Za-z0-9-]+)>=([0-9.]+),.*/\1==\2/p' setup.py > $(MIN)/constraints.txt
 	@$(MIN)/bin/python $(PIP) -c $(MIN)/constraints.txt -e ".[train,eval,dev]"
 	@touch $@
 
-install: .venv/.stamp-dev  ## the environment in .venv with everything for training, evaluation and development
+install: .venv/.dev  ## the environment in .venv with everything for training, evaluation and development
 
-demo: .venv/.stamp-train  ## train both stages on real pictures, evaluate on an unseen drawing style, save, reload
+demo: .venv/.train  ## train both stages on real pictures, evaluate on an unseen drawing style, save, reload
 	@$(BIN)/coma demo
 
-test: .venv/.stamp-dev  ## the default tests: offline, CPU
+test: .venv/.dev  ## the default tests: offline, CPU
 	@$(RUN) -n $(JOBS) --dist loadfile
 
 # pytest ends with 5 where it finds no test. That is said, and is an error as soon as a test bears the marker.
 marked = $(RUN) -m "$(2)" || { code=$$?; \
 	if [ $$code -eq 5 ] && ! grep -rqE "mark\.$(1)\b" tests; then echo "there is no test marked '$(1)'"; else exit $$code; fi; }
 
-test-slow: .venv/.stamp-dev  ## the tests that take minutes
+test-slow: .venv/.dev  ## the tests that take minutes
 	@$(call marked,slow,slow and not distributed and not gpu)
 
-test-distributed: .venv/.stamp-dev  ## the tests that start several processes
+test-distributed: .venv/.dev  ## the tests that start several processes
 	@$(call marked,distributed,distributed and not gpu)
 
-test-gpu: .venv/.stamp-dev  ## the tests that need an accelerator
+test-gpu: .venv/.dev  ## the tests that need an accelerator
 	@$(call marked,gpu,gpu)
 
-test-min: $(MIN)/.stamp  ## the default tests with the oldest supported versions
+test-min: $(MIN)/.dev  ## the default tests with the oldest supported versions
 	@$(ONE) $(MIN)/bin/python -m pytest -n $(JOBS) --dist loadfile
 
-check: .venv/.stamp-dev  ## lint, formatting and the house rules
+check: .venv/.dev  ## lint, formatting and the house rules
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/python -m pytest -q tests/test_house.py
 
-format: .venv/.stamp-dev  ## mend what ruff can mend
+format: .venv/.dev  ## mend what ruff can mend
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-hooks: .venv/.stamp-dev  ## run the checks before every commit
+hooks: .venv/.dev  ## run the checks before every commit
 	@$(BIN)/pre-commit install
 
-benchmarks: .venv/.stamp-dev  ## every benchmark, one after the other
+benchmarks: .venv/.dev  ## every benchmark, one after the other
 	@set -e; for file in benchmarks/[!_]*.py; do \
 		name=$${file#benchmarks/}; echo "== $$name"; $(BIN)/python -m benchmarks.$${name%.py}; done
 
