@@ -1,0 +1,194 @@
+"""Who is a positive and who may be a negative, as id vectors.
+
+A batch of 32,768 pairs has a billion (query, document) relations but only 65,536 ids, so nothing here ever holds an
+`N x M` mask: each rule is a pair of integer vectors, and the mask of a few rows is built when those rows are scored.
+Negative ids mean "none".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+
+
+__all__ = ["ContrastiveTargets", "IdPair", "TargetMasks"]
+
+
+class IdPair(NamedTuple):
+    """
+    The ids of one rule on both sides.
+
+    Args:
+        queries (`torch.LongTensor` of shape `(num_queries,)` or `(num_queries, ids_per_query)`):
+            Ids of each query. Rows with fewer ids than others are filled with -1.
+        documents (`torch.LongTensor` of shape `(num_documents,)` or `(num_documents, ids_per_document)`):
+            Ids of each document, from the same id space.
+    """
+
+    queries: torch.Tensor
+    documents: torch.Tensor
+
+    def shared(self, rows: slice) -> torch.Tensor:
+        """Whether a query of `rows` and a document have an id in common, `(len(rows), num_documents)`."""
+        queries, documents = _columns(self.queries[rows]), _columns(self.documents)
+        queries = queries.masked_fill(queries < 0, -2)  # so that "none" of a query never equals "none" of a document
+        documents = documents.clamp(min=-1)
+        shared = torch.zeros(len(queries), len(documents), dtype=torch.bool, device=queries.device)
+        for query_ids in queries.unbind(1):
+            for document_ids in documents.unbind(1):
+                shared |= query_ids[:, None] == document_ids
+        return shared
+
+    def compatible(self, rows: slice) -> torch.Tensor:
+        """Whether they share an id or one of them has none, `(len(rows), num_documents)`."""
+        free_queries = (_columns(self.queries[rows]) < 0).all(1)
+        free_documents = (_columns(self.documents) < 0).all(1)
+        return self.shared(rows) | free_queries[:, None] | free_documents
+
+
+class TargetMasks(NamedTuple):
+    """Masks of some query rows against all documents, each `(rows, num_documents)` and disjoint from the others."""
+
+    positive: torch.Tensor
+    negative: torch.Tensor
+    duplicate: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ContrastiveTargets:
+    """
+    The relations of a contrastive batch. A pair that shares a `positive` id is a positive pair. Every other pair is a
+    negative one, unless `source` or `own_list` forbid it or `content` says that it would be a false negative.
+
+    All rules are symmetric: exchanging queries and documents gives the relations of the document-to-query direction.
+
+    Args:
+        positive (`IdPair`):
+            Which documents belong to which queries. Row numbers for one positive per query; a common id for several;
+            class ids; or lists of document numbers against `arange(num_documents)`. Hard negatives have id -1:
+            nobody's positive, everybody's negative. A query with id -1 takes no part.
+        content (`IdPair`, *optional*):
+            What a query must not be pushed away from, e.g. the content ids of its own positives, against the content
+            ids of the documents. A pair that shares one is left out of the loss.
+        source (`IdPair`, *optional*):
+            Negatives are taken from the same source only. Without an id: not restricted.
+        own_list (`IdPair`, *optional*):
+            Row numbers of the restricted queries (-1: not restricted) against the row that owns each document. A
+            restricted query has no negatives but those of its own row, as in classification with listed wrong labels.
+
+    Example:
+
+        Two rows, the second with a hard negative and restricted to it:
+
+        >>> targets = ContrastiveTargets(
+        ...     positive=IdPair(torch.tensor([0, 1]), torch.tensor([0, 1, -1])),
+        ...     own_list=IdPair(torch.tensor([-1, 1]), torch.tensor([0, 1, 1])),
+        ... )
+        >>> targets.masks(slice(0, 2)).negative.int().tolist()
+        [[0, 1, 1], [0, 0, 1]]
+    """
+
+    positive: IdPair
+    content: IdPair | None = None
+    source: IdPair | None = None
+    own_list: IdPair | None = None
+
+    @classmethod
+    def paired(
+        cls,
+        num_queries: int,
+        num_documents: int,
+        query_offset: int = 0,
+        device: torch.device | str | None = None,
+    ) -> ContrastiveTargets:
+        """
+        Document `query_offset + i` is the positive of query `i`; all documents are negatives of the others.
+
+        Args:
+            num_queries (`int`): Number of queries in this call.
+            num_documents (`int`): Number of documents, those of other processes included.
+            query_offset (`int`, *optional*, defaults to 0): Number of the first query among those of all processes.
+            device (`torch.device`, *optional*): Where the embeddings are.
+
+        Returns:
+            `ContrastiveTargets`: documents that are nobody's positive in this call have id -1.
+        """
+        queries = torch.arange(query_offset, query_offset + num_queries, device=device)
+        documents = torch.arange(num_documents, device=device)
+        documents = documents.masked_fill((documents < query_offset) | (documents >= query_offset + num_queries), -1)
+        return cls(positive=IdPair(queries, documents))
+
+    def rules(self) -> Iterator[tuple[str, IdPair]]:
+        """The rules that were given, by name."""
+        for field in fields(self):
+            rule = getattr(self, field.name)
+            if rule is not None:
+                yield field.name, rule
+
+    def transposed(self) -> ContrastiveTargets:
+        """The same relations with documents as queries, for the document-to-query direction."""
+        return ContrastiveTargets(**{name: IdPair(rule.documents, rule.queries) for name, rule in self.rules()})
+
+    def for_queries(self, index: slice | torch.Tensor) -> ContrastiveTargets:
+        """The relations of some queries (a slice, or an index or boolean vector) with all documents."""
+        return ContrastiveTargets(**{name: IdPair(rule.queries[index], rule.documents) for name, rule in self.rules()})
+
+    def to(self, device: torch.device | str) -> ContrastiveTargets:
+        """The same relations on another device."""
+        moved = {name: IdPair(*(ids.to(device) for ids in rule)) for name, rule in self.rules()}
+        return ContrastiveTargets(**moved)
+
+    def masks(self, rows: slice) -> TargetMasks:
+        """
+        The masks of some query rows.
+
+        Args:
+            rows (`slice`): The query rows.
+
+        Returns:
+            `TargetMasks`: `positive`, `negative` and `duplicate` (allowed as a negative but for its equal content).
+        """
+        positive = self.positive.shared(rows)
+        negative = ~positive
+        for restriction in (self.source, self.own_list):
+            if restriction is not None:
+                negative &= restriction.compatible(rows)
+        if self.content is None:
+            return TargetMasks(positive, negative, torch.zeros_like(positive))
+        duplicate = self.content.shared(rows) & negative
+        return TargetMasks(positive, negative.logical_and_(~duplicate), duplicate)
+
+    def anchors(self) -> torch.Tensor:
+        """Which queries take part in the loss: those with a `positive` id, `(num_queries,)`."""
+        return (_columns(self.positive.queries) >= 0).any(1)
+
+    def unmatched(self) -> torch.Tensor:
+        """Which of these queries have no positive among the documents, `(num_queries,)`."""
+        found = torch.isin(self.positive.queries, self.positive.documents) & (self.positive.queries >= 0)
+        return self.anchors() & ~_columns(found).any(1)
+
+    def check_shapes(self, num_queries: int, num_documents: int) -> None:
+        """
+        Refuses ids that do not fit the embeddings.
+
+        Args:
+            num_queries (`int`): Number of query embeddings.
+            num_documents (`int`): Number of document embeddings.
+
+        Raises:
+            `ValueError`: a rule has the wrong number of ids, or ids that are not integers.
+        """
+        for name, rule in self.rules():
+            for side, ids, rows in zip(rule._fields, rule, (num_queries, num_documents), strict=True):
+                if ids.dim() not in (1, 2) or len(ids) != rows or ids.dtype not in (torch.int32, torch.int64):
+                    raise ValueError(
+                        f"`{name}.{side}` must be integers of shape ({rows},) or ({rows}, ids per row), "
+                        f"one row per embedding; got {ids.dtype} of shape {tuple(ids.shape)}."
+                    )
+
+
+def _columns(ids: torch.Tensor) -> torch.Tensor:
+    return ids[:, None] if ids.dim() == 1 else ids
