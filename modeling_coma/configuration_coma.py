@@ -1,0 +1,55 @@
+"""Configuration of a CoMa embedding model: a vision-language backbone and its compression tokens."""
+
+from transformers import AutoConfig, PreTrainedConfig
+
+
+class ComaConfig(PreTrainedConfig):
+    """
+    Configuration of a [`ComaForEmbedding`]. It composes the configuration of the backbone, whatever its family.
+
+    Args:
+        backbone_config (`dict` or `PreTrainedConfig`): configuration of the vision-language backbone.
+        compression_token_ids (`list[int]`): vocabulary ids of the K tokens (1 to 256), in the order of the input.
+        pooling (`str`): how their last hidden states become one embedding, `"mean"` (section 3.2) or `"last"`.
+        normalize (`bool`): whether embeddings are L2-normalised.
+        kwargs: `eos_token_id`, at which `generate` stops, `pad_token_id`, and what `PreTrainedConfig` takes.
+    Raises `ValueError` for a pooling that does not exist, and for ids that are repeated, out of range or too many.
+    """
+
+    model_type = "coma"
+    sub_configs = {"backbone_config": AutoConfig}
+
+    def __init__(
+        self,
+        backbone_config: dict | PreTrainedConfig | None = None,
+        compression_token_ids: list[int] | None = None,
+        pooling: str = "mean",
+        normalize: bool = True,
+        **kwargs,
+    ):
+        if isinstance(backbone_config, dict):
+            backbone_config = AutoConfig.for_model(**backbone_config)
+        self.backbone_config, self.compression_token_ids = backbone_config, compression_token_ids or []
+        self.pooling, self.normalize = pooling, normalize
+        if backbone_config is not None:
+            self._validate()
+            self.hidden_size = self.get_text_config().hidden_size  # DeepSpeed and sentence-transformers look here
+            kwargs["tie_word_embeddings"] = backbone_config.tie_word_embeddings
+        super().__init__(**kwargs)
+
+    @property
+    def num_compression_tokens(self) -> int:
+        return len(self.compression_token_ids)
+
+    def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:
+        return self if self.backbone_config is None else self.backbone_config.get_text_config(*args, **kwargs)
+
+    def _validate(self):
+        ids, vocab_size = self.compression_token_ids, self.get_text_config().vocab_size
+        if self.pooling not in ("mean", "last"):
+            raise ValueError(f"pooling={self.pooling!r} does not exist; choose 'mean' or 'last'.")
+        if not 1 <= len(ids) <= 256 or len(set(ids)) != len(ids) or max(ids) >= vocab_size:
+            raise ValueError(f"compression_token_ids must be 1 to 256 distinct ids below {vocab_size}, got {ids}.")
+
+
+__all__ = ["ComaConfig"]

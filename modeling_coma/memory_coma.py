@@ -1,0 +1,56 @@
+"""An input compressed to K columns of key-value cache."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache
+
+
+@dataclass
+class CompressionMemory:
+    """
+    What is left of a batch after compression: keys and values of its K compression tokens, in every layer. Dialogues
+    are answered from it alone (paper, section 3.1). `next_position` is the position id of the first token of them.
+    """
+
+    layers: list[tuple[torch.Tensor, torch.Tensor]]  # (batch_size, num_key_value_heads, K, head_dim), both
+    next_position: torch.LongTensor  # (batch_size,)
+    compression_states: torch.FloatTensor  # (batch_size, K, hidden_size), last hidden states
+
+    def __len__(self) -> int:
+        return len(self.next_position)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all keys and values."""
+        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+
+    def select(self, rows: torch.LongTensor) -> "CompressionMemory":
+        """The memory of some rows, in any order, repeats allowed."""
+        layers = [(keys[rows], values[rows]) for keys, values in self.layers]
+        return CompressionMemory(layers, self.next_position[rows], self.compression_states[rows])
+
+    def to_cache(self) -> DynamicCache:
+        """A new cache to continue from. Caches grow in place, the memory stays as it is."""
+        return DynamicCache(self.layers)
+
+    @classmethod
+    def from_cache(
+        cls, cache: DynamicCache, columns: torch.LongTensor, next_position: torch.LongTensor, states: torch.FloatTensor
+    ) -> "CompressionMemory":
+        if any(cache.is_sliding):
+            raise ValueError("Sliding-window attention forgets compression tokens: set `use_sliding_window=False`.")
+        layers = []
+        for layer in cache.layers:
+            index = columns.to(layer.keys.device)[:, None, :, None]
+            index = index.expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3])  # (batch, heads, K, head_dim)
+            layers.append((layer.keys.gather(2, index), layer.values.gather(2, index)))
+        return cls(layers, next_position, states)
+
+
+def gather_columns(hidden_states: torch.FloatTensor, columns: torch.LongTensor) -> torch.FloatTensor:
+    """Hidden states `(batch_size, K, hidden_size)` at the columns `(batch_size, K)` of each row."""
+    return hidden_states.gather(1, columns[..., None].expand(-1, -1, hidden_states.shape[-1]))
+
+
+__all__ = ["CompressionMemory", "gather_columns"]

@@ -1,0 +1,272 @@
+"""CoMa: a vision-language model whose compression tokens carry its input, as an embedding and as a memory."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers.masking_utils import create_causal_mask
+from transformers.utils import ModelOutput
+
+from .configuration_coma import ComaConfig
+from .loss_coma import IGNORE_INDEX, answer_cross_entropy
+from .memory_coma import CompressionMemory, gather_columns
+from .processing_coma import ComaProcessor
+
+
+@dataclass
+class ComaOutput(ModelOutput):
+    """What [`ComaForEmbedding`] returns; `loss` is the answer cross-entropy of stage 1, where `labels` are given."""
+
+    loss: torch.FloatTensor | None = None  # ()
+    embeddings: torch.FloatTensor | None = None  # (batch_size, hidden_size)
+    compression_states: torch.FloatTensor | None = None  # (batch_size, K, hidden_size), last hidden states
+    answer_states: torch.FloatTensor | None = None  # (num_answer_tokens, hidden_size), row-major, predict `labels`
+
+
+class ComaForEmbedding(PreTrainedModel):
+    r"""
+    A vision-language backbone with K compression tokens ("Compression then Matching", arXiv 2511.08480). What it
+    needs of the backbone's `model` is `visual`, `language_model`, `get_image_features` and `get_rope_index`.
+    """
+
+    config_class = ComaConfig
+    base_model_prefix = "backbone"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True
+    _supports_flash_attn = _supports_sdpa = _supports_flex_attn = _supports_attention_backend = True
+
+    def __init__(self, config: ComaConfig):
+        super().__init__(config)
+        self.backbone = AutoModelForImageTextToText.from_config(config.backbone_config)
+        self.post_init()
+
+    @classmethod
+    def from_backbone(cls, name_or_path: str, num_compression_tokens: int = 32, **kwargs) -> tuple:
+        r"""
+        Turns a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint into a CoMa model and its processor, both ready to use.
+        The K tokens take spare rows of the embedding matrix, which grows only where there are none; the rows are drawn
+        from a normal distribution with the mean and the standard deviation of the rows in use, per dimension. `kwargs`
+        (`dtype`, `device_map`, `revision`, …) go to `AutoModelForImageTextToText.from_pretrained`.
+        Raises `ValueError` for K outside 1 to 256, and for NaN or infinite weights.
+        """
+        hub_names = {"revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder"}
+        hub_kwargs = {name: kwargs[name] for name in hub_names & kwargs.keys()}
+        processor = ComaProcessor.from_backbone(name_or_path, num_compression_tokens, **hub_kwargs)
+        backbone = AutoModelForImageTextToText.from_pretrained(name_or_path, **kwargs)
+        if bad := [name for name, parameter in backbone.named_parameters() if not parameter.isfinite().all()]:
+            raise ValueError(f"{name_or_path}: {len(bad)} weights are not finite, first {bad[0]}.")
+        ids, tokenizer = processor.compression_token_ids, processor.tokenizer
+        if max(ids) >= backbone.get_input_embeddings().num_embeddings:
+            backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        _draw_rows(backbone.get_input_embeddings().weight, ids)
+        special_ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        config = ComaConfig(backbone.config, ids, **special_ids)
+        with torch.device("meta"):  # the weights are there already: make only the shell around them
+            model = cls(config)
+        model.backbone = backbone
+        return model.eval(), processor
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.backbone.get_output_embeddings()
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        mm_encoder_outputs: dict[str, ModelOutput] | None = None,
+        dialogue_input_ids: torch.LongTensor | None = None,
+        dialogue_attention_mask: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        dialogue_view: str = "compressed",
+    ) -> ComaOutput:
+        r"""
+        Embeds a batch and, where a dialogue is given, answers it from the compression tokens alone.
+
+        Args:
+            input_ids, attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Rows of [`ComaProcessor`], padded on either side; each ends with its K compression tokens.
+            pixel_values (`torch.FloatTensor` of shape `(num_patches, patch_dim)`): patches of all images.
+            image_grid_thw (`torch.LongTensor` of shape `(num_images, 3)`): sizes of all images, in patches.
+            mm_encoder_outputs (`dict[str, ModelOutput]`): result of `encode_images`, instead of `pixel_values`.
+            dialogue_input_ids, dialogue_attention_mask, labels (`torch.LongTensor` of shape `(batch_size, length)`):
+                A dialogue per row, with its mask; labels are its answer tokens at their own places, -100 elsewhere.
+            num_items_in_batch (`int` or scalar `torch.Tensor`): divisor of the loss; by default its number of labels.
+            dialogue_view (`str`): what a dialogue sees besides its own past: `"compressed"`, the compression tokens
+                alone (section 3.1); `"full"`, all of the input but them, which is the backbone as it was.
+        Raises `ValueError` for rows without exactly K compression tokens, and for embeddings that are not finite.
+        """
+        encoder = (input_ids, attention_mask, pixel_values, image_grid_thw, mm_encoder_outputs)
+        if dialogue_input_ids is None:
+            if labels is not None:
+                raise ValueError("`labels` belong to a dialogue: pass `dialogue_input_ids` too.")
+            inputs, columns = self._prepare(*encoder)
+            states = gather_columns(self.backbone.model(**inputs, use_cache=False).last_hidden_state, columns)
+            return ComaOutput(embeddings=self.pool(states), compression_states=states)
+        dialogue = (dialogue_input_ids, dialogue_attention_mask)
+        checkpointing = self.training and self.backbone.model.language_model.gradient_checkpointing
+        if dialogue_view == "compressed" and not checkpointing:
+            return self.answer(self.compress(*encoder), *dialogue, labels, num_items_in_batch)
+        # Checkpointing does without a key-value cache: the two passes become one, behind a mask.
+        states, dialogue_states = self._masked_pass(*self._prepare(*encoder), dialogue, dialogue_view)
+        return self._output(states, dialogue_states, labels, num_items_in_batch)
+
+    def encode_images(self, pixel_values: Tensor, image_grid_thw: Tensor) -> dict[str, ModelOutput]:
+        """Image features, to pass as `mm_encoder_outputs`. A frozen vision tower runs without gradients."""
+        trainable = any(parameter.requires_grad for parameter in self.backbone.model.visual.parameters())
+        with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
+            return {"image": self.backbone.model.get_image_features(pixel_values, image_grid_thw, return_dict=True)}
+
+    def compress(self, *args, **kwargs) -> CompressionMemory:
+        """Compresses a batch to K columns of key-value cache per row; inputs as in `forward`, without a dialogue."""
+        inputs, columns = self._prepare(*args, **kwargs)
+        outputs = self.backbone.model(**inputs, use_cache=True)
+        states = gather_columns(outputs.last_hidden_state, columns)
+        next_position = inputs["position_ids"][0].gather(1, columns[:, -1:])[:, 0] + 1
+        return CompressionMemory.from_cache(outputs.past_key_values, columns, next_position, states)
+
+    def answer(
+        self,
+        memory: CompressionMemory,
+        dialogue_input_ids: torch.LongTensor,
+        dialogue_attention_mask: torch.LongTensor,
+        labels: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> ComaOutput:
+        """Second half of `forward`: dialogues that see a memory and their own past."""
+        position_ids = memory.next_position[:, None] + _count(dialogue_attention_mask)
+        seen = dialogue_attention_mask.new_ones(len(memory), self.config.num_compression_tokens)
+        hidden_states = self.backbone.model(
+            input_ids=dialogue_input_ids,
+            attention_mask=torch.cat([seen, dialogue_attention_mask], dim=1),
+            position_ids=position_ids.expand(3, -1, -1),
+            past_key_values=memory.to_cache(),
+            use_cache=True,
+        ).last_hidden_state
+        return self._output(memory.compression_states, hidden_states, labels, num_items_in_batch)
+
+    @torch.no_grad()
+    def generate(
+        self, memory: CompressionMemory, dialogue_input_ids: Tensor, dialogue_attention_mask: Tensor, **kwargs
+    ) -> torch.LongTensor:
+        """Continues dialogues (of shape `(batch_size, length)`, padded on the left, ending where the answer begins)
+        from K columns of memory; `kwargs` go to the backbone's `generate`. Returns the new tokens only."""
+        if not dialogue_attention_mask[:, -1].all():
+            raise ValueError("Dialogues to be continued are padded on the left; a row here ends with padding.")
+        prefix = dialogue_input_ids.new_tensor(self.config.compression_token_ids).expand(len(memory), -1)
+        # The backbone adds these offsets to the positions that it counts from the attention mask.
+        self.backbone.model.rope_deltas = (memory.next_position - self.config.num_compression_tokens)[:, None]
+        kwargs = {"eos_token_id": self.config.eos_token_id, "pad_token_id": self.config.pad_token_id, **kwargs}
+        input_ids = torch.cat([prefix, dialogue_input_ids], dim=1)
+        mask = torch.cat([torch.ones_like(prefix), dialogue_attention_mask], dim=1)
+        sequences = self.backbone.generate(input_ids, attention_mask=mask, past_key_values=memory.to_cache(), **kwargs)
+        return sequences[:, input_ids.shape[1] :]
+
+    def pool(self, states: Tensor) -> Tensor:
+        """Embeddings `(batch_size, hidden_size)` from the states of the compression tokens (paper, section 3.2)."""
+        embeddings = states.mean(dim=1) if self.config.pooling == "mean" else states[:, -1]
+        if (bad := ~embeddings.isfinite().all(dim=1)).any():
+            raise ValueError(
+                f"The embedding of row {int(bad.nonzero()[0])} is not finite: look for NaN in the weights."
+            )
+        return F.normalize(embeddings, dim=-1) if self.config.normalize else embeddings
+
+    def _prepare(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        mm_encoder_outputs: dict[str, ModelOutput] | None = None,
+    ) -> tuple[dict, Tensor]:
+        """Inputs of the backbone, with explicit positions, and the columns of the compression tokens."""
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        position_ids = _count(attention_mask).expand(3, -1, -1)
+        if image_grid_thw is not None:
+            is_image = (input_ids == self.config.backbone_config.image_token_id).int()
+            position_ids, _ = self.backbone.model.get_rope_index(
+                input_ids, is_image, image_grid_thw=image_grid_thw, attention_mask=attention_mask
+            )
+        if pixel_values is not None:
+            mm_encoder_outputs = self.encode_images(pixel_values, image_grid_thw)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        columns = _compression_columns(input_ids, attention_mask, self.config.compression_token_ids)
+        return {**inputs, "mm_encoder_outputs": dict(mm_encoder_outputs or {})}, columns
+
+    def _masked_pass(
+        self, inputs: dict, columns: Tensor, dialogue: tuple[Tensor, Tensor], view: str
+    ) -> tuple[Tensor, Tensor]:
+        """Input and dialogue in one pass: the causal mask without the rectangle that the dialogue must not see."""
+        if view not in ("compressed", "full"):
+            raise ValueError(f"dialogue_view={view!r} does not exist; choose 'compressed' or 'full'.")
+        length, positions = inputs["input_ids"].shape[1], inputs["position_ids"]
+        is_compression = torch.zeros_like(inputs["input_ids"], dtype=torch.bool).scatter(1, columns, True)
+        visible = is_compression if view == "compressed" else ~is_compression
+        visible = torch.cat([visible, torch.ones_like(dialogue[0], dtype=torch.bool)], dim=1)
+        # Without the compression tokens, the dialogue stands where they would.
+        start = positions[0].gather(1, columns[:, :1]) + (columns.shape[1] if view == "compressed" else 0)
+        input_ids = torch.cat([inputs["input_ids"], dialogue[0]], dim=1)
+        mask = create_causal_mask(
+            config=self.config.get_text_config(),
+            inputs_embeds=torch.empty(*input_ids.shape, 1, dtype=self.dtype, device=input_ids.device),
+            attention_mask=torch.cat([inputs["attention_mask"], dialogue[1]], dim=1),
+            past_key_values=None,
+            and_mask_function=lambda row, head, query, key: (query < length) | visible[row, key],
+        )
+        if mask is None or len(mask.shape) != 4:
+            raise ValueError("This attention implementation takes no mask; choose sdpa, eager or flex_attention.")
+        hidden_states = self.backbone.model(
+            input_ids=input_ids,
+            attention_mask=mask,
+            position_ids=torch.cat([positions, (start + _count(dialogue[1])).expand(3, -1, -1)], dim=2),
+            mm_encoder_outputs=inputs["mm_encoder_outputs"],
+            use_cache=False,
+        ).last_hidden_state
+        return gather_columns(hidden_states, columns), hidden_states[:, length:]
+
+    def _output(self, states: Tensor, dialogue_states: Tensor, labels: Tensor | None, num_items: Any) -> ComaOutput:
+        output = ComaOutput(embeddings=self.pool(states), compression_states=states)
+        if labels is not None:
+            if (labels[:, 0] != IGNORE_INDEX).any():
+                raise ValueError("No position predicts the first token of a dialogue: its label must be -100.")
+            is_answer = labels[:, 1:] != IGNORE_INDEX
+            output.answer_states, targets = dialogue_states[:, :-1][is_answer], labels[:, 1:][is_answer]
+            weight = self.get_output_embeddings().weight
+            output.loss = answer_cross_entropy(output.answer_states, weight, targets, num_items)
+        return output
+
+
+def _compression_columns(
+    input_ids: torch.LongTensor, attention_mask: torch.Tensor, ids: list[int]
+) -> torch.LongTensor:
+    """Columns of the compression tokens, of shape `(batch_size, K)`, wherever padding has put them."""
+    ids = input_ids.new_tensor(ids)
+    found = torch.isin(input_ids, ids) & attention_mask.bool()
+    expected = ids[(found.cumsum(dim=1) - 1).clamp(0, len(ids) - 1)]  # the n-th one found should be the n-th id
+    bad = (found.sum(dim=1) != len(ids)) | (found & (input_ids != expected)).any(dim=1)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        message = f"Row {row} must have the {len(ids)} compression tokens of the model in their order, it has"
+        raise ValueError(f"{message} {int(found[row].sum())}. Make inputs, and cut texts, with its ComaProcessor.")
+    return found.nonzero()[:, 1].view(-1, len(ids))
+
+
+def _count(attention_mask: torch.Tensor) -> torch.LongTensor:
+    """0, 1, 2, … over the tokens of each row; 0 at padding."""
+    return (attention_mask.long().cumsum(dim=1) - 1).masked_fill(attention_mask == 0, 0)
+
+
+@torch.no_grad()
+def _draw_rows(weight: torch.nn.Parameter, ids: list[int]):
+    std, mean = torch.std_mean(weight[: min(ids)].float(), dim=0)
+    noise = torch.randn(len(ids), len(mean), generator=torch.Generator().manual_seed(0)).to(weight.device)
+    weight[ids] = (mean + std * noise).to(weight.dtype)
+
+
+__all__ = ["ComaForEmbedding", "ComaOutput"]
