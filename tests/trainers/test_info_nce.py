@@ -99,7 +99,7 @@ def random_case(seed: int):
     documents = rows + hard
 
     def some_ids(kinds: int, *columns: int) -> IdPair | None:
-        ids = torch.randint(-1, kinds, (rows, *columns)), torch.randint(-1, kinds, (documents,))
+        ids = torch.randint(-2, kinds, (rows, *columns)), torch.randint(-2, kinds, (documents,))
         return IdPair(*ids) if dice.random() < 0.4 else None
 
     targets = ContrastiveTargets(
@@ -285,24 +285,27 @@ def test_half_precision_and_autocast_are_computed_in_fp32():
     assert queries.grad.dtype == torch.bfloat16
 
 
-def test_no_gradients_are_made_where_none_are_wanted():
-    queries, documents = (tensor.requires_grad_() for tensor in pair())
-    with torch.no_grad():
-        output = info_nce(queries, documents)
-    assert not output.loss.requires_grad
-    torch.testing.assert_close(output.loss, info_nce(queries, documents).loss)
+class Operations(TorchDispatchMode):
+    """Notes every operation, and the elements of the largest tensor that any of them makes."""
 
-
-class LargestTensor(TorchDispatchMode):
-    """Counts the elements of the largest tensor that any operation makes."""
-
-    elements = 0
+    def __init__(self):
+        super().__init__()
+        self.names, self.largest = [], 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         output = func(*args, **(kwargs or {}))
         tensors = [tensor for tensor in tree_leaves(output) if isinstance(tensor, torch.Tensor)]
-        self.elements = max([self.elements, *(tensor.numel() for tensor in tensors)])
+        self.names.append(func._schema.name)
+        self.largest = max([self.largest, *(tensor.numel() for tensor in tensors)])
         return output
+
+
+def test_no_gradients_are_made_where_none_are_wanted():
+    queries, documents = (tensor.requires_grad_() for tensor in pair())
+    with torch.no_grad(), Operations() as operations:
+        output = info_nce(queries, documents)
+    assert not output.loss.requires_grad and operations.names.count("aten::mm") == 1
+    torch.testing.assert_close(output.loss, info_nce(queries, documents).loss)
 
 
 def test_no_tensor_is_larger_than_a_block():
@@ -311,9 +314,9 @@ def test_no_tensor_is_larger_than_a_block():
     ids = torch.arange(rows) % 100
     targets = ContrastiveTargets(ContrastiveTargets.paired(rows, rows).positive, content=IdPair(ids, ids))
     options = InfoNCEOptions(false_negative_margin=0.1, matryoshka={4: 1.0, 8: 1.0}, pairs_per_block=2**14)
-    with LargestTensor() as largest:
+    with Operations() as operations:
         info_nce(queries, documents, targets, options=options, bidirectional=True).loss.backward()
-    assert largest.elements == 2**14
+    assert operations.largest == 2**14
 
 
 @pytest.mark.parametrize(

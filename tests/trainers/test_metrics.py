@@ -74,7 +74,7 @@ def test_ties_are_ranked_in_the_worst_order(seed):
         assert metrics["recall@10"][query] == pytest.approx(found / all_relevant)
 
 
-@pytest.mark.parametrize("noise", [0.0, 1e-8])
+@pytest.mark.parametrize("noise", [0.0, 1e-6])
 def test_a_collapsed_model_is_not_flattered(noise):
     """All embeddings equal, or equal but for rounding: chance would be 2%, by document order some would be right."""
     torch.manual_seed(0)
