@@ -94,12 +94,12 @@ class BackboneSizes:
 TINY = BackboneSizes()
 DEMO = BackboneSizes(
     hidden_size=256,
-    intermediate_size=704,
+    intermediate_size=512,
     num_hidden_layers=4,
     num_attention_heads=4,
     num_key_value_heads=4,
     vision_hidden_size=128,
-    vision_intermediate_size=512,
+    vision_intermediate_size=256,
     vision_depth=4,
     vision_num_heads=4,
     min_image_tokens=4,

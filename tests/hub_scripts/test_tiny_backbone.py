@@ -124,6 +124,19 @@ def test_sizes_reach_every_special_part_of_the_towers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("model_type", "sections"),
+    [("qwen2_vl", [16, 24, 24]), ("qwen2_5_vl", [16, 24, 24]), ("qwen3_vl", [24, 20, 20])],
+)
+def test_heads_of_the_published_size_split_their_positions_as_published(
+    tmp_path: Path, model_type: str, sections: list[int]
+) -> None:
+    sizes = BackboneSizes(hidden_size=128, num_attention_heads=1, num_key_value_heads=1)
+    create_tiny_backbone(tmp_path, texts=TEXTS, model_type=model_type, sizes=sizes, vocab_size=300)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["text_config"]["rope_parameters"]["mrope_section"] == sections
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"model_type": "llava"}, "'llava' is not one of qwen2_vl"),
