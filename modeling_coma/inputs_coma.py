@@ -66,8 +66,7 @@ def to_rgb(image: Any, row: int = 0) -> Image.Image:
     except (OSError, SyntaxError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"Row {row}: cannot decode the image {str(image)[:80]!r}: {error}") from error
     if min(image.size) == 0 or max(image.size) > 200 * min(image.size):  # the limit of the Qwen image processors
-        size = f"{image.width}x{image.height} pixels"
-        raise ValueError(f"Row {row}: an image of {size}; sides are 1 pixel at least and 1:200 at most.")
+        raise ValueError(f"Row {row}: {image.width}x{image.height} pixels; an image has at least 1x1, at most 1:200.")
     return image
 
 

@@ -93,6 +93,10 @@ class ComaProcessor(ProcessorMixin):
         template = self.chat_template["dialogue"]
         return self.tokenizer.apply_chat_template(dialogues, chat_template=template, return_dict=True, **options)
 
+    def process_images(self, images: list, rows: list[int], **images_kwargs) -> dict[str, np.ndarray]:
+        """`pixel_values` and `image_grid_thw` of images; `rows` are their places in the batch, for error messages."""
+        return dict(self.image_processor([to_rgb(*pair) for pair in zip(images, rows, strict=True)], **images_kwargs))
+
     def __call__(
         self,
         images: list | None = None,
@@ -122,11 +126,10 @@ class ComaProcessor(ProcessorMixin):
         images = _images_per_row(images, [row.count(IMAGE_TOKENS[1]) for row in text])
         features, lengths = {}, iter(())
         if any(images):
-            flat = [to_rgb(image, row) for row, of_row in enumerate(images) for image in of_row]
-            features = dict(self.image_processor(flat, **(images_kwargs or {})))
+            flat = [(image, row) for row, of_row in enumerate(images) for image in of_row]
+            features = self.process_images(*zip(*flat, strict=True), **(images_kwargs or {}))
             lengths = iter(np.prod(features["image_grid_thw"], axis=1) // self.image_processor.merge_size**2)
-        rows = []
-        image_ids = self.tokenizer.convert_tokens_to_ids(IMAGE_TOKENS)
+        rows, image_ids = [], self.tokenizer.convert_tokens_to_ids(IMAGE_TOKENS)
         for row, ids in enumerate(self.tokenizer(text, add_special_tokens=False)["input_ids"]):
             repeats = np.ones(len(ids), dtype=int)  # of each token: an image placeholder stands for many
             repeats[np.array(ids) == image_ids[1]] = [next(lengths) for _ in images[row]]
@@ -146,10 +149,9 @@ def compression_tokens(num_compression_tokens: int) -> list[str]:
 
 
 def _images_per_row(images: list, counts: list[int]) -> list[list]:
-    if images and not isinstance(images[0], list | tuple) and len(images) == sum(counts):
+    if not any(isinstance(of_row, list | tuple) for of_row in images) and len(images) == sum(counts):
         flat = iter(images)
         return [[next(flat) for _ in range(count)] for count in counts]
-    images = images or [[] for _ in counts]
     found = [len(of_row) if isinstance(of_row, list | tuple) else 1 for of_row in images]
     if found != counts:
         raise ValueError(f"The texts have these numbers of image placeholders: {counts}; the rows of images: {found}.")
