@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_coma import ComaConfig
 from .loss_coma import IGNORE_INDEX, answer_cross_entropy
@@ -73,6 +73,7 @@ class ComaForEmbedding(PreTrainedModel):
     def get_output_embeddings(self) -> torch.nn.Module:
         return self.backbone.get_output_embeddings()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor,
@@ -172,9 +173,7 @@ class ComaForEmbedding(PreTrainedModel):
         """Embeddings `(batch_size, hidden_size)` from the states of the compression tokens (paper, section 3.2)."""
         embeddings = states.mean(dim=1) if self.config.pooling == "mean" else states[:, -1]
         if (bad := ~embeddings.isfinite().all(dim=1)).any():
-            raise ValueError(
-                f"The embedding of row {int(bad.nonzero()[0])} is not finite: look for NaN in the weights."
-            )
+            raise ValueError(f"The embedding of row {int(bad.nonzero()[0])} is not finite: are there NaN weights?")
         return F.normalize(embeddings, dim=-1) if self.config.normalize else embeddings
 
     def _prepare(

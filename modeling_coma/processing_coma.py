@@ -119,7 +119,7 @@ class ComaProcessor(ProcessorMixin):
         """
         options = {"max_length": self.max_length} | kwargs
         options |= options.pop("text_kwargs", {}) | options.pop("common_kwargs", {})
-        if unknown := options.keys() - OPTIONS:
+        if unknown := {name for name, value in options.items() if value is not None} - OPTIONS:
             raise TypeError(f"ComaProcessor has no options {sorted(unknown)}; it has {sorted(OPTIONS)}.")
         images = images or []
         text = [text] if isinstance(text, str) else text or ["".join(IMAGE_TOKENS)] * len(images)
