@@ -1,0 +1,88 @@
+"""Preprocessed pixels of small data sets, kept so that no picture is decoded and resized twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from modeling_coma import ComaProcessor
+
+
+__all__ = ["CachingProcessor", "image_key"]
+
+
+class CachingProcessor(ComaProcessor):
+    r"""
+    A [`ComaProcessor`] that remembers the pixels of every picture it has seen. The key is the content of the picture,
+    so the same picture in two stages, two columns or two files is preprocessed once.
+
+    It is for sets that fit into memory: a picture of N patches takes N x patch_dim x 4 bytes. Workers of a data loader
+    begin with a copy each, so fill it first with [`~CachingProcessor.fill`]. Give it to collators only: what a trainer
+    saves beside its checkpoints is the processor itself.
+
+    Args:
+        processor (`ComaProcessor`):
+            The processor whose tokenizer, image processor and settings are shared.
+
+    Example:
+
+        >>> caching = CachingProcessor(processor)
+        >>> caching.fill(dataset["image"], num_workers=2)
+        >>> collator = ComaCompressionCollator(caching)
+    """
+
+    def __init__(self, processor: ComaProcessor) -> None:
+        super().__init__(
+            processor.image_processor,
+            processor.tokenizer,
+            chat_template=processor.chat_template,
+            num_compression_tokens=processor.num_compression_tokens,
+            image_instruction=processor.image_instruction,
+            text_instruction=processor.text_instruction,
+            max_length=processor.max_length,
+        )
+        self.pixels: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
+
+    def process_images(self, images: list, rows: list[int], **images_kwargs: Any) -> dict[str, np.ndarray]:
+        """As in [`ComaProcessor`]. Options of a call are part of the key."""
+        keys = [(image_key(image), str(images_kwargs)) for image in images]
+        first = {key: place for place, key in reversed(list(enumerate(keys))) if key not in self.pixels}
+        self.pixels |= self._preprocess([(key, images[i], rows[i]) for key, i in first.items()], **images_kwargs)
+        pixels, grids = zip(*(self.pixels[key] for key in keys), strict=True)
+        return {"pixel_values": np.concatenate(pixels), "image_grid_thw": np.stack(grids)}
+
+    def fill(self, images: Iterable[Any], num_workers: int = 0, batch_size: int = 64) -> None:
+        """Preprocesses pictures beforehand, in `num_workers` processes, with a progress bar."""
+        keyed = {(image_key(image), "{}"): (image, row) for row, image in enumerate(images)}
+        todo = [(key, *pair) for key, pair in keyed.items() if key not in self.pixels]
+        loader = DataLoader(todo, batch_size, num_workers=num_workers, collate_fn=self._preprocess)
+        with tqdm(total=len(todo), desc="Preprocessing", unit="image", disable=not todo) as progress:
+            for made in loader:
+                self.pixels |= made
+                progress.update(len(made))
+
+    def _preprocess(self, keyed: list[tuple[tuple, Any, int]], **images_kwargs: Any) -> dict[tuple, tuple]:
+        if not keyed:
+            return {}
+        keys, images, rows = zip(*keyed, strict=True)
+        made = super().process_images(list(images), list(rows), **images_kwargs)
+        grids = np.asarray(made["image_grid_thw"])
+        patches = np.split(np.asarray(made["pixel_values"]), grids.prod(axis=1).cumsum()[:-1])
+        return dict(zip(keys, zip(patches, grids, strict=True), strict=True))
+
+
+def image_key(image: Any) -> str:
+    """A key of the content of a picture, in any form in which `ComaProcessor` takes one (a path is its own key)."""
+    if isinstance(image, bytes):
+        content = image
+    elif isinstance(image, str):
+        content = image.encode()
+    else:
+        array = np.asarray(image)
+        content = f"{array.shape} {array.dtype} {getattr(image, 'mode', '')}".encode() + array.tobytes()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
