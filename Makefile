@@ -1,15 +1,14 @@
 # Every target makes what it needs on a fresh machine that has Python >= 3.11, pip, make and git; nothing is installed by hand.
 #
-#   make TORCH="torch --index-url https://download.pytorch.org/whl/cu128" demo     another torch (any arguments of pip install)
-#   make PYTHON=python3.12 test                                                    another interpreter
-#   make JOBS=8 test                                                               more test processes
+#   make demo TORCH="torch --index-url https://download.pytorch.org/whl/cpu"   another torch: any arguments of `pip install`
+#   make test PYTHON=python3.12                                                another interpreter
+#   make test JOBS=8                                                           more test processes
 
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 JOBS   ?= 2
 
-# Byte code is compiled at the first import of a module, which is far less than all that is installed.
-PIP := -m pip install -qq --no-compile --disable-pip-version-check
+PIP := -m pip install -qq --disable-pip-version-check
 BIN := .venv/bin
 MIN := .venv-min
 # One thread per process: the small models of the tests lose time to more.
