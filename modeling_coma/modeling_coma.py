@@ -142,7 +142,7 @@ class ComaForEmbedding(PreTrainedModel):
     ) -> ComaOutput:
         """Second half of `forward`: dialogues that see a memory and their own past."""
         position_ids = memory.next_position[:, None] + _count(dialogue_attention_mask)
-        seen = dialogue_attention_mask.new_ones(len(memory), self.config.num_compression_tokens)
+        seen = dialogue_attention_mask.new_ones(len(memory), memory.layers[0][0].shape[2])
         hidden_states = self.backbone.model(
             input_ids=dialogue_input_ids,
             attention_mask=torch.cat([seen, dialogue_attention_mask], dim=1),

@@ -100,9 +100,7 @@ def select_images(features: dict[str, ModelOutput], images: torch.LongTensor) ->
     output = copy.copy(features["image"])
     output.pooler_output = tuple(output.pooler_output[number] for number in numbers)
     if getattr(output, "deepstack_features", None) is not None:  # Qwen3-VL: features of several layers
-        output.deepstack_features = [
-            tuple(layer[number] for number in numbers) for layer in output.deepstack_features
-        ]
+        output.deepstack_features = [tuple(layer[number] for number in numbers) for layer in output.deepstack_features]
     return {"image": output}
 
 

@@ -48,12 +48,22 @@ class BadRows:
         if policy not in ("raise", "skip"):
             raise ValueError(f"on_bad_row={policy!r} does not exist; choose 'raise' or 'skip'.")
         self.policy = policy
-        self._skipped = Value("q", 0)
+        self._skipped, self._cut = Value("q", 0), Value("q", 0)
 
     @property
     def skipped(self) -> int:
         """Rows left out so far."""
         return self._skipped.value
+
+    @property
+    def cut(self) -> int:
+        """Turns of dialogues left out so far."""
+        return self._cut.value
+
+    def count_cut(self, turns: int) -> None:
+        """Counts turns that a length limit leaves out."""
+        with self._cut.get_lock():
+            self._cut.value += turns
 
     def apply(self, collate: Callable[[list[dict]], T], rows: list[dict[str, Any]]) -> T:
         """Collates rows; if that fails, finds out which of them are to blame."""
@@ -67,7 +77,7 @@ class BadRows:
             if self.policy == "raise":
                 raise ValueError(f"Row {number} of the data set is bad: {reason}") from error
             if not good:
-                raise ValueError(f"All {len(rows)} rows of a batch are bad; the first, row {number}: {reason}") from error
+                raise ValueError(f"All {len(rows)} rows of a batch are bad; row {number}: {reason}") from error
         for number, reason in bad:
             logger.warning(f"Row {number} of the data set is skipped: {reason}")
         with self._skipped.get_lock():

@@ -1,0 +1,119 @@
+"""What both stages share: a model prepared for training, rows that know their number, and what is logged."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch.utils.data import IterableDataset
+from transformers import Trainer, TrainingArguments
+
+from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.lora import freeze_vision
+from trainers.rows import NumberedRows
+
+
+__all__ = ["ComaTrainer", "Meter"]
+
+
+class Meter:
+    """Sums of what happened since the last log, on this process; `flush` gives the means over all processes."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self._clear()
+
+    def _clear(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        self._started = time.perf_counter()
+
+    def add(self, name: str, total: torch.Tensor | float, count: torch.Tensor | float) -> None:
+        """Adds to the sum and to the count whose quotient is logged as `name`. Nothing waits for the device."""
+        device = self.accelerator.device
+        pair = torch.stack([torch.as_tensor(n, dtype=torch.float32, device=device) for n in (total, count)])
+        self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+
+    def add_rate(self, name: str, total: torch.Tensor | float) -> None:
+        """Adds to what is logged per second as `name`."""
+        self.add(name, total, 0.0)
+
+    def flush(self) -> dict[str, float]:
+        """Means and rates since the last flush. Every process must have the same names."""
+        seconds, names = time.perf_counter() - self._started, sorted(self._sums)
+        sums = self.accelerator.reduce(torch.stack([self._sums[name] for name in names])).tolist() if names else []
+        self._clear()
+        return {
+            name: total / count if count else total / seconds for name, (total, count) in zip(names, sums, strict=True)
+        }
+
+
+class ComaTrainer(Trainer):
+    r"""
+    The HF `Trainer` for a CoMa model; base of the trainers of both stages.
+
+    Args:
+        model ([`ComaForEmbedding`] or `PeftModel`):
+            The model. Its vision tower is frozen as `args` say.
+        args (`TrainingArguments`):
+            Settings with `freeze_vision` and `train_merger`.
+        processing_class ([`ComaProcessor`]):
+            The processor, saved with every checkpoint.
+        peft_config (`LoraConfig`, *optional*):
+            Adapter to train.
+        kwargs:
+            As in `Trainer`.
+
+    Raises:
+        ValueError: for a processor with another number of compression tokens than the model.
+    """
+
+    def __init__(
+        self,
+        model: ComaForEmbedding | PeftModel,
+        args: TrainingArguments,
+        processing_class: ComaProcessor,
+        peft_config: LoraConfig | None = None,
+        **kwargs: Any,
+    ) -> None:
+        coma = model.get_base_model() if isinstance(model, PeftModel) else model
+        if coma.config.compression_token_ids != processing_class.compression_token_ids:
+            raise ValueError(
+                f"The model has {coma.config.num_compression_tokens} compression tokens, the processor "
+                f"{processing_class.num_compression_tokens}, or under other ids: load both from one folder."
+            )
+        if args.freeze_vision:
+            freeze_vision(coma, args.train_merger)
+        if peft_config is not None:
+            model = get_peft_model(model, peft_config)
+        for name in ("train_dataset", "eval_dataset"):
+            kwargs[name] = _numbered(kwargs.get(name))
+        super().__init__(model, args, processing_class=processing_class, **kwargs)
+        self.meter = Meter(self.accelerator)
+
+    @property
+    def coma(self) -> ComaForEmbedding:
+        """The CoMa model inside whatever wraps it."""
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if isinstance(model, PeftModel) else model
+
+    def is_logging_step(self) -> bool:
+        """Whether what is costly to measure should be measured in this step."""
+        every = self.state.logging_steps
+        return bool(every) and (self.state.global_step + 1) % every == 0
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the means since the last log to the training loss."""
+        if "loss" in logs:
+            logs = {**logs, **self.meter.flush()}
+        super().log(logs, start_time)
+
+
+def _numbered(dataset: Any) -> Any:
+    if isinstance(dataset, dict):
+        return {name: _numbered(part) for name, part in dataset.items()}
+    if dataset is None or isinstance(dataset, IterableDataset | NumberedRows):
+        return dataset
+    return NumberedRows(dataset)

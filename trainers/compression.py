@@ -1,0 +1,221 @@
+"""Stage 1, compression: dialogues answered from the compression tokens alone, trained with the HF `Trainer`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from torch.utils.data import DataLoader
+from transformers import TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+
+from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.base import ComaTrainer
+from trainers.compression_collator import ComaCompressionCollator
+from trainers.compression_evaluation import evaluate_compression
+from trainers.losses import answer_hits, answer_kl
+from trainers.samplers import LengthGroupedBatches
+
+
+__all__ = ["ComaCompressionCollator", "ComaCompressionConfig", "ComaCompressionTrainer"]
+
+
+@dataclass
+class ComaCompressionConfig(TrainingArguments):
+    r"""
+    Settings of stage 1. Where they differ from `TrainingArguments`, the defaults are the official recipe.
+
+    Args:
+        > What is trained
+
+        freeze_vision (`bool`, *optional*, defaults to `True`):
+            Freezes the vision tower.
+        train_merger (`bool`, *optional*, defaults to `False`):
+            Trains the merger of the vision tower nevertheless.
+
+        > Data
+
+        max_length (`int`, *optional*):
+            Limit of an input in tokens; text beyond it is cut. The processor's own limit by default.
+        dialogue_max_length (`int`, *optional*, defaults to 8192):
+            Limit of a dialogue in tokens; turns beyond it are left out and counted.
+        compression_instruction (`bool`, *optional*, defaults to `True`):
+            Whether the processor's instruction stands before the compression tokens.
+        max_tokens_per_batch (`int`, *optional*):
+            Budget of a batch in tokens, padding included, beside its `per_device_train_batch_size` rows at most.
+        length_column (`str`, *optional*):
+            Column with the tokens of each row, for batches of similar length.
+        on_bad_row (`str`, *optional*, defaults to `"raise"`):
+            `"raise"`, or `"skip"` to leave bad rows out and count them.
+
+        > Loss
+
+        cross_entropy_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the cross-entropy of the answers.
+        kl_weight (`float`, *optional*, defaults to 0.0):
+            Weight of the divergence from the uncompressed teacher.
+        kl_temperature (`float`, *optional*, defaults to 1.0):
+            Temperature of both distributions in it.
+    """
+
+    learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
+    warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up; below 1, a share of all steps."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the data."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
+
+    freeze_vision: bool = field(default=True, metadata={"help": "Freeze the vision tower."})
+    train_merger: bool = field(default=False, metadata={"help": "Train the merger of the tower nevertheless."})
+
+    max_length: int | None = field(default=None, metadata={"help": "Limit of an input in tokens."})
+    dialogue_max_length: int = field(default=8192, metadata={"help": "Limit of a dialogue in tokens."})
+    compression_instruction: bool = field(default=True, metadata={"help": "Instruction before the tokens."})
+    max_tokens_per_batch: int | None = field(default=None, metadata={"help": "Token budget of a batch."})
+    length_column: str | None = field(default=None, metadata={"help": "Column with the tokens of each row."})
+    on_bad_row: str = field(default="raise", metadata={"help": "'raise' or 'skip'."})
+
+    cross_entropy_weight: float = field(default=1.0, metadata={"help": "Weight of the cross-entropy."})
+    kl_weight: float = field(default=0.0, metadata={"help": "Weight of the KL from the uncompressed teacher."})
+    kl_temperature: float = field(default=1.0, metadata={"help": "Temperature of the KL."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cross_entropy_weight <= 0 and self.kl_weight <= 0:
+            raise ValueError("Nothing to train: cross_entropy_weight and kl_weight are both 0.")
+        if self.max_tokens_per_batch is not None and self.length_column is None:
+            raise ValueError("max_tokens_per_batch needs a length_column; trainers.lengths.add_lengths makes one.")
+
+
+class ComaCompressionTrainer(ComaTrainer):
+    r"""
+    Trains stage 1. The model's own forward computes the cross-entropy; here are the KL from the teacher, what is
+    logged, and an evaluation that tells how much the compression tokens carry.
+
+    Args:
+        model ([`ComaForEmbedding`] or `PeftModel`):
+            The model.
+        args ([`ComaCompressionConfig`]):
+            Settings.
+        processing_class ([`ComaProcessor`]):
+            The processor, saved with every checkpoint.
+        peft_config (`LoraConfig`, *optional*):
+            Adapter to train, see `trainers.lora.lora_config`; without one, all that is not frozen is trained.
+        teacher ([`ComaForEmbedding`], *optional*):
+            Teacher of the KL. With an adapter it is the model itself without the adapter.
+        kwargs:
+            As in `Trainer`: `train_dataset`, `eval_dataset`, `data_collator`, `callbacks`, …
+
+    Raises:
+        ValueError: for a KL without a teacher.
+    """
+
+    def __init__(
+        self,
+        model: ComaForEmbedding,
+        args: ComaCompressionConfig,
+        processing_class: ComaProcessor,
+        peft_config: LoraConfig | None = None,
+        teacher: ComaForEmbedding | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if kwargs.get("data_collator") is None:
+            kwargs["data_collator"] = ComaCompressionCollator(
+                processing_class,
+                args.max_length,
+                args.dialogue_max_length,
+                args.compression_instruction,
+                args.on_bad_row,
+            )
+        super().__init__(model, args, processing_class, peft_config, **kwargs)
+        self.teacher = teacher
+        if args.kl_weight > 0 and teacher is None and not hasattr(self.model, "disable_adapter"):
+            raise ValueError("kl_weight > 0 needs a teacher: train an adapter (peft_config), or pass `teacher`.")
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Weighted sum of cross-entropy and KL over the answer tokens of the whole optimizer step."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        args, meter = self.args, self.meter
+        loss = args.cross_entropy_weight * loss
+        if args.kl_weight > 0:
+            scale = 1 if num_items_in_batch is None else self.accelerator.num_processes  # DDP averages gradients
+            loss = loss + args.kl_weight * scale * self._kl(inputs, outputs.answer_states, num_items_in_batch)
+        if self.is_logging_step():
+            labels = inputs["labels"][inputs["labels"] != -100]
+            hits = answer_hits(outputs.answer_states, self.coma.get_output_embeddings(), labels)
+            meter.add("answer_accuracy", hits.sum(), hits.numel())
+        meter.add_rate("tokens_per_second", inputs["attention_mask"].sum() + inputs["dialogue_attention_mask"].sum())
+        meter.add_rate("images_per_second", len(inputs.get("image_grid_thw", ())))
+        return (loss, outputs) if return_outputs else loss
+
+    def _kl(self, inputs: dict[str, Any], states: torch.Tensor, num_items: torch.Tensor | int | None) -> torch.Tensor:
+        """Divergence of the answers from those of a teacher that sees the whole input."""
+        adapted = self.accelerator.unwrap_model(self.model)
+        with torch.no_grad():
+            if self.teacher is not None:
+                expected, head = self.teacher(**inputs, dialogue_view="full"), self.teacher.get_output_embeddings()
+            else:
+                with adapted.disable_adapter():
+                    expected = adapted(**inputs, dialogue_view="full")
+                    head = _linear(self.coma.get_output_embeddings().weight.detach())  # without trained tokens
+        kl = answer_kl(
+            states,
+            expected.answer_states,
+            self.coma.get_output_embeddings(),
+            head,
+            self.args.kl_temperature,
+            num_items,
+        )
+        self.meter.add("kl", kl.detach(), 1 / self.current_gradient_accumulation_steps)
+        return kl
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of similar length where the rows have a `length_column`, else as in `Trainer`."""
+        if self.args.length_column is None:
+            return super().get_train_dataloader()
+        batches = LengthGroupedBatches(
+            self.train_dataset.dataset[self.args.length_column],
+            self._train_batch_size,
+            self.args.max_tokens_per_batch,
+            num_processes=self.accelerator.num_processes,
+            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+        )
+        # Every process gets as many batches as the others, but not of as many rows.
+        self.accelerator.even_batches = False
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+        return self.accelerator.prepare(loader)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Loss per answer token: from the compression tokens, from those of another row, and from none at all."""
+        model = self._wrap_model(self.model, training=False, dataloader=dataloader).eval()
+        metrics, self.token_similarity, rows = evaluate_compression(
+            self.accelerator.unwrap_model(model), dataloader, self.accelerator, description
+        )
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=rows)
+
+
+def _linear(weight: torch.Tensor) -> Any:
+    return lambda hidden_states: torch.nn.functional.linear(hidden_states, weight)

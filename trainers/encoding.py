@@ -1,0 +1,240 @@
+"""Many items to embeddings: sorted by length, in batches of a token budget, every picture decoded once.
+
+Lengths are known before anything is decoded: texts are tokenized, of pictures only the sizes in their headers are
+read. So the batches can be laid out first, and workers decode and preprocess one while the model computes another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Column, Dataset
+from PIL import Image
+from torch.utils.data import DataLoader
+from transformers.utils import logging
+
+from modeling_coma import ComaForEmbedding, ComaProcessor
+from modeling_coma.inputs_coma import to_messages
+from trainers.rows import as_image, without_decoding
+
+
+__all__ = ["EncodedBatch", "batches_by_length", "embed_items", "encode_batches", "token_lengths"]
+
+CHUNK = 1024  # rows that are rendered and tokenized at one time
+# What a bad row raises, and what Pillow says of a picture that would fill the memory.
+BAD_ROW = (ValueError, OSError, Image.DecompressionBombError)
+
+
+class EncodedBatch(NamedTuple):
+    """
+    What became of some rows.
+
+    Args:
+        rows (`list[int]`): their places in the items.
+        embeddings (`torch.FloatTensor` of shape `(len(rows), hidden_size)`): in fp32, on the CPU.
+        failures (`dict[int, str]`): by place, what is wrong with rows that have no embedding.
+    """
+
+    rows: list[int]
+    embeddings: torch.FloatTensor
+    failures: dict[int, str]
+
+
+def embed_items(
+    model: ComaForEmbedding,
+    processor: ComaProcessor,
+    items: Sequence[Any],
+    *,
+    batch_tokens: int = 16384,
+    num_workers: int = 0,
+    description: str = "Embedding",
+) -> torch.FloatTensor:
+    r"""
+    Embeds a list, a `Dataset` with columns `text` and `image`, or a column of a `Dataset`, with a progress bar.
+
+    Args:
+        model ([`ComaForEmbedding`]): it computes where it is, in its dtype, in evaluation mode.
+        processor ([`ComaProcessor`]): makes its inputs.
+        items (`Sequence`): whatever `ComaProcessor.process` takes. Pictures may also be paths or the bytes of a file
+            (`{"image": path}`), which are decoded when it is their turn; so are those of a `Dataset`.
+        batch_tokens (`int`, *optional*, defaults to 16384): most tokens of a batch, padding included. A row that is
+            longer is a batch of its own.
+        num_workers (`int`, *optional*, defaults to 0): processes that decode and preprocess.
+        description (`str`, *optional*, defaults to `"Embedding"`): what stands before the progress bar.
+
+    Returns:
+        `torch.FloatTensor` of shape `(len(items), hidden_size)`, in fp32 on the CPU, in the order of the items.
+
+    Raises:
+        ValueError: for a row that cannot be embedded, with its number.
+    """
+    embeddings = torch.empty(len(items), model.config.hidden_size)
+    with logging.tqdm(total=len(items), desc=description, unit="item") as progress:
+        for batch in encode_batches(model, processor, items, batch_tokens=batch_tokens, num_workers=num_workers):
+            for reason in batch.failures.values():
+                raise ValueError(reason)
+            embeddings[batch.rows] = batch.embeddings
+            progress.update(len(batch.rows))
+    return embeddings
+
+
+def encode_batches(
+    model: ComaForEmbedding,
+    processor: ComaProcessor,
+    items: Sequence[Any],
+    *,
+    batch_tokens: int = 16384,
+    num_workers: int = 0,
+    first_row: int = 0,
+) -> Iterator[EncodedBatch]:
+    r"""
+    Embeds items batch by batch, the longest first: what does not fit into memory fails at once.
+
+    Args:
+        model, processor, items, batch_tokens, num_workers: as in [`embed_items`].
+        first_row (`int`, *optional*, defaults to 0): number of the first item, for the messages about bad rows.
+
+    Yields:
+        [`EncodedBatch`]: in an order that depends on the items and the budget alone; every row comes exactly once,
+        with an embedding or as a failure.
+    """
+    items = _without_decoding(items)
+    batches = batches_by_length(token_lengths(processor, items), batch_tokens)
+    inputs = _Inputs(processor, items, batches, first_row)
+    on_gpu = model.device.type == "cuda"
+    loader = DataLoader(inputs, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, pin_memory=on_gpu)
+    was_training = model.training
+    model.eval()
+    try:
+        for rows, tensors, failures in loader:
+            yield EncodedBatch(rows, _embed(model, tensors, [first_row + row for row in rows]), failures)
+    finally:
+        model.train(was_training)
+
+
+def token_lengths(processor: ComaProcessor, items: Sequence[Any]) -> np.ndarray:
+    """Tokens of every row, compression tokens included, without decoding a picture; 0 for rows that cannot be read."""
+    lengths = np.zeros(len(items), dtype=np.int64)
+    for start in range(0, len(items), CHUNK):
+        rows, conversations = [], []
+        for row in range(start, min(start + CHUNK, len(items))):
+            try:
+                conversations.append(to_messages(items[row]))
+                rows.append(row)
+            except ValueError:  # it is reported, with its row, when its turn comes
+                continue
+        if rows:
+            texts = processor.apply_chat_template(conversations)
+            tokens = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+            images = [_image_tokens(processor, messages) for messages in conversations]
+            lengths[rows] = [len(ids) + more for ids, more in zip(tokens, images, strict=True)]
+    lengths[lengths > 0] += processor.num_compression_tokens
+    return lengths if processor.max_length is None else lengths.clip(max=processor.max_length)
+
+
+def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> list[list[int]]:
+    """Rows in batches, from the longest to the shortest; a batch has at most `batch_tokens` tokens with padding."""
+    if batch_tokens < 1:
+        raise ValueError(f"batch_tokens={batch_tokens} must be 1 or more.")
+    batches: list[list[int]] = []
+    for row in np.argsort(-lengths, kind="stable").tolist():
+        if not batches or (len(batches[-1]) + 1) * max(1, lengths[batches[-1][0]]) > batch_tokens:
+            batches.append([])
+        batches[-1].append(row)
+    return batches
+
+
+class _Inputs(torch.utils.data.Dataset):
+    """Batches of tensors by number, each with its rows and what is wrong with others."""
+
+    def __init__(
+        self, processor: ComaProcessor, items: Sequence[Any], batches: list[list[int]], first_row: int
+    ) -> None:
+        self.processor, self.items, self.batches, self.first_row = processor, items, batches, first_row
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> tuple[list[int], dict[str, torch.Tensor], dict[int, str]]:
+        rows = self.batches[number]
+        try:
+            return rows, self._process(rows), {}
+        except BAD_ROW:  # somewhere in the batch: the rows one by one tell where
+            failures = dict(filter(None, map(self._failure, rows)))
+        rows = [row for row in rows if row not in failures]
+        return rows, self._process(rows), failures
+
+    def _process(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        return dict(self.processor.process([_lazy(self.items[row]) for row in rows])) if rows else {}
+
+    def _failure(self, row: int) -> tuple[int, str] | None:
+        try:
+            self._process([row])
+            return None
+        except BAD_ROW as error:
+            number = self.first_row + row
+            message, found = re.subn(r"^Row 0\b", f"Row {number}", str(error))
+            return row, message if found else f"Row {number}: {message}"
+
+
+@torch.no_grad()
+def _embed(model: ComaForEmbedding, inputs: dict[str, torch.Tensor], numbers: list[int]) -> torch.FloatTensor:
+    if not inputs:
+        return torch.empty(0, model.config.hidden_size)
+    inputs = {name: tensor.to(model.device, non_blocking=True) for name, tensor in inputs.items()}
+    try:
+        return model(**inputs).embeddings.float().cpu()
+    except ValueError as error:
+        raise ValueError(f"In the batch of the rows {numbers[:8]} …: {error}") from error
+
+
+def _image_tokens(processor: ComaProcessor, messages: list[dict]) -> int:
+    """Tokens of the pictures of a row beyond the one placeholder each has in the text."""
+    area = processor.image_processor.merge_size**2
+    tokens = 0
+    for block in (block for message in messages for block in message["content"] if block["type"] == "image"):
+        try:
+            width, height = _size(as_image(block["image"]))
+            tokens += processor.image_processor.get_number_of_image_patches(height, width, {}) // area - 1
+        except (*BAD_ROW, SyntaxError, ZeroDivisionError):  # it is reported, with its row, when it is decoded
+            continue
+    return tokens
+
+
+def _size(image: Any) -> tuple[int, int]:
+    """Width and height; of a file only the header is read."""
+    if isinstance(image, np.ndarray):
+        return image.shape[1], image.shape[0]
+    if isinstance(image, Image.Image):
+        return image.size
+    with Image.open(BytesIO(image) if isinstance(image, bytes) else image) as file:
+        return file.size
+
+
+def _without_decoding(items: Sequence[Any]) -> Sequence[Any]:
+    if isinstance(items, Column):
+        return _without_decoding(items.source)[items.column_name]
+    if isinstance(items, Dataset):
+        return without_decoding(items)
+    return items
+
+
+def _lazy(item: Any) -> Any:
+    """What stands for a picture in a data set that does not decode, as the bytes or the path that it is."""
+    image = as_image(item)
+    if image is not item:
+        return {"image": image}
+    if isinstance(item, dict):
+        return {name: as_image(value) for name, value in item.items() if name in ("text", "image")}
+    return item
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+

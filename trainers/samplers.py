@@ -1,0 +1,165 @@
+"""The order of training: batches of rows of similar length, and sub-batches from one source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+__all__ = ["LengthGroupedBatches", "SubBatchSampler"]
+
+
+class LengthGroupedBatches(Sampler[list[int]]):
+    r"""
+    Batches of rows of similar length, so that little of them is padding.
+
+    Rows are sorted by length in steps of `granularity`, in random order within a step, cut into batches by number of
+    rows or by a budget of tokens, padding counted, and the batches are shuffled. The order is a function of seed and
+    epoch alone, and every epoch has the same number of batches, a multiple of `num_processes`: the largest batches are
+    halved until it is. So every row comes exactly once and no process waits for another.
+
+    Args:
+        lengths (`Sequence[int]`):
+            Tokens of each row.
+        batch_size (`int`):
+            Most rows of a batch.
+        max_tokens (`int`, *optional*):
+            Most tokens of a batch, padding included.
+        num_processes (`int`, *optional*, defaults to 1):
+            Processes that share the batches.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the order.
+        granularity (`int`, *optional*, defaults to 32):
+            Lengths up to the same multiple of it are mixed. More of it mixes more and pads more.
+
+    Raises:
+        ValueError: if a row alone exceeds `max_tokens`, or there are fewer rows than processes.
+    """
+
+    batch_size = None  # accelerate asks; it varies
+    drop_last = False
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        max_tokens: int | None = None,
+        num_processes: int = 1,
+        seed: int = 0,
+        granularity: int = 32,
+    ) -> None:
+        lengths = np.asarray(lengths)
+        if max_tokens is not None and lengths.max() > max_tokens:
+            row = int(lengths.argmax())
+            raise ValueError(
+                f"Row {row} has {lengths[row]} tokens, a batch may have {max_tokens}: raise max_tokens_per_batch, "
+                "or lower the pixel budget or the length limits."
+            )
+        if len(lengths) < num_processes:
+            raise ValueError(f"{len(lengths)} rows cannot be shared by {num_processes} processes.")
+        self.widths = -(-lengths // granularity) * granularity
+        if max_tokens is not None:
+            self.widths = np.minimum(self.widths, max_tokens)
+        self.sizes = _batch_sizes(np.sort(self.widths).tolist(), batch_size, max_tokens, num_processes)
+        self.seed, self.epoch = seed, 0
+
+    @property
+    def sampler(self) -> LengthGroupedBatches:
+        """Where accelerate looks for `set_epoch` behind its own wrapper."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Fixes the order of an epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = np.lexsort((random.random(len(self.widths)), self.widths))
+        batches = np.split(order, np.cumsum(self.sizes)[:-1])
+        return (batches[i].tolist() for i in random.permutation(len(batches)))
+
+
+def _batch_sizes(widths: list[int], batch_size: int, max_tokens: int | None, num_processes: int) -> list[int]:
+    """Rows per batch for sorted widths: the last row of a batch sets its width."""
+    sizes = [0]
+    for width in widths:
+        full = sizes[-1] == batch_size or (max_tokens is not None and (sizes[-1] + 1) * width > max_tokens)
+        if sizes[-1] and full:
+            sizes.append(0)
+        sizes[-1] += 1
+    while len(sizes) % num_processes:
+        largest = sizes.index(max(sizes))
+        half = sizes[largest] // 2
+        sizes[largest : largest + 1] = [half, sizes[largest] - half]
+    return sizes
+
+
+class SubBatchSampler(Sampler[int]):
+    r"""
+    An order of rows in which every `sub_batch_size` neighbours come from one source (official recipe of stage 2: 64),
+    so that a batch cut from it has in-batch negatives of the same kind.
+
+    Each source is shuffled on its own and gives whole sub-batches; what is left of each in the end is mixed into the
+    last ones. The order is a function of seed and epoch alone.
+
+    Args:
+        sources (`Sequence[str]`):
+            The source of each row.
+        sub_batch_size (`int`, *optional*, defaults to 64):
+            Neighbours from one source.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the order.
+        caps (`dict[str, int]`, *optional*):
+            Most rows of a source in an epoch, others of them in every epoch.
+        weights (`dict[str, float]`, *optional*):
+            How many times a source is gone through in an epoch (1 by default; a fraction is a part of it).
+
+    Raises:
+        ValueError: if caps or weights name a source that no row has.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        sub_batch_size: int = 64,
+        seed: int = 0,
+        caps: dict[str, int] | None = None,
+        weights: dict[str, float] | None = None,
+    ) -> None:
+        names, codes = np.unique(np.asarray(sources), return_inverse=True)
+        self.rows = {str(name): np.flatnonzero(codes == code) for code, name in enumerate(names)}
+        unknown = ({*(caps or {})} | {*(weights or {})}) - self.rows.keys()
+        if unknown:
+            raise ValueError(f"No row has the sources {sorted(unknown)}; there are {sorted(self.rows)}.")
+        self.sub_batch_size, self.seed, self.epoch = sub_batch_size, seed, 0
+        self.caps, self.weights = caps or {}, weights or {}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Fixes the order of an epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return sum(self._number(source) for source in self.rows)
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        whole, rest = [], []
+        for source, rows in self.rows.items():
+            number = self._number(source)
+            rounds = math.ceil(number / len(rows))
+            drawn = np.concatenate([random.permutation(rows) for _ in range(rounds)])[:number]
+            cut = number - number % self.sub_batch_size
+            whole += np.split(drawn[:cut], cut // self.sub_batch_size) if cut else []
+            rest.append(drawn[cut:])
+        order = [whole[i] for i in random.permutation(len(whole))] + rest
+        yield from np.concatenate(order).tolist()
+
+    def _number(self, source: str) -> int:
+        number = round(self.weights.get(source, 1.0) * len(self.rows[source]))
+        return min(number, self.caps.get(source, number))
