@@ -48,7 +48,7 @@ class ComaConfig(PreTrainedConfig):
         ids, vocab_size = self.compression_token_ids, self.get_text_config().vocab_size
         if self.pooling not in ("mean", "last"):
             raise ValueError(f"pooling={self.pooling!r} does not exist; choose 'mean' or 'last'.")
-        if not 1 <= len(ids) <= 256 or len(set(ids)) != len(ids) or max(ids) >= vocab_size:
+        if not 1 <= len(ids) <= 256 or len(set(ids)) != len(ids) or not 0 <= min(ids) <= max(ids) < vocab_size:
             raise ValueError(f"compression_token_ids must be 1 to 256 distinct ids below {vocab_size}, got {ids}.")
 
 

@@ -1,0 +1,123 @@
+"""Fixtures for every room: tiny backbones and CoMa models, built once per process, small pictures, padded dialogues.
+
+Models and processors are handed out as copies: a test may do to its own what it likes.
+"""
+
+import copy
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hub_scripts.tiny_backbone import MODEL_TYPES, create_tiny_backbone
+from modeling_coma import ComaForEmbedding, ComaProcessor
+
+
+TEXTS = [
+    "a red apple on a green tree, and a blue one below it",
+    "what is this? it is an apple. what is around it? leaves, and a little sky",
+    "Summarize above image and text in a few words. user assistant system",
+] * 4
+
+Coma = tuple[ComaForEmbedding, ComaProcessor]
+
+
+@pytest.fixture(scope="session")
+def make_backbone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`make_backbone(model_type, **options of create_tiny_backbone)`: its folder, the same for the same options."""
+
+    @functools.cache
+    def make(model_type: str = "qwen2_5_vl", **options) -> Path:
+        folder = tmp_path_factory.mktemp(model_type)
+        return create_tiny_backbone(folder, texts=TEXTS, model_type=model_type, vocab_size=400, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_coma(make_backbone: Callable[..., Path]) -> Callable[..., Coma]:
+    """`make_coma(model_type, num_compression_tokens, **options of create_tiny_backbone)`: model and processor."""
+
+    @functools.cache
+    def make(model_type: str, num_compression_tokens: int, **options) -> Coma:
+        return ComaForEmbedding.from_backbone(str(make_backbone(model_type, **options)), num_compression_tokens)
+
+    def make_copy(model_type: str = "qwen2_5_vl", num_compression_tokens: int = 4, **options) -> Coma:
+        return copy.deepcopy(make(model_type, num_compression_tokens, **options))
+
+    return make_copy
+
+
+@pytest.fixture(params=MODEL_TYPES)
+def model_type(request: pytest.FixtureRequest) -> str:
+    """Every backbone, one after the other."""
+    return request.param
+
+
+@pytest.fixture
+def coma(model_type: str, make_coma: Callable[..., Coma]) -> Coma:
+    """A model with K = 4 on every backbone, one after the other, and its processor."""
+    return make_coma(model_type)
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., Image.Image]:
+    """`picture(width, height, seed)`: coarse colourful squares, another picture for every seed."""
+
+    def draw(width: int = 56, height: int = 56, seed: int = 0) -> Image.Image:
+        squares = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        return Image.fromarray(squares).resize((width, height), Image.Resampling.NEAREST)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def mixed_inputs(picture: Callable[..., Image.Image]) -> list[Any]:
+    """One row of every kind: texts, pictures, both in either order, several pictures, interleaved messages."""
+    wide, high, small = picture(84, 56, 1), picture(56, 112, 2), picture(28, 28, 3)
+    blocks = [{"type": "text", "text": "left "}, {"type": "image", "image": high}, {"type": "text", "text": " right"}]
+    return [
+        "a red apple",
+        wide,
+        {"image": high, "text": "what is this?"},
+        {"text": "an apple and leaves below a little sky:", "image": wide},
+        {"image": [small, wide, small]},
+        [{"role": "system", "content": "Find it."}, {"role": "user", "content": [*blocks, *blocks[1:]]}],
+        "it",
+    ]
+
+
+@pytest.fixture(scope="session")
+def mixed_dialogues(mixed_inputs: list[Any]) -> list[list[dict[str, str]]]:
+    """A ragged dialogue for every row of `mixed_inputs`."""
+    turns = [("what is this?", "an apple"), ("what is around it?", "leaves, and a little sky"), ("red?", "no")]
+    counts = [1, 3, 2, 1, 2, 3, 1]
+    assert len(counts) == len(mixed_inputs)
+    return [dialogue(turns[-count:]) for count in counts]
+
+
+def dialogue(turns: list[tuple[str, str]]) -> list[dict[str, str]]:
+    messages = [({"role": "user", "content": a}, {"role": "assistant", "content": b}) for a, b in turns]
+    return [message for turn in messages for message in turn]
+
+
+@pytest.fixture(scope="session")
+def pad() -> Callable[..., dict[str, torch.Tensor]]:
+    """`pad(rows of process_dialogues, side)`: `dialogue_input_ids`, `dialogue_attention_mask` and `labels`."""
+
+    def make(rows: dict[str, list], side: str = "right") -> dict[str, torch.Tensor]:
+        shape = (len(rows["input_ids"]), max(map(len, rows["input_ids"])))
+        ids, mask = torch.full(shape, 7), torch.zeros(shape, dtype=torch.long)
+        labels = torch.full(shape, -100)
+        for row, (tokens, is_answer) in enumerate(zip(rows["input_ids"], rows["assistant_masks"], strict=True)):
+            place = slice(len(tokens)) if side == "right" else slice(shape[1] - len(tokens), None)
+            ids[row, place], mask[row, place] = torch.tensor(tokens), 1
+            labels[row, place] = torch.tensor(tokens).masked_fill(torch.tensor(is_answer) == 0, -100)
+        return {"dialogue_input_ids": ids, "dialogue_attention_mask": mask, "labels": labels}
+
+    return make
