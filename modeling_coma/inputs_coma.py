@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.Image import DecompressionBombError
 
 
 def to_messages(item: Any, row: int = 0) -> list[dict]:
@@ -57,13 +58,15 @@ def to_rgb(image: Any, row: int = 0) -> Image.Image:
     try:
         if isinstance(image, bytes | str | Path):
             image = Image.open(BytesIO(image) if isinstance(image, bytes) else image)
+        if getattr(image, "mode", None) == "F" or getattr(image, "dtype", np.uint8) not in (np.uint8, np.uint16):
+            raise TypeError("no telling which number is white; scale the pixels to np.uint8")
         image = ImageOps.exif_transpose(Image.fromarray(image) if isinstance(image, np.ndarray) else image)
         if image.mode.startswith("I"):  # 16-bit greys, which PIL would clip to white
             image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
         if image.has_transparency_data:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         image = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, AttributeError, RuntimeError, DecompressionBombError) as error:
         raise ValueError(f"Row {row}: cannot decode the image {str(image)[:80]!r}: {error}") from error
     if min(image.size) == 0 or max(image.size) > 200 * min(image.size):  # the limit of the Qwen image processors
         raise ValueError(f"Row {row}: {image.width}x{image.height} pixels; an image has at least 1x1, at most 1:200.")
