@@ -22,14 +22,13 @@ def answer_cross_entropy(
         num_items_in_batch (`int` or scalar `torch.Tensor`, *optional*): N, by default the number of labels.
     """
     if labels.numel() == 0:
-        return (hidden_states.sum() + weight.sum()).float() * 0.0
+        return _summed(hidden_states, weight, labels)
     denominator = labels.numel() if num_items_in_batch is None else num_items_in_batch
     if labels.numel() <= CHUNK:
         return _summed(hidden_states, weight, labels) / denominator
     chunks = zip(hidden_states.split(CHUNK), labels.split(CHUNK), strict=True)  # backward makes their logits again
-    return (
-        sum(checkpoint(_summed, hidden, weight, label, use_reentrant=False) for hidden, label in chunks) / denominator
-    )
+    losses = (checkpoint(_summed, hidden, weight, label, use_reentrant=False) for hidden, label in chunks)
+    return sum(losses) / denominator
 
 
 def _summed(hidden_states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
