@@ -66,8 +66,8 @@ def to_rgb(image: Any, row: int = 0) -> Image.Image:
         if image.has_transparency_data:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         image = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, TypeError, AttributeError, RuntimeError, DecompressionBombError) as error:
-        raise ValueError(f"Row {row}: cannot decode the image {str(image)[:80]!r}: {error}") from error
+    except (OSError, SyntaxError, ValueError, TypeError, AttributeError, RuntimeError, DecompressionBombError) as e:
+        raise ValueError(f"Row {row}: cannot decode the image {str(image)[:80]!r}: {e}") from e
     if min(image.size) == 0 or max(image.size) > 200 * min(image.size):  # the limit of the Qwen image processors
         raise ValueError(f"Row {row}: {image.width}x{image.height} pixels; an image has at least 1x1, at most 1:200.")
     return image
