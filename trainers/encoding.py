@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from modeling_coma.inputs_coma import to_messages
-from trainers.rows import as_image, without_decoding
+from trainers.rows import as_image
 
 
 __all__ = ["EncodedBatch", "batches_by_length", "embed_items", "encode_batches", "token_lengths"]
@@ -55,7 +55,8 @@ def embed_items(
     description: str = "Embedding",
 ) -> torch.FloatTensor:
     r"""
-    Embeds a list, a `Dataset` with columns `text` and `image`, or a column of a `Dataset`, with a progress bar.
+    Embeds a list, a `Dataset`, or a column of a `Dataset`, with a progress bar. Of a `Dataset` the columns `image` and
+    `text` are read; a row that has both shows the picture first.
 
     Args:
         model ([`ComaForEmbedding`]): it computes where it is, in its dtype, in evaluation mode.
@@ -76,8 +77,8 @@ def embed_items(
     embeddings = torch.empty(len(items), model.config.hidden_size)
     with logging.tqdm(total=len(items), desc=description, unit="item") as progress:
         for batch in encode_batches(model, processor, items, batch_tokens=batch_tokens, num_workers=num_workers):
-            for reason in batch.failures.values():
-                raise ValueError(reason)
+            if batch.failures:
+                raise ValueError(next(iter(batch.failures.values())))
             embeddings[batch.rows] = batch.embeddings
             progress.update(len(batch.rows))
     return embeddings
@@ -103,9 +104,8 @@ def encode_batches(
         [`EncodedBatch`]: in an order that depends on the items and the budget alone; every row comes exactly once,
         with an embedding or as a failure.
     """
-    items = _without_decoding(items)
     batches = batches_by_length(token_lengths(processor, items), batch_tokens)
-    inputs = _Inputs(processor, items, batches, first_row)
+    inputs = _Inputs(processor, _Rows(items), batches, first_row)
     on_gpu = model.device.type == "cuda"
     loader = DataLoader(inputs, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, pin_memory=on_gpu)
     was_training = model.training
@@ -119,20 +119,20 @@ def encode_batches(
 
 def token_lengths(processor: ComaProcessor, items: Sequence[Any]) -> np.ndarray:
     """Tokens of every row, compression tokens included, without decoding a picture; 0 for rows that cannot be read."""
-    lengths = np.zeros(len(items), dtype=np.int64)
+    rows, lengths = _Rows(items), np.zeros(len(items), dtype=np.int64)
     for start in range(0, len(items), CHUNK):
-        rows, conversations = [], []
-        for row in range(start, min(start + CHUNK, len(items))):
+        conversations = {}
+        chunk = list(range(start, min(start + CHUNK, len(items))))
+        for row, item in zip(chunk, rows.fetch(chunk), strict=True):
             try:
-                conversations.append(to_messages(items[row]))
-                rows.append(row)
+                conversations[row] = to_messages(item)
             except ValueError:  # it is reported, with its row, when its turn comes
                 continue
-        if rows:
-            texts = processor.apply_chat_template(conversations)
+        if conversations:
+            texts = processor.apply_chat_template(list(conversations.values()))
             tokens = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
-            images = [_image_tokens(processor, messages) for messages in conversations]
-            lengths[rows] = [len(ids) + more for ids, more in zip(tokens, images, strict=True)]
+            images = [_image_tokens(processor, messages) for messages in conversations.values()]
+            lengths[list(conversations)] = [len(ids) + more for ids, more in zip(tokens, images, strict=True)]
     lengths[lengths > 0] += processor.num_compression_tokens
     return lengths if processor.max_length is None else lengths.clip(max=processor.max_length)
 
@@ -149,12 +149,44 @@ def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> list[list[int]]
     return batches
 
 
+class _Rows:
+    """Rows of a list, a `Dataset` or one of its columns. A `Dataset` gives pictures as it stores them, undecoded."""
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        self.names: list[str] = []
+        while isinstance(items, Column):
+            self.names.insert(0, items.column_name)
+            items = items.source
+        if isinstance(items, Dataset):
+            columns = self.names[:1] or [name for name in ("image", "text") if name in items.column_names]
+            if not columns:
+                raise ValueError(f"No column is called image or text among {items.column_names}; give one of them.")
+            items = items.select_columns(columns).with_format("arrow")
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def fetch(self, rows: list[int]) -> list[Any]:
+        values = self.items[rows].to_pylist() if isinstance(self.items, Dataset) else [self.items[row] for row in rows]
+        for name in self.names:
+            values = [value[name] for value in values]
+        return [_undecoded(value) for value in values]
+
+
+def _undecoded(item: Any) -> Any:
+    image = as_image(item)
+    if image is not item:
+        return {"image": image}
+    if isinstance(item, dict):
+        return {k: [as_image(one) for one in v] if isinstance(v, list) else as_image(v) for k, v in item.items()}
+    return item
+
+
 class _Inputs(torch.utils.data.Dataset):
     """Batches of tensors by number, each with its rows and what is wrong with others."""
 
-    def __init__(
-        self, processor: ComaProcessor, items: Sequence[Any], batches: list[list[int]], first_row: int
-    ) -> None:
+    def __init__(self, processor: ComaProcessor, items: _Rows, batches: list[list[int]], first_row: int) -> None:
         self.processor, self.items, self.batches, self.first_row = processor, items, batches, first_row
 
     def __len__(self) -> int:
@@ -170,7 +202,7 @@ class _Inputs(torch.utils.data.Dataset):
         return rows, self._process(rows), failures
 
     def _process(self, rows: list[int]) -> dict[str, torch.Tensor]:
-        return dict(self.processor.process([_lazy(self.items[row]) for row in rows])) if rows else {}
+        return dict(self.processor.process(self.items.fetch(rows))) if rows else {}
 
     def _failure(self, row: int) -> tuple[int, str] | None:
         try:
@@ -199,7 +231,7 @@ def _image_tokens(processor: ComaProcessor, messages: list[dict]) -> int:
     tokens = 0
     for block in (block for message in messages for block in message["content"] if block["type"] == "image"):
         try:
-            width, height = _size(as_image(block["image"]))
+            width, height = _size(block["image"])
             tokens += processor.image_processor.get_number_of_image_patches(height, width, {}) // area - 1
         except (*BAD_ROW, SyntaxError, ZeroDivisionError):  # it is reported, with its row, when it is decoded
             continue
@@ -216,25 +248,5 @@ def _size(image: Any) -> tuple[int, int]:
         return file.size
 
 
-def _without_decoding(items: Sequence[Any]) -> Sequence[Any]:
-    if isinstance(items, Column):
-        return _without_decoding(items.source)[items.column_name]
-    if isinstance(items, Dataset):
-        return without_decoding(items)
-    return items
-
-
-def _lazy(item: Any) -> Any:
-    """What stands for a picture in a data set that does not decode, as the bytes or the path that it is."""
-    image = as_image(item)
-    if image is not item:
-        return {"image": image}
-    if isinstance(item, dict):
-        return {name: as_image(value) for name, value in item.items() if name in ("text", "image")}
-    return item
-
-
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-

@@ -75,13 +75,17 @@ class InfoNCEStatistics:
             `dict[str, torch.Tensor]`: `in_batch_accuracy` and `hardest_negative_similarity` (over queries that have
             negatives, NaN if none has), `positive_similarity`, `negatives`, `masked_false_negatives`.
         """
+        return {name: total / count for name, (total, count) in self.fractions().items()}
+
+    def fractions(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """The sum and the count behind each of the `means`, to be added up over steps and processes."""
         queries, contested, correct, positive, hardest, negatives, masked = self.sums.unbind()
         return {
-            "in_batch_accuracy": correct / contested,
-            "positive_similarity": positive / queries,
-            "hardest_negative_similarity": hardest / contested,
-            "negatives": negatives / queries,
-            "masked_false_negatives": masked / queries,
+            "in_batch_accuracy": (correct, contested),
+            "positive_similarity": (positive, queries),
+            "hardest_negative_similarity": (hardest, contested),
+            "negatives": (negatives, queries),
+            "masked_false_negatives": (masked, queries),
         }
 
 

@@ -38,14 +38,13 @@ class PackedInputs:
     image_grid_thw: torch.LongTensor | None = None
 
     @classmethod
-    def from_batch(cls, batch: dict[str, torch.Tensor], vision_start_token_id: int) -> PackedInputs:
-        """Packs a padded batch of the processor. Every image begins with a `vision_start_token_id`."""
+    def from_batch(cls, batch: dict[str, torch.Tensor], images_per_row: torch.LongTensor) -> PackedInputs:
+        """Packs a padded batch of the processor, given how many images each row has."""
         mask = batch["attention_mask"].bool()
-        starts = (batch["input_ids"] == vision_start_token_id) & mask
         return cls(
             input_ids=batch["input_ids"][mask],
             lengths=mask.sum(dim=1),
-            images_per_row=starts.sum(dim=1),
+            images_per_row=images_per_row,
             pixel_values=batch.get("pixel_values"),
             image_grid_thw=batch.get("image_grid_thw"),
         )

@@ -25,19 +25,17 @@ class CachingProcessor(ComaProcessor):
     begin with a copy each, so fill it first with [`~CachingProcessor.fill`]. Give it to collators only: what a trainer
     saves beside its checkpoints is the processor itself.
 
-    Args:
-        processor (`ComaProcessor`):
-            The processor whose tokenizer, image processor and settings are shared.
-
     Example:
 
-        >>> caching = CachingProcessor(processor)
+        >>> caching = CachingProcessor.of(processor)
         >>> caching.fill(dataset["image"], num_workers=2)
         >>> collator = ComaCompressionCollator(caching)
     """
 
-    def __init__(self, processor: ComaProcessor) -> None:
-        super().__init__(
+    @classmethod
+    def of(cls, processor: ComaProcessor) -> CachingProcessor:
+        """A caching twin of a processor, whose tokenizer, image processor and settings it shares."""
+        caching = cls(
             processor.image_processor,
             processor.tokenizer,
             chat_template=processor.chat_template,
@@ -46,7 +44,8 @@ class CachingProcessor(ComaProcessor):
             text_instruction=processor.text_instruction,
             max_length=processor.max_length,
         )
-        self.pixels: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
+        caching.pixels = {}  # key -> patches and grid of one picture
+        return caching
 
     def process_images(self, images: list, rows: list[int], **images_kwargs: Any) -> dict[str, np.ndarray]:
         """As in [`ComaProcessor`]. Options of a call are part of the key."""

@@ -1,0 +1,125 @@
+"""Rows of stage 2 to one packed batch, in which nothing is encoded twice, and the relations between its parts."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+import torch
+
+from modeling_coma import ComaProcessor
+from trainers.packing import PackedInputs
+from trainers.pixel_cache import image_key
+from trainers.rows import BadRows, as_image
+
+
+__all__ = ["ComaContrastiveCollator"]
+
+
+class _Input(NamedTuple):
+    """One query or document as chat messages, the pictures in it, and a 63-bit key of its content."""
+
+    messages: list[dict]
+    num_images: int
+    key: int
+
+
+class ComaContrastiveCollator:
+    r"""
+    Rows of stage 2 to tensors. Documents are the positives of all rows, then their hard negatives; equal inputs (class
+    names, captions, pictures) are packed once, whichever side they are on.
+
+    A row has `query`, `positive` and maybe `negatives` (a list), each `{"text": str | None, "image": picture, list of
+    pictures or None}`; maybe a `source`, and a `group`: rows of one group have each other's positives as theirs.
+
+    Args:
+        processor ([`ComaProcessor`]):
+            The processor of the model.
+        max_length, instructions, own_negatives_only, on_bad_row:
+            As in [`ComaContrastiveConfig`].
+
+    Example:
+
+        Two rows, the first with a hard negative that is the positive of the second:
+
+        ```
+        {"query": {"image": cat.png}, "positive": {"text": "cat"}, "negatives": [{"text": "dog"}]}
+        {"query": {"image": dog.png}, "positive": {"text": "dog"}, "negatives": []}
+        ->
+        inputs     cat.png, dog.png, "cat", "dog"      (PackedInputs)
+        queries    [0, 1]
+        documents  [2, 3, 3]                           "cat", "dog", and "dog" once more as a negative
+        owners     [0, 1, 0]                           the rows to which the documents belong
+        ```
+
+        and, to tell who may be whose negative, `query_keys`, `document_keys`, `sources`, `groups` (hashes, -1 for
+        none) and `restricted` (rows with no negatives but their own).
+    """
+
+    def __init__(
+        self,
+        processor: ComaProcessor,
+        max_length: int | None = None,
+        instructions: dict[str, str] | None = None,
+        own_negatives_only: list[str] | None = None,
+        on_bad_row: str = "raise",
+    ) -> None:
+        self.processor = processor
+        self.options = {} if max_length is None else {"max_length": max_length}
+        self.instructions = instructions or {}
+        self.own_negatives_only = set(own_negatives_only or ())
+        self.bad_rows = BadRows(on_bad_row)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        return self.bad_rows.apply(self._collate, rows)
+
+    def _collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        queries = [
+            _as_input(row["query"], f"Row {place}: query", self.instructions.get(row.get("source")))
+            for place, row in enumerate(rows)
+        ]
+        documents = [_as_input(row["positive"], f"Row {place}: positive") for place, row in enumerate(rows)]
+        owners = list(range(len(rows)))
+        for place, row in enumerate(rows):
+            negatives = row.get("negatives") or []
+            documents += [_as_input(item, f"Row {place}: negative {n}") for n, item in enumerate(negatives)]
+            owners += [place] * len(negatives)
+        unique = {one.key: one for one in [*queries, *documents]}
+        number = {key: n for n, key in enumerate(unique)}
+        batch = self.processor.process([one.messages for one in unique.values()], **self.options)
+        images_per_row = torch.tensor([one.num_images for one in unique.values()])
+        sources = [row.get("source") for row in rows]
+        return {
+            "inputs": PackedInputs.from_batch(batch, images_per_row),
+            "queries": torch.tensor([number[one.key] for one in queries]),
+            "documents": torch.tensor([number[one.key] for one in documents]),
+            "owners": torch.tensor(owners),
+            "query_keys": torch.tensor([one.key for one in queries]),
+            "document_keys": torch.tensor([one.key for one in documents]),
+            "sources": torch.tensor([_key(source) for source in sources]),
+            "groups": torch.tensor([_key(row.get("group")) for row in rows]),
+            "restricted": torch.tensor([source in self.own_negatives_only for source in sources]),
+        }
+
+
+def _as_input(item: Any, where: str, instruction: str | None = None) -> _Input:
+    """Pictures come before the text, as in the official recipe."""
+    if not isinstance(item, dict) or not item.keys() <= {"text", "image"}:
+        raise ValueError(f'{where} must be {{"text": …, "image": …}}, got {str(item)[:80]!r}.')
+    text, images = item.get("text"), item.get("image")
+    images = [as_image(image) for image in (images if isinstance(images, list) else [images]) if image is not None]
+    if not images and not (text and text.strip()):
+        raise ValueError(f"{where} is empty: it has neither a text nor an image.")
+    content = [{"type": "image", "image": image} for image in images]
+    content += [{"type": "text", "text": text}] if text else []
+    messages = [{"role": "user", "content": content}]
+    if instruction:
+        messages.insert(0, {"role": "system", "content": instruction})
+    return _Input(messages, len(images), _key("\0".join([instruction or "", *map(image_key, images), text or ""])))
+
+
+def _key(content: str | None) -> int:
+    """63 bits of a hash, the same on every process; -1 for nothing."""
+    if content is None:
+        return -1
+    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "big") >> 1

@@ -1,0 +1,137 @@
+r"""
+The gradient cache: a contrastive batch of any size in the memory of one mini-batch (Gao et al. 2021, "Scaling Deep
+Contrastive Learning Batch Size under Memory Limited Setup").
+
+The loss needs all embeddings at once, but its gradient with respect to the parameters needs only one mini-batch at a
+time, once the gradient with respect to the embeddings is known. So: embed all mini-batches without gradients, take
+the gradient of the loss with respect to the embeddings, embed each mini-batch again, with gradients, and push its
+share through. Random states are replayed, so that dropout makes the same choices both times.
+
+What is saved here: mini-batches hold inputs of similar length, whichever side of a pair they come from; a frozen
+vision tower runs once, its features serve both passes; a batch that fits into one mini-batch is embedded once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+from torch.utils.checkpoint import get_device_states, set_device_states
+
+
+__all__ = ["cached_embeddings", "plan_mini_batches"]
+
+Embed = Callable[[torch.LongTensor], torch.Tensor]  # numbers of inputs (n,) -> embeddings (n, hidden_size)
+
+
+def plan_mini_batches(
+    lengths: torch.LongTensor, max_tokens: int, max_rows: int | None = None, device: torch.device | None = None
+) -> list[torch.LongTensor]:
+    r"""
+    Cuts inputs into mini-batches of similar length within a budget of tokens, padding counted.
+
+    Every process gets as many mini-batches as the one that needs most, because engines that gather parameters (FSDP,
+    ZeRO-3) wait for each other in every forward.
+
+    Args:
+        lengths (`torch.LongTensor` of shape `(num_inputs,)`):
+            Tokens of each input.
+        max_tokens (`int`):
+            Most tokens of a mini-batch, padding included.
+        max_rows (`int`, *optional*):
+            Most inputs of a mini-batch.
+        device (`torch.device`, *optional*):
+            Where processes talk to each other.
+
+    Returns:
+        `list[torch.LongTensor]`: numbers of the inputs of each mini-batch, the longest inputs first, so that a budget
+        that is too large fails at once.
+
+    Raises:
+        ValueError: if one input alone exceeds the budget, or a process has fewer inputs than others mini-batches.
+    """
+    if int(lengths.max()) > max_tokens:
+        number = int(lengths.argmax())
+        raise ValueError(
+            f"Input {number} has {int(lengths[number])} tokens, more than mini_batch_tokens={max_tokens}."
+        )
+    order = lengths.argsort(descending=True, stable=True)
+    sizes, width = [0], int(lengths[order[0]])
+    for length in lengths[order].tolist():
+        if (sizes[-1] + 1) * width > max_tokens or sizes[-1] == max_rows:
+            sizes.append(0)
+            width = length
+        sizes[-1] += 1
+    needed = torch.tensor(len(sizes), device=device)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(needed, op=dist.ReduceOp.MAX)
+    if len(order) < needed:
+        raise ValueError(f"Another process needs {int(needed)} mini-batches, this one has {len(order)} inputs only.")
+    while len(sizes) < needed:
+        largest = sizes.index(max(sizes))
+        sizes[largest : largest + 1] = [sizes[largest] // 2, sizes[largest] - sizes[largest] // 2]
+    return list(order.split(sizes))
+
+
+def cached_embeddings(
+    embed: Embed,
+    mini_batches: Sequence[torch.LongTensor],
+    anchor: torch.Tensor,
+    no_sync: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+) -> torch.Tensor:
+    r"""
+    Embeddings of all inputs, whose backward embeds the inputs again, mini-batch by mini-batch.
+
+    Args:
+        embed (`Callable`):
+            Numbers of inputs `(n,)` -> embeddings `(n, hidden_size)`. Called with and without gradients.
+        mini_batches (`Sequence[torch.LongTensor]`):
+            A partition of the numbers of all inputs.
+        anchor (`torch.Tensor`):
+            Any tensor that requires a gradient, to connect the embeddings to the graph; it receives none.
+        no_sync (`Callable`, *optional*):
+            Context in which gradients are not reduced across processes, for all mini-batches but the last.
+
+    Returns:
+        `torch.Tensor` of shape `(num_inputs, hidden_size)`, in the order of the numbers, in fp32.
+    """
+    if len(mini_batches) == 1:
+        return embed(mini_batches[0])[mini_batches[0].argsort()].float()
+    return _Cached.apply(anchor, embed, mini_batches, no_sync)
+
+
+class _Cached(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        anchor: torch.Tensor,
+        embed: Embed,
+        mini_batches: Sequence[torch.LongTensor],
+        no_sync: Callable,
+    ) -> torch.Tensor:
+        ctx.embed, ctx.mini_batches, ctx.no_sync, ctx.states, parts = embed, mini_batches, no_sync, [], []
+        for rows in mini_batches:  # autograd is off in here
+            ctx.states.append((torch.get_rng_state(), *get_device_states(anchor)))
+            parts.append(embed(rows).float())
+        return torch.cat(parts)[torch.cat(list(mini_batches)).argsort()]
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: torch.Tensor) -> tuple[None, None, None, None]:
+        for number, (rows, states) in enumerate(zip(ctx.mini_batches, ctx.states, strict=True)):
+            last = number == len(ctx.mini_batches) - 1
+            with contextlib.nullcontext() if last else ctx.no_sync(), torch.enable_grad(), _replayed(states):
+                embeddings = ctx.embed(rows).float()
+                embeddings.backward(gradient[rows])
+        return None, None, None, None
+
+
+@contextlib.contextmanager
+def _replayed(states: tuple) -> Iterator[None]:
+    """Random numbers as they were at `states`; afterwards as they would have been."""
+    cpu, devices, device_states = states
+    with torch.random.fork_rng(devices):
+        torch.set_rng_state(cpu)
+        set_device_states(devices, device_states)
+        yield
