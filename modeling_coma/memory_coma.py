@@ -38,13 +38,12 @@ class CompressionMemory:
     def from_cache(
         cls, cache: DynamicCache, columns: torch.LongTensor, next_position: torch.LongTensor, states: torch.FloatTensor
     ) -> "CompressionMemory":
-        if any(cache.is_sliding):
-            raise ValueError("Sliding-window attention forgets compression tokens: set `use_sliding_window=False`.")
+        if cache is None or any(cache.is_sliding):
+            raise ValueError("No full cache: set `use_sliding_window=False`, and `eval()` if checkpointing gradients.")
         layers = []
         for layer in cache.layers:
-            index = columns.to(layer.keys.device)[:, None, :, None]
-            index = index.expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3])  # (batch, heads, K, head_dim)
-            layers.append((layer.keys.gather(2, index), layer.values.gather(2, index)))
+            index = columns.to(layer.keys.device)[:, None, :, None]  # (batch_size, 1, K, 1)
+            layers.append((layer.keys.take_along_dim(index, 2), layer.values.take_along_dim(index, 2)))
         return cls(layers, next_position, states)
 
 
