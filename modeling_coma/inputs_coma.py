@@ -19,14 +19,13 @@ def to_messages(item: Any, row: int = 0) -> list[dict]:
         row (`int`): place in the batch, for error messages.
     Raises `ValueError` for an input without content, and for a type that means nothing here.
     """
+    if isinstance(item, str | Image.Image | np.ndarray):
+        item = {"text" if isinstance(item, str) else "image": item}
     if isinstance(item, list) and item and all(isinstance(message, dict) and "role" in message for message in item):
         messages = [{**message, "content": _blocks(message.get("content"), row)} for message in item]
     elif isinstance(item, dict) and item and item.keys() <= {"text", "image"}:
         pairs = [(k, v) for k in item for v in (item[k] if isinstance(item[k], list) else [item[k]]) if v is not None]
         messages = [{"role": "user", "content": _blocks([{"type": k, k: v} for k, v in pairs], row)}]
-    elif isinstance(item, str | Image.Image | np.ndarray):
-        blocks = item if isinstance(item, str) else [{"type": "image", "image": item}]
-        messages = [{"role": "user", "content": _blocks(blocks, row)}]
     else:
         what = 'a text, a PIL image, {"text": …, "image": …} or a list of chat messages with roles'
         raise ValueError(f"Row {row}: cannot embed {type(item).__name__} {str(item)[:80]!r}; give {what}.")
