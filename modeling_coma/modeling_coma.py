@@ -48,9 +48,8 @@ class ComaForEmbedding(PreTrainedModel):
     def from_backbone(cls, name_or_path: str, num_compression_tokens: int = 32, **kwargs) -> tuple:
         r"""
         Turns a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint into a CoMa model and its processor, both ready to use.
-        The K tokens take spare rows of the embedding matrix, which grows only where there are none; the rows are drawn
-        from a normal distribution with the mean and the standard deviation of the rows in use, per dimension. `kwargs`
-        (`dtype`, `device_map`, `revision`, …) go to `AutoModelForImageTextToText.from_pretrained`.
+        The K tokens take spare rows of the embedding matrix, which grows only where there are none, and are drawn with
+        the mean and deviation of the other rows. `kwargs` (`dtype`, …) go to `AutoModelForImageTextToText`.
         Raises `ValueError` for K outside 1 to 256, and for NaN or infinite weights.
         """
         hub_names = {"revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder"}
@@ -64,10 +63,10 @@ class ComaForEmbedding(PreTrainedModel):
             backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         _draw_rows(backbone.get_input_embeddings().weight, ids)
         special_ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-        config = ComaConfig(backbone.config, ids, **special_ids)
+        special_ids["attn_implementation"] = backbone.config._attn_implementation
         with torch.device("meta"):  # the weights are there already: make only the shell around them
-            model = cls(config)
-        model.backbone = backbone
+            model = cls(ComaConfig(backbone.config.to_dict(), ids, **special_ids))
+        model.backbone, model.config.backbone_config = backbone, backbone.config
         return model.eval(), processor
 
     def get_output_embeddings(self) -> torch.nn.Module:
@@ -110,13 +109,14 @@ class ComaForEmbedding(PreTrainedModel):
             inputs, columns = self._prepare(*encoder)
             states = gather_columns(self.backbone.model(**inputs, use_cache=False).last_hidden_state, columns)
             return ComaOutput(embeddings=self.pool(states), compression_states=states)
-        dialogue = (dialogue_input_ids, dialogue_attention_mask)
+        mask = torch.ones_like(dialogue_input_ids) if dialogue_attention_mask is None else dialogue_attention_mask
+        dialogue = (dialogue_input_ids, mask)
         checkpointing = self.training and self.backbone.model.language_model.gradient_checkpointing
         if dialogue_view == "compressed" and not checkpointing:
             return self.answer(self.compress(*encoder), *dialogue, labels, num_items_in_batch)
         # Checkpointing does without a key-value cache: the two passes become one, behind a mask.
         states, dialogue_states = self._masked_pass(*self._prepare(*encoder), dialogue, dialogue_view)
-        return self._output(states, dialogue_states, labels, num_items_in_batch)
+        return self._output(states, dialogue_states, mask, labels, num_items_in_batch)
 
     def encode_images(self, pixel_values: Tensor, image_grid_thw: Tensor) -> dict[str, ModelOutput]:
         """Image features, to pass as `mm_encoder_outputs`. A frozen vision tower runs without gradients."""
@@ -142,15 +142,14 @@ class ComaForEmbedding(PreTrainedModel):
     ) -> ComaOutput:
         """Second half of `forward`: dialogues that see a memory and their own past."""
         position_ids = memory.next_position[:, None] + _count(dialogue_attention_mask)
-        seen = dialogue_attention_mask.new_ones(len(memory), memory.layers[0][0].shape[2])
-        hidden_states = self.backbone.model(
+        hidden = self.backbone.model(
             input_ids=dialogue_input_ids,
-            attention_mask=torch.cat([seen, dialogue_attention_mask], dim=1),
+            attention_mask=F.pad(dialogue_attention_mask, (memory.layers[0][0].shape[2], 0), value=1),
             position_ids=position_ids.expand(3, -1, -1),
             past_key_values=memory.to_cache(),
             use_cache=True,
         ).last_hidden_state
-        return self._output(memory.compression_states, hidden_states, labels, num_items_in_batch)
+        return self._output(memory.compression_states, hidden, dialogue_attention_mask, labels, num_items_in_batch)
 
     @torch.no_grad()
     def generate(
@@ -187,10 +186,12 @@ class ComaForEmbedding(PreTrainedModel):
         """Inputs of the backbone, with explicit positions, and the columns of the compression tokens."""
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         position_ids = _count(attention_mask).expand(3, -1, -1)
-        if image_grid_thw is not None:
-            is_image = (input_ids == self.config.backbone_config.image_token_id).int()
+        is_image = input_ids == self.config.backbone_config.image_token_id
+        if is_image.any():
+            if image_grid_thw is None or (pixel_values is None and not mm_encoder_outputs):
+                raise ValueError("Image tokens need `image_grid_thw`, and `pixel_values` or `mm_encoder_outputs`.")
             position_ids, _ = self.backbone.model.get_rope_index(
-                input_ids, is_image, image_grid_thw=image_grid_thw, attention_mask=attention_mask
+                input_ids, is_image.int(), image_grid_thw=image_grid_thw, attention_mask=attention_mask
             )
         if pixel_values is not None:
             mm_encoder_outputs = self.encode_images(pixel_values, image_grid_thw)
@@ -198,16 +199,13 @@ class ComaForEmbedding(PreTrainedModel):
         columns = _compression_columns(input_ids, attention_mask, self.config.compression_token_ids)
         return {**inputs, "mm_encoder_outputs": dict(mm_encoder_outputs or {})}, columns
 
-    def _masked_pass(
-        self, inputs: dict, columns: Tensor, dialogue: tuple[Tensor, Tensor], view: str
-    ) -> tuple[Tensor, Tensor]:
+    def _masked_pass(self, inputs: dict, columns: Tensor, dialogue: tuple, view: str) -> tuple[Tensor, Tensor]:
         """Input and dialogue in one pass: the causal mask without the rectangle that the dialogue must not see."""
         if view not in ("compressed", "full"):
             raise ValueError(f"dialogue_view={view!r} does not exist; choose 'compressed' or 'full'.")
         length, positions = inputs["input_ids"].shape[1], inputs["position_ids"]
-        is_compression = torch.zeros_like(inputs["input_ids"], dtype=torch.bool).scatter(1, columns, True)
-        visible = is_compression if view == "compressed" else ~is_compression
-        visible = torch.cat([visible, torch.ones_like(dialogue[0], dtype=torch.bool)], dim=1)
+        visible = torch.full_like(inputs["input_ids"], view == "full", dtype=torch.bool)
+        visible = F.pad(visible.scatter(1, columns, view == "compressed"), (0, dialogue[0].shape[1]), value=1)
         # Without the compression tokens, the dialogue stands where they would.
         start = positions[0].gather(1, columns[:, :1]) + (columns.shape[1] if view == "compressed" else 0)
         input_ids = torch.cat([inputs["input_ids"], dialogue[0]], dim=1)
@@ -229,29 +227,29 @@ class ComaForEmbedding(PreTrainedModel):
         ).last_hidden_state
         return gather_columns(hidden_states, columns), hidden_states[:, length:]
 
-    def _output(self, states: Tensor, dialogue_states: Tensor, labels: Tensor | None, num_items: Any) -> ComaOutput:
+    def _output(self, states: Tensor, hidden: Tensor, mask: Tensor, labels: Tensor | None, items: Any) -> ComaOutput:
         output = ComaOutput(embeddings=self.pool(states), compression_states=states)
         if labels is not None:
-            if (labels[:, 0] != IGNORE_INDEX).any():
-                raise ValueError("No position predicts the first token of a dialogue: its label must be -100.")
+            has_past = F.pad(mask[:, 1:].bool() & mask[:, :-1].bool(), (1, 0))
+            if ((labels != IGNORE_INDEX) & ~has_past).any():
+                raise ValueError("Nothing predicts padding, or the first token of a dialogue: label them -100.")
             is_answer = labels[:, 1:] != IGNORE_INDEX
-            output.answer_states, targets = dialogue_states[:, :-1][is_answer], labels[:, 1:][is_answer]
+            output.answer_states, targets = hidden[:, :-1][is_answer], labels[:, 1:][is_answer]
             weight = self.get_output_embeddings().weight
-            output.loss = answer_cross_entropy(output.answer_states, weight, targets, num_items)
+            output.loss = answer_cross_entropy(output.answer_states, weight, targets, items)
         return output
 
 
-def _compression_columns(
-    input_ids: torch.LongTensor, attention_mask: torch.Tensor, ids: list[int]
-) -> torch.LongTensor:
+def _compression_columns(input_ids: Tensor, attention_mask: Tensor, ids: list[int]) -> torch.LongTensor:
     """Columns of the compression tokens, of shape `(batch_size, K)`, wherever padding has put them."""
     ids = input_ids.new_tensor(ids)
     found = torch.isin(input_ids, ids) & attention_mask.bool()
-    expected = ids[(found.cumsum(dim=1) - 1).clamp(0, len(ids) - 1)]  # the n-th one found should be the n-th id
-    bad = (found.sum(dim=1) != len(ids)) | (found & (input_ids != expected)).any(dim=1)
+    tail = attention_mask.bool() & (found.cumsum(dim=1) > 0)  # nothing but the ids, in their order
+    expected = ids[(found.cumsum(dim=1) - 1).clamp(0, len(ids) - 1)]
+    bad = (found.sum(dim=1) != len(ids)) | (tail & (input_ids != expected)).any(dim=1)
     if bad.any():
         row = int(bad.nonzero()[0])
-        message = f"Row {row} must have the {len(ids)} compression tokens of the model in their order, it has"
+        message = f"Row {row} must end with the {len(ids)} compression tokens of the model, exactly these; it has"
         raise ValueError(f"{message} {int(found[row].sum())}. Make inputs, and cut texts, with its ComaProcessor.")
     return found.nonzero()[:, 1].view(-1, len(ids))
 
