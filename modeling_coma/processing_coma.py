@@ -12,7 +12,7 @@ from .inputs_coma import to_messages, to_rgb
 logger = logging.get_logger(__name__)
 
 IMAGE_TOKENS = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
-OPTIONS = {"compression_instruction", "max_length", "truncation", "padding", "padding_side", "return_tensors"}
+OPTIONS = {"compression_instruction", "max_length", "truncation", "padding_side", "return_tensors"}
 OPTIONS |= {"videos_kwargs", "audio_kwargs"}  # which sentence-transformers passes to every processor
 # An input is rendered as it is; a system message is an instruction on a line of its own.
 INPUT_TEMPLATE = (
@@ -60,9 +60,8 @@ class ComaProcessor(ProcessorMixin):
         vocabulary = tokenizer.get_vocab()
         if missing := [token for token in compression_tokens(num_compression_tokens) if token not in vocabulary]:
             raise ValueError(f"The tokenizer lacks {missing}; ComaForEmbedding.from_backbone adds them.")
-        side = image_processor.patch_size * image_processor.merge_size
-        if not side**2 <= image_processor.size["longest_edge"] >= image_processor.size["shortest_edge"]:
-            size = f"{image_processor.size['shortest_edge']} to {image_processor.size['longest_edge']} pixels"
+        side, size = image_processor.patch_size * image_processor.merge_size, image_processor.size
+        if not side**2 <= size["longest_edge"] >= size["shortest_edge"]:
             raise ValueError(f"The pixel budget, {size}, does not hold an image token, which is {side}x{side} pixels.")
 
     @classmethod
@@ -81,17 +80,22 @@ class ComaProcessor(ProcessorMixin):
 
     def process(self, inputs: list, **kwargs) -> BatchFeature:
         """Texts, pictures, dicts and chat messages, mixed at will (see `to_messages`), to tensors; see `__call__`."""
+        if not isinstance(inputs, list | tuple) or not inputs:
+            raise ValueError(f"Give a list of inputs, even if of one, not {type(inputs).__name__} {inputs!r:.80}.")
         conversations = [to_messages(item, row) for row, item in enumerate(inputs)]
         contents = ([block for message in messages for block in message["content"]] for messages in conversations)
         images = [[block["image"] for block in blocks if block["type"] == "image"] for blocks in contents]
         return self(images, self.apply_chat_template(conversations), **{"return_tensors": "pt", **kwargs})
 
     def process_dialogues(self, dialogues: list[list[dict]], add_generation_prompt: bool = False) -> BatchFeature:
-        """Tokenizes lists of messages (`role`, and a text as `content`) to unpadded rows of `input_ids`, and of
-        `assistant_masks` with 1 at the tokens of answers."""
-        options = {"add_generation_prompt": add_generation_prompt, "return_assistant_tokens_mask": True}
-        template = self.chat_template["dialogue"]
-        return self.tokenizer.apply_chat_template(dialogues, chat_template=template, return_dict=True, **options)
+        """Lists of messages to unpadded rows of `input_ids`, and of `assistant_masks` with 1 where the answers are."""
+        options = {"chat_template": self.chat_template["dialogue"], "add_generation_prompt": add_generation_prompt}
+        options |= {"return_dict": True, "return_assistant_tokens_mask": True}
+        dialogues = self.tokenizer.apply_chat_template(dialogues, **options)
+        of_inputs = {*self.tokenizer.convert_tokens_to_ids(IMAGE_TOKENS), *self.compression_token_ids}
+        if bad := [row for row, ids in enumerate(dialogues["input_ids"]) if not of_inputs.isdisjoint(ids)]:
+            raise ValueError(f"Dialogues are text: rows {bad} have image or compression tokens in them.")
+        return dialogues
 
     def process_images(self, images: list, rows: list[int], **images_kwargs) -> dict[str, np.ndarray]:
         """`pixel_values` and `image_grid_thw` of images; `rows` are their places in the batch, for error messages."""
@@ -114,12 +118,11 @@ class ComaProcessor(ProcessorMixin):
             kwargs: `compression_instruction`, whether to add the line of stage 1 (`False` by default); `max_length`,
                 at which text is cut with a warning or, if `truncation=False`, an error; `padding_side` ("left" by
                 default); `return_tensors`; `text_kwargs` and `common_kwargs` with any of them.
-        Raises `ValueError` for pictures that cannot be used, for more or fewer placeholders than pictures, and for a
-        limit that a row exceeds even without its text.
+        Raises `ValueError` for pictures that cannot be used or placed, and for rows too long even without their text.
         """
         options = {"max_length": self.max_length} | kwargs
         options |= options.pop("text_kwargs", {}) | options.pop("common_kwargs", {})
-        if unknown := {name for name, value in options.items() if value is not None} - OPTIONS:
+        if unknown := {n for n, v in options.items() if v is not None and (n, v) != ("padding", True)} - OPTIONS:
             raise TypeError(f"ComaProcessor has no options {sorted(unknown)}; it has {sorted(OPTIONS)}.")
         images = images or []
         text = [text] if isinstance(text, str) else text or ["".join(IMAGE_TOKENS)] * len(images)
@@ -177,7 +180,7 @@ def _pad(rows: list[np.ndarray], pad_token_id: int, side: str) -> dict[str, np.n
     input_ids = np.full((len(rows), max(map(len, rows))), pad_token_id)
     attention_mask = np.zeros_like(input_ids)
     for row, ids in enumerate(rows):
-        place = slice(-len(ids), None) if side == "left" else slice(len(ids))
+        place = {"left": slice(-len(ids), None), "right": slice(len(ids))}[side]
         input_ids[row, place], attention_mask[row, place] = ids, 1
     return {"input_ids": input_ids, "attention_mask": attention_mask}
 
