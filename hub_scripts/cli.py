@@ -1,0 +1,100 @@
+"""`coma`: one command for everything a person does with CoMa models.
+
+The modules of the commands are imported when their command is called, so that `coma --help` answers at once.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+
+
+__all__ = ["COMMANDS", "coma_version", "main"]
+
+# In the order of a project. Each is a module of this package with `main(argv) -> int`.
+COMMANDS = {
+    "create": "make a CoMa folder from a vision-language backbone",
+    "merge": "fold an adapter into the weights of its base",
+    "embed": "embed a folder of pictures, or a table, to a Parquet file",
+    "search": "find in such a file what is nearest to a text or a picture",
+}
+
+DESCRIPTION = "Turns vision-language models into multimodal embedding models: compression, then matching (CoMa)."
+
+EXAMPLE = """\
+from a backbone to a search:
+  coma create Qwen/Qwen2.5-VL-3B-Instruct my-coma     # or: coma create --tiny qwen2_5_vl my-coma
+  coma embed my-coma photos/ photos.parquet
+  coma search my-coma photos.parquet "a red bicycle"
+
+`coma COMMAND --help` explains a command and shows its use.
+An error is one line and exit code 1, or 2 for a wrong command line; with --debug it is a traceback."""
+
+# What bad input, missing files and missing extras raise. Anything else is a fault of ours and keeps its traceback.
+EXPECTED = (ValueError, OSError, ImportError)
+LONGEST_ERROR = 600  # characters; transformers can list every model it knows
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Runs one command.
+
+    Args:
+        argv (`list[str]`, *optional*): the command line without the name of the program.
+
+    Returns:
+        `int`: exit code; 1 for an error, 130 if interrupted.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    options = argv[: argv.index("--")] if "--" in argv else argv
+    argv = [word for word in options if word != "--debug"] + argv[len(options) :]
+    arguments = _parser().parse_args(argv)
+    # Workers that read data tokenize as well; told so beforehand, tokenizers neither warn nor start threads there.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "--debug" not in options:
+        warnings.simplefilter("ignore", FutureWarning)  # of libraries, to each other's authors
+    try:
+        return importlib.import_module(f"hub_scripts.{arguments.command.replace('-', '_')}").main(arguments.arguments)
+    except EXPECTED as error:
+        if "--debug" in options:
+            raise
+        print(f"coma {arguments.command}: error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"coma {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="coma",
+        usage="coma [--debug] COMMAND …",
+        description=f"{DESCRIPTION}\n\ncommands:\n{lines}\n\n{EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"coma {coma_version()}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def coma_version() -> str:
+    """Version of this package."""
+    try:
+        return version("coma-embedding")
+    except PackageNotFoundError:
+        return "(a checkout that is not installed)"
+
+
+def _one_line(error: BaseException) -> str:
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if len(message) <= LONGEST_ERROR else f"{message[:LONGEST_ERROR]} … (--debug shows all of it)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

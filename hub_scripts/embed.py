@@ -1,0 +1,181 @@
+"""Embeds a corpus to a Parquet file: a folder of pictures, a text file with a row per line, or a table.
+
+Tables end with .csv, .tsv, .jsonl or .parquet and have a column `text`, a column `image` (a path; in Parquet also the
+bytes of a file), or both; a row with both shows the picture first. The result has the rows in the order of the input.
+
+It is made in parts, in the folder OUT.parts. After an interruption the same command goes on where it was: parts whose
+rows and model are the same are kept. A row that cannot be embedded is an error with its number, unless it is to be
+skipped: then OUT.skipped.jsonl says which rows are not there, and why.
+
+  coma embed my-coma photos/ photos.parquet
+  coma embed my-coma products.csv products.parquet --text-column title --image-column file --image-root images/
+  coma embed my-coma crawl.jsonl crawl.parquet --on-error skip --dtype bfloat16
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hub_scripts.arguments import add_model_options, command_parser, positive
+
+
+if TYPE_CHECKING:
+    from hub_scripts.corpus import Corpus
+    from modeling_coma import ComaForEmbedding, ComaProcessor
+
+
+__all__ = ["main", "probe"]
+
+PROBE_SIZE = 64
+
+
+def main(argv: list[str]) -> int:
+    """Runs `coma embed`; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    out, parts = arguments.out, arguments.out.with_name(f"{arguments.out.name}.parts")
+    if out.exists():
+        raise ValueError(f"{out} is there already, and nothing is overwritten: remove it or give another file.")
+
+    from hub_scripts.corpus import Columns, open_corpus
+    from hub_scripts.index import join_parts
+    from hub_scripts.loading import load_model
+
+    columns = Columns(arguments.id_column, arguments.text_column, arguments.image_column)
+    corpus = open_corpus(arguments.inputs, columns, arguments.image_root)
+    if corpus.left_alone:
+        print(f"{corpus.left_alone} files of {arguments.inputs} are no pictures and are left alone")
+    model, processor = load_model(arguments.model, arguments.dtype, arguments.device)
+    parts.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    metadata = _metadata(arguments, model, processor)
+    files, embedded = _embed_parts(arguments, corpus, model, processor, parts, metadata)
+    skipped_file = out.with_name(f"{out.name}.skipped.jsonl")
+    rows, skipped = join_parts(files, out, skipped_file, metadata)
+    shutil.rmtree(parts)
+    seconds = time.perf_counter() - started
+    print(f"{rows} rows of {model.config.hidden_size} numbers in {out}")
+    print(f"{embedded} embedded now, in {seconds:.1f} s: {embedded / seconds:.1f} a second")
+    if skipped:
+        print(f"{skipped} rows skipped, listed in {skipped_file}")
+    return 0
+
+
+def probe(model: "ComaForEmbedding", processor: "ComaProcessor") -> list[float]:
+    """A few numbers by which a model is known again: the beginning of the embedding of a fixed text."""
+    import torch
+
+    with torch.no_grad():
+        embedding = model(**processor.process(["compression, then matching"]).to(model.device)).embeddings[0]
+    return [round(value, 6) for value in embedding[:PROBE_SIZE].tolist()]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser("embed", __doc__)
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="CoMa model or adapter: a folder, or a name on the Hub")
+    add("inputs", metavar="INPUTS", type=Path, help="folder of pictures, or a .txt, .csv, .tsv, .jsonl or .parquet")
+    add("out", metavar="OUT", type=Path, help="Parquet file to be made")
+    add("--text-column", metavar="NAME", help="column with texts (default: text, if there is one)")
+    add("--image-column", metavar="NAME", help="column with pictures (default: image, if there is one)")
+    add("--id-column", metavar="NAME", help="column that names rows (default: id, or else the number of the row)")
+    add("--image-root", metavar="FOLDER", type=Path, help="where paths begin (default: at the folder of the table)")
+    add("--batch-tokens", type=positive, default=16384, metavar="N", help="tokens of a batch (default: %(default)s)")
+    add("--part-rows", type=positive, default=2048, metavar="N", help="rows of a part (default: %(default)s)")
+    add("--on-error", choices=("raise", "skip"), default="raise", help="for rows that cannot be embedded")
+    workers = min(8, (os.cpu_count() or 1) // 2)
+    add("--workers", type=int, default=workers, metavar="N", help="processes that decode (default here: %(default)s)")
+    add_model_options(parser)
+    return parser
+
+
+def _metadata(arguments: argparse.Namespace, model: "ComaForEmbedding", processor: "ComaProcessor") -> dict[str, Any]:
+    import torch
+    import transformers
+
+    from hub_scripts.cli import coma_version
+
+    size = processor.image_processor.size
+    return {
+        "model": arguments.model,
+        "num_compression_tokens": model.config.num_compression_tokens,
+        "dim": model.config.hidden_size,
+        "pooling": model.config.pooling,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "pixels": [size["shortest_edge"], size["longest_edge"]],
+        "max_length": processor.max_length,
+        "versions": {"coma": coma_version(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "probe": probe(model, processor),
+    }
+
+
+def _embed_parts(
+    arguments: argparse.Namespace,
+    corpus: "Corpus",
+    model: "ComaForEmbedding",
+    processor: "ComaProcessor",
+    parts: Path,
+    metadata: dict[str, Any],
+) -> tuple[list[Path], int]:
+    """Makes the parts that are not there yet; returns all of them, and how many rows were embedded."""
+    from transformers.utils import logging
+
+    from hub_scripts.index import read_part_digest, write_part
+
+    files, embedded = [], 0
+    with logging.tqdm(total=corpus.num_rows, desc="Embedding", unit="row", smoothing=0.05) as progress:
+        for start in range(0, corpus.num_rows, arguments.part_rows):
+            rows = corpus.read(start, min(start + arguments.part_rows, corpus.num_rows))
+            digest = _digest(rows, metadata)
+            files.append(parts / f"{start:012d}.parquet")
+            if read_part_digest(files[-1]) == digest:
+                progress.total -= len(rows)
+                continue
+            write_part(files[-1], _embed_rows(arguments, rows, start, model, processor, progress), digest)
+            embedded += len(rows)
+    return files, embedded
+
+
+def _embed_rows(
+    arguments: argparse.Namespace,
+    rows: list[dict],
+    first_row: int,
+    model: "ComaForEmbedding",
+    processor: "ComaProcessor",
+    progress: Any,
+) -> Any:
+    import torch
+
+    from hub_scripts.index import index_table
+    from trainers.encoding import encode_batches
+
+    items = [{"image": row["image"], "text": row["text"]} for row in rows]
+    embeddings, errors = torch.zeros(len(rows), model.config.hidden_size), {}
+    options = {"batch_tokens": arguments.batch_tokens, "num_workers": arguments.workers, "first_row": first_row}
+    for batch in encode_batches(model, processor, items, **options):
+        if batch.failures and arguments.on_error == "raise":
+            reason = next(iter(batch.failures.values()))
+            raise ValueError(f"{reason} Mend it and go on by the same command, or add --on-error skip.")
+        embeddings[batch.rows] = batch.embeddings
+        errors |= batch.failures
+        progress.update(len(batch.rows) + len(batch.failures))
+    return index_table(first_row, rows, embeddings, errors)
+
+
+def _digest(rows: list[dict], metadata: dict[str, Any]) -> str:
+    """What a part is made of: the model, its settings, the texts, and the pictures or the state of their files."""
+    # Rounded, the probe is the same on machines that round differently.
+    settings = {**metadata, "versions": None, "probe": [round(value, 3) for value in metadata["probe"]]}
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
+    for row in rows:
+        image = row["image"]
+        if isinstance(image, str):
+            state = Path(image).stat() if Path(image).exists() else None
+            image = f"{image} {state and (state.st_size, state.st_mtime_ns)}".encode()
+        digest.update(json.dumps([row["id"], row["text"]]).encode())
+        digest.update(image or b"")
+    return digest.hexdigest()

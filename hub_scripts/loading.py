@@ -1,0 +1,91 @@
+"""Loads a CoMa model for a command: from a folder or the Hub, full weights or an adapter, with nothing missing."""
+
+from pathlib import Path
+
+import torch
+from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError
+from transformers import AutoConfig
+
+from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.lora import merge_adapter
+
+
+__all__ = ["is_adapter", "load_adapter", "load_model", "load_processor"]
+
+
+def load_model(name_or_path: str, dtype: str = "auto", device: str = "auto") -> tuple[ComaForEmbedding, ComaProcessor]:
+    """
+    Loads a model, on its device and ready to embed, and its processor.
+
+    Args:
+        name_or_path (`str`): a folder, or a name on the Hub; a folder with an adapter is loaded with its base.
+        dtype (`str`, *optional*, defaults to `"auto"`): as in `from_pretrained`.
+        device (`str`, *optional*, defaults to `"auto"`): by default the accelerator, if there is one.
+
+    Returns:
+        `tuple[ComaForEmbedding, ComaProcessor]`
+
+    Raises:
+        ValueError: if it is another kind of model, or weights are missing or of another shape.
+    """
+    if is_adapter(name_or_path):
+        adapted, base = load_adapter(name_or_path, dtype=dtype)
+        model, processor = merge_adapter(adapted), load_processor(name_or_path, base)
+    else:
+        model, processor = _load_weights(name_or_path, dtype), load_processor(name_or_path)
+    if device == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        device = found or "cpu"
+    return model.to(device).eval(), processor
+
+
+def is_adapter(name_or_path: str) -> bool:
+    """Whether a folder holds an adapter and no model."""
+    folder = Path(name_or_path)
+    return (folder / "adapter_config.json").exists() and not (folder / "config.json").exists()
+
+
+def load_adapter(folder: str, base: str | None = None, dtype: str = "auto") -> tuple[PeftModel, str]:
+    """
+    Loads an adapter on its base.
+
+    Args:
+        folder (`str`): where the adapter is.
+        base (`str`, *optional*): its base, if that is no longer where the adapter says.
+        dtype (`str`, *optional*, defaults to `"auto"`): as in `from_pretrained`.
+
+    Returns:
+        `tuple[PeftModel, str]`: the model and the name of its base.
+
+    Raises:
+        ValueError: if there is no adapter, or its base is not there.
+    """
+    if not (Path(folder) / "adapter_config.json").exists():
+        raise ValueError(f"{folder} has no adapter_config.json: it is no adapter folder.")
+    named = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    base = base or named
+    if not base or (Path(base).is_absolute() and not Path(base).exists()):
+        raise ValueError(f"The adapter {folder} names {named!r} as its base, which is not there: give --base FOLDER.")
+    return PeftModel.from_pretrained(_load_weights(base, dtype), folder).eval(), base
+
+
+def load_processor(*places: str) -> ComaProcessor:
+    """The processor from the first place that has one: that of an adapter goes before that of its base."""
+    saved = (place for place in places if (Path(place) / "processor_config.json").exists())
+    return ComaProcessor.from_pretrained(next(saved, places[-1]))
+
+
+def _load_weights(name_or_path: str, dtype: str) -> ComaForEmbedding:
+    config = AutoConfig.from_pretrained(name_or_path)
+    if config.model_type != "coma":
+        hint = f"make one of it by `coma create {name_or_path} OUT`"
+        raise ValueError(f"{name_or_path} is a {config.model_type} model and no CoMa model: {hint}.")
+    try:
+        model, report = ComaForEmbedding.from_pretrained(name_or_path, dtype=dtype, output_loading_info=True)
+    except SafetensorError as error:
+        raise ValueError(f"The weights of {name_or_path} cannot be read: {error}") from error
+    wrong = {name: sorted(report[name]) for name in ("missing_keys", "mismatched_keys", "unexpected_keys")}
+    if any(wrong.values()):
+        raise ValueError(f"The weights of {name_or_path} do not fit its configuration: {wrong}")
+    return model
