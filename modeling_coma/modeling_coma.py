@@ -27,10 +27,8 @@ class ComaOutput(ModelOutput):
 
 
 class ComaForEmbedding(PreTrainedModel):
-    r"""
-    A vision-language backbone with K compression tokens ("Compression then Matching", arXiv 2511.08480). What it
-    needs of the backbone's `model` is `visual`, `language_model`, `get_image_features` and `get_rope_index`.
-    """
+    """A vision-language backbone with K compression tokens ("Compression then Matching", arXiv 2511.08480). What it
+    needs of the backbone's `model` is `visual`, `language_model`, `get_image_features` and `get_rope_index`."""
 
     config_class = ComaConfig
     base_model_prefix = "backbone"
@@ -71,6 +69,9 @@ class ComaForEmbedding(PreTrainedModel):
 
     def get_output_embeddings(self) -> torch.nn.Module:
         return self.backbone.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: torch.nn.Module):
+        self.backbone.set_output_embeddings(new_embeddings)
 
     @can_return_tuple
     def forward(
@@ -230,10 +231,9 @@ class ComaForEmbedding(PreTrainedModel):
     def _output(self, states: Tensor, hidden: Tensor, mask: Tensor, labels: Tensor | None, items: Any) -> ComaOutput:
         output = ComaOutput(embeddings=self.pool(states), compression_states=states)
         if labels is not None:
-            has_past = F.pad(mask[:, 1:].bool() & mask[:, :-1].bool(), (1, 0))
-            if ((labels != IGNORE_INDEX) & ~has_past).any():
-                raise ValueError("Nothing predicts padding, or the first token of a dialogue: label them -100.")
             is_answer = labels[:, 1:] != IGNORE_INDEX
+            if (labels[:, 0] != IGNORE_INDEX).any() or (is_answer & ~(mask[:, 1:] & mask[:, :-1]).bool()).any():
+                raise ValueError("Nothing predicts padding, or the first token of a dialogue: label them -100.")
             output.answer_states, targets = hidden[:, :-1][is_answer], labels[:, 1:][is_answer]
             weight = self.get_output_embeddings().weight
             output.loss = answer_cross_entropy(output.answer_states, weight, targets, items)
