@@ -18,6 +18,7 @@ COMMANDS = {
     "create": "make a CoMa folder from a vision-language backbone",
     "merge": "fold an adapter into the weights of its base",
     "embed": "embed a folder of pictures, or a table, to a Parquet file",
+    "demo": "train a small model on real pictures, from nothing, and show what it finds",
     "search": "find in such a file what is nearest to a text or a picture",
 }
 
