@@ -1,0 +1,29 @@
+"""A saved CoMa model for the commands to work with, and the commands as a person calls them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hub_scripts.cli import main
+from hub_scripts.folders import save_model
+
+
+@pytest.fixture(scope="session")
+def coma_folder(make_coma: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny CoMa model with K = 4, as `coma create` leaves it. Nobody writes to it."""
+    folder = tmp_path_factory.mktemp("coma")
+    save_model(*make_coma("qwen2_5_vl", 4), folder)
+    return folder
+
+
+@pytest.fixture
+def coma_command(capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]]:
+    """`coma_command("search", folder, …)`: exit code, standard output, standard error."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        return code, *capsys.readouterr()
+
+    return run

@@ -1,0 +1,114 @@
+"""`coma` explains itself at once, and tells an error of a person's from one of its own."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import hub_scripts.create
+from hub_scripts.cli import COMMANDS, main
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+HELP_OF_ALL = """
+import contextlib, io, sys
+from hub_scripts.cli import COMMANDS, main
+for words in ([], *([name] for name in COMMANDS)):
+    text = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(text):
+        main([*words, "--help"])
+    assert f"coma {' '.join(words)}".strip() in text.getvalue(), words
+print([name for name in ("torch", "transformers", "datasets", "pyarrow", "numpy") if name in sys.modules])
+"""
+
+
+def test_help_loads_no_library() -> None:
+    done = subprocess.run([sys.executable, "-c", HELP_OF_ALL], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for name, what in COMMANDS.items():
+        assert [name, *what.split()] in lines
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_is_its_docstring_with_examples(name: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    text = capsys.readouterr().out
+    module = sys.modules[f"hub_scripts.{name.replace('-', '_')}"]
+    assert module.__doc__.strip() in text
+    assert f"\n  coma {name} " in module.__doc__
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["no-such-command"], ["create"], ["search", "--k"], ["embed", "--workers", "x"]]
+)
+def test_a_wrong_command_line_ends_with_2(words: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert "usage: coma" in capsys.readouterr().err
+
+
+def test_an_error_is_one_line_and_1(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "hub_scripts.cli",
+        "create",
+        "backbone",
+        str(tmp_path / "out"),
+        "--texts",
+        "x.txt",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("coma create: error: --texts trains") and done.stderr.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", [0, 4])
+def test_debug_shows_the_traceback(place: int) -> None:
+    words = ["create", "backbone", "out", "--texts=x.txt"]
+    words.insert(place, "--debug")
+    with pytest.raises(ValueError, match="--texts"):
+        main(words)
+
+
+def test_after_two_dashes_a_word_is_a_word() -> None:
+    """A person may look for the text `--debug`."""
+    assert main(["search", "model", "nothing.parquet", "--", "--debug"]) == 1
+
+
+def test_errors_are_shortened_and_faults_are_not_hidden(
+    coma_command: Callable, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(error: BaseException) -> Callable:
+        def run(argv: list[str]) -> int:
+            raise error
+
+        return run
+
+    monkeypatch.setattr(hub_scripts.create, "main", fail(OSError("one\n" + "two " * 1000)))
+    code, _, error = coma_command("create")
+    assert code == 1 and error.count("\n") == 1 and "one two" in error and len(error) < 800
+    monkeypatch.setattr(hub_scripts.create, "main", fail(KeyboardInterrupt()))
+    assert coma_command("create")[0] == 130
+    monkeypatch.setattr(hub_scripts.create, "main", fail(RuntimeError("a fault")))
+    with pytest.raises(RuntimeError, match="a fault"):
+        main(["create"])
+
+
+def test_version(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out.startswith("coma ")

@@ -1,0 +1,70 @@
+"""`coma create` leaves a folder that is complete, or nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, AutoProcessor
+
+from hub_scripts.create import create_model
+
+
+FILES = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "chat_template.jinja"}
+FILES |= {"modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"}
+FILES |= {f"{name}_coma.py" for name in ("configuration", "inputs", "loss", "memory", "modeling", "processing")}
+
+
+def test_settings_are_saved_and_act(
+    make_backbone: Callable, coma_command: Callable, picture: Callable, tmp_path: Path
+) -> None:
+    backbone, out = make_backbone(), tmp_path / "new" / "coma"
+    options = ["--num-compression-tokens", 5, "--pooling", "last", "--max-length", 40]
+    pixels = ["--min-pixels", 4 * 28**2, "--max-pixels", 9 * 28**2]
+    code, text, _ = coma_command("create", backbone, out, *options, *pixels)
+    assert code == 0 and "4 to 9 image tokens" in text and f'AutoModel.from_pretrained("{out}"' in text
+    assert {file.name for file in out.iterdir()} >= FILES
+
+    model, processor = AutoModel.from_pretrained(out), AutoProcessor.from_pretrained(out)
+    assert (model.config.pooling, model.config.num_compression_tokens, processor.max_length) == ("last", 5, 40)
+    for side, tokens in ((28, 4), (500, 9)):
+        batch = processor.process([picture(side, side)])
+        assert int(batch["image_grid_thw"].prod()) // 4 == tokens
+    expected, _ = create_model(str(backbone), 5, "last")
+    with torch.no_grad():
+        assert torch.equal(model(**batch).embeddings, expected(**batch).embeddings)
+
+
+@pytest.mark.parametrize("texts", [True, False])
+def test_tiny(coma_command: Callable, tmp_path: Path, texts: bool) -> None:
+    (tmp_path / "texts.txt").write_text("quokka wombat\n" * 20)
+    options = ["--texts", tmp_path / "texts.txt"] if texts else []
+    code, text, _ = coma_command("create", "--tiny", "qwen2_5_vl", tmp_path / "out", *options)
+    assert code == 0 and "qwen2_5_vl (tiny, random)" in text
+    tokenizer = AutoProcessor.from_pretrained(tmp_path / "out").tokenizer
+    learned, other = ("quokka", "grinning") if texts else ("grinning", "quokka")
+    assert len(tokenizer(learned)["input_ids"]) < 3 < len(tokenizer(other)["input_ids"])
+    assert "/tmp" not in (tmp_path / "out" / "config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--max-pixels", 783], "does not hold an image token"),
+        (["--num-compression-tokens", 257], "1 to 256, got 257"),
+        (["--max-length", 49], "max_length=49 is less than 50"),
+    ],
+)
+def test_an_error_leaves_nothing(
+    make_backbone: Callable, coma_command: Callable, tmp_path: Path, words: list, message: str
+) -> None:
+    code, _, error = coma_command("create", make_backbone(), tmp_path / "out", *words)
+    assert code == 1 and message in error
+    assert not any(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten(make_backbone: Callable, coma_command: Callable, tmp_path: Path) -> None:
+    (tmp_path / "precious").touch()
+    code, _, error = coma_command("create", make_backbone(), tmp_path)
+    assert code == 1 and "nothing is overwritten" in error
+    assert [file.name for file in tmp_path.iterdir()] == ["precious"]
