@@ -1,6 +1,7 @@
 """A page of queries and what they found, for a person to look at."""
 
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -37,10 +38,11 @@ def draw_page(path: Path, unseen: Any, other: Any, neighbours: dict[str, Any]) -
         "text_to_image": (unseen.names, unseen.images),
         "image_to_image": (unseen.images, other.images),
     }
-    figure = Figure(figsize=(15, 3 * (QUERIES + 1) * 0.95), dpi=80)
+    figure = Figure(figsize=(12, 3 * (QUERIES + 1)), dpi=80)
     for part, (task, (queries, candidates)) in zip(figure.subfigures(3, 1), columns.items(), strict=True):
         part.suptitle(TITLES[task], fontsize=14, fontweight="bold")
-        axes = part.subplots(QUERIES, 6, gridspec_kw={"wspace": 0.1, "hspace": 0.15})
+        part.subplots_adjust(left=0.02, right=0.98, top=0.93, bottom=0.01)
+        axes = part.subplots(QUERIES, 6, gridspec_kw={"wspace": 0.08, "hspace": 0.12})
         for row, query in zip(axes, shown, strict=True):
             _draw(row[0], queries[query], "black")
             for axis, candidate in zip(row[1:], neighbours[task][query].tolist(), strict=True):
@@ -56,6 +58,6 @@ def _draw(axis: Axes, content: Any, colour: str) -> None:
         spine.set_color(colour)
         spine.set_linewidth(3 if colour == RIGHT else 1)
     if isinstance(content, str):
-        axis.text(0.5, 0.5, content, ha="center", va="center", wrap=True, fontsize=10, color=colour)
+        axis.text(0.5, 0.5, fill(content, 16), ha="center", va="center", fontsize=10, color=colour)
     else:
         axis.imshow(content)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hub_scripts.card import write_model_card
 from hub_scripts.sentence_transformers_files import write_sentence_transformers_files
 from modeling_coma import ComaForEmbedding, ComaProcessor
 
@@ -37,8 +38,11 @@ def new_folder(path: Path) -> Iterator[Path]:
         folder.replace(path)
 
 
-def save_model(model: ComaForEmbedding, processor: ComaProcessor, folder: Path) -> None:
-    """Saves weights, configuration, code, tokenizer, processor and the files of sentence-transformers."""
+def save_model(
+    model: ComaForEmbedding, processor: ComaProcessor, folder: Path, training: str = "", results: str = ""
+) -> None:
+    """Saves weights, code, tokenizer, processor, the files of sentence-transformers and a model card."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     write_sentence_transformers_files(folder)
+    write_model_card(folder, model, processor, training=training, results=results)
