@@ -1,8 +1,8 @@
 # Every target makes what it needs on a fresh machine that has Python >= 3.11, pip, make and git; nothing is installed by hand.
 #
-#   make demo TORCH="torch --index-url https://download.pytorch.org/whl/cpu"   another torch: any arguments of `pip install`
-#   make test PYTHON=python3.12                                                another interpreter
-#   make test JOBS=8                                                           more test processes
+#   make demo TORCH="torch==2.9.0"         another torch: any arguments of `pip install`
+#   make test PYTHON=python3.12            another interpreter
+#   make test JOBS=8                       more test processes
 
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
