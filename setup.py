@@ -11,7 +11,7 @@ VERSION = "0.1.0.dev0"
 INSTALL_REQUIRES = [
     "torch>=2.6,<3",
     "transformers>=5.18.0,<6",
-    "pillow>=11.0.0,<15",
+    "pillow>=12.0.0,<15",
     "jinja2>=3.1.6,<4",  # chat templates
 ]
 
