@@ -168,8 +168,7 @@ class ComaContrastiveTrainer(ComaTrainer):
                 return model(**batch, mm_encoder_outputs=images or None).embeddings
 
         mini_batches = plan_mini_batches(packed.lengths, self.args.mini_batch_tokens, device=self.accelerator.device)
-        anchor = next(p for p in model.parameters() if p.requires_grad)
-        return cached_embeddings(embed, mini_batches, anchor, lambda: self.accelerator.no_sync(model))
+        return cached_embeddings(embed, mini_batches, lambda: self.accelerator.no_sync(model))
 
     def _info_nce(self, queries: torch.Tensor, documents: torch.Tensor, inputs: dict[str, Any]) -> InfoNCEOutput:
         """The share of this process: its queries against the documents of all, and maybe the other way round."""

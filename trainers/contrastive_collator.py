@@ -17,11 +17,12 @@ __all__ = ["ComaContrastiveCollator"]
 
 
 class _Input(NamedTuple):
-    """One query or document as chat messages, the pictures in it, and a 63-bit key of its content."""
+    """One query or document as chat messages, the pictures in it, and 63-bit keys, with and without instruction."""
 
     messages: list[dict]
     num_images: int
     key: int
+    content: int
 
 
 class ComaContrastiveCollator:
@@ -94,8 +95,8 @@ class ComaContrastiveCollator:
             "queries": torch.tensor([number[one.key] for one in queries]),
             "documents": torch.tensor([number[one.key] for one in documents]),
             "owners": torch.tensor(owners),
-            "query_keys": torch.tensor([one.key for one in queries]),
-            "document_keys": torch.tensor([one.key for one in documents]),
+            "query_keys": torch.tensor([one.content for one in queries]),
+            "document_keys": torch.tensor([one.content for one in documents]),
             "sources": torch.tensor([_key(source) for source in sources]),
             "groups": torch.tensor([_key(row.get("group")) for row in rows]),
             "restricted": torch.tensor([source in self.own_negatives_only for source in sources]),
@@ -113,9 +114,11 @@ def _as_input(item: Any, where: str, instruction: str | None = None) -> _Input:
     content = [{"type": "image", "image": image} for image in images]
     content += [{"type": "text", "text": text}] if text else []
     messages = [{"role": "user", "content": content}]
-    if instruction:
-        messages.insert(0, {"role": "system", "content": instruction})
-    return _Input(messages, len(images), _key("\0".join([instruction or "", *map(image_key, images), text or ""])))
+    key = "\0".join([*map(image_key, images), text or ""])
+    if not instruction:
+        return _Input(messages, len(images), _key(key), _key(key))
+    messages.insert(0, {"role": "system", "content": instruction})
+    return _Input(messages, len(images), _key(f"{instruction}\0\0{key}"), _key(key))
 
 
 def _key(content: str | None) -> int:

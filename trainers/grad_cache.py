@@ -33,7 +33,7 @@ def plan_mini_batches(
     Cuts inputs into mini-batches of similar length within a budget of tokens, padding counted.
 
     Every process gets as many mini-batches as the one that needs most, because engines that gather parameters (FSDP,
-    ZeRO-3) wait for each other in every forward.
+    ZeRO-3) or buffers (DDP) wait for each other in every forward. Some may be empty where inputs are few.
 
     Args:
         lengths (`torch.LongTensor` of shape `(num_inputs,)`):
@@ -50,7 +50,7 @@ def plan_mini_batches(
         that is too large fails at once.
 
     Raises:
-        ValueError: if one input alone exceeds the budget, or a process has fewer inputs than others mini-batches.
+        ValueError: if one input alone exceeds the budget.
     """
     if int(lengths.max()) > max_tokens:
         number = int(lengths.argmax())
@@ -67,8 +67,6 @@ def plan_mini_batches(
     needed = torch.tensor(len(sizes), device=device)
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(needed, op=dist.ReduceOp.MAX)
-    if len(order) < needed:
-        raise ValueError(f"Another process needs {int(needed)} mini-batches, this one has {len(order)} inputs only.")
     while len(sizes) < needed:
         largest = sizes.index(max(sizes))
         sizes[largest : largest + 1] = [sizes[largest] // 2, sizes[largest] - sizes[largest] // 2]
@@ -78,7 +76,6 @@ def plan_mini_batches(
 def cached_embeddings(
     embed: Embed,
     mini_batches: Sequence[torch.LongTensor],
-    anchor: torch.Tensor,
     no_sync: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
 ) -> torch.Tensor:
     r"""
@@ -88,9 +85,8 @@ def cached_embeddings(
         embed (`Callable`):
             Numbers of inputs `(n,)` -> embeddings `(n, hidden_size)`. Called with and without gradients.
         mini_batches (`Sequence[torch.LongTensor]`):
-            A partition of the numbers of all inputs.
-        anchor (`torch.Tensor`):
-            Any tensor that requires a gradient, to connect the embeddings to the graph; it receives none.
+            A partition of the numbers of all inputs, on the device of the model. For an empty part the first input is
+            embedded in vain.
         no_sync (`Callable`, *optional*):
             Context in which gradients are not reduced across processes, for all mini-batches but the last.
 
@@ -99,6 +95,8 @@ def cached_embeddings(
     """
     if len(mini_batches) == 1:
         return embed(mini_batches[0])[mini_batches[0].argsort()].float()
+    # Connects the embeddings to the graph. A parameter would do, but DDP would see it used twice.
+    anchor = torch.zeros((), device=mini_batches[0].device, requires_grad=True)
     return _Cached.apply(anchor, embed, mini_batches, no_sync)
 
 
@@ -114,7 +112,7 @@ class _Cached(torch.autograd.Function):
         ctx.embed, ctx.mini_batches, ctx.no_sync, ctx.states, parts = embed, mini_batches, no_sync, [], []
         for rows in mini_batches:  # autograd is off in here
             ctx.states.append((torch.get_rng_state(), *get_device_states(anchor)))
-            parts.append(embed(rows).float())
+            parts.append(_embed_any(embed, rows))
         return torch.cat(parts)[torch.cat(list(mini_batches)).argsort()]
 
     @staticmethod
@@ -122,9 +120,13 @@ class _Cached(torch.autograd.Function):
         for number, (rows, states) in enumerate(zip(ctx.mini_batches, ctx.states, strict=True)):
             last = number == len(ctx.mini_batches) - 1
             with contextlib.nullcontext() if last else ctx.no_sync(), torch.enable_grad(), _replayed(states):
-                embeddings = ctx.embed(rows).float()
-                embeddings.backward(gradient[rows])
+                _embed_any(ctx.embed, rows).backward(gradient[rows])
         return None, None, None, None
+
+
+def _embed_any(embed: Embed, rows: torch.LongTensor) -> torch.Tensor:
+    """Embeddings in fp32; also of no rows, connected to every parameter that any row would use."""
+    return embed(rows if len(rows) else rows.new_zeros(1))[: len(rows)].float()
 
 
 @contextlib.contextmanager
