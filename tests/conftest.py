@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hub_scripts.tiny_backbone import MODEL_TYPES, create_tiny_backbone
+from hub_scripts.tiny_backbone import MODEL_TYPES, BackboneSizes, create_tiny_backbone
 from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
@@ -24,6 +24,8 @@ TEXTS = [
     "Summarize above image and text in a few words. user assistant system",
 ] * 4
 
+# What Qwen3-VL adds after its first layer needs two more layers to reach the memory of the compression tokens.
+SIZES = BackboneSizes(num_hidden_layers=3)
 Coma = tuple[ComaForEmbedding, ComaProcessor]
 
 
@@ -33,8 +35,8 @@ def make_backbone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
 
     @functools.cache
     def make(model_type: str = "qwen2_5_vl", **options) -> Path:
-        folder = tmp_path_factory.mktemp(model_type)
-        return create_tiny_backbone(folder, texts=TEXTS, model_type=model_type, vocab_size=400, **options)
+        options = {"texts": TEXTS, "vocab_size": 400, "sizes": SIZES, **options}
+        return create_tiny_backbone(tmp_path_factory.mktemp(model_type), model_type=model_type, **options)
 
     return make
 

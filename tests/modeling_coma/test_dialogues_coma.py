@@ -1,0 +1,378 @@
+"""Stage 1: a dialogue sees the compression tokens and its own past, nothing else, whichever path computes it.
+
+The oracle is written with loops, a row at a time: one sequence, one dense mask, positions counted by hand, and the
+stock backbone run on them.
+"""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modeling_coma import loss_coma
+
+
+K = 4
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+@pytest.fixture
+def batch(coma, mixed_inputs, mixed_dialogues, pad):
+    """`batch(side)`: a ragged batch of all kinds of rows with their dialogues, padded on that side."""
+    _, processor = coma
+
+    def make(side: str = "left", dialogue_side: str = "right") -> dict[str, torch.Tensor]:
+        inputs = processor.process(mixed_inputs, padding_side=side, compression_instruction=True)
+        return {**inputs, **pad(processor.process_dialogues(mixed_dialogues), dialogue_side)}
+
+    return make
+
+
+def run(model, batch: dict, checkpointing: bool):
+    """The two passes, or with gradient checkpointing the one behind a mask."""
+    model.train()
+    (model.gradient_checkpointing_enable if checkpointing else model.gradient_checkpointing_disable)()
+    return model(**batch)
+
+
+def rows_of(batch: dict) -> list[dict[str, torch.Tensor]]:
+    """The rows of a padded batch, each without its padding."""
+    rows, patches = [], 0
+    grids = iter(batch["image_grid_thw"])
+    merged = {"input_ids": "attention_mask", "dialogue_input_ids": "dialogue_attention_mask"}
+    for index in range(len(batch["input_ids"])):
+        row = {name: batch[name][index][batch[mask][index] == 1] for name, mask in merged.items()}
+        row["labels"] = batch["labels"][index][batch["dialogue_attention_mask"][index] == 1]
+        starts = batch["starts"][index]
+        row["grids"] = [next(grids) for _ in range(starts)]
+        count = sum(int(grid.prod()) for grid in row["grids"])
+        row["pixels"] = batch["pixel_values"][patches : patches + count]
+        patches += count
+        rows.append(row)
+    return rows
+
+
+def count_positions(ids: list[int], grids: list, image_token: int) -> torch.Tensor:
+    """Text steps all three axes; an image is a grid of merged patches that begins where the text has come to."""
+    positions, place, index, grids = [], 0, 0, iter(grids)
+    while index < len(ids):
+        if ids[index] != image_token:
+            positions.append((place, place, place))
+            place, index = place + 1, index + 1
+            continue
+        frames, height, width = (int(side) for side in next(grids))
+        for y in range(height // 2):
+            for x in range(width // 2):
+                positions.append((place, place + y, place + x))
+        assert frames == 1
+        index += height // 2 * (width // 2)
+        place += max(height, width) // 2
+    return torch.tensor(positions).T[:, None]  # (3, 1, length)
+
+
+def oracle(model, row: dict) -> torch.Tensor:
+    """Logits of the dialogue of one row, from the stock backbone under a dense mask."""
+    ids = row["input_ids"].tolist() + row["dialogue_input_ids"].tolist()
+    length, total = len(row["input_ids"]), len(ids)
+    mask = torch.full((1, 1, total, total), torch.finfo(torch.float32).min)
+    for query in range(total):
+        for key in range(query + 1):
+            if query < length or key >= length - K:
+                mask[0, 0, query, key] = 0.0
+    images = {"pixel_values": row["pixels"], "image_grid_thw": torch.stack(row["grids"])} if row["grids"] else {}
+    positions = count_positions(ids, row["grids"], model.config.backbone_config.image_token_id)
+    inputs = {"input_ids": torch.tensor([ids]), "attention_mask": mask, "position_ids": positions, **images}
+    return model.backbone(**inputs).logits[0, length:]
+
+
+def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, int]:
+    places = [place for place, label in enumerate(labels.tolist()) if label != -100]
+    losses = [F.cross_entropy(logits[place - 1], labels[place]) for place in places]
+    return sum(losses), len(losses)
+
+
+def with_starts(model, batch: dict) -> dict:
+    """Adds the number of images of each row."""
+    starts = (batch["input_ids"] == model.config.backbone_config.vision_start_token_id).sum(dim=1)
+    return {**batch, "starts": starts.tolist()}
+
+
+def gradients(model, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def assert_same_gradients(found: dict, expected: dict) -> None:
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert gradient.abs().max() > 0, f"{name} has no gradient at all"
+        scale = gradient.abs().max().item()
+        torch.testing.assert_close(found[name], gradient, atol=2e-5 * max(scale, 1.0), rtol=1e-4, msg=name)
+
+
+def test_both_passes_are_the_dense_mask_in_loss_and_every_gradient(coma, batch):
+    model, _ = coma
+    rows = rows_of(with_starts(model, batch()))
+    sums, counts = zip(*(summed_loss(oracle(model, row), row["labels"]) for row in rows), strict=True)
+    expected = sum(sums) / sum(counts)
+    reference = gradients(model, expected)
+    for side in ("left", "right"):
+        for checkpointing in (False, True):
+            output = run(model, batch(side), checkpointing)
+            torch.testing.assert_close(output.loss, expected, **CLOSE)
+            assert_same_gradients(gradients(model, output.loss), reference)
+
+
+def test_dialogues_padded_on_the_left_are_the_same(coma, batch):
+    model, _ = coma
+    for checkpointing in (False, True):
+        expected = run(model, batch(), checkpointing)
+        other = run(model, batch("right", "left"), checkpointing)
+        torch.testing.assert_close(other.loss, expected.loss, **CLOSE)
+        torch.testing.assert_close(other.answer_states, expected.answer_states, **CLOSE)
+
+
+def test_checkpointing_takes_the_single_pass_and_only_in_training(coma, batch, monkeypatch):
+    model, _ = coma
+    passes = []
+    original = type(model)._masked_pass
+    monkeypatch.setattr(type(model), "_masked_pass", lambda self, *args: passes.append(1) or original(self, *args))
+    run(model, batch(), checkpointing=False)
+    assert not passes
+    run(model, batch(), checkpointing=True)
+    assert passes == [1]
+    model.eval()(**batch())
+    assert passes == [1]
+
+
+@pytest.mark.parametrize("count", [1, 32, 256])
+def test_two_passes_are_one_for_any_number_of_tokens(make_coma, mixed_inputs, mixed_dialogues, pad, count):
+    model, processor = make_coma("qwen3_vl", count)
+    dialogues = pad(processor.process_dialogues(mixed_dialogues))
+    both = [run(model, {**processor.process(mixed_inputs), **dialogues}, flag) for flag in (False, True)]
+    torch.testing.assert_close(both[0].loss, both[1].loss, **CLOSE)
+    torch.testing.assert_close(both[0].answer_states, both[1].answer_states, **CLOSE)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_eager_attention_is_the_same(make_coma, batch, coma, checkpointing):
+    model, _ = coma
+    losses = []
+    for name in ("sdpa", "eager"):
+        model.set_attn_implementation(name)
+        losses.append(run(model, batch(), checkpointing).loss)
+    torch.testing.assert_close(*losses, **CLOSE)
+
+
+def test_the_full_view_is_the_stock_backbone_without_the_tokens(coma, batch):
+    """It counts its own positions and makes its own mask."""
+    model, _ = coma
+    inputs = batch()
+    rows, states = rows_of(with_starts(model, inputs)), []
+    for row in rows:
+        ids = torch.cat([row["input_ids"][:-K], row["dialogue_input_ids"]])[None]
+        images = {"pixel_values": row["pixels"], "image_grid_thw": torch.stack(row["grids"])} if row["grids"] else {}
+        is_image = (ids == model.config.backbone_config.image_token_id).int()
+        with torch.no_grad():
+            logits = model.backbone(input_ids=ids, mm_token_type_ids=is_image, **images).logits
+        states.append(logits[0, -len(row["labels"]) - 1 : -1][row["labels"] != -100])
+    expected = F.cross_entropy(torch.cat(states), torch.cat([row["labels"][row["labels"] != -100] for row in rows]))
+    for side in ("left", "right"):
+        output = model(**batch(side), dialogue_view="full")
+        torch.testing.assert_close(model.get_output_embeddings()(output.answer_states), torch.cat(states), **CLOSE)
+        torch.testing.assert_close(output.loss, expected, **CLOSE)
+        torch.testing.assert_close(output.embeddings, model(**batch(side)).embeddings, **CLOSE)
+    assert abs(model(**inputs).loss - expected) > 1e-3  # and the compressed view is another
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_dialogue_does_not_change_the_embedding(coma, batch, checkpointing):
+    model, _ = coma
+    inputs = batch()
+    output = run(model, inputs, checkpointing)
+    encoder = {name: value for name, value in inputs.items() if name not in ("labels",) and "dialogue" not in name}
+    expected = model.eval()(**encoder)
+    torch.testing.assert_close(output.embeddings, expected.embeddings, **CLOSE)
+    torch.testing.assert_close(output.compression_states, expected.compression_states, **CLOSE)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"dialogue_view": "full"}, {"checkpointing": True}], ids=str)
+def test_answers_do_not_see_what_is_said_later(coma, pad, kwargs):
+    model, processor = coma
+    if kwargs.pop("checkpointing", False):
+        model.train().gradient_checkpointing_enable()
+    first = [{"role": "user", "content": "what is this?"}, {"role": "assistant", "content": "an apple"}]
+    states = []
+    for question, answer in (("red?", "no"), ("is it a tree?", "yes, below a sky"), (None, None)):
+        later = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        rows = processor.process_dialogues([first + later * (question is not None)])
+        states.append(model(**processor.process(["it"]), **pad(rows), **kwargs).answer_states)
+    count = len(states[-1])
+    assert count > 2
+    for other in states[:-1]:
+        torch.testing.assert_close(other[:count], states[-1], **CLOSE)
+    assert (states[0][count] - states[1][count]).abs().max() > 1e-2  # they differ as soon as they may
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_image_reaches_an_answer_through_the_compression_tokens_only(coma, picture, pad, checkpointing):
+    """The gradient from the answers to the image vanishes where the compression tokens' own look at it is cut.
+
+    It is cut by detaching the states of the compression tokens after every layer: a dialogue that reads any other
+    column of the input would still feel the image.
+    """
+    model, processor = coma
+    inputs = {
+        **processor.process([{"image": picture(84, 56, 1), "text": "it"}]),
+        **pad(
+            processor.process_dialogues([[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]])
+        ),
+    }
+    features = model.encode_images(inputs.pop("pixel_values"), inputs["image_grid_thw"])
+    features["image"].pooler_output = [part.detach() for part in features["image"].pooler_output]
+    leaf = features["image"].pooler_output[0].requires_grad_()
+    (reached,) = torch.autograd.grad(run(model, {**inputs, "mm_encoder_outputs": features}, checkpointing).loss, leaf)
+    assert reached.abs().max() > 1e-4
+
+    length = inputs["input_ids"].shape[1]
+
+    def cut(module, args, states):
+        if states.shape[1] < length:  # the pass over the dialogue
+            return states
+        return torch.cat([states[:, : length - K], states[:, length - K : length].detach(), states[:, length:]], dim=1)
+
+    for layer in model.backbone.model.language_model.layers:
+        layer.register_forward_hook(cut)
+    loss = run(model, {**inputs, "mm_encoder_outputs": features}, checkpointing).loss
+    (left,) = torch.autograd.grad(loss, leaf, allow_unused=True)
+    assert left is None or left.abs().max() == 0
+
+
+def test_chunks_and_items_reach_the_loss_of_the_model(coma, batch, monkeypatch):
+    model, _ = coma
+    inputs = batch()
+    expected, count = model(**inputs).loss, int((inputs["labels"] != -100).sum())
+    reference = gradients(model, expected)
+    for checkpointing in (False, True):
+        output = run(model, {**inputs, "num_items_in_batch": torch.tensor(2 * count)}, checkpointing)
+        torch.testing.assert_close(output.loss, expected / 2, **CLOSE)
+    monkeypatch.setattr(loss_coma, "CHUNK", 7)
+    assert count > 3 * 7
+    model.gradient_checkpointing_disable()
+    loss = model(**inputs).loss
+    torch.testing.assert_close(loss, expected, **CLOSE)
+    assert_same_gradients(gradients(model, loss), reference)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_rows_can_be_split_over_steps(coma, mixed_inputs, mixed_dialogues, pad, checkpointing):
+    """Accumulation: two halves, each divided by the labels of both, are the whole."""
+    model, processor = coma
+    halves = []
+    for part in (slice(0, 3), slice(3, None)):
+        dialogues = pad(processor.process_dialogues(mixed_dialogues[part]))
+        halves.append({**processor.process(mixed_inputs[part]), **dialogues})
+    items = sum(int((half["labels"] != -100).sum()) for half in halves)
+    whole = {**processor.process(mixed_inputs), **pad(processor.process_dialogues(mixed_dialogues))}
+    losses = [run(model, {**half, "num_items_in_batch": items}, checkpointing).loss for half in halves]
+    torch.testing.assert_close(sum(losses), run(model, whole, checkpointing).loss, **CLOSE)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_no_answers_give_zero_with_a_gradient(coma, batch, checkpointing):
+    model, _ = coma
+    output = run(model, {**batch(), "labels": torch.full_like(batch()["labels"], -100)}, checkpointing)
+    assert output.loss.item() == 0.0 and len(output.answer_states) == 0
+    output.loss.backward()
+    assert model.get_output_embeddings().weight.grad.eq(0).all()
+
+
+def test_answer_states_are_row_major_and_predict_the_labels(coma, batch):
+    model, _ = coma
+    inputs = batch()
+    output = model(**inputs)
+    targets = inputs["labels"][inputs["labels"] != -100]
+    logits = model.get_output_embeddings()(output.answer_states)
+    assert len(logits) == len(targets)
+    torch.testing.assert_close(F.cross_entropy(logits, targets), output.loss, **CLOSE)
+    assert 0.3 * math.log(logits.shape[1]) < output.loss < 3 * math.log(logits.shape[1])
+
+
+def test_labels_that_nothing_predicts_are_refused(coma, batch):
+    model, _ = coma
+    for side in ("right", "left"):
+        inputs = batch("left", side)
+        mask = inputs["dialogue_attention_mask"]
+        first = int(mask[1].argmax())
+        last_of_row = 0 if side == "left" else -1
+        for row, place in ((1, first), (0, last_of_row)):  # the first token; padding
+            assert (row, place) == (1, first) or mask[row, place] == 0
+            labels = inputs["labels"].clone()
+            labels[row, place] = 5
+            for checkpointing in (False, True):
+                with pytest.raises(ValueError, match="Nothing predicts padding, or the first token of a dialogue"):
+                    run(model, {**inputs, "labels": labels}, checkpointing)
+
+
+def test_a_dialogue_without_a_mask_is_all_there(coma, batch):
+    model, _ = coma
+    row = {name: value[1:2] for name, value in batch().items() if name.endswith(("_ids", "_mask", "labels"))}
+    row |= {
+        name: batch()[name][: 4 * 6 if name == "pixel_values" else 1] for name in ("pixel_values", "image_grid_thw")
+    }
+    assert row["dialogue_attention_mask"].all()
+    expected = model(**row).loss
+    row.pop("dialogue_attention_mask")
+    assert torch.equal(model(**row).loss, expected)
+
+
+def test_what_makes_no_sense_is_refused(coma, batch):
+    model, _ = coma
+    inputs = batch()
+    with pytest.raises(ValueError, match="dialogue_view='none' does not exist; choose 'compressed' or 'full'"):
+        model(**inputs, dialogue_view="none")
+    with pytest.raises(ValueError, match="`labels` belong to a dialogue"):
+        model(input_ids=inputs["input_ids"], labels=inputs["labels"])
+
+
+def test_without_labels_there_is_no_loss(coma, batch):
+    model, _ = coma
+    inputs = batch()
+    expected = model(**inputs)
+    inputs.pop("labels")
+    output = model(**inputs)
+    assert output.loss is None and output.answer_states is None
+    torch.testing.assert_close(output.embeddings, expected.embeddings, **CLOSE)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_features_computed_before_give_the_same_loss_and_gradients(coma, batch, frozen):
+    model, _ = coma
+    model.backbone.model.visual.requires_grad_(not frozen)
+    inputs = batch()
+    results = []
+    for before in (False, True):
+        model.zero_grad()
+        given = dict(inputs)
+        if before:
+            features = model.encode_images(given.pop("pixel_values"), given["image_grid_thw"])
+            given["mm_encoder_outputs"] = features
+        loss = model(**given).loss
+        loss.backward()
+        grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        results.append((loss, grads))
+    assert torch.equal(results[0][0], results[1][0])
+    assert_same_gradients(results[1][1], results[0][1])
+    assert any("visual" in name for name in results[0][1]) is not frozen
+
+
+def test_half_precision_paths_agree(coma, batch):
+    model, _ = coma
+    expected = model(**batch()).loss
+    model.to(torch.bfloat16)
+    for checkpointing in (False, True):
+        loss = run(model, batch(), checkpointing).loss
+        assert loss.dtype == torch.float32
+        assert abs(loss - expected) < 0.05

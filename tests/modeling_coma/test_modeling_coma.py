@@ -1,0 +1,340 @@
+"""An embedding depends on its row alone; every backbone, every kind of input, any number of tokens."""
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+from modeling_coma import ComaConfig, ComaForEmbedding
+from modeling_coma.processing_coma import compression_tokens
+
+
+CLOSE = {"atol": 1e-5, "rtol": 0.0}
+
+
+@torch.no_grad()
+def embed(model, processor, inputs, **options) -> torch.Tensor:
+    return model(**processor.process(inputs, **options)).embeddings
+
+
+def assert_distinct(embeddings: torch.Tensor) -> None:
+    """Rows that are all alike would pass every comparison here."""
+    assert torch.pdist(embeddings).min() > 1e-2
+
+
+def test_neither_batch_nor_padding_nor_order_changes_an_embedding(coma, mixed_inputs):
+    model, processor = coma
+    batch = embed(model, processor, mixed_inputs)
+    assert batch.shape == (len(mixed_inputs), model.config.hidden_size)
+    assert batch.dtype == torch.float32
+    assert_distinct(batch)
+    torch.testing.assert_close(batch.norm(dim=1), torch.ones(len(batch)))
+    single = torch.cat([embed(model, processor, [item]) for item in mixed_inputs])
+    torch.testing.assert_close(batch, single, **CLOSE)
+    torch.testing.assert_close(batch, embed(model, processor, mixed_inputs, padding_side="right"), **CLOSE)
+    order = [3, 6, 0, 5, 1, 4, 2]
+    torch.testing.assert_close(batch[order], embed(model, processor, [mixed_inputs[i] for i in order]), **CLOSE)
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_what_stands_at_padding_is_never_seen(coma, mixed_inputs, padding_side):
+    model, processor = coma
+    batch = processor.process(mixed_inputs, padding_side=padding_side)
+    expected = model(**batch).embeddings
+    batch["input_ids"] = torch.where(batch["attention_mask"] == 0, 11, batch["input_ids"])
+    torch.testing.assert_close(model(**batch).embeddings, expected, **CLOSE)
+
+
+def test_a_mask_may_be_left_out_where_nothing_is_padded(coma, mixed_inputs):
+    model, processor = coma
+    batch = processor.process(mixed_inputs[5:6])
+    expected = model(**batch).embeddings
+    assert torch.equal(model(**{**batch, "attention_mask": None}).embeddings, expected)
+
+
+def test_the_oracle_is_the_stock_backbone(coma, mixed_inputs):
+    """The backbone, which counts its own positions, and a mean over the last columns of each row."""
+    model, processor = coma
+    backbone, ids = model.backbone, torch.tensor(model.config.compression_token_ids)
+    for item in mixed_inputs:
+        batch = processor.process([item])
+        assert torch.equal(batch["input_ids"][0, -4:], ids)
+        is_image = (batch["input_ids"] == model.config.backbone_config.image_token_id).int()
+        with torch.no_grad():
+            states = backbone(**batch, mm_token_type_ids=is_image, output_hidden_states=True).hidden_states[-1]
+        expected = torch.nn.functional.normalize(states[:, -4:].mean(dim=1), dim=-1)
+        torch.testing.assert_close(embed(model, processor, [item]), expected, **CLOSE)
+
+
+def test_every_part_of_an_input_counts(coma, picture):
+    model, processor = coma
+    a, b = picture(84, 56, 1), picture(84, 56, 2)
+    variants = [{"image": [a, b], "text": "red"}, {"image": [b, a], "text": "red"}, {"image": [a, a], "text": "red"}]
+    variants += [{"text": "red", "image": [a, b]}, {"image": [a, b], "text": "blue"}, {"image": a, "text": "red"}]
+    assert_distinct(embed(model, processor, variants))
+
+
+@pytest.mark.parametrize("count", [1, 32, 256])
+def test_any_number_of_tokens(make_coma, mixed_inputs, count):
+    model, processor = make_coma(num_compression_tokens=count)
+    assert model.config.num_compression_tokens == processor.num_compression_tokens == count
+    batch = processor.process(mixed_inputs)
+    output = model(**batch)
+    assert output.compression_states.shape == (len(mixed_inputs), count, model.config.hidden_size)
+    is_compression = torch.isin(batch["input_ids"], torch.tensor(model.config.compression_token_ids))
+    assert is_compression[:, -count:].all() and is_compression.sum() == count * len(mixed_inputs)
+    single = torch.cat([embed(model, processor, [item]) for item in mixed_inputs])
+    torch.testing.assert_close(output.embeddings, single, **CLOSE)
+    assert_distinct(single)
+
+
+@pytest.mark.parametrize("count", [0, -1, 257])
+def test_other_numbers_of_tokens_are_refused(make_backbone, count):
+    with pytest.raises(ValueError, match=f"1 to 256, got {count}"):
+        ComaForEmbedding.from_backbone(make_backbone(), num_compression_tokens=count)
+
+
+@pytest.mark.parametrize("spare_rows", [0, 2, 4])
+@pytest.mark.parametrize("tied", [True, False])
+def test_tokens_take_spare_rows_and_the_vocabulary_grows_only_where_there_are_none(make_backbone, spare_rows, tied):
+    folder = make_backbone(spare_rows=spare_rows, tie_word_embeddings=tied)
+    stock = AutoModelForImageTextToText.from_pretrained(folder).get_input_embeddings().weight
+    used = len(AutoTokenizer.from_pretrained(folder))
+    model, processor = ComaForEmbedding.from_backbone(folder, num_compression_tokens=4)
+    weight, ids = model.get_input_embeddings().weight, model.config.compression_token_ids
+    assert ids == processor.compression_token_ids == list(range(used, used + 4))
+    assert len(weight) == len(model.get_output_embeddings().weight) == model.config.get_text_config().vocab_size
+    assert len(weight) == used + 4
+    assert torch.equal(weight[:used], stock[:used])
+    assert (model.get_output_embeddings().weight is weight) is tied
+    assert torch.allclose(weight[ids].mean(), stock.mean(), atol=0.05)
+    assert torch.allclose(weight[ids].std(), stock[:used].std(), rtol=0.2)
+    assert embed(model, processor, ["a red apple"]).isfinite().all()
+
+
+def test_rows_are_drawn_the_same_each_time_and_leave_the_random_state_alone(make_backbone):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    models = [ComaForEmbedding.from_backbone(make_backbone(), 4)[0] for _ in range(2)]
+    assert torch.equal(torch.rand(2), expected)
+    a, b = (model.get_input_embeddings().weight[model.config.compression_token_ids] for model in models)
+    assert torch.equal(a, b)
+    assert torch.pdist(a).min() > 0.1
+
+
+def test_pooling_and_normalisation_come_from_the_config(coma, mixed_inputs):
+    model, processor = coma
+    states = model(**processor.process(mixed_inputs)).compression_states
+    for pooling, pooled in (("mean", states.mean(dim=1)), ("last", states[:, -1])):
+        model.config.pooling, model.config.normalize = pooling, False
+        torch.testing.assert_close(embed(model, processor, mixed_inputs), pooled.detach(), **CLOSE)
+        model.config.normalize = True
+        expected = pooled / pooled.norm(dim=1, keepdim=True)
+        torch.testing.assert_close(embed(model, processor, mixed_inputs), expected.detach(), **CLOSE)
+
+
+def implementations(model) -> set[str]:
+    parts = (model, model.backbone, model.backbone.model.visual, model.backbone.model.language_model)
+    layers = (model.backbone.model.visual.blocks[0].attn, model.backbone.model.language_model.layers[0].self_attn)
+    return {part.config._attn_implementation for part in (*parts, *layers)}
+
+
+def test_attention_implementations_agree(make_backbone, model_type, mixed_inputs):
+    results = []
+    for name in ("sdpa", "eager"):
+        model, processor = ComaForEmbedding.from_backbone(make_backbone(model_type), 4, attn_implementation=name)
+        assert implementations(model) == {name}
+        results.append(embed(model, processor, mixed_inputs))
+    torch.testing.assert_close(*results, **CLOSE)
+    model.set_attn_implementation("sdpa")
+    assert implementations(model) == {"sdpa"}
+    torch.testing.assert_close(embed(model, processor, mixed_inputs), results[0], **CLOSE)
+
+
+def test_attention_can_differ_between_towers(make_backbone):
+    by_tower = {"text_config": "eager", "vision_config": "sdpa"}
+    model, _ = ComaForEmbedding.from_backbone(make_backbone(), 4, attn_implementation=by_tower)
+    assert model.backbone.model.language_model.config._attn_implementation == "eager"
+    assert model.backbone.model.visual.config._attn_implementation == "sdpa"
+
+
+def test_the_models_config_is_the_backbones_config(coma):
+    model, _ = coma
+    assert model.config.backbone_config is model.backbone.config
+    assert model.config.get_text_config() is model.backbone.model.language_model.config
+
+
+def test_dtype_and_device_map_pass_through(make_backbone, mixed_inputs, model_type):
+    reference, processor = ComaForEmbedding.from_backbone(make_backbone(model_type), 4)
+    kwargs = {"dtype": torch.bfloat16, "device_map": "cpu"}
+    model, _ = ComaForEmbedding.from_backbone(make_backbone(model_type), 4, **kwargs)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16} == {model.dtype}
+    half, full = embed(model, processor, mixed_inputs), embed(reference, processor, mixed_inputs)
+    assert half.dtype == torch.bfloat16
+    assert (half.float() * full).sum(dim=1).min() > 0.99
+
+
+def test_the_layers_that_a_device_map_must_not_split_are_known(coma):
+    model, _ = coma
+    names = {type(module).__name__ for module in model.modules()}
+    assert {name for name in names if name.endswith(("DecoderLayer", "VisionBlock"))} <= set(model._no_split_modules)
+
+
+def test_frameworks_find_the_embeddings_and_can_resize_them(coma, mixed_inputs, tmp_path):
+    model, processor = coma
+    expected, rows = embed(model, processor, mixed_inputs), model.get_input_embeddings().num_embeddings
+    assert model.get_input_embeddings() is model.backbone.get_input_embeddings()
+    assert model.get_output_embeddings() is model.backbone.get_output_embeddings()
+    model.resize_token_embeddings(rows + 8)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert len(model.get_input_embeddings().weight) == model.config.get_text_config().vocab_size == rows + 8
+    torch.testing.assert_close(embed(model, processor, mixed_inputs), expected, **CLOSE)
+    model.save_pretrained(tmp_path)
+    loaded = ComaForEmbedding.from_pretrained(tmp_path)
+    assert torch.equal(embed(loaded, processor, mixed_inputs), embed(model, processor, mixed_inputs))
+
+
+def test_a_row_needs_exactly_its_tokens_at_its_end(coma, mixed_inputs):
+    model, processor = coma
+    batch = processor.process(mixed_inputs[:3])
+    ids, mask = batch["input_ids"].clone(), batch["attention_mask"].clone()
+    message = r"Row 1 must end with the 4 compression tokens of the model.* it has {}\. .* ComaProcessor"
+
+    def refuse(count: int) -> None:
+        with pytest.raises(ValueError, match=message.format(count)):
+            model(**{**batch, "input_ids": ids, "attention_mask": mask})
+        ids.copy_(batch["input_ids"]), mask.copy_(batch["attention_mask"])
+
+    ids[1, -1] = 5  # one is missing
+    refuse(3)
+    ids[1, -5] = ids[1, -1]  # one too many
+    refuse(5)
+    ids[1, -4:] = ids[1, -4:].flip(0)  # the order is another
+    refuse(4)
+    ids[1] = ids[1].roll(-1)  # they are not the end
+    refuse(4)
+    mask[1, -2] = 0  # one is hidden
+    refuse(3)
+    assert model(**batch).embeddings.isfinite().all()
+
+
+@pytest.mark.parametrize(("of_model", "of_processor"), [(4, 2), (4, 8), (1, 2), (2, 1)])
+def test_a_processor_of_another_k_is_refused(make_coma, of_model, of_processor):
+    """The first four of eight tokens must not pass for the four of the model."""
+    model, _ = make_coma(num_compression_tokens=of_model)
+    _, processor = make_coma(num_compression_tokens=of_processor)
+    with pytest.raises(ValueError, match=f"Row 0 must end with the {of_model} compression tokens"):
+        embed(model, processor, ["a red apple"])
+
+
+def test_compression_tokens_typed_by_a_user_are_refused(coma):
+    model, processor = coma
+    for text in ("a <|ctoken_pad_0|> b", "".join(compression_tokens(4))):
+        with pytest.raises(ValueError, match="Row 1 must end with the 4 compression tokens"):
+            embed(model, processor, ["a red apple", text])
+
+
+def test_image_tokens_without_their_images_are_refused(coma, mixed_inputs):
+    model, processor = coma
+    batch = processor.process(mixed_inputs)
+    features = model.encode_images(batch["pixel_values"], batch["image_grid_thw"])
+    grid = {"image_grid_thw": batch.pop("image_grid_thw")}
+    pixels = {"pixel_values": batch.pop("pixel_values")}
+    for given in ({}, grid, {"mm_encoder_outputs": features}, {"mm_encoder_outputs": {}, **grid}):
+        with pytest.raises(ValueError, match="Image tokens need `image_grid_thw`, and `pixel_values` or"):
+            model(**batch, **given)
+    with pytest.raises((ValueError, TypeError)):
+        model(**batch, **pixels)
+    with pytest.raises(ValueError, match="[Ii]mage features and image tokens do not match"):
+        of_the_last = int(grid["image_grid_thw"][-1].prod())
+        few = model.encode_images(pixels["pixel_values"][:-of_the_last], grid["image_grid_thw"][:-1])
+        model(**batch, **grid, mm_encoder_outputs=few)
+
+
+def test_features_computed_before_are_as_good_as_pixels(coma, mixed_inputs):
+    model, processor = coma
+    batch = processor.process(mixed_inputs)
+    expected = model(**batch).embeddings
+    features = model.encode_images(batch.pop("pixel_values"), batch["image_grid_thw"])
+    for _ in range(2):  # they are not used up
+        assert torch.equal(model(**batch, mm_encoder_outputs=features).embeddings, expected)
+
+
+def graph_nodes(value) -> list:
+    """The autograd nodes of all tensors of an output, lists included."""
+    if isinstance(value, torch.Tensor):
+        return [value.grad_fn] if value.grad_fn is not None else []
+    return [node for part in (value or ()) for node in graph_nodes(part)]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_tower_has_no_graph_and_no_gradient(coma, mixed_inputs, frozen):
+    model, processor = coma
+    visual = model.backbone.model.visual
+    visual.requires_grad_(not frozen)
+    batch = processor.process(mixed_inputs)
+    features = model.encode_images(batch["pixel_values"], batch["image_grid_thw"])
+    assert bool(graph_nodes(list(features["image"].values()))) is not frozen
+    model(**batch).embeddings[:, 0].sum().backward()
+    assert any(parameter.grad is not None for parameter in visual.parameters()) is not frozen
+    for name, parameter in model.backbone.model.language_model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+    with torch.no_grad():
+        features = model.encode_images(batch["pixel_values"], batch["image_grid_thw"])
+        assert not graph_nodes(list(features["image"].values()))
+
+
+def test_nan_weights_are_found_when_made_and_when_used(make_backbone, make_coma, tmp_path):
+    stock = AutoModelForImageTextToText.from_pretrained(make_backbone())
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
+        (tmp_path / name).write_bytes((make_backbone() / name).read_bytes())
+    with torch.no_grad():
+        stock.model.language_model.layers[1].mlp.up_proj.weight[3, 5] = float("inf")
+    stock.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"1 weights are not finite, first .*layers\.1\.mlp\.up_proj"):
+        ComaForEmbedding.from_backbone(tmp_path, 4)
+
+    model, processor = make_coma()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[processor.tokenizer("z")["input_ids"][-1]] = float("nan")
+    assert embed(model, processor, ["apple"]).isfinite().all()
+    with pytest.raises(ValueError, match="The embedding of row 1 is not finite"):
+        embed(model, processor, ["apple", "fizz z"])
+
+
+def test_outputs_come_as_a_tuple_too(coma, mixed_inputs):
+    model, processor = coma
+    batch = processor.process(mixed_inputs)
+    output = model(**batch)
+    assert output.loss is None and output.answer_states is None
+    assert torch.equal(model(**batch, return_dict=False)[0], output.embeddings)
+
+
+def test_installed_classes_load_without_trust_and_miss_nothing(coma, mixed_inputs, tmp_path):
+    from transformers import AutoConfig, AutoModel, AutoProcessor
+
+    model, processor = coma
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded, report = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values()), report
+    assert type(loaded) is ComaForEmbedding and type(AutoConfig.from_pretrained(tmp_path)) is ComaConfig
+    assert type(AutoProcessor.from_pretrained(tmp_path)) is type(processor)
+    assert not loaded.training
+    assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
+    expected = embed(model, processor, mixed_inputs)
+    assert torch.equal(embed(loaded, AutoProcessor.from_pretrained(tmp_path), mixed_inputs), expected)
+    for name in ("sdpa", "eager"):
+        again = AutoModel.from_pretrained(tmp_path, attn_implementation=name, dtype=torch.bfloat16, device_map="cpu")
+        assert implementations(again) == {name}
+        assert {parameter.dtype for parameter in again.parameters()} == {torch.bfloat16}
+
+
+def test_a_copy_is_independent(coma, mixed_inputs):
+    model, processor = coma
+    expected, other = embed(model, processor, mixed_inputs), copy.deepcopy(model)
+    with torch.no_grad():
+        other.get_input_embeddings().weight.mul_(2)
+    assert torch.equal(embed(model, processor, mixed_inputs), expected)

@@ -1,0 +1,145 @@
+"""What a stranger downloads: a folder that loads offline in a process that has never heard of this package.
+
+One process loads the folders of all backbones, saves each elsewhere, loads that, and reports; starting it is what
+takes time here.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hub_scripts.tiny_backbone import MODEL_TYPES
+
+
+FILES = {"configuration_coma.py", "inputs_coma.py", "loss_coma.py", "memory_coma.py", "modeling_coma.py"}
+FILES |= {"processing_coma.py"}
+
+STRANGER = """
+import importlib.util, shutil, sys
+from pathlib import Path
+sys.path += sys.argv[2:]
+import numpy as np, torch
+from PIL import Image
+from transformers import AutoConfig, AutoModel, AutoProcessor
+
+root = Path(sys.argv[1])
+arrays = np.load(root / "pictures.npz")
+pictures = [Image.fromarray(arrays[name]) for name in ("a", "b")]
+inputs = ["a red apple", pictures[0], {"image": pictures[1], "text": "what is this?"}]
+trusted = {"trust_remote_code": True}
+report = {"importable": importlib.util.find_spec("modeling_coma") is not None}
+
+
+@torch.no_grad()
+def run(folder, **kwargs):
+    model, info = AutoModel.from_pretrained(folder, output_loading_info=True, **trusted, **kwargs)
+    processor = AutoProcessor.from_pretrained(folder, **trusted)
+    assert type(AutoConfig.from_pretrained(folder, **trusted)).__name__ == type(model.config).__name__
+    batch = processor.process(inputs)
+    turn = [{"role": "user", "content": "what?"}, {"role": "assistant", "content": "it"}]
+    rows = processor.process_dialogues([turn] * 3)
+    ids, marks = torch.tensor(rows["input_ids"]), torch.tensor(rows["assistant_masks"])
+    labels = ids.masked_fill(marks == 0, -100)
+    output = model(**batch, dialogue_input_ids=ids, labels=labels)
+    texts = model.generate(model.compress(**batch), ids[:, :-4], torch.ones_like(ids[:, :-4]), max_new_tokens=3)
+    return model, processor, {
+        "embeddings": output.embeddings, "loss": output.loss, "texts": texts,
+        "module": type(model).__module__, "lost": {name: list(keys) for name, keys in info.items() if keys},
+    }
+
+
+results = {}
+for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+    model, processor, results[folder.name] = run(folder)
+    part = results[folder.name]
+    elsewhere = root.parent / "elsewhere" / folder.name
+    model.save_pretrained(elsewhere), processor.save_pretrained(elsewhere)
+    shutil.rmtree(folder)
+    _, _, part["again"] = run(elsewhere)
+    part["files"] = sorted(path.name for path in elsewhere.glob("*.py"))
+    half, _, _ = run(elsewhere, dtype=torch.bfloat16, device_map="cpu", attn_implementation="eager")
+    part["dtypes"] = sorted({str(parameter.dtype) for parameter in half.parameters()})
+    towers = (half, half.backbone.model.visual, half.backbone.model.language_model)
+    part["attention"] = sorted({tower.config._attn_implementation for tower in towers})
+torch.save((report, results), root / "results.pt")
+"""
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory, make_coma, picture):
+    """What this process computes and what the stranger's does, for every backbone."""
+    root = tmp_path_factory.mktemp("folders")
+    pictures = {"a": picture(84, 56, 1), "b": picture(56, 112, 2)}
+    np.savez(root / "pictures.npz", **{name: np.asarray(image) for name, image in pictures.items()})
+    here = {}
+    for model_type in MODEL_TYPES:
+        model, processor = make_coma(model_type)
+        here[model_type] = expected(model, processor, ["a red apple", *pictures.values()])
+        model.save_pretrained(root / model_type)
+        processor.save_pretrained(root / model_type)
+        assert FILES <= {path.name for path in (root / model_type).iterdir()}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and "HF_" not in name}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(root.parent / "hf_home")}
+    # Isolated and without `site`, whose .pth files would bring in a package that is installed as editable.
+    libraries = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    command = [sys.executable, "-I", "-S", "-c", STRANGER, str(root), *libraries]
+    done = subprocess.run(command, cwd=root.parent, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report, results = torch.load(root / "results.pt", weights_only=True)
+    assert report == {"importable": False}, "the stranger could import the package: it proves nothing"
+    return here, results
+
+
+@torch.no_grad()
+def expected(model, processor, inputs: list) -> dict:
+    text, image, other = inputs
+    batch = processor.process([text, image, {"image": other, "text": "what is this?"}])
+    turn = [{"role": "user", "content": "what?"}, {"role": "assistant", "content": "it"}]
+    rows = processor.process_dialogues([turn] * 3)
+    ids, marks = torch.tensor(rows["input_ids"]), torch.tensor(rows["assistant_masks"])
+    output = model(**batch, dialogue_input_ids=ids, labels=ids.masked_fill(marks == 0, -100))
+    texts = model.generate(model.compress(**batch), ids[:, :-4], torch.ones_like(ids[:, :-4]), max_new_tokens=3)
+    return {"embeddings": output.embeddings, "loss": output.loss, "texts": texts}
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_a_stranger_gets_the_same_bits(stranger, model_type):
+    here, there = stranger[0][model_type], stranger[1][model_type]
+    assert here["embeddings"].std() > 0.01
+    for part in (there, there["again"]):
+        assert part["module"].startswith("transformers_modules.")
+        assert part["lost"] == {}
+        for name, value in here.items():
+            assert torch.equal(part[name], value), name
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_what_a_stranger_saves_is_whole(stranger, model_type):
+    """Saved from remote code, the first folder gone, every file of code is there again."""
+    there = stranger[1][model_type]
+    assert set(there["files"]) == FILES
+    assert there["dtypes"] == ["torch.bfloat16"]
+    assert there["attention"] == ["eager"]
+
+
+def test_the_code_that_is_saved_is_the_code_that_runs(make_coma, tmp_path):
+    model, processor = make_coma()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    source = Path(sys.modules["modeling_coma"].__file__).parent
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (source / name).read_bytes()
+    auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
+    assert auto_map == {
+        "AutoConfig": "configuration_coma.ComaConfig",
+        "AutoModel": "modeling_coma.ComaForEmbedding",
+    }
+    saved = json.loads((tmp_path / "processor_config.json").read_text())
+    assert saved["auto_map"] == {"AutoProcessor": "processing_coma.ComaProcessor"}
