@@ -99,7 +99,9 @@ class ComaProcessor(ProcessorMixin):
 
     def process_images(self, images: list, rows: list[int], **images_kwargs) -> dict[str, np.ndarray]:
         """`pixel_values` and `image_grid_thw` of images; `rows` are their places in the batch, for error messages."""
-        return dict(self.image_processor([to_rgb(*pair) for pair in zip(images, rows, strict=True)], **images_kwargs))
+        images = [to_rgb(*pair) for pair in zip(images, rows, strict=True)]
+        features = self.image_processor(images, return_tensors="pt", **images_kwargs)  # which all its backends know
+        return {name: tensor.numpy() for name, tensor in features.items()}
 
     def __call__(
         self,
