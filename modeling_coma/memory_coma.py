@@ -8,7 +8,7 @@ from transformers import DynamicCache
 
 @dataclass
 class CompressionMemory:
-    """What is left of a batch after compression: keys and values of its K compression tokens, in every layer. Dialogues
+    """What is left of a batch after compression: keys and values of its K compression tokens in every layer. Dialogues
     are answered from it alone (paper, section 3.1). `next_position` is the position id of the first token of them."""
 
     layers: list[tuple[torch.Tensor, torch.Tensor]]  # (batch_size, num_key_value_heads, K, head_dim), both
