@@ -2,103 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from peft import LoraConfig
 from torch.utils.data import Sampler
-from transformers import TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.base import ComaTrainer
+from trainers.base import ComaTrainer, Meter
 from trainers.contrastive_collator import ComaContrastiveCollator
+from trainers.contrastive_config import ComaContrastiveConfig
 from trainers.contrastive_targets import BatchTargets
 from trainers.gather import gather_rows
 from trainers.grad_cache import cached_embeddings, plan_mini_batches
 from trainers.info_nce import InfoNCEOptions, InfoNCEOutput, info_nce
 from trainers.packing import PackedInputs, select_images
 from trainers.samplers import SubBatchSampler
+from trainers.temperature import Temperature, ZeroGradients
 
 
 __all__ = ["ComaContrastiveCollator", "ComaContrastiveConfig", "ComaContrastiveTrainer"]
-
-
-@dataclass
-class ComaContrastiveConfig(TrainingArguments):
-    r"""
-    Settings of stage 2. Where they differ from `TrainingArguments`, the defaults are the official recipe.
-
-    `per_device_train_batch_size`, times the processes, is the number of pairs whose documents are each other's
-    negatives. Memory does not depend on it, but on `mini_batch_tokens`. Gradient accumulation averages the losses of
-    several batches: it adds no negatives.
-
-    Args:
-        > What is trained
-
-        freeze_vision (`bool`, *optional*, defaults to `True`):
-            Freezes the vision tower, which then runs once per batch.
-        train_merger (`bool`, *optional*, defaults to `False`):
-            Trains the merger of the vision tower nevertheless.
-
-        > Data
-
-        max_length (`int`, *optional*):
-            Limit of an input in tokens; text beyond it is cut. The processor's own limit by default.
-        instructions (`dict[str, str]`, *optional*):
-            Source -> instruction that is put before its queries, as a system message.
-        sub_batch_size (`int`, *optional*):
-            Neighbours from one source, where the rows have a `source`; 64 in the official recipe. By default rows are
-            shuffled without regard to it.
-        on_bad_row (`str`, *optional*, defaults to `"raise"`):
-            `"raise"`, or `"skip"` to leave bad rows out and count them.
-
-        > Memory
-
-        mini_batch_tokens (`int`, *optional*, defaults to 16,384):
-            Budget of a forward pass in tokens, padding included.
-
-        > Loss
-
-        temperature (`float`, *optional*, defaults to 0.03):
-            Divides the similarities.
-        bidirectional (`bool`, *optional*, defaults to `False`):
-            Mean of both directions, queries to documents and documents to queries.
-        false_negative_margin (`float`, *optional*):
-            Leaves out negatives that are more similar than the positive by more than this.
-        hardness (`float`, *optional*, defaults to 0.0):
-            Emphasis on hard negatives.
-        matryoshka_dims (`list[int]`, *optional*):
-            Also trains the embeddings cut to these dimensions.
-        same_source_negatives (`bool`, *optional*, defaults to `False`):
-            Takes negatives from the row's own source only.
-        own_negatives_only (`list[str]`, *optional*):
-            Sources whose rows have no negatives but their own, as in classification with listed wrong labels.
-    """
-
-    learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
-    warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up; below 1, a share of all steps."})
-    per_device_train_batch_size: int = field(default=1024, metadata={"help": "Pairs of a batch on each process."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
-
-    freeze_vision: bool = field(default=True, metadata={"help": "Freeze the vision tower."})
-    train_merger: bool = field(default=False, metadata={"help": "Train the merger of the tower nevertheless."})
-
-    max_length: int | None = field(default=None, metadata={"help": "Limit of an input in tokens."})
-    instructions: dict | str | None = field(default=None, metadata={"help": "Instruction of each source."})
-    sub_batch_size: int | None = field(default=None, metadata={"help": "Neighbours from one source."})
-    on_bad_row: str = field(default="raise", metadata={"help": "'raise' or 'skip'."})
-
-    mini_batch_tokens: int = field(default=16384, metadata={"help": "Tokens of a forward pass."})
-
-    temperature: float = field(default=0.03, metadata={"help": "Temperature of the softmax."})
-    bidirectional: bool = field(default=False, metadata={"help": "Both directions."})
-    false_negative_margin: float | None = field(default=None, metadata={"help": "Margin of false negatives."})
-    hardness: float = field(default=0.0, metadata={"help": "Emphasis on hard negatives."})
-    matryoshka_dims: list[int] | None = field(default=None, metadata={"help": "Dimensions to be trained beside."})
-    same_source_negatives: bool = field(default=False, metadata={"help": "Negatives of the same source only."})
-    own_negatives_only: list[str] | None = field(default=None, metadata={"help": "Sources with own negatives only."})
 
 
 class ComaContrastiveTrainer(ComaTrainer):
@@ -115,7 +40,11 @@ class ComaContrastiveTrainer(ComaTrainer):
         peft_config (`LoraConfig`, *optional*):
             Adapter to train, see `trainers.lora.lora_config`; without one, all that is not frozen is trained.
         kwargs:
-            As in `Trainer`: `train_dataset`, `data_collator`, `callbacks`, …
+            As in `Trainer`: `train_dataset`, `eval_dataset`, `data_collator`, `callbacks`, …
+
+    Raises:
+        ValueError: for sources that are wanted where the rows have none, and for a trained temperature where the
+            engine (DeepSpeed, FSDP) keeps track of the parameters of the model only.
     """
 
     def __init__(
@@ -131,6 +60,15 @@ class ComaContrastiveTrainer(ComaTrainer):
                 processing_class, args.max_length, args.instructions, args.own_negatives_only, args.on_bad_row
             )
         super().__init__(model, args, processing_class, peft_config, **kwargs)
+        self.evaluation_meter = Meter(self.accelerator)
+        trained = args.temperature_learning_rate is not None
+        if trained and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            raise ValueError(
+                "A temperature can be trained on one process or with DDP; fix it under DeepSpeed and FSDP."
+            )
+        sources = set(self._sources()) if args.temperature_per_source else None
+        self.temperature = Temperature(args.temperature, sources, trained).to(self.accelerator.device)
+        self.add_callback(ZeroGradients(self.temperature))
         hidden_size, cuts = self.coma.config.hidden_size, args.matryoshka_dims or []
         self.options = InfoNCEOptions(
             false_negative_margin=args.false_negative_margin,
@@ -149,9 +87,10 @@ class ComaContrastiveTrainer(ComaTrainer):
         embeddings = self._embed(model, inputs["inputs"])
         queries, documents = embeddings[inputs["queries"]], embeddings[inputs["documents"]]
         output = self._info_nce(queries, documents, inputs)
+        meter = self.meter if model.training else self.evaluation_meter
         for name, (total, count) in output.statistics.fractions().items():
-            self.meter.add(name, total, count)
-        self.meter.add_rate("pairs_per_second", len(queries))
+            meter.add(name, total, count)
+        meter.add_rate("pairs_per_second", len(queries))
         scale = self.accelerator.num_processes  # DDP averages gradients, the losses of the processes add up
         loss = output.loss * scale
         return (loss, {"queries": queries, "documents": documents}) if return_outputs else loss
@@ -172,17 +111,64 @@ class ComaContrastiveTrainer(ComaTrainer):
 
     def _info_nce(self, queries: torch.Tensor, documents: torch.Tensor, inputs: dict[str, Any]) -> InfoNCEOutput:
         """The share of this process: its queries against the documents of all, and maybe the other way round."""
-        targets = BatchTargets.of(inputs, self.args.same_source_negatives)
-        settings = (self.args.temperature, self.options, False, targets.num_rows)
-        forward = info_nce(queries, gather_rows(documents)[0], targets.queries, *settings)
+        targets, sources = BatchTargets.of(inputs, self.args.same_source_negatives), inputs["sources"]
+        settings = (self.options, False, targets.num_rows)
+        every_document = gather_rows(documents)[0]
+        forward = info_nce(queries, every_document, targets.queries, self.temperature(sources), *settings)
         if not self.args.bidirectional:
             return forward
-        backward = info_nce(documents, gather_rows(queries)[0], targets.documents, *settings)
+        temperature = self.temperature(sources[inputs["owners"]])
+        backward = info_nce(documents, gather_rows(queries)[0], targets.documents, temperature, *settings)
         return InfoNCEOutput((forward.loss + backward.loss) / 2, forward.statistics)
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the temperature to what is logged of training."""
+        super().log({**logs, **self.temperature.values()} if "loss" in logs else logs, start_time)
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer of `Trainer`, with the temperature where it is trained."""
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if self.temperature.trained and created:
+            group = {"lr": self.args.temperature_learning_rate, "weight_decay": 0.0}
+            optimizer.add_param_group({"params": list(self.temperature.parameters()), **group})
+        return optimizer
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.temperature.trained and self.args.should_save:
+            self.temperature.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.temperature.trained and checkpoint is not None:
+            self.temperature.load(checkpoint)
+
+    def prediction_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[torch.Tensor, None, None]:
+        """Evaluation: the loss of a batch whose rows are each other's negatives."""
+        with torch.no_grad():
+            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """As in `Trainer`, with the statistics of the loss."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        means = self.evaluation_meter.flush()
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
+        return output
+
+    def _sources(self) -> Sequence[str]:
+        """The source of each row of the training data."""
+        columns = getattr(getattr(self.train_dataset, "dataset", None), "column_names", ())
+        sources = list(self.train_dataset.dataset["source"]) if "source" in columns else [None]
+        if None in sources:
+            raise ValueError("The settings ask for sources: give every row of the training data a `source`.")
+        return sources
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        if self.args.sub_batch_size is None:
+        args = self.args
+        if args.sub_batch_size is None:
             return super()._get_train_sampler(train_dataset)
-        sources = self.train_dataset.dataset["source"]
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return SubBatchSampler(sources, self.args.sub_batch_size, seed)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return SubBatchSampler(self._sources(), args.sub_batch_size, seed, args.source_caps, args.source_weights)

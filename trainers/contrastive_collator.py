@@ -13,7 +13,7 @@ from trainers.pixel_cache import image_key
 from trainers.rows import BadRows, as_image
 
 
-__all__ = ["ComaContrastiveCollator"]
+__all__ = ["ComaContrastiveCollator", "content_key"]
 
 
 class _Input(NamedTuple):
@@ -97,8 +97,8 @@ class ComaContrastiveCollator:
             "owners": torch.tensor(owners),
             "query_keys": torch.tensor([one.content for one in queries]),
             "document_keys": torch.tensor([one.content for one in documents]),
-            "sources": torch.tensor([_key(source) for source in sources]),
-            "groups": torch.tensor([_key(row.get("group")) for row in rows]),
+            "sources": torch.tensor([content_key(source) for source in sources]),
+            "groups": torch.tensor([content_key(row.get("group")) for row in rows]),
             "restricted": torch.tensor([source in self.own_negatives_only for source in sources]),
         }
 
@@ -116,12 +116,12 @@ def _as_input(item: Any, where: str, instruction: str | None = None) -> _Input:
     messages = [{"role": "user", "content": content}]
     key = "\0".join([*map(image_key, images), text or ""])
     if not instruction:
-        return _Input(messages, len(images), _key(key), _key(key))
+        return _Input(messages, len(images), content_key(key), content_key(key))
     messages.insert(0, {"role": "system", "content": instruction})
-    return _Input(messages, len(images), _key(f"{instruction}\0\0{key}"), _key(key))
+    return _Input(messages, len(images), content_key(f"{instruction}\0\0{key}"), content_key(key))
 
 
-def _key(content: str | None) -> int:
+def content_key(content: str | None) -> int:
     """63 bits of a hash, the same on every process; -1 for nothing."""
     if content is None:
         return -1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from modeling_coma import ComaProcessor
+from modeling_coma.inputs_coma import to_rgb
 
 
 __all__ = ["CachingProcessor", "image_key"]
@@ -49,7 +51,7 @@ class CachingProcessor(ComaProcessor):
 
     def process_images(self, images: list, rows: list[int], **images_kwargs: Any) -> dict[str, np.ndarray]:
         """As in [`ComaProcessor`]. Options of a call are part of the key."""
-        keys = [(image_key(image), str(images_kwargs)) for image in images]
+        keys = [(image_key(*pair), str(images_kwargs)) for pair in zip(images, rows, strict=True)]
         first = {key: place for place, key in reversed(list(enumerate(keys))) if key not in self.pixels}
         self.pixels |= self._preprocess([(key, images[i], rows[i]) for key, i in first.items()], **images_kwargs)
         pixels, grids = zip(*(self.pixels[key] for key in keys), strict=True)
@@ -57,7 +59,7 @@ class CachingProcessor(ComaProcessor):
 
     def fill(self, images: Iterable[Any], num_workers: int = 0, batch_size: int = 64) -> None:
         """Preprocesses pictures beforehand, in `num_workers` processes, with a progress bar."""
-        keyed = {(image_key(image), "{}"): (image, row) for row, image in enumerate(images)}
+        keyed = {(image_key(image, row), "{}"): (image, row) for row, image in enumerate(images)}
         todo = [(key, *pair) for key, pair in keyed.items() if key not in self.pixels]
         loader = DataLoader(todo, batch_size, num_workers=num_workers, collate_fn=self._preprocess)
         with tqdm(total=len(todo), desc="Preprocessing", unit="image", disable=not todo) as progress:
@@ -75,13 +77,16 @@ class CachingProcessor(ComaProcessor):
         return dict(zip(keys, zip(patches, grids, strict=True), strict=True))
 
 
-def image_key(image: Any) -> str:
-    """A key of the content of a picture, in any form in which `ComaProcessor` takes one (a path is its own key)."""
-    if isinstance(image, bytes):
+def image_key(image: Any, row: int = 0) -> str:
+    """
+    A key of the content of a picture, in any form that `ComaProcessor` takes. A file is its bytes, or its path;
+    of an open picture it is the colours after decoding, on which palette, transparency and EXIF have acted.
+    """
+    if isinstance(image, str | Path):
+        content = str(image).encode()
+    elif isinstance(image, bytes):
         content = image
-    elif isinstance(image, str):
-        content = image.encode()
     else:
-        array = np.asarray(image)
-        content = f"{array.shape} {array.dtype} {getattr(image, 'mode', '')}".encode() + array.tobytes()
+        pixels = np.asarray(to_rgb(image, row))
+        content = f"{pixels.shape}".encode() + pixels.tobytes()
     return hashlib.blake2b(content, digest_size=16).hexdigest()

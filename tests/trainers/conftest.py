@@ -1,4 +1,4 @@
-"""Fixtures of stage 2: rows of every modality, and trainers of tiny models."""
+"""Fixtures of both stages: rows of every modality, and trainers of tiny models."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from trainers.compression import ComaCompressionConfig, ComaCompressionTrainer
 from trainers.contrastive import ComaContrastiveConfig, ComaContrastiveTrainer
 
 
@@ -65,5 +66,48 @@ def contrastive_trainer(tmp_path: Path) -> Callable[..., ComaContrastiveTrainer]
         }
         config = ComaContrastiveConfig(**{**defaults, **settings})
         return ComaContrastiveTrainer(model, config, processor, train_dataset=rows, **kwargs)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def compression_rows(picture: Callable) -> Callable[..., list[dict[str, Any]]]:
+    """`compression_rows(number)`: rows of stage 1 with pictures, texts or both, and one to three turns."""
+
+    def row(seed: int) -> dict[str, Any]:
+        turns = [("what is this?", f"an apple {seed}"), ("what is around it?", "leaves, a sky"), ("red?", "no")]
+        turns = turns[: 1 + seed % 3]
+        messages = [({"role": "user", "content": a}, {"role": "assistant", "content": b}) for a, b in turns]
+        images = [picture(28 * (1 + seed % 4), 28 * (1 + seed % 3), seed), picture(28, 28, seed + 99)]
+        return {
+            "images": images[: (1, 0, 2, 1)[seed % 4]],
+            "text": None if seed % 4 == 0 else "a red apple on a green tree"[: 6 + 2 * seed],
+            "messages": [message for turn in messages for message in turn],
+        }
+
+    return lambda number=8: [row(seed) for seed in range(number)]
+
+
+@pytest.fixture
+def compression_trainer(tmp_path: Path) -> Callable[..., ComaCompressionTrainer]:
+    """`compression_trainer((model, processor), rows, **settings)`, the settings being those of trainer and config."""
+
+    def make(coma: tuple, rows: Any = None, **settings: Any) -> ComaCompressionTrainer:
+        model, processor = coma
+        own = ("peft_config", "teacher", "callbacks", "eval_dataset", "data_collator")
+        kwargs = {name: settings.pop(name) for name in own if name in settings}
+        defaults = {
+            "output_dir": tmp_path / "out",
+            "report_to": "none",
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "per_device_train_batch_size": 4,
+            "max_steps": 2,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "learning_rate": 1e-3,
+        }
+        config = ComaCompressionConfig(**{**defaults, **settings})
+        return ComaCompressionTrainer(model, config, processor, train_dataset=rows, **kwargs)
 
     return make

@@ -1,0 +1,110 @@
+"""Settings of stage 2."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+__all__ = ["ComaContrastiveConfig"]
+
+
+@dataclass
+class ComaContrastiveConfig(TrainingArguments):
+    r"""
+    Settings of stage 2. Where they differ from `TrainingArguments`, the defaults are the official recipe.
+
+    `per_device_train_batch_size`, times the processes, is the number of pairs whose documents are each other's
+    negatives. Memory does not depend on it, but on `mini_batch_tokens`. Gradient accumulation averages the losses of
+    several batches: it adds no negatives.
+
+    Args:
+        > What is trained
+
+        freeze_vision (`bool`, *optional*, defaults to `True`):
+            Freezes the vision tower, which then runs once per batch.
+        train_merger (`bool`, *optional*, defaults to `False`):
+            Trains the merger of the vision tower nevertheless.
+
+        > Data
+
+        max_length (`int`, *optional*):
+            Limit of an input in tokens; text beyond it is cut. The processor's own limit by default.
+        instructions (`dict[str, str]`, *optional*):
+            Source -> instruction that is put before its queries, as a system message.
+        sub_batch_size (`int`, *optional*):
+            Neighbours from one source, where the rows have a `source`; 64 in the official recipe. By default rows are
+            shuffled without regard to it.
+        source_caps (`dict[str, int]`, *optional*):
+            Most rows of a source in an epoch. Needs `sub_batch_size`.
+        source_weights (`dict[str, float]`, *optional*):
+            How many times a source is gone through in an epoch. Needs `sub_batch_size`.
+        on_bad_row (`str`, *optional*, defaults to `"raise"`):
+            `"raise"`, or `"skip"` to leave bad rows out and count them.
+
+        > Memory
+
+        mini_batch_tokens (`int`, *optional*, defaults to 16,384):
+            Budget of a forward pass in tokens, padding included.
+
+        > Loss
+
+        temperature (`float`, *optional*, defaults to 0.03):
+            Divides the similarities.
+        temperature_learning_rate (`float`, *optional*):
+            Peak learning rate of the logarithm of the temperature, which is fixed by default.
+        temperature_per_source (`bool`, *optional*, defaults to `False`):
+            Trains a temperature for every `source`.
+        bidirectional (`bool`, *optional*, defaults to `False`):
+            Mean of both directions, queries to documents and documents to queries.
+        false_negative_margin (`float`, *optional*):
+            Leaves out negatives that are more similar than the positive by more than this.
+        hardness (`float`, *optional*, defaults to 0.0):
+            Emphasis on hard negatives.
+        matryoshka_dims (`list[int]`, *optional*):
+            Also trains the embeddings cut to these dimensions.
+        same_source_negatives (`bool`, *optional*, defaults to `False`):
+            Takes negatives from the row's own source only.
+        own_negatives_only (`list[str]`, *optional*):
+            Sources whose rows have no negatives but their own, as in classification with listed wrong labels.
+    """
+
+    learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
+    warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up; below 1, a share of all steps."})
+    per_device_train_batch_size: int = field(default=1024, metadata={"help": "Pairs of a batch on each process."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
+
+    freeze_vision: bool = field(default=True, metadata={"help": "Freeze the vision tower."})
+    train_merger: bool = field(default=False, metadata={"help": "Train the merger of the tower nevertheless."})
+
+    max_length: int | None = field(default=None, metadata={"help": "Limit of an input in tokens."})
+    instructions: dict | str | None = field(default=None, metadata={"help": "Instruction of each source."})
+    sub_batch_size: int | None = field(default=None, metadata={"help": "Neighbours from one source."})
+    source_caps: dict | str | None = field(default=None, metadata={"help": "Most rows of each source in an epoch."})
+    source_weights: dict | str | None = field(default=None, metadata={"help": "Epochs of each source in an epoch."})
+    on_bad_row: str = field(default="raise", metadata={"help": "'raise' or 'skip'."})
+
+    mini_batch_tokens: int = field(default=16384, metadata={"help": "Tokens of a forward pass."})
+
+    temperature: float = field(default=0.03, metadata={"help": "Temperature of the softmax."})
+    temperature_learning_rate: float | None = field(default=None, metadata={"help": "Trains the temperature."})
+    temperature_per_source: bool = field(default=False, metadata={"help": "Trains one temperature per source."})
+    bidirectional: bool = field(default=False, metadata={"help": "Both directions."})
+    false_negative_margin: float | None = field(default=None, metadata={"help": "Margin of false negatives."})
+    hardness: float = field(default=0.0, metadata={"help": "Emphasis on hard negatives."})
+    matryoshka_dims: list[int] | None = field(default=None, metadata={"help": "Dimensions to be trained beside."})
+    same_source_negatives: bool = field(default=False, metadata={"help": "Negatives of the same source only."})
+    own_negatives_only: list[str] | None = field(default=None, metadata={"help": "Sources with own negatives only."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("instructions", "source_caps", "source_weights"):
+            value = getattr(self, name)
+            setattr(self, name, json.loads(value) if isinstance(value, str) else value)  # from a command line
+        if self.temperature_per_source and self.temperature_learning_rate is None:
+            raise ValueError("temperature_per_source needs a temperature_learning_rate: all begin equal.")
+        if self.sub_batch_size is None and (self.source_caps or self.source_weights):
+            raise ValueError("source_caps and source_weights need a sub_batch_size, 64 in the official recipe.")
