@@ -21,9 +21,7 @@ def answer_cross_entropy(
         labels (`torch.LongTensor` of shape `(num_labels,)`): the answer tokens. Without any, the loss is 0.
         num_items_in_batch (`int` or scalar `torch.Tensor`, *optional*): N, by default the number of labels.
     """
-    if labels.numel() == 0:
-        return _summed(hidden_states, weight, labels)
-    denominator = labels.numel() if num_items_in_batch is None else num_items_in_batch
+    denominator = (labels.numel() if num_items_in_batch is None else num_items_in_batch) or 1
     if labels.numel() <= CHUNK:
         return _summed(hidden_states, weight, labels) / denominator
     chunks = zip(hidden_states.split(CHUNK), labels.split(CHUNK), strict=True)  # backward makes their logits again
