@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 from transformers.utils import ModelOutput, can_return_tuple
 
@@ -33,8 +33,8 @@ class ComaForEmbedding(PreTrainedModel):
     config_class = ComaConfig
     base_model_prefix = "backbone"
     input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = True
+    supports_gradient_checkpointing = accepts_loss_kwargs = True
+    _tied_weights_keys: dict = {}  # none but the backbone's, which PEFT looks for where this is a dict
     _supports_flash_attn = _supports_sdpa = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: ComaConfig):
@@ -53,13 +53,14 @@ class ComaForEmbedding(PreTrainedModel):
         hub_names = {"revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder"}
         hub_kwargs = {name: kwargs[name] for name in hub_names & kwargs.keys()}
         processor = ComaProcessor.from_backbone(name_or_path, num_compression_tokens, **hub_kwargs)
+        old = len(AutoTokenizer.from_pretrained(name_or_path, **hub_kwargs))  # what a CoMa checkpoint has, it keeps
         backbone = AutoModelForImageTextToText.from_pretrained(name_or_path, **kwargs)
         if bad := [name for name, parameter in backbone.named_parameters() if not parameter.isfinite().all()]:
             raise ValueError(f"{name_or_path}: {len(bad)} weights are not finite, first {bad[0]}.")
         ids, tokenizer = processor.compression_token_ids, processor.tokenizer
         if max(ids) >= backbone.get_input_embeddings().num_embeddings:
             backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        _draw_rows(backbone.get_input_embeddings().weight, ids)
+        _draw_rows(backbone.get_input_embeddings().weight, old, len(tokenizer))
         special_ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
         special_ids["attn_implementation"] = backbone.config._attn_implementation
         with torch.device("meta"):  # the weights are there already: make only the shell around them
@@ -260,10 +261,10 @@ def _count(attention_mask: torch.Tensor) -> torch.LongTensor:
 
 
 @torch.no_grad()
-def _draw_rows(weight: torch.nn.Parameter, ids: list[int]):
-    std, mean = torch.std_mean(weight[: min(ids)].float(), dim=0)
-    noise = torch.randn(len(ids), len(mean), generator=torch.Generator().manual_seed(0)).to(weight.device)
-    weight[ids] = (mean + std * noise).to(weight.dtype)
+def _draw_rows(weight: torch.nn.Parameter, start: int, stop: int):
+    std, mean = torch.std_mean(weight[:start].float(), dim=0)
+    noise = torch.randn(stop - start, len(mean), generator=torch.Generator().manual_seed(0)).to(weight.device)
+    weight[start:stop] = (mean + std * noise).to(weight.dtype)
 
 
 __all__ = ["ComaForEmbedding", "ComaOutput"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainingArguments
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.callbacks import SamplerEpoch, SeenInputs
 from trainers.lora import freeze_vision
 from trainers.rows import NumberedRows
 
@@ -48,6 +51,13 @@ class Meter:
         return {
             name: total / count if count else total / seconds for name, (total, count) in zip(names, sums, strict=True)
         }
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A time that does not count for the rates."""
+        began = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - began
 
 
 class ComaTrainer(Trainer):
@@ -90,8 +100,12 @@ class ComaTrainer(Trainer):
             model = get_peft_model(model, peft_config)
         for name in ("train_dataset", "eval_dataset"):
             kwargs[name] = _numbered(kwargs.get(name))
+        if args.accelerator_config.dispatch_batches is None:  # else accelerate cuts streamed batches up: it would
+            args.accelerator_config.dispatch_batches = False  # cut `pixel_values`, too, by the number of rows
         super().__init__(model, args, processing_class=processing_class, **kwargs)
-        self.meter = Meter(self.accelerator)
+        self.meter, self.seen = Meter(self.accelerator), SeenInputs(self.accelerator)
+        self.add_callback(self.seen)
+        self.add_callback(SamplerEpoch())
 
     @property
     def coma(self) -> ComaForEmbedding:
@@ -104,11 +118,25 @@ class ComaTrainer(Trainer):
         every = self.state.logging_steps
         return bool(every) and (self.state.global_step + 1) % every == 0
 
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """As in `Trainer`; rates of training do not count the time."""
+        with self.meter.paused():
+            return super().evaluate(*args, **kwargs)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means since the last log to the training loss."""
+        """Adds to the training loss the means since the last log, and counts since the beginning."""
         if "loss" in logs:
-            logs = {**logs, **self.meter.flush()}
+            logs = {**logs, **self.meter.flush(), **self.seen.totals, **self._bad_rows()}
         super().log(logs, start_time)
+
+    def _bad_rows(self) -> dict[str, int]:
+        """Rows and turns that were left out, on all processes, if there are any."""
+        bad_rows = getattr(self.data_collator, "bad_rows", None)
+        if bad_rows is None:
+            return {}
+        counts = torch.tensor([bad_rows.skipped, bad_rows.cut], device=self.accelerator.device)
+        skipped, cut = self.accelerator.reduce(counts).tolist()
+        return {name: n for name, n in (("rows_skipped", skipped), ("turns_cut", cut)) if n}
 
 
 def _numbered(dataset: Any) -> Any:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
@@ -13,9 +16,10 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.base import ComaTrainer
+from trainers.callbacks import TokenSimilarity
 from trainers.compression_collator import ComaCompressionCollator
 from trainers.compression_evaluation import evaluate_compression
-from trainers.losses import answer_hits, answer_kl
+from trainers.losses import Head, answer_hits, answer_kl
 from trainers.samplers import LengthGroupedBatches
 
 
@@ -46,7 +50,8 @@ class ComaCompressionConfig(TrainingArguments):
         max_tokens_per_batch (`int`, *optional*):
             Budget of a batch in tokens, padding included, beside its `per_device_train_batch_size` rows at most.
         length_column (`str`, *optional*):
-            Column with the tokens of each row, for batches of similar length.
+            Column with the tokens of each row, as `trainers.lengths.add_lengths` makes it, for batches of similar
+            length.
         on_bad_row (`str`, *optional*, defaults to `"raise"`):
             `"raise"`, or `"skip"` to leave bad rows out and count them.
 
@@ -129,9 +134,13 @@ class ComaCompressionTrainer(ComaTrainer):
                 args.on_bad_row,
             )
         super().__init__(model, args, processing_class, peft_config, **kwargs)
-        self.teacher = teacher
         if args.kl_weight > 0 and teacher is None and not hasattr(self.model, "disable_adapter"):
             raise ValueError("kl_weight > 0 needs a teacher: train an adapter (peft_config), or pass `teacher`.")
+        if teacher is not None:
+            teacher = teacher.requires_grad_(False).eval().to(self.accelerator.device)
+        self.teacher = teacher
+        self.token_similarity = TokenSimilarity()
+        self.add_callback(self.token_similarity)
 
     def compute_loss(
         self,
@@ -145,14 +154,16 @@ class ComaCompressionTrainer(ComaTrainer):
         args, meter = self.args, self.meter
         loss = args.cross_entropy_weight * loss
         if args.kl_weight > 0:
-            scale = 1 if num_items_in_batch is None else self.accelerator.num_processes  # DDP averages gradients
-            loss = loss + args.kl_weight * scale * self._kl(inputs, outputs.answer_states, num_items_in_batch)
+            loss = loss + args.kl_weight * self._kl(inputs, outputs.answer_states, num_items_in_batch)
         if self.is_logging_step():
             labels = inputs["labels"][inputs["labels"] != -100]
-            hits = answer_hits(outputs.answer_states, self.coma.get_output_embeddings(), labels)
+            hits = answer_hits(outputs.answer_states, _head(self.coma), labels)
             meter.add("answer_accuracy", hits.sum(), hits.numel())
-        meter.add_rate("tokens_per_second", inputs["attention_mask"].sum() + inputs["dialogue_attention_mask"].sum())
-        meter.add_rate("images_per_second", len(inputs.get("image_grid_thw", ())))
+        images = len(inputs.get("image_grid_thw", ()))
+        tokens = inputs["attention_mask"].sum() + inputs["dialogue_attention_mask"].sum()
+        meter.add_rate("tokens_per_second", tokens)
+        meter.add_rate("images_per_second", images)
+        self.seen.add(images, tokens)
         return (loss, outputs) if return_outputs else loss
 
     def _kl(self, inputs: dict[str, Any], states: torch.Tensor, num_items: torch.Tensor | int | None) -> torch.Tensor:
@@ -160,35 +171,34 @@ class ComaCompressionTrainer(ComaTrainer):
         adapted = self.accelerator.unwrap_model(self.model)
         with torch.no_grad():
             if self.teacher is not None:
-                expected, head = self.teacher(**inputs, dialogue_view="full"), self.teacher.get_output_embeddings()
+                expected, teacher_head = self.teacher(**inputs, dialogue_view="full"), _head(self.teacher)
             else:
                 with adapted.disable_adapter():
-                    expected = adapted(**inputs, dialogue_view="full")
-                    head = _linear(self.coma.get_output_embeddings().weight.detach())  # without trained tokens
+                    expected, teacher_head = adapted(**inputs, dialogue_view="full"), _head(self.coma)
         kl = answer_kl(
             states,
             expected.answer_states,
-            self.coma.get_output_embeddings(),
-            head,
+            _head(self.coma),
+            teacher_head,
             self.args.kl_temperature,
             num_items,
         )
-        self.meter.add("kl", kl.detach(), 1 / self.current_gradient_accumulation_steps)
-        return kl
+        # Of a step, the parts of all its batches and processes add up; DDP will average the gradients.
+        parts = 1 if num_items is None else self.accelerator.num_processes
+        self.meter.add("kl", kl.detach(), 1 / (self.current_gradient_accumulation_steps * parts))
+        return kl * parts
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of similar length where the rows have a `length_column`, else as in `Trainer`."""
         if self.args.length_column is None:
             return super().get_train_dataloader()
         batches = LengthGroupedBatches(
-            self.train_dataset.dataset[self.args.length_column],
+            self._lengths(),
             self._train_batch_size,
             self.args.max_tokens_per_batch,
             num_processes=self.accelerator.num_processes,
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
         )
-        # Every process gets as many batches as the others, but not of as many rows.
-        self.accelerator.even_batches = False
         loader = DataLoader(
             self.train_dataset,
             batch_sampler=batches,
@@ -198,7 +208,17 @@ class ComaCompressionTrainer(ComaTrainer):
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
         )
-        return self.accelerator.prepare(loader)
+        # Every process gets as many batches as the others, but not of as many rows. (Evaluation stays as it is.)
+        even_batches, self.accelerator.even_batches = self.accelerator.even_batches, False
+        loader = self.accelerator.prepare(loader)
+        self.accelerator.even_batches = even_batches
+        return loader
+
+    def _lengths(self) -> np.ndarray:
+        dataset, column = self.train_dataset.dataset, self.args.length_column
+        if column not in getattr(dataset, "column_names", ()):
+            raise ValueError(f"The train dataset has no column {column!r}; trainers.lengths.add_lengths makes one.")
+        return np.asarray(dataset[column][:])
 
     def evaluation_loop(
         self,
@@ -210,12 +230,13 @@ class ComaCompressionTrainer(ComaTrainer):
     ) -> EvalLoopOutput:
         """Loss per answer token: from the compression tokens, from those of another row, and from none at all."""
         model = self._wrap_model(self.model, training=False, dataloader=dataloader).eval()
-        metrics, self.token_similarity, rows = evaluate_compression(
+        metrics, self.token_similarity.similarity, rows = evaluate_compression(
             self.accelerator.unwrap_model(model), dataloader, self.accelerator, description
         )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=rows)
 
 
-def _linear(weight: torch.Tensor) -> Any:
-    return lambda hidden_states: torch.nn.functional.linear(hidden_states, weight)
+def _head(model: ComaForEmbedding) -> Head:
+    """Hidden states to logits. The matrix is made once, with trained tokens unless they are disabled now."""
+    return partial(F.linear, weight=model.get_output_embeddings().weight)

@@ -37,7 +37,7 @@ class ComaCompressionCollator:
         ->
         input_ids           <|vision_start|> <|image_pad|> <|vision_end|> <|ctoken_pad_0|> <|ctoken_pad_1|>
         dialogue_input_ids  <|im_start|> user \n What ? <|im_end|> \n <|im_start|> assistant \n A cat . <|im_end|> \n
-        labels              -100 … (11 times)                                                   A cat . <|im_end|> -100
+        labels              -100 …                                                              A cat . <|im_end|> -100
         ```
     """
 
@@ -57,47 +57,69 @@ class ComaCompressionCollator:
         self.bad_rows = BadRows(on_bad_row)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        return self.bad_rows.apply(self._collate, rows)
+        batch, turns_cut = self.bad_rows.apply(self._collate, rows)
+        self.bad_rows.count_cut(turns_cut)
+        return batch
 
-    def _collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        items = [{"image": [as_image(image) for image in row["images"] or []], "text": row["text"]} for row in rows]
-        batch = self.processor.process([{k: v for k, v in item.items() if v} for item in items], **self.options)
+    def _collate(self, rows: list[dict[str, Any]]) -> tuple[dict[str, torch.Tensor], int]:
+        """The batch, and how many turns of its dialogues were left out."""
+        batch = self.processor.process([_as_input(row, place) for place, row in enumerate(rows)], **self.options)
         for place, row in enumerate(rows):
-            _check_messages(row["messages"], place)
+            _check_messages(row.get("messages"), place)
         dialogues = self.processor.process_dialogues([row["messages"] for row in rows])
         cut = [
             self._cut(np.array(ids), np.array(mask, dtype=bool), place)
             for place, (ids, mask) in enumerate(zip(dialogues["input_ids"], dialogues["assistant_masks"], strict=True))
         ]
-        ids = np.full((len(rows), max(len(tokens) for tokens, _ in cut)), self.processor.tokenizer.pad_token_id)
-        mask, labels = np.zeros_like(ids), np.full_like(ids, -100)
-        for row, (tokens, answers) in enumerate(cut):
-            ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
-            labels[row, : len(tokens)] = np.where(answers, tokens, -100)
-        dialogue = {"dialogue_input_ids": ids, "dialogue_attention_mask": mask, "labels": labels}
-        return {**batch, **{name: torch.from_numpy(array) for name, array in dialogue.items()}}
+        dialogue = _pad([(ids, answers) for ids, answers, _ in cut], self.processor.tokenizer.pad_token_id)
+        return {**batch, **dialogue}, sum(turns for *_, turns in cut)
 
-    def _cut(self, ids: np.ndarray, answers: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """A dialogue up to the last answer that ends within the limit."""
+    def _cut(self, ids: np.ndarray, answers: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """A dialogue up to the last answer that ends within the limit, and how many answers are left out."""
         if len(ids) <= self.dialogue_max_length:
-            return ids, answers
-        ends = np.flatnonzero(answers[:-1] & ~answers[1:]) + 1
+            return ids, answers, 0
+        ends = np.flatnonzero(answers & ~np.append(answers[1:], False)) + 1
         fitting = ends[ends <= self.dialogue_max_length]
         if not len(fitting):
             raise ValueError(
                 f"Row {row}: its first answer ends at token {ends[0]} of the dialogue, beyond "
                 f"dialogue_max_length={self.dialogue_max_length}."
             )
-        self.bad_rows.count_cut(len(ends) - len(fitting))
-        return ids[: fitting[-1]], answers[: fitting[-1]]
+        return ids[: fitting[-1]], answers[: fitting[-1]], len(ends) - len(fitting)
+
+
+def _as_input(row: dict[str, Any], place: int) -> dict[str, Any]:
+    """Pictures come before the text, as in the official recipe."""
+    images, text = row.get("images") or [], row.get("text")
+    if not isinstance(images, list | tuple) or not isinstance(text, str | None):
+        raise ValueError(f"Row {place}: `images` must be a list and `text` a string or None, got {str(row)[:200]}.")
+    images = [as_image(image) for image in images]
+    if missing := [number for number, image in enumerate(images) if image is None]:
+        raise ValueError(f"Row {place}: the images {missing} of {len(images)} are missing (None).")
+    if not images and not text:
+        raise ValueError(f"Row {place}: there are neither `images` nor `text` to be compressed.")
+    return {name: value for name, value in {"image": images, "text": text}.items() if value}
+
+
+def _pad(rows: list[tuple[np.ndarray, np.ndarray]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    ids = np.full((len(rows), max(len(tokens) for tokens, _ in rows)), pad_token_id)
+    mask, labels = np.zeros_like(ids), np.full_like(ids, -100)
+    for row, (tokens, answers) in enumerate(rows):
+        ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
+        labels[row, : len(tokens)] = np.where(answers, tokens, -100)
+    dialogue = {"dialogue_input_ids": ids, "dialogue_attention_mask": mask, "labels": labels}
+    return {name: torch.from_numpy(array) for name, array in dialogue.items()}
 
 
 def _check_messages(messages: Any, row: int) -> None:
-    roles = [message.get("role") for message in messages] if isinstance(messages, list) else None
-    if not roles or roles[-1] != "assistant" or not set(roles) <= {"system", "user", "assistant"}:
+    """An optional system message, then questions and answers in turn."""
+    listed = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
+    roles = [message.get("role") for message in messages] if listed else []
+    turns = roles[roles[:1] == ["system"] :]
+    if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
         raise ValueError(
-            f"Row {row}: `messages` must be a list of {{'role', 'content'}} that ends with an assistant's answer; its "
-            f"roles are {roles}."
+            f"Row {row}: `messages` must be a list of {{'role', 'content'}} in which user and assistant take turns, "
+            f"the assistant last; its roles are {roles}."
         )
     for message in messages:
         if not isinstance(message.get("content"), str) or not message["content"].strip():

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from modeling_coma import ComaForEmbedding, CompressionMemory
@@ -37,33 +38,63 @@ def evaluate_compression(
             Text of the progress bar.
 
     Returns:
-        `tuple`: metrics `loss`, `loss_shuffled_tokens` (each row answers from the tokens of the next row of its
-        batch), `loss_without_tokens` and `answer_accuracy`; the mean similarity of the compression tokens to each
-        other, of shape `(K, K)` (paper, figure 3); the number of rows.
+        `tuple`: metrics `loss`, `loss_shuffled_tokens` (each row answers from the tokens of the row before it),
+        `loss_without_tokens` and `answer_accuracy`; the mean similarity of the compression tokens to each other, of
+        shape `(K, K)` (paper, figure 3); the number of rows.
     """
     coma = model.get_base_model() if hasattr(model, "get_base_model") else model
-    head, k = coma.get_output_embeddings(), coma.config.num_compression_tokens
-    sums = torch.zeros(5, device=accelerator.device)  # loss, shuffled, without, hits; answer tokens
+    k = coma.config.num_compression_tokens
+    sums = torch.zeros(5, dtype=torch.float64, device=accelerator.device)  # three losses, hits; answer tokens
     similarity, rows = torch.zeros(k, k, device=accelerator.device), torch.zeros(1, device=accelerator.device)
+    before = None
     for batch in tqdm(dataloader, desc=description, disable=not accelerator.is_main_process):
+        real = _real_rows(accelerator, len(batch["labels"]))
+        batch["labels"][real:] = -100
         dialogue = [batch[name] for name in DIALOGUE]
-        memory = coma.compress(**{name: value for name, value in batch.items() if name not in DIALOGUE})
-        output = coma.answer(memory, *dialogue, 1)
-        others = memory.select(torch.arange(len(memory)).roll(1))
-        answers = batch["labels"][batch["labels"] != -100]
-        hits = answer_hits(output.answer_states, head, answers)
-        losses = [
-            output.loss,
-            coma.answer(others, *dialogue, 1).loss,
-            coma.answer(_nothing(memory), *dialogue, 1).loss,
-        ]
-        sums += torch.stack([*losses, hits.sum(), torch.tensor(answers.numel(), device=sums.device)]).float()
-        states = F.normalize(memory.compression_states.float(), dim=-1)
-        similarity, rows = similarity + (states @ states.mT).sum(dim=0), rows + len(memory)
+        with accelerator.autocast():
+            memory = coma.compress(**{name: value for name, value in batch.items() if name not in DIALOGUE})
+            others = _of_the_row_before(memory, before, max(real, 1))
+            sums += _sums(coma, (memory, others, _nothing(memory)), dialogue)
+        before = memory.select(torch.tensor([real - 1])) if real else before
+        states = F.normalize(memory.compression_states[:real].float(), dim=-1)
+        similarity, rows = similarity + (states @ states.mT).sum(dim=0), rows + real
     sums, similarity, rows = accelerator.reduce((sums, similarity, rows))
     names = ("loss", "loss_shuffled_tokens", "loss_without_tokens", "answer_accuracy")
     metrics: dict[str, Any] = dict(zip(names, (sums[:4] / sums[4]).tolist(), strict=True))
     return metrics, (similarity / rows).cpu(), int(rows)
+
+
+def _sums(coma: ComaForEmbedding, memories: tuple[CompressionMemory, ...], dialogue: list[Tensor]) -> Tensor:
+    """Sums over the answer tokens: the loss from each of the memories, and the hits from the first; their number."""
+    outputs = [coma.answer(memory, *dialogue, 1) for memory in memories]
+    answers = dialogue[-1][dialogue[-1] != -100]
+    hits = answer_hits(outputs[0].answer_states, coma.get_output_embeddings(), answers)
+    numbers = [output.loss for output in outputs] + [hits.sum(), torch.tensor(len(answers), device=hits.device)]
+    return torch.stack([number.double() for number in numbers])
+
+
+def _real_rows(accelerator: Accelerator, rows: int) -> int:
+    """How many rows of a batch count: accelerate fills the last batches of the processes with rows from the start."""
+    state = accelerator.gradient_state
+    if not state.end_of_dataloader or state.remainder <= 0 or accelerator.num_processes == 1:
+        return rows
+    per_process = state.active_dataloader.total_batch_size // accelerator.num_processes
+    return min(rows, max(0, state.remainder - accelerator.process_index * per_process))
+
+
+def _of_the_row_before(memory: CompressionMemory, before: CompressionMemory | None, rows: int) -> CompressionMemory:
+    """The memory of the row before, for every row; the first of all gets that of the last of its batch."""
+    first = memory.select(torch.tensor([rows - 1])) if before is None else before
+    others = memory.select(torch.arange(len(memory) - 1))
+    layers = [
+        (torch.cat([first_keys, keys]), torch.cat([first_values, values]))
+        for (first_keys, first_values), (keys, values) in zip(first.layers, others.layers, strict=True)
+    ]
+    return CompressionMemory(
+        layers,
+        torch.cat([first.next_position, others.next_position]),
+        torch.cat([first.compression_states, others.compression_states]),
+    )
 
 
 def _nothing(memory: CompressionMemory) -> CompressionMemory:

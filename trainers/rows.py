@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from multiprocessing import Value
 from typing import Any, TypeVar
@@ -31,7 +32,9 @@ class NumberedRows:
         return {**self.dataset[index], ROW: index}
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        return [self[index] for index in indices]
+        fetch = getattr(self.dataset, "__getitems__", None)  # of a `Dataset`: all rows at once
+        rows = fetch(indices) if fetch is not None else [self.dataset[index] for index in indices]
+        return [{**row, ROW: index} for row, index in zip(rows, indices, strict=True)]
 
 
 class BadRows:
@@ -92,7 +95,8 @@ class BadRows:
                 collate([row])
                 good.append(row)
             except ValueError as error:
-                bad.append((row.get(ROW, place), str(error).removeprefix("Row 0: ")))
+                reason = re.sub(r"^Row 0(:?) ", lambda found: "" if found[1] else "it ", str(error))
+                bad.append((row.get(ROW, place), reason))
         return good, bad
 
 

@@ -22,8 +22,8 @@ class LengthGroupedBatches(Sampler[list[int]]):
     halved until it is. So every row comes exactly once and no process waits for another.
 
     Args:
-        lengths (`Sequence[int]`):
-            Tokens of each row.
+        lengths (`Sequence` of shape `(num_rows,)` or `(num_rows, num_parts)`):
+            Tokens of each row; of parts that are padded apart, as inputs and dialogues are, each for itself.
         batch_size (`int`):
             Most rows of a batch.
         max_tokens (`int`, *optional*):
@@ -44,32 +44,29 @@ class LengthGroupedBatches(Sampler[list[int]]):
 
     def __init__(
         self,
-        lengths: Sequence[int],
+        lengths: Sequence[int] | Sequence[Sequence[int]],
         batch_size: int,
         max_tokens: int | None = None,
         num_processes: int = 1,
         seed: int = 0,
         granularity: int = 32,
     ) -> None:
-        lengths = np.asarray(lengths)
-        if max_tokens is not None and lengths.max() > max_tokens:
-            row = int(lengths.argmax())
-            raise ValueError(
-                f"Row {row} has {lengths[row]} tokens, a batch may have {max_tokens}: raise max_tokens_per_batch, "
-                "or lower the pixel budget or the length limits."
-            )
+        lengths = np.asarray(lengths).reshape(len(lengths), -1)
         if len(lengths) < num_processes:
             raise ValueError(f"{len(lengths)} rows cannot be shared by {num_processes} processes.")
-        self.widths = -(-lengths // granularity) * granularity
-        if max_tokens is not None:
-            self.widths = np.minimum(self.widths, max_tokens)
-        self.sizes = _batch_sizes(np.sort(self.widths).tolist(), batch_size, max_tokens, num_processes)
+        if max_tokens is not None and (totals := lengths.sum(axis=1)).max() > max_tokens:
+            row = int(totals.argmax())
+            raise ValueError(
+                f"Row {row} has {totals[row]} tokens, a batch may have {max_tokens}: raise max_tokens_per_batch, "
+                "or lower the pixel budget or the length limits."
+            )
+        self.steps = -(-lengths // granularity)
+        places = np.lexsort(self.steps.T[::-1])  # by the first part, then by the next
+        runs = np.split(places, np.flatnonzero(np.diff(self.steps[places], axis=0).any(axis=1)) + 1)
+        # What any row may need that comes to stand in a place of its step.
+        widths = np.repeat([lengths[run].max(axis=0) for run in runs], [len(run) for run in runs], axis=0)
+        self.sizes = _batch_sizes(widths.tolist(), batch_size, max_tokens, num_processes)
         self.seed, self.epoch = seed, 0
-
-    @property
-    def sampler(self) -> LengthGroupedBatches:
-        """Where accelerate looks for `set_epoch` behind its own wrapper."""
-        return self
 
     def set_epoch(self, epoch: int) -> None:
         """Fixes the order of an epoch."""
@@ -80,19 +77,22 @@ class LengthGroupedBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         random = np.random.default_rng((self.seed, self.epoch))
-        order = np.lexsort((random.random(len(self.widths)), self.widths))
+        order = np.lexsort((random.random(len(self.steps)), *self.steps.T[::-1]))
         batches = np.split(order, np.cumsum(self.sizes)[:-1])
         return (batches[i].tolist() for i in random.permutation(len(batches)))
 
 
-def _batch_sizes(widths: list[int], batch_size: int, max_tokens: int | None, num_processes: int) -> list[int]:
-    """Rows per batch for sorted widths: the last row of a batch sets its width."""
-    sizes = [0]
+def _batch_sizes(widths: list[list[int]], batch_size: int, max_tokens: int | None, num_processes: int) -> list[int]:
+    """Rows per batch, for the widths of sorted rows; the widest in each part sets what the others are padded to."""
+    sizes, widest = [0], [0] * len(widths[0])
     for width in widths:
-        full = sizes[-1] == batch_size or (max_tokens is not None and (sizes[-1] + 1) * width > max_tokens)
+        wider = [max(pair) for pair in zip(width, widest, strict=True)]
+        full = sizes[-1] == batch_size or (max_tokens is not None and (sizes[-1] + 1) * sum(wider) > max_tokens)
         if sizes[-1] and full:
             sizes.append(0)
+            wider = width
         sizes[-1] += 1
+        widest = wider
     while len(sizes) % num_processes:
         largest = sizes.index(max(sizes))
         half = sizes[largest] // 2

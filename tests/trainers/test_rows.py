@@ -1,0 +1,70 @@
+"""Rows that know their number, images that stay as they are stored, and errors that are no fault of a row."""
+
+import io
+
+import pytest
+from datasets import Dataset, Features, Image, List, Value
+
+from trainers.rows import BadRows, NumberedRows, as_image, without_decoding
+
+
+@pytest.fixture
+def dataset(picture):
+    def stored(seed):
+        file = io.BytesIO()
+        picture(8, 8, seed).save(file, "PNG")
+        return {"bytes": file.getvalue(), "path": None}
+
+    rows = {
+        "images": [[stored(0)], [], [stored(1), stored(2)]],
+        "query": [{"text": "a", "image": stored(3)}, {"text": None, "image": None}, {"text": "b", "image": stored(4)}],
+        "negatives": [[{"image": stored(5)}], [], []],
+        "text": ["x", None, "z"],
+    }
+    item = {"text": Value("string"), "image": Image()}
+    features = {"images": List(Image()), "query": item, "negatives": [{"image": Image()}], "text": Value("string")}
+    return Dataset.from_dict(rows, features=Features(features))
+
+
+def test_images_stay_as_they_are_stored_however_nested(dataset):
+    row = without_decoding(dataset)[0]
+    for image in (row["images"][0], row["query"]["image"], row["negatives"][0]["image"]):
+        assert as_image(image).startswith(b"\x89PNG")
+    assert without_decoding(dataset)[1]["query"]["image"] is None
+    texts = dataset.select_columns(["text"])
+    assert without_decoding(texts) is texts
+
+
+def test_rows_know_their_number(dataset):
+    for source in (dataset, dataset.to_list()):
+        rows = NumberedRows(source)
+        assert len(rows) == 3 and rows[2]["row"] == 2 and rows[2]["text"] == "z"
+        assert [(row["row"], row["text"]) for row in rows.__getitems__([2, 0])] == [(2, "z"), (0, "x")]
+
+
+def test_images_as_the_processor_takes_them(picture):
+    assert as_image({"bytes": b"x", "path": "y"}) == b"x"
+    assert as_image({"bytes": None, "path": "y"}) == "y"
+    assert as_image({"bytes": None, "path": None}) is None
+    assert as_image(image := picture()) is image
+
+
+def test_an_error_that_no_row_has_alone_is_raised_as_it_is():
+    def collate(rows):
+        if len(rows) > 1:
+            raise ValueError("these rows do not go together")
+        return rows
+
+    for policy in ("raise", "skip"):
+        bad_rows = BadRows(policy)
+        with pytest.raises(ValueError, match="^these rows do not go together$"):
+            bad_rows.apply(collate, [{}, {}])
+        assert bad_rows.skipped == 0
+
+
+def test_a_fault_of_the_program_is_no_bad_row():
+    def collate(rows):
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError):
+        BadRows("skip").apply(collate, [{}])
