@@ -69,8 +69,7 @@ def test_train_save_reload_and_merge_are_one_model(coma, batch, tmp_path):
     after = run(merged, batch)
     torch.testing.assert_close(after.embeddings, trained.embeddings, **CLOSE)
     torch.testing.assert_close(after.answer_states, trained.answer_states, **CLOSE)
-    # While training, a tied head keeps the old rows of the compression tokens, K of the words that an answer is not.
-    assert abs(after.loss - trained.loss) < 0.02 * trained.loss
+    torch.testing.assert_close(after.loss, trained.loss, **CLOSE)  # the tied head has the trained rows too
     assert merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
 
     merged.save_pretrained(tmp_path / "merged")

@@ -1,10 +1,12 @@
 """An embedding depends on its row alone; every backbone, every kind of input, any number of tokens."""
 
 import copy
+import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers.utils import is_flash_attn_2_available
 
 from modeling_coma import ComaConfig, ComaForEmbedding
 from modeling_coma.processing_coma import compression_tokens
@@ -113,6 +115,45 @@ def test_tokens_take_spare_rows_and_the_vocabulary_grows_only_where_there_are_no
     assert embed(model, processor, ["a red apple"]).isfinite().all()
 
 
+def copy_of(folder, target):
+    """A backbone to be changed and saved again: its files, and its model."""
+    for path in folder.iterdir():
+        shutil.copy(path, target)
+    return AutoModelForImageTextToText.from_pretrained(folder)
+
+
+@torch.no_grad()
+def test_rows_are_drawn_from_the_statistics_of_each_dimension(make_backbone, tmp_path):
+    stock = copy_of(make_backbone(), tmp_path)
+    weight, used = stock.get_input_embeddings().weight, len(AutoTokenizer.from_pretrained(tmp_path))
+    weight[used:] = 1000.0  # whatever is in the spare rows does not matter
+    weight[:, 0] += 5.0
+    weight[:, 1] *= 10.0
+    stock.save_pretrained(tmp_path)
+    model, _ = ComaForEmbedding.from_backbone(tmp_path, num_compression_tokens=256)
+    drawn = model.get_input_embeddings().weight[model.config.compression_token_ids]
+    torch.testing.assert_close(drawn.std(dim=0), weight[:used].std(dim=0), rtol=0.25, atol=0.0)
+    errors = (drawn.mean(dim=0) - weight[:used].mean(dim=0)).abs() / weight[:used].std(dim=0)
+    assert errors.max() < 0.3
+    assert torch.equal(model.get_input_embeddings().weight[:used], weight[:used])
+
+
+def test_tokens_that_a_checkpoint_already_has_keep_their_rows(make_coma, mixed_inputs, tmp_path):
+    """A published CoMa checkpoint is a backbone whose tokenizer has them, trained."""
+    trained, processor = make_coma()
+    with torch.no_grad():
+        trained.get_input_embeddings().weight[trained.config.compression_token_ids] *= 1.5
+    for part in (trained.backbone, processor.tokenizer, processor.image_processor):
+        part.save_pretrained(tmp_path)
+    expected, rows = embed(trained, processor, mixed_inputs), trained.config.compression_token_ids
+    assert torch.equal(embed(*ComaForEmbedding.from_backbone(tmp_path, 4), mixed_inputs), expected)
+    more, _ = ComaForEmbedding.from_backbone(tmp_path, 6)
+    assert more.config.compression_token_ids[:4] == rows
+    weight = more.get_input_embeddings().weight[more.config.compression_token_ids]
+    assert torch.equal(weight[:4], trained.get_input_embeddings().weight[rows])
+    assert torch.pdist(weight).min() > 0.1
+
+
 def test_rows_are_drawn_the_same_each_time_and_leave_the_random_state_alone(make_backbone):
     torch.manual_seed(3)
     expected = torch.rand(2)
@@ -158,6 +199,26 @@ def test_attention_can_differ_between_towers(make_backbone):
     model, _ = ComaForEmbedding.from_backbone(make_backbone(), 4, attn_implementation=by_tower)
     assert model.backbone.model.language_model.config._attn_implementation == "eager"
     assert model.backbone.model.visual.config._attn_implementation == "sdpa"
+
+
+def test_flex_attention_agrees_or_is_refused(make_backbone, model_type, mixed_inputs):
+    """Its masks are made here, but a backbone of transformers has to allow it first."""
+    try:
+        model, processor = ComaForEmbedding.from_backbone(
+            make_backbone(model_type), 4, attn_implementation="flex_attention"
+        )
+    except ValueError as error:
+        assert "flex_attention" in str(error)
+    else:
+        expected = embed(*ComaForEmbedding.from_backbone(make_backbone(model_type), 4), mixed_inputs)
+        torch.testing.assert_close(embed(model, processor, mixed_inputs), expected, **CLOSE)
+
+
+def test_flash_attention_that_is_not_installed_is_refused(make_backbone):
+    if is_flash_attn_2_available():
+        pytest.skip("it is installed")
+    with pytest.raises(ImportError, match="FlashAttention2"):
+        ComaForEmbedding.from_backbone(make_backbone(), 4, attn_implementation="flash_attention_2")
 
 
 def test_the_models_config_is_the_backbones_config(coma):
@@ -287,9 +348,7 @@ def test_a_frozen_tower_has_no_graph_and_no_gradient(coma, mixed_inputs, frozen)
 
 
 def test_nan_weights_are_found_when_made_and_when_used(make_backbone, make_coma, tmp_path):
-    stock = AutoModelForImageTextToText.from_pretrained(make_backbone())
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
-        (tmp_path / name).write_bytes((make_backbone() / name).read_bytes())
+    stock = copy_of(make_backbone(), tmp_path)
     with torch.no_grad():
         stock.model.language_model.layers[1].mlp.up_proj.weight[3, 5] = float("inf")
     stock.save_pretrained(tmp_path)
@@ -313,8 +372,6 @@ def test_outputs_come_as_a_tuple_too(coma, mixed_inputs):
 
 
 def test_installed_classes_load_without_trust_and_miss_nothing(coma, mixed_inputs, tmp_path):
-    from transformers import AutoConfig, AutoModel, AutoProcessor
-
     model, processor = coma
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)

@@ -129,6 +129,22 @@ def test_the_row_of_a_bad_input_is_named(qwen, picture):
         qwen.process(["a", Image.new("RGB", (0, 9))])
 
 
+def test_an_image_processor_may_speak_tensors(qwen, mixed_inputs):
+    """As those of transformers do where torchvision is installed."""
+
+    class AsWithTorchvision(type(qwen.image_processor)):
+        def __call__(self, images, **kwargs):
+            return super().__call__(images, **{**kwargs, "return_tensors": "pt"})
+
+    image_processor = AsWithTorchvision(**qwen.image_processor.to_dict())
+    processor = ComaProcessor(image_processor, qwen.tokenizer, num_compression_tokens=K)
+    for return_tensors in ("pt", None):
+        expected = qwen.process(mixed_inputs, return_tensors=return_tensors)
+        for name, value in processor.process(mixed_inputs, return_tensors=return_tensors).items():
+            assert type(value) is type(expected[name])
+            assert (value == expected[name]).all()
+
+
 def test_modes_of_pictures_do_not_matter_beyond_their_colours(qwen, picture):
     grey = picture().convert("L")
     deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
