@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.utils.data import IterableDataset
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, set_seed
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.callbacks import SamplerEpoch, SeenInputs
@@ -97,6 +97,7 @@ class ComaTrainer(Trainer):
         if args.freeze_vision:
             freeze_vision(coma, args.train_merger)
         if peft_config is not None:
+            set_seed(args.seed)  # the same adapter in every run, on every process
             model = get_peft_model(model, peft_config)
         for name in ("train_dataset", "eval_dataset"):
             kwargs[name] = _numbered(kwargs.get(name))
@@ -112,6 +113,21 @@ class ComaTrainer(Trainer):
         """The CoMa model inside whatever wraps it."""
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if isinstance(model, PeftModel) else model
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        """Full weights are saved under the names of the published backbone, which `from_pretrained` translates back.
+        `Trainer` would look for them in vain, warn, and go on with the weights it began with."""
+        model = self.model if model is None else model
+        if not isinstance(model, ComaForEmbedding) or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            _load_weights(model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if not isinstance(self.model, ComaForEmbedding) or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            _load_weights(self.model, self.state.best_model_checkpoint)
 
     def is_logging_step(self) -> bool:
         """Whether what is costly to measure should be measured in this step."""
@@ -137,6 +153,13 @@ class ComaTrainer(Trainer):
         counts = torch.tensor([bad_rows.skipped, bad_rows.cut], device=self.accelerator.device)
         skipped, cut = self.accelerator.reduce(counts).tolist()
         return {name: n for name, n in (("rows_skipped", skipped), ("turns_cut", cut)) if n}
+
+
+def _load_weights(model: ComaForEmbedding, folder: str) -> None:
+    saved, report = ComaForEmbedding.from_pretrained(folder, dtype=model.dtype, output_loading_info=True)
+    if wrong := {name: sorted(report[name]) for name in ("missing_keys", "mismatched_keys") if report[name]}:
+        raise ValueError(f"The weights in {folder} do not fit the model: {wrong}")
+    model.load_state_dict(saved.state_dict())
 
 
 def _numbered(dataset: Any) -> Any:

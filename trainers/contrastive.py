@@ -18,9 +18,9 @@ from trainers.contrastive_targets import BatchTargets
 from trainers.gather import gather_rows
 from trainers.grad_cache import cached_embeddings, plan_mini_batches
 from trainers.info_nce import InfoNCEOptions, InfoNCEOutput, info_nce
-from trainers.packing import PackedInputs, select_images
+from trainers.packing import PackedInputs, encode_images, select_images
 from trainers.samplers import SubBatchSampler
-from trainers.temperature import Temperature, ZeroGradients
+from trainers.temperature import Temperature, TrainedTemperature
 
 
 __all__ = ["ComaContrastiveCollator", "ComaContrastiveConfig", "ComaContrastiveTrainer"]
@@ -68,7 +68,8 @@ class ComaContrastiveTrainer(ComaTrainer):
             )
         sources = set(self._sources()) if args.temperature_per_source else None
         self.temperature = Temperature(args.temperature, sources, trained).to(self.accelerator.device)
-        self.add_callback(ZeroGradients(self.temperature))
+        if trained:
+            self.add_callback(TrainedTemperature(self.temperature))
         hidden_size, cuts = self.coma.config.hidden_size, args.matryoshka_dims or []
         self.options = InfoNCEOptions(
             false_negative_margin=args.false_negative_margin,
@@ -91,6 +92,9 @@ class ComaContrastiveTrainer(ComaTrainer):
         for name, (total, count) in output.statistics.fractions().items():
             meter.add(name, total, count)
         meter.add_rate("pairs_per_second", len(queries))
+        if model.training:
+            packed = inputs["inputs"]
+            self.seen.add(int(packed.images_per_row.sum()), len(packed.input_ids))
         scale = self.accelerator.num_processes  # DDP averages gradients, the losses of the processes add up
         loss = output.loss * scale
         return (loss, {"queries": queries, "documents": documents}) if return_outputs else loss
@@ -98,7 +102,8 @@ class ComaContrastiveTrainer(ComaTrainer):
     def _embed(self, model: torch.nn.Module, packed: PackedInputs) -> torch.Tensor:
         visual, pad = self.coma.backbone.model.visual, self.processing_class.tokenizer.pad_token_id
         frozen = packed.pixel_values is not None and not any(p.requires_grad for p in visual.parameters())
-        features = self.coma.encode_images(packed.pixel_values, packed.image_grid_thw) if frozen else {}
+        patches = self.args.mini_batch_tokens * self.processing_class.image_processor.merge_size**2
+        features = encode_images(self.coma, packed, patches) if frozen else {}
 
         def embed(rows: torch.LongTensor) -> torch.Tensor:
             batch = packed.batch(rows, pad, pixels=not frozen)
@@ -133,16 +138,6 @@ class ComaContrastiveTrainer(ComaTrainer):
             group = {"lr": self.args.temperature_learning_rate, "weight_decay": 0.0}
             optimizer.add_param_group({"params": list(self.temperature.parameters()), **group})
         return optimizer
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.temperature.trained and self.args.should_save:
-            self.temperature.save(output_dir)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if self.temperature.trained and checkpoint is not None:
-            self.temperature.load(checkpoint)
 
     def prediction_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from itertools import chain
 from typing import Any
 
 import torch
 from transformers.utils import ModelOutput
 
+from modeling_coma import ComaForEmbedding
 
-__all__ = ["PackedInputs", "select_images"]
+
+__all__ = ["PackedInputs", "encode_images", "select_images"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +57,16 @@ class PackedInputs:
         return len(self.lengths)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> PackedInputs:
-        """The same inputs on another device."""
+        """The same inputs on another device. Pixels stay where they are: a part of them is moved when it is needed."""
+        return self._with(lambda name, tensor: tensor if name == "pixel_values" else tensor.to(device, **kwargs))
+
+    def pin_memory(self) -> PackedInputs:
+        """The same inputs in page-locked memory, as a data loader asks for."""
+        return self._with(lambda name, tensor: tensor.pin_memory())
+
+    def _with(self, change: Callable[[str, torch.Tensor], torch.Tensor]) -> PackedInputs:
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        return PackedInputs(**{k: v if v is None else v.to(device, **kwargs) for k, v in tensors.items()})
+        return PackedInputs(**{n: tensor if tensor is None else change(n, tensor) for n, tensor in tensors.items()})
 
     def images_of(self, rows: torch.LongTensor) -> torch.LongTensor:
         """Numbers of the images of some rows, in the order of the rows."""
@@ -85,20 +96,46 @@ class PackedInputs:
         if len(images):
             batch["image_grid_thw"] = self.image_grid_thw[images]
             if pixels:
-                patches = self.image_grid_thw.prod(dim=1)
-                first_patch = patches.cumsum(0) - patches
-                batch["pixel_values"] = self.pixel_values[_ranges(first_patch[images], patches[images])]
+                batch["pixel_values"] = self.pixels_of(images)
         return batch
+
+    def pixels_of(self, images: torch.LongTensor) -> torch.FloatTensor:
+        """Patches of some images, where the inputs are."""
+        patches = self.image_grid_thw.prod(dim=1)
+        rows = _ranges((patches.cumsum(0) - patches)[images], patches[images])
+        return self.pixel_values[rows.to(self.pixel_values.device)].to(rows.device, non_blocking=True)
+
+
+def encode_images(model: ComaForEmbedding, packed: PackedInputs, max_patches: int) -> dict[str, ModelOutput]:
+    """What `ComaForEmbedding.encode_images` returns for all images, made of `max_patches` patches at a time."""
+    parts, patches = [[]], 0
+    for number, more in enumerate(packed.image_grid_thw.prod(dim=1).tolist()):
+        if parts[-1] and patches + more > max_patches:
+            parts.append([])
+            patches = 0
+        parts[-1].append(number)
+        patches += more
+    outputs = []
+    for part in parts:
+        images = torch.tensor(part, device=packed.image_grid_thw.device)
+        outputs.append(model.encode_images(packed.pixels_of(images), packed.image_grid_thw[images])["image"])
+        outputs[-1].last_hidden_state = None  # before merging, several times as large and needed no more
+    whole = outputs[0]
+    whole.pooler_output = tuple(chain.from_iterable(output.pooler_output for output in outputs))
+    if getattr(whole, "deepstack_features", None) is not None:  # Qwen3-VL: features of several layers
+        layers = zip(*(output.deepstack_features for output in outputs), strict=True)
+        whole.deepstack_features = [tuple(chain.from_iterable(parts_of_layer)) for parts_of_layer in layers]
+    return {"image": whole}
 
 
 def select_images(features: dict[str, ModelOutput], images: torch.LongTensor) -> dict[str, ModelOutput]:
-    """What `ComaForEmbedding.encode_images` returned, for some of its images; empty for none."""
+    """What [`encode_images`] returned, for some of its images; empty for none."""
     numbers = images.tolist()
     if not numbers:
         return {}
     output = copy.copy(features["image"])
     output.pooler_output = tuple(output.pooler_output[number] for number in numbers)
-    if getattr(output, "deepstack_features", None) is not None:  # Qwen3-VL: features of several layers
+    if getattr(output, "deepstack_features", None) is not None:
         output.deepstack_features = [tuple(layer[number] for number in numbers) for layer in output.deepstack_features]
     return {"image": output}
 

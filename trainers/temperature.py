@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from trainers.contrastive_collator import content_key
 from trainers.gather import average_gradients
 
 
-__all__ = ["Temperature", "ZeroGradients"]
+__all__ = ["Temperature", "TrainedTemperature"]
 
-FILE = "temperature.json"  # in checkpoints, beside the state of the optimizer to which it belongs
 LOWEST = 0.01  # as in CLIP, whose logit scale is clipped at 100
 ALL = "all"
 
@@ -77,34 +76,38 @@ class Temperature(torch.nn.Module):
             for n, v in zip(self.names, values, strict=True)
         }
 
-    def save(self, folder: str | Path) -> None:
-        """Writes the trained logarithms, which a JSON number holds exactly."""
-        logarithms = dict(zip(self.names, self.logarithm.tolist(), strict=True))
-        Path(folder, FILE).write_text(json.dumps({"logarithm_of_temperature": logarithms}, indent=2) + "\n")
 
-    def load(self, folder: str | Path) -> None:
-        """Reads what [`~Temperature.save`] has written."""
-        if not Path(folder, FILE).exists():
-            raise ValueError(
-                f"{folder} has no {FILE}: its temperature was not trained, or the checkpoint is not whole."
-            )
-        logarithms = json.loads(Path(folder, FILE).read_text())["logarithm_of_temperature"]
-        if logarithms.keys() != set(self.names):
-            raise ValueError(
-                f"{folder} has temperatures of {sorted(logarithms)}, the data are of {sorted(self.names)}."
-            )
+class TrainedTemperature(TrainerCallback, ExportableState):
+    """
+    Lets a temperature take part in a training: clears its gradient after every step, as `Trainer` does for its model
+    and for nothing else, and keeps its value in the `trainer_state.json` of checkpoints.
+
+    Args:
+        temperature ([`Temperature`]):
+            What is trained.
+    """
+
+    def __init__(self, temperature: Temperature) -> None:
+        self.temperature = temperature
+
+    def state(self) -> dict[str, dict]:
+        """The logarithms, which JSON holds exactly."""
+        values = self.temperature.logarithm.tolist()
+        return {"args": {}, "attributes": {"logarithms": dict(zip(self.temperature.names, values, strict=True))}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step == 0:
+            return
+        saved = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {}).get("logarithms", {})
+        names = self.temperature.names
+        if saved.keys() != set(names):
+            raise ValueError(f"The checkpoint has temperatures of {sorted(saved)}, the training of {sorted(names)}.")
         with torch.no_grad():
-            self.logarithm.copy_(torch.tensor([logarithms[name] for name in self.names]))
-
-
-class ZeroGradients(TrainerCallback):
-    """Clears the gradients of a module after every step, as `Trainer` does for those of its model and of no other."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.module = module
+            self.temperature.logarithm.copy_(torch.tensor([saved[name] for name in names]))
 
     def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """After a step, also one that was left out because of an overflow."""
-        self.module.zero_grad()
+        self.temperature.zero_grad()  # also after a step that was left out because of an overflow
