@@ -65,7 +65,7 @@ def answer_kl(
         )
     if temperature <= 0:
         raise ValueError(f"`temperature` must be positive, got {temperature}.")
-    num_items = max(len(student_hidden), 1) if num_items_in_batch is None else num_items_in_batch
+    num_items = len(student_hidden) if num_items_in_batch is None else num_items_in_batch
 
     def chunk_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -81,7 +81,8 @@ def answer_kl(
     # `split` gives one empty chunk for no rows, so that the head has a (zero) gradient in that case too.
     chunks = zip(student_hidden.split(chunk_size), teacher_hidden.split(chunk_size), strict=True)
     losses = [checkpoint(chunk_loss, student, teacher, use_reentrant=False) for student, teacher in chunks]
-    return torch.stack(losses).sum() * temperature**2 / num_items
+    # A step without answer tokens has nothing to divide by; clamped, a tensor need not leave its device to be asked.
+    return torch.stack(losses).sum() * temperature**2 / torch.as_tensor(num_items).clamp(min=1)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Rows of stage 1 to tensors: answers labelled in every turn, limits that cut between turns, bad rows by their number."""
+"""Rows of stage 1 to tensors: every answer labelled, limits that cut between turns, bad rows by number."""
 
 import copy
 import re

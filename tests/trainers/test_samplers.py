@@ -1,4 +1,4 @@
-"""Batches of similar length: every row once, the budget kept, the same for every process; sub-batches of one source."""
+"""Batches of similar length: every row once, the budget kept, the same for every process."""
 
 import numpy as np
 import pytest
