@@ -1,14 +1,17 @@
 """Loads a CoMa model for a command: from a folder or the Hub, full weights or an adapter, with nothing missing."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.lora import merge_adapter
+
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 __all__ = ["is_adapter", "load_adapter", "load_model", "load_processor"]
@@ -30,6 +33,8 @@ def load_model(name_or_path: str, dtype: str = "auto", device: str = "auto") -> 
         ValueError: if it is another kind of model, or weights are missing or of another shape.
     """
     if is_adapter(name_or_path):
+        from trainers.lora import merge_adapter
+
         adapted, base = load_adapter(name_or_path, dtype=dtype)
         model, processor = merge_adapter(adapted), load_processor(name_or_path, base)
     else:
@@ -46,7 +51,7 @@ def is_adapter(name_or_path: str) -> bool:
     return (folder / "adapter_config.json").exists() and not (folder / "config.json").exists()
 
 
-def load_adapter(folder: str, base: str | None = None, dtype: str = "auto") -> tuple[PeftModel, str]:
+def load_adapter(folder: str, base: str | None = None, dtype: str = "auto") -> tuple["PeftModel", str]:
     """
     Loads an adapter on its base.
 
@@ -61,6 +66,8 @@ def load_adapter(folder: str, base: str | None = None, dtype: str = "auto") -> t
     Raises:
         ValueError: if there is no adapter, or its base is not there.
     """
+    from peft import PeftConfig, PeftModel  # a second or two to import, and few commands need it
+
     if not (Path(folder) / "adapter_config.json").exists():
         raise ValueError(f"{folder} has no adapter_config.json: it is no adapter folder.")
     named = PeftConfig.from_pretrained(folder).base_model_name_or_path

@@ -18,7 +18,7 @@ IMAGES = ["a.png", None, "sub/b.png", None, "/c.png", None]
 def read(path: Path, columns: Columns = DEFAULT, image_root: Path | None = None) -> list[dict]:
     corpus = open_corpus(path, columns, image_root)
     whole = corpus.read(0, corpus.num_rows)
-    pieces = [corpus.read(start, min(start + 4, corpus.num_rows)) for start in range(0, corpus.num_rows, 4)]
+    pieces = [corpus.read(start, min(start + 3, corpus.num_rows)) for start in range(0, corpus.num_rows, 3)]
     assert [row for piece in pieces for row in piece] == whole
     return whole
 
@@ -49,6 +49,12 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
     assert [row["id"] for row in rows] == list("012345")
     assert rows[2]["image"] == str(tmp_path / "sub" / "b.png") and rows[4]["image"] == "/c.png"
     assert read(tmp_path / f"table{suffix}", image_root=Path("/root"))[0]["image"] == "/root/a.png"
+
+
+def test_texts_that_look_like_numbers(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,title\n01,007\n02,1e5\n")
+    rows = read(tmp_path / "t.csv", Columns(text="title"))
+    assert [(row["id"], row["text"]) for row in rows] == [("01", "007"), ("02", "1e5")]
 
 
 def test_columns_by_other_names(tmp_path: Path) -> None:
