@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from accelerate import Accelerator
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainingArguments, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.callbacks import SamplerEpoch, SeenInputs
@@ -19,7 +22,7 @@ from trainers.lora import freeze_vision
 from trainers.rows import NumberedRows
 
 
-__all__ = ["ComaTrainer", "Meter"]
+__all__ = ["ComaTrainer", "Meter", "last_checkpoint"]
 
 
 class Meter:
@@ -129,6 +132,12 @@ class ComaTrainer(Trainer):
         else:
             _load_weights(self.model, self.state.best_model_checkpoint)
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """As in `Trainer`; `True` resumes from the last checkpoint that was saved to its end."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
     def is_logging_step(self) -> bool:
         """Whether what is costly to measure should be measured in this step."""
         every = self.state.logging_steps
@@ -160,6 +169,20 @@ def _load_weights(model: ComaForEmbedding, folder: str) -> None:
     if wrong := {name: sorted(report[name]) for name in ("missing_keys", "mismatched_keys") if report[name]}:
         raise ValueError(f"The weights in {folder} do not fit the model: {wrong}")
     model.load_state_dict(saved.state_dict())
+
+
+def last_checkpoint(output_dir: str) -> str:
+    """
+    The last complete checkpoint in a folder. One whose saving was interrupted lacks the file that is written last.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    states = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")
+    checkpoints = {int(state.parent.name.rpartition("-")[2]): state.parent for state in states}
+    if not checkpoints:
+        raise ValueError(f"There is no complete checkpoint in {output_dir} to resume from.")
+    return str(checkpoints[max(checkpoints)])
 
 
 def _numbered(dataset: Any) -> Any:

@@ -31,7 +31,8 @@ class SamplerEpoch(TrainerCallback):
         **kwargs,
     ) -> None:
         sampler = train_dataloader
-        while sampler := getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None):
+        while sampler is not None:
+            sampler = getattr(sampler, "batch_sampler", getattr(sampler, "sampler", None))
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(int(state.epoch))
 
