@@ -55,8 +55,9 @@ def embed_items(
     description: str = "Embedding",
 ) -> torch.FloatTensor:
     r"""
-    Embeds a list, a `Dataset`, or a column of a `Dataset`, with a progress bar. Of a `Dataset` the columns `image` and
-    `text` are read; a row that has both shows the picture first.
+    Embeds a list, a `Dataset` (its columns `image` and `text`) or a column of a `Dataset`, with a progress bar. A row
+    of a `Dataset` with a picture and a text shows the picture first, as in training; an item of a list, in the order
+    of its keys.
 
     Args:
         model ([`ComaForEmbedding`]): it computes where it is, in its dtype, in evaluation mode.
@@ -168,10 +169,13 @@ class _Rows:
         return len(self.items)
 
     def fetch(self, rows: list[int]) -> list[Any]:
-        values = self.items[rows].to_pylist() if isinstance(self.items, Dataset) else [self.items[row] for row in rows]
+        if not isinstance(self.items, Dataset):
+            return [_undecoded(self.items[row]) for row in rows]
+        values = self.items[rows].to_pylist()
         for name in self.names:
             values = [value[name] for value in values]
-        return [_undecoded(value) for value in values]
+        # The order of a prompt is that of training, the picture first, however the fields happen to be stored.
+        return [_undecoded(dict(sorted(v.items())) if isinstance(v, dict) else v) for v in values]
 
 
 def _undecoded(item: Any) -> Any:
