@@ -13,10 +13,10 @@ from trainers.pixel_cache import image_key
 from trainers.rows import BadRows, as_image
 
 
-__all__ = ["ComaContrastiveCollator", "content_key"]
+__all__ = ["ComaContrastiveCollator", "ContrastiveInput", "as_input", "content_key"]
 
 
-class _Input(NamedTuple):
+class ContrastiveInput(NamedTuple):
     """One query or document as chat messages, the pictures in it, and 63-bit keys, with and without instruction."""
 
     messages: list[dict]
@@ -76,14 +76,14 @@ class ComaContrastiveCollator:
 
     def _collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         queries = [
-            _as_input(row["query"], f"Row {place}: query", self.instructions.get(row.get("source")))
+            as_input(row["query"], f"Row {place}: query", self.instructions.get(row.get("source")))
             for place, row in enumerate(rows)
         ]
-        documents = [_as_input(row["positive"], f"Row {place}: positive") for place, row in enumerate(rows)]
+        documents = [as_input(row["positive"], f"Row {place}: positive") for place, row in enumerate(rows)]
         owners = list(range(len(rows)))
         for place, row in enumerate(rows):
             negatives = row.get("negatives") or []
-            documents += [_as_input(item, f"Row {place}: negative {n}") for n, item in enumerate(negatives)]
+            documents += [as_input(item, f"Row {place}: negative {n}") for n, item in enumerate(negatives)]
             owners += [place] * len(negatives)
         unique = {one.key: one for one in [*queries, *documents]}
         number = {key: n for n, key in enumerate(unique)}
@@ -103,8 +103,8 @@ class ComaContrastiveCollator:
         }
 
 
-def _as_input(item: Any, where: str, instruction: str | None = None) -> _Input:
-    """Pictures come before the text, as in the official recipe."""
+def as_input(item: Any, where: str, instruction: str | None = None) -> ContrastiveInput:
+    """A query or document of a row; pictures come before the text, as in the official recipe."""
     if not isinstance(item, dict) or not item.keys() <= {"text", "image"}:
         raise ValueError(f'{where} must be {{"text": …, "image": …}}, got {str(item)[:80]!r}.')
     text, images = item.get("text"), item.get("image")
@@ -116,9 +116,9 @@ def _as_input(item: Any, where: str, instruction: str | None = None) -> _Input:
     messages = [{"role": "user", "content": content}]
     key = "\0".join([*map(image_key, images), text or ""])
     if not instruction:
-        return _Input(messages, len(images), content_key(key), content_key(key))
+        return ContrastiveInput(messages, len(images), content_key(key), content_key(key))
     messages.insert(0, {"role": "system", "content": instruction})
-    return _Input(messages, len(images), content_key(f"{instruction}\0\0{key}"), content_key(key))
+    return ContrastiveInput(messages, len(images), content_key(f"{instruction}\0\0{key}"), content_key(key))
 
 
 def content_key(content: str | None) -> int:

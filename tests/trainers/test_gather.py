@@ -18,6 +18,7 @@ from trainers.contrastive import ComaContrastiveConfig, ComaContrastiveTrainer
 from trainers.gather import average_gradients, gather_rows
 from trainers.grad_cache import plan_mini_batches
 from trainers.lora import lora_config
+from trainers.retrieval_callback import RetrievalCallback, RetrievalSet
 
 
 def test_one_process_gathers_nothing() -> None:
@@ -160,6 +161,7 @@ def train(folder: str, settings: dict, processes: int) -> dict[str, Any]:
     peft_config = lora_config(model, lora_dropout=0.0) if adapter else None
     config = ComaContrastiveConfig(**{**defaults, **settings})
     trainer = InOrder(model, config, processor, peft_config, train_dataset=dataset, eval_dataset=dataset)
+    trainer.add_callback(RetrievalCallback(trainer, RetrievalSet.from_rows(rows[:3])))
     trainer.train()
     trained = trainer.accelerator.unwrap_model(trainer.model)
     weights = {name: parameter.detach().clone() for name, parameter in trained.named_parameters()}
@@ -205,4 +207,6 @@ def test_uneven_last_batches_do_not_hang(on_two: list[dict[str, dict]]) -> None:
     first, second = (run["uneven"] for run in on_two)
     assert all(torch.equal(second["weights"][name], weight) for name, weight in first["weights"].items())
     assert any("eval_loss" in entry for entry in first["logs"])
+    retrieval = [[entry["eval_ndcg@10"] for entry in run["logs"] if "eval_ndcg@10" in entry] for run in (first, second)]
+    assert len(retrieval[0]) == 2 and retrieval[0] == retrieval[1]
     assert any(entry.get("rows_skipped") for entry in first["logs"])
