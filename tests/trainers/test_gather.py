@@ -207,6 +207,7 @@ def test_uneven_last_batches_do_not_hang(on_two: list[dict[str, dict]]) -> None:
     first, second = (run["uneven"] for run in on_two)
     assert all(torch.equal(second["weights"][name], weight) for name, weight in first["weights"].items())
     assert any("eval_loss" in entry for entry in first["logs"])
-    retrieval = [[entry["eval_ndcg@10"] for entry in run["logs"] if "eval_ndcg@10" in entry] for run in (first, second)]
+    logs = [run["logs"] for run in (first, second)]
+    retrieval = [[entry["eval_ndcg@10"] for entry in log if "eval_ndcg@10" in entry] for log in logs]
     assert len(retrieval[0]) == 2 and retrieval[0] == retrieval[1]
     assert any(entry.get("rows_skipped") for entry in first["logs"])
