@@ -25,7 +25,7 @@ EXTRAS_REQUIRE = {
         "matplotlib>=3.10.0,<4",
     ],
     "eval": [
-        "sentence-transformers>=6.0.0,<7",
+        "sentence-transformers>=6.2.0,<7",
         "mteb>=2.26.0,<3",
     ],
     "serve": [

@@ -1,7 +1,7 @@
 """Trains a small CoMa model on real pictures, from nothing, and shows what it finds.
 
 The data are 1,595 emoji in four drawing styles. Three styles are trained on, the fourth is never seen. A random
-backbone of four million parameters goes through both stages of the paper: first it answers dialogues about a picture
+backbone of three million parameters goes through both stages of the paper: first it answers dialogues about a picture
 from its compression tokens alone, then the embeddings of pictures and names are matched by InfoNCE. After that it
 names pictures of the unseen style, finds them by name, and finds the same emoji in another style.
 
@@ -52,8 +52,8 @@ def main(argv: list[str]) -> int:
     """Runs `coma demo`; returns the exit code."""
     parser = command_parser("demo", __doc__)
     parser.add_argument("--out", metavar="OUT", type=Path, default=Path("demo"), help="folder (default: demo)")
-    parser.add_argument("--compression-steps", type=positive, default=60, help="steps of stage 1 (default: 60)")
-    parser.add_argument("--contrastive-steps", type=positive, default=200, help="steps of stage 2 (default: 200)")
+    parser.add_argument("--compression-steps", type=positive, default=20, help="steps of stage 1 (default: 20)")
+    parser.add_argument("--contrastive-steps", type=positive, default=300, help="steps of stage 2 (default: 300)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and data order (default: 0)")
     arguments = parser.parse_args(argv)
 
@@ -114,16 +114,17 @@ def _train(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: Any
         common = {
             "output_dir": folder,
             "freeze_vision": False,
-            "learning_rate": 1e-3,
             "weight_decay": 0.05,
-            "warmup_steps": 20,
+            "warmup_steps": 0.1,
             "logging_steps": 10,
             "save_strategy": "no",
             "report_to": "none",
             "seed": arguments.seed,
         }
         sys.stdout.write("\nStage 1, compression: dialogues answered from the compression tokens alone\n")
-        config = ComaCompressionConfig(**common, max_steps=arguments.compression_steps, per_device_train_batch_size=64)
+        config = ComaCompressionConfig(
+            **common, max_steps=arguments.compression_steps, per_device_train_batch_size=64, learning_rate=5e-4
+        )
         collator = ComaCompressionCollator(caching, compression_instruction=False)
         dialogues = emoji_dialogues(emoji, seed=arguments.seed, turns=3, languages=())
         ComaCompressionTrainer(model, config, processor, train_dataset=dialogues, data_collator=collator).train()
@@ -132,6 +133,7 @@ def _train(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: Any
             **common,
             max_steps=arguments.contrastive_steps,
             per_device_train_batch_size=128,
+            learning_rate=1.5e-3,
             temperature=0.05,
             bidirectional=True,
         )
@@ -145,8 +147,8 @@ def _train(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: Any
 def _training(arguments: Any) -> str:
     return (
         f"`coma demo`, from random weights, on emoji in three drawing styles. Stage 1: {arguments.compression_steps} "
-        "steps of 64 dialogues, without the instruction line, learning rate 1e-3. Stage 2: "
-        f"{arguments.contrastive_steps} steps of 128 pairs of picture and name, learning rate 1e-3, temperature 0.05, "
+        "steps of 64 dialogues, without the instruction line, learning rate 5e-4. Stage 2: "
+        f"{arguments.contrastive_steps} steps of 128 pairs of picture and name, learning rate 1.5e-3, temperature 0.05, "
         f"both directions. Everything was trained. Seed {arguments.seed}."
     )
 
