@@ -15,6 +15,7 @@ from modeling_coma import loss_coma
 
 K = 4
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+one_backbone = pytest.mark.parametrize("model_type", ["qwen2_5_vl"])  # where another would show nothing new
 
 
 @pytest.fixture
@@ -134,6 +135,7 @@ def test_dialogues_padded_on_the_left_are_the_same(coma, batch):
         torch.testing.assert_close(other.answer_states, expected.answer_states, **CLOSE)
 
 
+@one_backbone
 def test_checkpointing_takes_the_single_pass_and_only_in_training(coma, batch, monkeypatch):
     model, _ = coma
     passes = []
@@ -250,6 +252,7 @@ def test_the_image_reaches_an_answer_through_the_compression_tokens_only(coma, p
     assert left is None or left.abs().max() == 0
 
 
+@one_backbone
 def test_chunks_and_items_reach_the_loss_of_the_model(coma, batch, monkeypatch):
     model, _ = coma
     inputs = batch()
@@ -266,6 +269,7 @@ def test_chunks_and_items_reach_the_loss_of_the_model(coma, batch, monkeypatch):
     assert_same_gradients(gradients(model, loss), reference)
 
 
+@one_backbone
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_rows_can_be_split_over_steps(coma, mixed_inputs, mixed_dialogues, pad, checkpointing):
     """Accumulation: two halves, each divided by the labels of both, are the whole."""
@@ -280,6 +284,7 @@ def test_rows_can_be_split_over_steps(coma, mixed_inputs, mixed_dialogues, pad, 
     torch.testing.assert_close(sum(losses), run(model, whole, checkpointing).loss, **CLOSE)
 
 
+@one_backbone
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_no_answers_give_zero_with_a_gradient(coma, batch, checkpointing):
     model, _ = coma
@@ -289,6 +294,7 @@ def test_no_answers_give_zero_with_a_gradient(coma, batch, checkpointing):
     assert model.get_output_embeddings().weight.grad.eq(0).all()
 
 
+@one_backbone
 def test_answer_states_are_row_major_and_predict_the_labels(coma, batch):
     model, _ = coma
     inputs = batch()
@@ -300,6 +306,7 @@ def test_answer_states_are_row_major_and_predict_the_labels(coma, batch):
     assert 0.3 * math.log(logits.shape[1]) < output.loss < 3 * math.log(logits.shape[1])
 
 
+@one_backbone
 def test_labels_that_nothing_predicts_are_refused(coma, batch):
     model, _ = coma
     for side in ("right", "left"):
@@ -316,6 +323,7 @@ def test_labels_that_nothing_predicts_are_refused(coma, batch):
                     run(model, {**inputs, "labels": labels}, checkpointing)
 
 
+@one_backbone
 def test_a_dialogue_without_a_mask_is_all_there(coma, batch):
     model, _ = coma
     row = {name: value[1:2] for name, value in batch().items() if name.endswith(("_ids", "_mask", "labels"))}
@@ -328,6 +336,7 @@ def test_a_dialogue_without_a_mask_is_all_there(coma, batch):
     assert torch.equal(model(**row).loss, expected)
 
 
+@one_backbone
 def test_what_makes_no_sense_is_refused(coma, batch):
     model, _ = coma
     inputs = batch()
@@ -337,6 +346,7 @@ def test_what_makes_no_sense_is_refused(coma, batch):
         model(input_ids=inputs["input_ids"], labels=inputs["labels"])
 
 
+@one_backbone
 def test_without_labels_there_is_no_loss(coma, batch):
     model, _ = coma
     inputs = batch()
@@ -368,6 +378,7 @@ def test_features_computed_before_give_the_same_loss_and_gradients(coma, batch, 
     assert any("visual" in name for name in results[0][1]) is not frozen
 
 
+@one_backbone
 def test_half_precision_paths_agree(coma, batch):
     model, _ = coma
     expected = model(**batch()).loss

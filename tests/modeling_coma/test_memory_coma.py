@@ -9,6 +9,7 @@ from modeling_coma import ComaForEmbedding, CompressionMemory
 
 K = 4
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+one_backbone = pytest.mark.parametrize("model_type", ["qwen2_5_vl"])  # where another would show nothing new
 QUESTIONS = ["what is this?", "is it red? and what is around it?", "a?", "what?", "leaves?", "where is the sky?", "x"]
 
 
@@ -84,6 +85,7 @@ def test_neither_batch_nor_padding_changes_a_memory(coma, mixed_inputs):
             assert_same(model.compress(**processor.process([item])), memory.select(torch.tensor([row])))
 
 
+@one_backbone
 def test_select_takes_rows_in_any_order_with_repeats(coma, mixed_inputs, dialogues):
     model, processor = coma
     memory = model.compress(**processor.process(mixed_inputs))
@@ -97,6 +99,7 @@ def test_select_takes_rows_in_any_order_with_repeats(coma, mixed_inputs, dialogu
     torch.testing.assert_close(model.answer(chosen, *of_rows).loss, expected.loss, **CLOSE)
 
 
+@one_backbone
 def test_use_leaves_a_memory_as_it_was(coma, mixed_inputs, dialogues, pad):
     """A cache grows while it is used; the memory may be asked again."""
     model, processor = coma
@@ -135,6 +138,7 @@ def test_gradients_flow_through_a_memory_or_stop_where_it_is_detached(coma, mixe
     assert torch.autograd.grad(loss, patches, allow_unused=True) == (None,)
 
 
+@one_backbone
 def test_checkpointing_keeps_no_memory_and_says_so(coma, mixed_inputs):
     model, processor = coma
     model.train().gradient_checkpointing_enable()
@@ -190,6 +194,7 @@ def test_generation_depends_on_nothing_done_before(coma, mixed_inputs, pad):
     assert torch.equal(model.generate(model.compress(**images), *ids, **options), first)
 
 
+@one_backbone
 def test_an_answer_ends_at_its_end_of_turn(coma, mixed_inputs, pad):
     model, processor = coma
     memory = model.compress(**processor.process(mixed_inputs[:2]))
@@ -203,6 +208,7 @@ def test_an_answer_ends_at_its_end_of_turn(coma, mixed_inputs, pad):
     assert model.config.eos_token_id == processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
+@one_backbone
 def test_a_model_in_training_generates_the_same(coma, mixed_inputs, pad):
     model, processor = coma
     memory, ids = model.compress(**processor.process(mixed_inputs[:2])), prompts(processor, pad, [0, 1])
@@ -211,6 +217,7 @@ def test_a_model_in_training_generates_the_same(coma, mixed_inputs, pad):
     assert not expected.requires_grad
 
 
+@one_backbone
 def test_padding_on_the_right_is_refused(coma, mixed_inputs, pad):
     model, processor = coma
     memory = model.compress(**processor.process(mixed_inputs[:2]))
