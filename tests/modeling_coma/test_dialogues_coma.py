@@ -4,8 +4,6 @@ The oracle is written with loops, a row at a time: one sequence, one dense mask,
 stock backbone run on them.
 """
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,25 +14,6 @@ from modeling_coma import loss_coma
 K = 4
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 one_backbone = pytest.mark.parametrize("model_type", ["qwen2_5_vl"])  # where another would show nothing new
-
-
-@pytest.fixture
-def batch(coma, mixed_inputs, mixed_dialogues, pad):
-    """`batch(side)`: a ragged batch of all kinds of rows with their dialogues, padded on that side."""
-    _, processor = coma
-
-    def make(side: str = "left", dialogue_side: str = "right") -> dict[str, torch.Tensor]:
-        inputs = processor.process(mixed_inputs, padding_side=side, compression_instruction=True)
-        return {**inputs, **pad(processor.process_dialogues(mixed_dialogues), dialogue_side)}
-
-    return make
-
-
-def run(model, batch: dict, checkpointing: bool):
-    """The two passes, or with gradient checkpointing the one behind a mask."""
-    model.train()
-    (model.gradient_checkpointing_enable if checkpointing else model.gradient_checkpointing_disable)()
-    return model(**batch)
 
 
 def rows_of(batch: dict) -> list[dict[str, torch.Tensor]]:
@@ -113,7 +92,7 @@ def assert_same_gradients(found: dict, expected: dict) -> None:
         torch.testing.assert_close(found[name], gradient, atol=2e-5 * max(scale, 1.0), rtol=1e-4, msg=name)
 
 
-def test_both_passes_are_the_dense_mask_in_loss_and_every_gradient(coma, batch):
+def test_both_passes_are_the_dense_mask_in_loss_and_every_gradient(coma, batch, run):
     model, _ = coma
     rows = rows_of(with_starts(model, batch()))
     sums, counts = zip(*(summed_loss(oracle(model, row), row["labels"]) for row in rows), strict=True)
@@ -126,7 +105,7 @@ def test_both_passes_are_the_dense_mask_in_loss_and_every_gradient(coma, batch):
             assert_same_gradients(gradients(model, output.loss), reference)
 
 
-def test_dialogues_padded_on_the_left_are_the_same(coma, batch):
+def test_dialogues_padded_on_the_left_are_the_same(coma, batch, run):
     model, _ = coma
     for checkpointing in (False, True):
         expected = run(model, batch(), checkpointing)
@@ -136,7 +115,7 @@ def test_dialogues_padded_on_the_left_are_the_same(coma, batch):
 
 
 @one_backbone
-def test_checkpointing_takes_the_single_pass_and_only_in_training(coma, batch, monkeypatch):
+def test_checkpointing_takes_the_single_pass_and_only_in_training(coma, batch, monkeypatch, run):
     model, _ = coma
     passes = []
     original = type(model)._masked_pass
@@ -150,7 +129,7 @@ def test_checkpointing_takes_the_single_pass_and_only_in_training(coma, batch, m
 
 
 @pytest.mark.parametrize("count", [1, 32, 256])
-def test_two_passes_are_one_for_any_number_of_tokens(make_coma, mixed_inputs, mixed_dialogues, pad, count):
+def test_two_passes_are_one_for_any_number_of_tokens(make_coma, mixed_inputs, mixed_dialogues, pad, count, run):
     model, processor = make_coma("qwen3_vl", count)
     dialogues = pad(processor.process_dialogues(mixed_dialogues))
     both = [run(model, {**processor.process(mixed_inputs), **dialogues}, flag) for flag in (False, True)]
@@ -159,7 +138,7 @@ def test_two_passes_are_one_for_any_number_of_tokens(make_coma, mixed_inputs, mi
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_eager_attention_is_the_same(make_coma, batch, coma, checkpointing):
+def test_eager_attention_is_the_same(make_coma, batch, coma, checkpointing, run):
     model, _ = coma
     losses = []
     for name in ("sdpa", "eager"):
@@ -190,7 +169,7 @@ def test_the_full_view_is_the_stock_backbone_without_the_tokens(coma, batch):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_dialogue_does_not_change_the_embedding(coma, batch, checkpointing):
+def test_a_dialogue_does_not_change_the_embedding(coma, batch, checkpointing, run):
     model, _ = coma
     inputs = batch()
     output = run(model, inputs, checkpointing)
@@ -219,7 +198,7 @@ def test_answers_do_not_see_what_is_said_later(coma, pad, kwargs):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_image_reaches_an_answer_through_the_compression_tokens_only(coma, picture, pad, checkpointing):
+def test_the_image_reaches_an_answer_through_the_compression_tokens_only(coma, picture, pad, checkpointing, run):
     """The gradient from the answers to the image vanishes where the compression tokens' own look at it is cut.
 
     It is cut by detaching the states of the compression tokens after every layer: a dialogue that reads any other
@@ -253,7 +232,7 @@ def test_the_image_reaches_an_answer_through_the_compression_tokens_only(coma, p
 
 
 @one_backbone
-def test_chunks_and_items_reach_the_loss_of_the_model(coma, batch, monkeypatch):
+def test_chunks_and_items_reach_the_loss_of_the_model(coma, batch, monkeypatch, run):
     model, _ = coma
     inputs = batch()
     expected, count = model(**inputs).loss, int((inputs["labels"] != -100).sum())
@@ -267,94 +246,6 @@ def test_chunks_and_items_reach_the_loss_of_the_model(coma, batch, monkeypatch):
     loss = model(**inputs).loss
     torch.testing.assert_close(loss, expected, **CLOSE)
     assert_same_gradients(gradients(model, loss), reference)
-
-
-@one_backbone
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_rows_can_be_split_over_steps(coma, mixed_inputs, mixed_dialogues, pad, checkpointing):
-    """Accumulation: two halves, each divided by the labels of both, are the whole."""
-    model, processor = coma
-    halves = []
-    for part in (slice(0, 3), slice(3, None)):
-        dialogues = pad(processor.process_dialogues(mixed_dialogues[part]))
-        halves.append({**processor.process(mixed_inputs[part]), **dialogues})
-    items = sum(int((half["labels"] != -100).sum()) for half in halves)
-    whole = {**processor.process(mixed_inputs), **pad(processor.process_dialogues(mixed_dialogues))}
-    losses = [run(model, {**half, "num_items_in_batch": items}, checkpointing).loss for half in halves]
-    torch.testing.assert_close(sum(losses), run(model, whole, checkpointing).loss, **CLOSE)
-
-
-@one_backbone
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_no_answers_give_zero_with_a_gradient(coma, batch, checkpointing):
-    model, _ = coma
-    output = run(model, {**batch(), "labels": torch.full_like(batch()["labels"], -100)}, checkpointing)
-    assert output.loss.item() == 0.0 and len(output.answer_states) == 0
-    output.loss.backward()
-    assert model.get_output_embeddings().weight.grad.eq(0).all()
-
-
-@one_backbone
-def test_answer_states_are_row_major_and_predict_the_labels(coma, batch):
-    model, _ = coma
-    inputs = batch()
-    output = model(**inputs)
-    targets = inputs["labels"][inputs["labels"] != -100]
-    logits = model.get_output_embeddings()(output.answer_states)
-    assert len(logits) == len(targets)
-    torch.testing.assert_close(F.cross_entropy(logits, targets), output.loss, **CLOSE)
-    assert 0.3 * math.log(logits.shape[1]) < output.loss < 3 * math.log(logits.shape[1])
-
-
-@one_backbone
-def test_labels_that_nothing_predicts_are_refused(coma, batch):
-    model, _ = coma
-    for side in ("right", "left"):
-        inputs = batch("left", side)
-        mask = inputs["dialogue_attention_mask"]
-        first = int(mask[1].argmax())
-        last_of_row = 0 if side == "left" else -1
-        for row, place in ((1, first), (0, last_of_row)):  # the first token; padding
-            assert (row, place) == (1, first) or mask[row, place] == 0
-            labels = inputs["labels"].clone()
-            labels[row, place] = 5
-            for checkpointing in (False, True):
-                with pytest.raises(ValueError, match="Nothing predicts padding, or the first token of a dialogue"):
-                    run(model, {**inputs, "labels": labels}, checkpointing)
-
-
-@one_backbone
-def test_a_dialogue_without_a_mask_is_all_there(coma, batch):
-    model, _ = coma
-    row = {name: value[1:2] for name, value in batch().items() if name.endswith(("_ids", "_mask", "labels"))}
-    row |= {
-        name: batch()[name][: 4 * 6 if name == "pixel_values" else 1] for name in ("pixel_values", "image_grid_thw")
-    }
-    assert row["dialogue_attention_mask"].all()
-    expected = model(**row).loss
-    row.pop("dialogue_attention_mask")
-    assert torch.equal(model(**row).loss, expected)
-
-
-@one_backbone
-def test_what_makes_no_sense_is_refused(coma, batch):
-    model, _ = coma
-    inputs = batch()
-    with pytest.raises(ValueError, match="dialogue_view='none' does not exist; choose 'compressed' or 'full'"):
-        model(**inputs, dialogue_view="none")
-    with pytest.raises(ValueError, match="`labels` belong to a dialogue"):
-        model(input_ids=inputs["input_ids"], labels=inputs["labels"])
-
-
-@one_backbone
-def test_without_labels_there_is_no_loss(coma, batch):
-    model, _ = coma
-    inputs = batch()
-    expected = model(**inputs)
-    inputs.pop("labels")
-    output = model(**inputs)
-    assert output.loss is None and output.answer_states is None
-    torch.testing.assert_close(output.embeddings, expected.embeddings, **CLOSE)
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -376,14 +267,3 @@ def test_features_computed_before_give_the_same_loss_and_gradients(coma, batch, 
     assert torch.equal(results[0][0], results[1][0])
     assert_same_gradients(results[1][1], results[0][1])
     assert any("visual" in name for name in results[0][1]) is not frozen
-
-
-@one_backbone
-def test_half_precision_paths_agree(coma, batch):
-    model, _ = coma
-    expected = model(**batch()).loss
-    model.to(torch.bfloat16)
-    for checkpointing in (False, True):
-        loss = run(model, batch(), checkpointing).loss
-        assert loss.dtype == torch.float32
-        assert abs(loss - expected) < 0.05

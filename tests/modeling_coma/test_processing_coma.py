@@ -1,8 +1,5 @@
 """The processor loses nothing: not a token of a picture, not a compression token, not a word without saying so."""
 
-import json
-import logging
-
 import numpy as np
 import pytest
 import torch
@@ -17,29 +14,6 @@ K = 4
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
-@pytest.fixture
-def processor(coma) -> ComaProcessor:
-    return coma[1]
-
-
-@pytest.fixture
-def qwen(make_coma) -> ComaProcessor:
-    return make_coma("qwen2_5_vl")[1]
-
-
-def unpadded(batch) -> list[list[int]]:
-    pairs = zip(batch["input_ids"], batch["attention_mask"], strict=True)
-    return [np.asarray(ids)[np.asarray(mask) == 1].tolist() for ids, mask in pairs]
-
-
-def read(processor, ids: list[int]) -> str:
-    """The text of a row, with its runs of image tokens as one."""
-    text = processor.tokenizer.decode(ids)
-    while "<|image_pad|><|image_pad|>" in text:
-        text = text.replace("<|image_pad|><|image_pad|>", "<|image_pad|>")
-    return text
-
-
 def image_tokens(processor, ids: list[int]) -> int:
     return ids.count(processor.tokenizer.convert_tokens_to_ids("<|image_pad|>"))
 
@@ -48,7 +22,7 @@ def tail(processor) -> str:
     return "".join(compression_tokens(processor.num_compression_tokens))
 
 
-def test_rows_read_as_they_were_given(processor, mixed_inputs):
+def test_rows_read_as_they_were_given(processor, mixed_inputs, unpadded, read):
     batch = processor.process(mixed_inputs)
     assert set(batch) == {"input_ids", "attention_mask", "pixel_values", "image_grid_thw"}
     assert all(isinstance(value, torch.Tensor) for value in batch.values())
@@ -66,7 +40,7 @@ def test_rows_read_as_they_were_given(processor, mixed_inputs):
     ]
 
 
-def test_every_image_has_as_many_tokens_as_features(coma, mixed_inputs):
+def test_every_image_has_as_many_tokens_as_features(coma, mixed_inputs, unpadded):
     model, processor = coma
     batch = processor.process(mixed_inputs)
     lengths = [len(part) for part in model.encode_images(batch["pixel_values"], batch["image_grid_thw"])["image"][1]]
@@ -75,7 +49,7 @@ def test_every_image_has_as_many_tokens_as_features(coma, mixed_inputs):
     assert image_tokens(processor, rows[1]) == lengths[0] and image_tokens(processor, rows[4]) == sum(lengths[3:6])
 
 
-def test_the_instruction_of_stage_1_stands_before_the_tokens(processor, mixed_inputs):
+def test_the_instruction_of_stage_1_stands_before_the_tokens(processor, mixed_inputs, unpadded, read):
     rows = unpadded(processor.process(mixed_inputs, compression_instruction=True))
     plain = unpadded(processor.process(mixed_inputs))
     for ids, without in zip(rows, plain, strict=True):
@@ -88,7 +62,7 @@ def test_the_instruction_of_stage_1_stands_before_the_tokens(processor, mixed_in
         assert read(processor, ids) == read(processor, without[:-K]) + line + tail(processor)
 
 
-def test_padding_on_either_side(processor, mixed_inputs):
+def test_padding_on_either_side(processor, mixed_inputs, unpadded):
     left, right = (processor.process(mixed_inputs, padding_side=side) for side in ("left", "right"))
     assert unpadded(left) == unpadded(right)
     assert torch.equal(left["pixel_values"], right["pixel_values"])
@@ -170,7 +144,7 @@ def test_too_thin_pictures_are_refused(processor):
         processor.process(["a", Image.new("RGB", (201, 1))])
 
 
-def test_the_pixel_budget_acts_and_is_saved(processor, picture, tmp_path):
+def test_the_pixel_budget_acts_and_is_saved(processor, picture, tmp_path, unpadded):
     side = processor.image_processor.patch_size * processor.image_processor.merge_size
     big, small = picture(40 * side, 30 * side), picture(8, 8)
 
@@ -217,81 +191,6 @@ def test_compression_tokens_are_single_tokens_that_no_text_contains(qwen):
         [token] for token in qwen.compression_token_ids
     ]
     assert qwen.tokenizer.decode(qwen.compression_token_ids, skip_special_tokens=True) == ""
-
-
-class TestLimit:
-    """Text gives way to a limit, with a warning; pictures and compression tokens never do."""
-
-    long = "what is this? it is an apple. " * 4
-
-    @pytest.fixture
-    def inputs(self, picture):
-        image = picture(56, 56)
-        return [self.long, {"text": self.long, "image": image}, {"image": [image, image], "text": self.long}]
-
-    def test_the_end_of_the_text_is_cut_and_nothing_else(self, qwen, inputs, caplog):
-        whole = unpadded(qwen.process(inputs))
-        with caplog.at_level(logging.WARNING):
-            cut = unpadded(qwen.process(inputs, max_length=20))
-        assert [len(ids) for ids in cut] == [20, 20, 20]
-        protected = {*qwen.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|image_pad|>", "<|vision_end|>"])}
-        for row, (ids, before) in enumerate(zip(cut, whole, strict=True)):
-            assert ids[-K:] == qwen.compression_token_ids
-            assert [i for i in ids if i in protected] == [i for i in before if i in protected]
-            text, text_before = ([i for i in part[:-K] if i not in protected] for part in (ids, before))
-            assert text and text == text_before[: len(text)]
-            gone = len(before) - 20
-            assert (
-                f"Row {row} is {len(before) - K - len(text_before)} tokens of images, {len(text_before)} of text"
-                in (caplog.text)
-            )
-            assert f"max_length is 20: the last {gone} tokens of its text are cut" in caplog.text
-        assert len(caplog.records) == 3
-
-    def test_cut_rows_are_embedded_like_the_shorter_text(self, make_coma, picture):
-        model, processor = make_coma("qwen2_5_vl")
-        ids = unpadded(processor.process([self.long], max_length=20))[0]
-        short = processor.tokenizer.decode(ids[:-K])
-        assert self.long.startswith(short)
-        expected = model(**processor.process([short])).embeddings
-        torch.testing.assert_close(model(**processor.process([self.long], max_length=20)).embeddings, expected)
-
-    def test_a_limit_that_fits_says_nothing(self, qwen, inputs, caplog):
-        whole = unpadded(qwen.process(inputs))
-        with caplog.at_level(logging.WARNING):
-            assert unpadded(qwen.process(inputs, max_length=max(map(len, whole)))) == whole
-        assert not caplog.records
-
-    def test_the_instruction_is_not_text(self, qwen, inputs):
-        for ids in unpadded(qwen.process(inputs, max_length=45, compression_instruction=True)):
-            assert len(ids) == 45
-            assert " in a few words." + tail(qwen) in read(qwen, ids)
-
-    @pytest.mark.parametrize("truncation", [False, "do_not_truncate"])
-    def test_without_truncation_it_raises_with_the_numbers(self, qwen, inputs, truncation):
-        count = len(unpadded(qwen.process(inputs[:1]))[0]) - K
-        with pytest.raises(ValueError, match=f"Row 0 is 0 tokens of images, {count} of text and 4 of comp.*, max_"):
-            qwen.process(inputs, max_length=20, truncation=truncation)
-
-    @pytest.mark.parametrize("truncation", [True, "longest_first", None])
-    def test_pictures_that_do_not_fit_raise_with_the_numbers(self, qwen, picture, truncation):
-        numbers = "Row 1 is 12 tokens of images, 0 of text and 4 of compression, max_length is 15: raise it, allow"
-        with pytest.raises(ValueError, match=numbers):
-            qwen.process(["it", {"image": [picture(56, 56), picture(56, 56)]}], max_length=15, truncation=truncation)
-        assert len(unpadded(qwen.process([{"image": [picture(56, 56)] * 2}], max_length=16))[0]) == 16
-
-    def test_a_text_is_not_cut_to_nothing(self, qwen):
-        assert len(unpadded(qwen.process([self.long], max_length=K + 1))[0]) == K + 1
-        for limit in (0, 1, K):
-            with pytest.raises(ValueError, match=f"of text and 4 of compression, max_length is {limit}"):
-                qwen.process([self.long], max_length=limit)
-
-    def test_the_limit_of_the_processor_is_the_default(self, qwen, inputs, tmp_path):
-        qwen.max_length = 20
-        qwen.save_pretrained(tmp_path)
-        loaded = ComaProcessor.from_pretrained(tmp_path)
-        assert [len(ids) for ids in unpadded(loaded.process(inputs))] == [20, 20, 20]
-        assert max(len(ids) for ids in unpadded(loaded.process(inputs, max_length=None))) > 20
 
 
 @pytest.mark.parametrize("token", ["<|image_pad|>", IMAGE])
@@ -362,89 +261,3 @@ class TestCall:
         plain = qwen(text=[text, "it"], max_length=9, padding_side="right", return_tensors="pt")
         assert torch.equal(grouped["input_ids"], plain["input_ids"])
         assert grouped["input_ids"].shape[1] == 9
-
-
-def test_chat_templates_render_and_tokenize_as_sentence_transformers_asks(processor, mixed_inputs):
-    from modeling_coma.inputs_coma import to_messages
-
-    messages = [to_messages(item) for item in mixed_inputs]
-    batch = processor.apply_chat_template(
-        messages,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        load_audio_from_video=False,
-        processor_kwargs={
-            "text_kwargs": {"padding": True, "truncation": "longest_first"},
-            "images_kwargs": {},
-            "audio_kwargs": {"padding": True},
-            "videos_kwargs": {},
-            "common_kwargs": {"return_tensors": "pt"},
-        },
-    )
-    expected = processor.process(mixed_inputs)
-    assert batch.keys() == expected.keys()
-    for name, value in expected.items():
-        assert torch.equal(batch[name], value), name
-
-
-def test_a_system_message_is_a_line_before_the_input(qwen, picture):
-    user = {"role": "user", "content": [{"type": "image", "image": picture()}, {"type": "text", "text": "red"}]}
-    (ids,) = unpadded(qwen.process([[{"role": "system", "content": "Find it."}, user]]))
-    assert read(qwen, ids) == "Find it.\n" + IMAGE + "red" + tail(qwen)
-
-
-def test_dialogues_are_chatml_and_their_answers_are_marked(processor, mixed_dialogues):
-    rows = processor.process_dialogues(mixed_dialogues)
-    assert len(rows["input_ids"]) == len(rows["assistant_masks"]) == len(mixed_dialogues)
-    for messages, ids, marks in zip(mixed_dialogues, rows["input_ids"], rows["assistant_masks"], strict=True):
-        text = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
-        assert processor.tokenizer.decode(ids) == text
-        said = processor.tokenizer.decode([token for token, mark in zip(ids, marks, strict=True) if mark])
-        assert said == "".join(m["content"] + "<|im_end|>" for m in messages if m["role"] == "assistant")
-        assert len(ids) == len(marks) and marks[0] == 0
-        runs = "".join(map(str, marks)).replace("0", " ").split()
-        answers = [m["content"] for m in messages if m["role"] == "assistant"]
-        lengths = [len(processor.tokenizer(answer)["input_ids"]) + 1 for answer in answers]
-        assert [len(run) for run in runs] == lengths
-
-
-def test_a_dialogue_may_end_where_the_model_speaks(qwen):
-    (ids,) = qwen.process_dialogues([[{"role": "user", "content": "red?"}]], add_generation_prompt=True)["input_ids"]
-    assert qwen.tokenizer.decode(ids) == "<|im_start|>user\nred?<|im_end|>\n<|im_start|>assistant\n"
-
-
-@pytest.mark.parametrize("token", ["<|image_pad|>", "<|vision_start|>", "<|ctoken_pad_3|>"])
-def test_tokens_of_inputs_are_refused_in_dialogues(qwen, mixed_dialogues, token):
-    typed = [{"role": "user", "content": f"is {token} red?"}, {"role": "assistant", "content": "no"}]
-    with pytest.raises(ValueError, match=r"Dialogues are text: rows \[1\] have image or compression tokens in them"):
-        qwen.process_dialogues([mixed_dialogues[0], typed, mixed_dialogues[1]])
-
-
-def test_everything_survives_saving(processor, mixed_inputs, mixed_dialogues, tmp_path):
-    processor.image_instruction, processor.text_instruction = "\nSay it.", "\nSay it short."
-    processor.max_length = 123
-    expected = processor.process(mixed_inputs, compression_instruction=True)
-    dialogues = processor.process_dialogues(mixed_dialogues)
-    processor.save_pretrained(tmp_path)
-    saved = json.loads((tmp_path / "processor_config.json").read_text())
-    assert (saved["num_compression_tokens"], saved["max_length"], saved["image_instruction"]) == (K, 123, "\nSay it.")
-    for loaded in (ComaProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
-        assert type(loaded) is ComaProcessor
-        assert loaded.chat_template == processor.chat_template
-        assert loaded.chat_template.keys() == {"default", "dialogue"}
-        assert loaded.max_length == 123
-        for name, value in loaded.process(mixed_inputs, compression_instruction=True).items():
-            assert torch.equal(value, expected[name]), name
-        again = loaded.process_dialogues(mixed_dialogues)
-        assert (again["input_ids"], again["assistant_masks"]) == (dialogues["input_ids"], dialogues["assistant_masks"])
-
-
-def test_other_templates_may_be_given(qwen, tmp_path):
-    templates = {**qwen.chat_template, "default": "query: " + qwen.chat_template["default"]}
-    parts = (qwen.image_processor, qwen.tokenizer)
-    processor = ComaProcessor(*parts, chat_template=templates, num_compression_tokens=K)
-    processor.save_pretrained(tmp_path)
-    for loaded in (processor, ComaProcessor.from_pretrained(tmp_path)):
-        (ids,) = unpadded(loaded.process(["red"]))
-        assert read(loaded, ids) == "query: red" + tail(loaded)
