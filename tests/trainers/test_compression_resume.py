@@ -85,7 +85,7 @@ model, processor = ComaForEmbedding.from_pretrained(folder), ComaProcessor.from_
 
 class Slow(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
-        print(state.global_step, flush=True)
+        print("step", state.global_step, flush=True)
         if slow == "slow":
             import time
 
@@ -125,15 +125,16 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(make_coma, tmp_path):
     deadline = time.monotonic() + 200
     for line in killed.stdout:
         assert time.monotonic() < deadline
-        if line.strip() == "7":
+        if line == "step 7\n":
             break
     killed.send_signal(signal.SIGKILL)
     killed.wait(timeout=60)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "adapter_model.safetensors").exists()
     again = start("killed", "fast")
-    steps, _ = again.communicate(timeout=300)
-    assert again.returncode == 0 and steps.split()[0] == "7" and steps.split()[-1] == "12"
+    output, _ = again.communicate(timeout=300)
+    steps = [int(line.split()[1]) for line in output.splitlines() if line.startswith("step ")]
+    assert again.returncode == 0 and steps == list(range(7, 13))
 
     expected, found = (load_file(tmp_path / out / "adapter_model.safetensors") for out in ("whole", "killed"))
     assert expected.keys() == found.keys()
