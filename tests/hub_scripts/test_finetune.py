@@ -1,0 +1,105 @@
+"""`coma finetune` trains what a YAML file says, and leaves what `coma merge` and AutoModel load."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModel
+
+from hub_scripts.finetune import RECIPES, _parse
+from trainers.rows import NumberedRows
+
+
+@pytest.fixture
+def pairs(picture: Callable, tmp_path: Path) -> Path:
+    """A table of texts and paths of pictures, beside the pictures."""
+    (tmp_path / "pictures").mkdir()
+    lines = ["question,picture,wrong,kind"]
+    for number in range(6):
+        picture(28, 28, number).save(tmp_path / "pictures" / f"{number}.png")
+        lines.append(f'"what, {number}",pictures/{number}.png,{"" if number % 2 else "a tree"},{"ab"[number % 2]}')
+    (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "pairs.csv"
+
+
+SETTINGS = {"query_text": "question", "positive_image": "picture", "negative_text": "wrong", "source": "kind"}
+QUICK = {"max_steps": 2, "per_device_train_batch_size": 3, "report_to": "none", "use_cpu": True, "disable_tqdm": True}
+QUICK |= {"save_steps": 1, "logging_steps": 1, "learning_rate": 0.01, "mini_batch_tokens": 40}
+
+
+def write(folder: Path, **settings: object) -> Path:
+    (folder / "my.yaml").write_text(yaml.safe_dump({**QUICK, **settings}))
+    return folder / "my.yaml"
+
+
+def test_an_adapter_from_my_own_pairs(coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    config = write(tmp_path, model=str(coma_folder), data=str(pairs), eval_data=str(pairs), **SETTINGS)
+    words = ["finetune", "--config", config, "--output_dir", out, "--sub_batch_size", 2, "--lora_r", 4]
+    code, text, error = coma_command(*words, "--eval_strategy", "epoch", "--instructions", '{"a": "Find it."}')
+    assert code == 0, error
+    assert f"coma merge {out}" in text
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    assert history[0]["negatives"] >= 2 and any("eval_ndcg@10" in entry for entry in history)
+    assert json.loads((out / "adapter_config.json").read_text())["r"] == 4
+    code, text, error = coma_command("merge", out, tmp_path / "merged")
+    assert code == 0, error
+    assert AutoModel.from_pretrained(tmp_path / "merged").config.num_compression_tokens == 4
+
+    code, _, error = coma_command(*words, "--max_steps", 3, "--resume_from_checkpoint", "true")
+    assert code == 0, error
+    assert [e["step"] for e in json.loads((out / "trainer_state.json").read_text())["log_history"] if "loss" in e] == [
+        1,
+        2,
+        3,
+    ]
+
+
+def test_a_whole_model(coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path) -> None:
+    config = write(tmp_path, model=str(coma_folder), data=str(pairs), lora_r=0, save_strategy="no", **SETTINGS)
+    code, _, error = coma_command("finetune", "--config", config, "--output_dir", tmp_path / "out")
+    assert code == 0, error
+    assert (tmp_path / "out" / "modules.json").exists()
+    before, after = (AutoModel.from_pretrained(folder) for folder in (coma_folder, tmp_path / "out"))
+    frozen = [n for n, p in before.named_parameters() if torch.equal(p, after.get_parameter(n))]
+    assert frozen and all("visual" in name for name in frozen)
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*finetune*.yaml")))
+def test_recipes_are_valid(recipe: str) -> None:
+    arguments, config = _parse(["--config", recipe, "--model", "m", "--data", "d", "--bf16", "false"])
+    assert (arguments.model, arguments.data) == ("m", "d") and config.temperature > 0
+
+
+def test_the_recipe_of_the_demo_trains_on_three_styles(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hub_scripts.finetune import _load
+
+    arguments, _ = _parse(["--config", "emoji-finetune", "--model", "m"])
+    train, held_out = _load(arguments.data, arguments), _load(arguments.eval_data, arguments, evaluation=True)
+    assert len(train) == 3 * len(held_out)
+    assert set(NumberedRows(train)[0]) == {"query", "positive", "negatives", "source", "row"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "message"),
+    [
+        ({"modle": "x"}, [], r"settings that do not exist: ['modle']"),
+        ({"data": "x"}, [], "`model` is missing"),
+        ({"model": "x"}, [], "`data` is missing"),
+        ({}, ["--config", "nothing"], "neither a file nor one of the recipes emoji-finetune, mmeb-finetune"),
+        ({"query_text": "q", "positive_text": "question"}, ["--data", "pairs.csv"], "has no columns ['q']"),
+        ({"query_text": "question"}, ["--data", "pairs.csv"], "Name the column of the positive"),
+        ({}, ["--data", "pairs.csv"], "Name the columns of"),
+        ({}, ["--data", "pairs.xls"], "must be a folder of `save_to_disk`, or a file"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path, settings: dict, words: list, message: str
+) -> None:
+    config = write(tmp_path, **({"model": str(coma_folder)} if "--data" in words else {}), **settings)
+    words = [str(tmp_path / word) if str(word).startswith("pairs") else word for word in words]
+    code, _, error = coma_command("finetune", "--config", config, *words)
+    assert code == 1 and message in error, error
