@@ -11,7 +11,7 @@ from modeling_coma import ComaProcessor
 from trainers.rows import BadRows, as_image
 
 
-__all__ = ["ComaCompressionCollator"]
+__all__ = ["ComaCompressionCollator", "as_input", "check_messages"]
 
 
 class ComaCompressionCollator:
@@ -63,9 +63,9 @@ class ComaCompressionCollator:
 
     def _collate(self, rows: list[dict[str, Any]]) -> tuple[dict[str, torch.Tensor], int]:
         """The batch, and how many turns of its dialogues were left out."""
-        batch = self.processor.process([_as_input(row, place) for place, row in enumerate(rows)], **self.options)
+        batch = self.processor.process([as_input(row, place) for place, row in enumerate(rows)], **self.options)
         for place, row in enumerate(rows):
-            _check_messages(row.get("messages"), place)
+            check_messages(row.get("messages"), place)
         dialogues = self.processor.process_dialogues([row["messages"] for row in rows])
         cut = [
             self._cut(np.array(ids), np.array(mask, dtype=bool), place)
@@ -88,8 +88,13 @@ class ComaCompressionCollator:
         return ids[: fitting[-1]], answers[: fitting[-1]], len(ends) - len(fitting)
 
 
-def _as_input(row: dict[str, Any], place: int) -> dict[str, Any]:
-    """Pictures come before the text, as in the official recipe."""
+def as_input(row: dict[str, Any], place: int) -> dict[str, Any]:
+    """
+    What the processor takes of a row; pictures come before the text, as in the official recipe.
+
+    Raises:
+        ValueError: for a row without content, or with content of another type.
+    """
     images, text = row.get("images") or [], row.get("text")
     if not isinstance(images, list | tuple) or not isinstance(text, str | None):
         raise ValueError(f"Row {place}: `images` must be a list and `text` a string or None, got {str(row)[:200]}.")
@@ -111,8 +116,13 @@ def _pad(rows: list[tuple[np.ndarray, np.ndarray]], pad_token_id: int) -> dict[s
     return {name: torch.from_numpy(array) for name, array in dialogue.items()}
 
 
-def _check_messages(messages: Any, row: int) -> None:
-    """An optional system message, then questions and answers in turn."""
+def check_messages(messages: Any, row: int) -> None:
+    """
+    A dialogue may begin with a system message; then there are questions and answers in turn.
+
+    Raises:
+        ValueError: for any other order, and for messages without text.
+    """
     listed = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
     roles = [message.get("role") for message in messages] if listed else []
     turns = roles[roles[:1] == ["system"] :]
