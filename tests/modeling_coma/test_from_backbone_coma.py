@@ -106,6 +106,15 @@ def test_frameworks_find_the_embeddings_and_can_resize_them(coma, mixed_inputs, 
     assert torch.equal(embed(loaded, processor, mixed_inputs), embed(model, processor, mixed_inputs))
 
 
+def test_an_untied_head_is_resized_too(make_coma):
+    model, _ = make_coma(tie_word_embeddings=False)
+    head = model.get_output_embeddings().weight
+    model.resize_token_embeddings(len(head) + 8)
+    assert len(model.get_output_embeddings().weight) == len(model.get_input_embeddings().weight) == len(head) + 8
+    assert torch.equal(model.get_output_embeddings().weight[: len(head)], head)
+    assert model.backbone.get_output_embeddings() is model.get_output_embeddings()
+
+
 def test_the_models_config_is_the_backbones_config(coma):
     model, _ = coma
     assert model.config.backbone_config is model.backbone.config
