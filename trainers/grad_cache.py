@@ -8,7 +8,8 @@ the gradient of the loss with respect to the embeddings, embed each mini-batch a
 share through. Random states are replayed, so that dropout makes the same choices both times.
 
 What is saved here: mini-batches hold inputs of similar length, whichever side of a pair they come from; a frozen
-vision tower runs once, its features serve both passes; a batch that fits into one mini-batch is embedded once.
+vision tower runs once, its features serve both passes; the last mini-batch keeps its graph and is embedded once, and
+so is a batch that fits into one.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def cached_embeddings(
     no_sync: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
 ) -> torch.Tensor:
     r"""
-    Embeddings of all inputs, whose backward embeds the inputs again, mini-batch by mini-batch.
+    Embeddings of all inputs, whose backward embeds them again, mini-batch by mini-batch, all but the last.
 
     Args:
         embed (`Callable`):
@@ -88,13 +89,14 @@ def cached_embeddings(
             A partition of the numbers of all inputs, on the device of the model. For an empty part the first input is
             embedded in vain.
         no_sync (`Callable`, *optional*):
-            Context in which gradients are not reduced across processes, for all mini-batches but the last.
+            Context in which gradients are not reduced across processes, for all mini-batches but one.
 
     Returns:
         `torch.Tensor` of shape `(num_inputs, hidden_size)`, in the order of the numbers, in fp32.
     """
-    if len(mini_batches) == 1:
-        return embed(mini_batches[0])[mini_batches[0].argsort()].float()
+    if len(mini_batches) == 1 or not torch.is_grad_enabled():
+        parts = [_embed_any(embed, rows) for rows in mini_batches]
+        return torch.cat(parts)[torch.cat(list(mini_batches)).argsort()]
     # Connects the embeddings to the graph. A parameter would do, but DDP would see it used twice.
     anchor = torch.zeros((), device=mini_batches[0].device, requires_grad=True)
     return _Cached.apply(anchor, embed, mini_batches, no_sync)
@@ -110,16 +112,22 @@ class _Cached(torch.autograd.Function):
         no_sync: Callable,
     ) -> torch.Tensor:
         ctx.embed, ctx.mini_batches, ctx.no_sync, ctx.states, parts = embed, mini_batches, no_sync, [], []
-        for rows in mini_batches:  # autograd is off in here
+        for rows in mini_batches[:-1]:  # autograd is off in here
             ctx.states.append((torch.get_rng_state(), *get_device_states(anchor)))
             parts.append(_embed_any(embed, rows))
-        return torch.cat(parts)[torch.cat(list(mini_batches)).argsort()]
+        with no_sync(), torch.enable_grad():
+            ctx.last = _embed_any(embed, mini_batches[-1])
+        return torch.cat([*parts, ctx.last.detach()])[torch.cat(list(mini_batches)).argsort()]
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, gradient: torch.Tensor) -> tuple[None, None, None, None]:
-        for number, (rows, states) in enumerate(zip(ctx.mini_batches, ctx.states, strict=True)):
-            last = number == len(ctx.mini_batches) - 1
-            with contextlib.nullcontext() if last else ctx.no_sync(), torch.enable_grad(), _replayed(states):
+        *others, last = ctx.mini_batches
+        with ctx.no_sync():
+            ctx.last.backward(gradient[last])
+        ctx.last = None  # its graph goes before the next one comes
+        for number, (rows, states) in enumerate(zip(others, ctx.states, strict=True), 1):
+            sync = contextlib.nullcontext() if number == len(others) else ctx.no_sync()
+            with sync, torch.enable_grad(), _replayed(states):
                 _embed_any(ctx.embed, rows).backward(gradient[rows])
         return None, None, None, None
 
