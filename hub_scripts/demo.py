@@ -93,7 +93,7 @@ def _create(seed: int) -> tuple["ComaForEmbedding", "ComaProcessor"]:
     from trainers.data.emoji import emoji_dialogues, load_emoji
 
     emoji = load_emoji()
-    texts = [message["content"] for row in emoji_dialogues(emoji)["messages"] for message in row]
+    texts = [message["content"] for row in emoji_dialogues(emoji, languages=())["messages"] for message in row]
     with tempfile.TemporaryDirectory() as folder:
         create_tiny_backbone(folder, texts=texts + list(emoji["label"]), sizes=DEMO, seed=seed)
         return ComaForEmbedding.from_backbone(folder, NUM_COMPRESSION_TOKENS)
@@ -148,8 +148,8 @@ def _training(arguments: Any) -> str:
     return (
         f"`coma demo`, from random weights, on emoji in three drawing styles. Stage 1: {arguments.compression_steps} "
         "steps of 64 dialogues, without the instruction line, learning rate 5e-4. Stage 2: "
-        f"{arguments.contrastive_steps} steps of 128 pairs of picture and name, learning rate 1.5e-3, temperature 0.05, "
-        f"both directions. Everything was trained. Seed {arguments.seed}."
+        f"{arguments.contrastive_steps} steps of 128 pairs of picture and name, learning rate 1.5e-3, temperature "
+        f"0.05, both directions. Everything was trained. Seed {arguments.seed}."
     )
 
 
