@@ -57,11 +57,11 @@ class ComaCompressionCollator:
         self.bad_rows = BadRows(on_bad_row)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch, turns_cut = self.bad_rows.apply(self._collate, rows)
+        batch, turns_cut = self.bad_rows.apply(self.collate, rows)
         self.bad_rows.count_cut(turns_cut)
         return batch
 
-    def _collate(self, rows: list[dict[str, Any]]) -> tuple[dict[str, torch.Tensor], int]:
+    def collate(self, rows: list[dict[str, Any]]) -> tuple[dict[str, torch.Tensor], int]:
         """The batch, and how many turns of its dialogues were left out."""
         batch = self.processor.process([as_input(row, place) for place, row in enumerate(rows)], **self.options)
         for place, row in enumerate(rows):
