@@ -100,10 +100,8 @@ def _create(seed: int) -> tuple["ComaForEmbedding", "ComaProcessor"]:
 
 
 def _train(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: Any) -> None:
-    """Both stages, on all styles but one. The backbone is random, so all of it is trained, the vision tower too."""
-    from trainers.compression import ComaCompressionCollator, ComaCompressionConfig, ComaCompressionTrainer
-    from trainers.contrastive import ComaContrastiveCollator, ComaContrastiveConfig, ComaContrastiveTrainer
-    from trainers.data.emoji import STYLES, emoji_dialogues, emoji_pairs, load_emoji
+    """Both stages, on all styles but one."""
+    from trainers.data.emoji import STYLES, load_emoji
     from trainers.pixel_cache import CachingProcessor
     from trainers.rows import as_image, without_decoding
 
@@ -113,7 +111,7 @@ def _train(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: Any
     with tempfile.TemporaryDirectory() as folder:
         common = {
             "output_dir": folder,
-            "freeze_vision": False,
+            "freeze_vision": False,  # the backbone is random: all of it is trained
             "weight_decay": 0.05,
             "warmup_steps": 0.1,
             "logging_steps": 10,
@@ -122,26 +120,30 @@ def _train(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: Any
             "seed": arguments.seed,
         }
         sys.stdout.write("\nStage 1, compression: dialogues answered from the compression tokens alone\n")
-        config = ComaCompressionConfig(
-            **common, max_steps=arguments.compression_steps, per_device_train_batch_size=64, learning_rate=5e-4
-        )
-        collator = ComaCompressionCollator(caching, compression_instruction=False)
-        dialogues = emoji_dialogues(emoji, seed=arguments.seed, turns=3, languages=())
-        ComaCompressionTrainer(model, config, processor, train_dataset=dialogues, data_collator=collator).train()
+        _compress(model, processor, caching, emoji, {**common, "max_steps": arguments.compression_steps})
         sys.stdout.write("\nStage 2, matching: pictures and their names, by InfoNCE\n")
-        config = ComaContrastiveConfig(
-            **common,
-            max_steps=arguments.contrastive_steps,
-            per_device_train_batch_size=128,
-            learning_rate=1.5e-3,
-            temperature=0.05,
-            bidirectional=True,
-        )
-        collator = ComaContrastiveCollator(caching)
-        ComaContrastiveTrainer(
-            model, config, processor, train_dataset=emoji_pairs(emoji), data_collator=collator
-        ).train()
+        _match(model, processor, caching, emoji, {**common, "max_steps": arguments.contrastive_steps})
     model.eval()
+
+
+def _compress(model: Any, processor: Any, caching: Any, emoji: Any, settings: dict) -> None:
+    from trainers.compression import ComaCompressionCollator, ComaCompressionConfig, ComaCompressionTrainer
+    from trainers.data.emoji import emoji_dialogues
+
+    rows = emoji_dialogues(emoji, seed=settings["seed"], turns=3, languages=())
+    config = ComaCompressionConfig(**settings, per_device_train_batch_size=64, learning_rate=5e-4)
+    collator = ComaCompressionCollator(caching, compression_instruction=False)
+    ComaCompressionTrainer(model, config, processor, train_dataset=rows, data_collator=collator).train()
+
+
+def _match(model: Any, processor: Any, caching: Any, emoji: Any, settings: dict) -> None:
+    from trainers.contrastive import ComaContrastiveCollator, ComaContrastiveConfig, ComaContrastiveTrainer
+    from trainers.data.emoji import emoji_pairs
+
+    loss = {"temperature": 0.05, "bidirectional": True}
+    config = ComaContrastiveConfig(**settings, **loss, per_device_train_batch_size=128, learning_rate=1.5e-3)
+    collator = ComaContrastiveCollator(caching)
+    ComaContrastiveTrainer(model, config, processor, train_dataset=emoji_pairs(emoji), data_collator=collator).train()
 
 
 def _training(arguments: Any) -> str:
