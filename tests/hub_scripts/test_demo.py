@@ -1,0 +1,38 @@
+"""The main job, shortened: both stages, evaluation, a folder that loads, a page, one line of JSON."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+
+from hub_scripts.cli import main
+
+
+@pytest.mark.slow
+def test_demo(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--compression-steps", "2", "--contrastive-steps", "8"]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    scores = [summary[f"{task}_p1"] for task in ("image_to_text", "text_to_image", "image_to_image")]
+    assert summary["chance_p1"] == pytest.approx(1 / 1595, abs=1e-6)
+    assert scores[2] > 20 * summary["chance_p1"]  # like pictures are near each other before anything has a name
+    assert summary["model"] == "demo/model"
+    assert summary["seconds"] > 0
+
+    model = AutoModel.from_pretrained("demo/model")
+    processor = AutoProcessor.from_pretrained("demo/model")
+    with torch.no_grad():
+        assert model(**processor.process(["red apple"])).embeddings.norm().item() == pytest.approx(1, abs=1e-5)
+    assert Image.open("demo/retrieval.png").size == (960, 1920)
+    card = (tmp_path / "demo" / "model" / "README.md").read_text(encoding="utf-8")
+    assert f"{scores[0]:.2%}" in card
+    assert "8 steps of 128 pairs" in card
+
+
+def test_demo_overwrites_nothing(tmp_path, capsys):
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "mine.txt").write_text("mine")
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 1
+    assert "nothing is overwritten" in capsys.readouterr().err
