@@ -16,6 +16,7 @@ __all__ = ["COMMANDS", "coma_version", "main"]
 # In the order of a project. Each is a module of this package with `main(argv) -> int`.
 COMMANDS = {
     "create": "make a CoMa folder from a vision-language backbone",
+    "pretrain": "stage 1: train a model to answer dialogues from its compression tokens alone",
     "finetune": "stage 2: train a model to match queries and documents",
     "merge": "fold an adapter into the weights of its base",
     "embed": "embed a folder of pictures, or a table, to a Parquet file",

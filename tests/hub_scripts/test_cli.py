@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HELP_OF_ALL = """
 import contextlib, io, sys
 from hub_scripts.cli import COMMANDS, main
-for words in ([], *([name] for name in COMMANDS)):
+trainings = {"pretrain", "finetune"}  # their help has all settings of the HF TrainingArguments
+for words in ([], *([name] for name in COMMANDS if name not in trainings)):
     text = io.StringIO()
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(text):
         main([*words, "--help"])

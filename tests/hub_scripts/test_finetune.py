@@ -9,7 +9,8 @@ import torch
 import yaml
 from transformers import AutoModel
 
-from hub_scripts.finetune import RECIPES, _parse
+from hub_scripts.finetune import _parse
+from hub_scripts.settings import RECIPES
 from trainers.rows import NumberedRows
 
 

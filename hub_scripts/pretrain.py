@@ -1,0 +1,131 @@
+"""Stage 1: trains a model to answer dialogues about its input from the compression tokens alone.
+
+Everything can stand in a YAML file, a line each; what is given on the command line goes first. My own dialogues:
+
+  model: my-coma                 # or a backbone: Qwen/Qwen2.5-VL-3B-Instruct
+  data: dialogues.jsonl          # or .parquet, a folder of `Dataset.save_to_disk`, or emoji
+  output_dir: my-coma-compressed
+
+  {"images": ["cat.jpg"], "text": null, "messages": [{"role": "user", "content": "What is it?"},
+                                                     {"role": "assistant", "content": "A cat."}]}
+
+  coma pretrain --config dialogues.yaml
+  coma pretrain --config dialogues.yaml --per_device_train_batch_size 16 --kl_weight 0.5
+  coma pretrain --config emoji-pretrain --model my-coma --output_dir out       # a recipe that comes with the package
+  torchrun --nproc-per-node 8 -m hub_scripts.cli pretrain --config paper-pretrain --data dialogues.parquet
+  accelerate launch --config_file fsdp2.yaml -m hub_scripts.cli pretrain --config dialogues.yaml
+
+It leaves an adapter, which `coma merge` folds into the model, or with `--lora_r 0` a whole model. A CoMa model that is
+made of a backbone is saved as `base` in the output folder. Interrupted, training goes on with
+`--resume_from_checkpoint true`. All settings of the HF TrainingArguments are there as well.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hub_scripts.settings import EMOJI, ModelArguments, emoji_styles, load_trainable, parse_settings, train
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from modeling_coma import ComaProcessor
+    from trainers.compression import ComaCompressionConfig, ComaCompressionTrainer
+
+
+__all__ = ["PretrainArguments", "main"]
+
+
+@dataclass
+class PretrainArguments(ModelArguments):
+    """What is trained on what, beside the settings of the trainer."""
+
+    data: str | None = field(default=None, metadata={"help": "File, folder of save_to_disk, or emoji."})
+    eval_data: str | None = field(default=None, metadata={"help": "The same for evaluation."})
+    image_root: str | None = field(default=None, metadata={"help": "Folder of relative paths of pictures."})
+    cache_pixels: bool = field(default=False, metadata={"help": "Keep preprocessed pictures of small sets in memory."})
+    turns: int = field(default=5, metadata={"help": "Questions about an emoji."})
+    num_compression_tokens: int = field(default=32, metadata={"help": "K, where `model` is a backbone."})
+    min_pixels: int | None = field(default=None, metadata={"help": "Pictures are enlarged to this (backbone)."})
+    max_pixels: int | None = field(default=None, metadata={"help": "Pictures are shrunk to this (backbone)."})
+
+
+def main(argv: list[str]) -> int:
+    """Runs `coma pretrain`; returns the exit code."""
+    arguments, config = _parse(argv)
+    sys.stdout.write(train(_trainer(arguments, config), config, arguments.lora_r))
+    return 0
+
+
+def _parse(argv: list[str]) -> tuple[PretrainArguments, "ComaCompressionConfig"]:
+    from trainers.compression import ComaCompressionConfig
+
+    return parse_settings("pretrain", __doc__, argv, PretrainArguments, ComaCompressionConfig)
+
+
+def _trainer(arguments: PretrainArguments, config: "ComaCompressionConfig") -> "ComaCompressionTrainer":
+    from trainers.compression import ComaCompressionCollator, ComaCompressionTrainer
+    from trainers.pixel_cache import CachingProcessor
+
+    data = {"train_dataset": _load(arguments.data, arguments)}
+    if arguments.eval_data is not None:
+        data["eval_dataset"] = _load(arguments.eval_data, arguments, evaluation=True)
+    with config.main_process_first():
+        arguments.model = _coma_folder(arguments, Path(config.output_dir))
+    model, processor, adapter = load_trainable(arguments)
+    if config.length_column is not None:
+        with config.main_process_first():  # the others find what it has counted
+            data["train_dataset"] = _with_lengths(data["train_dataset"], processor, config)
+    kwargs: dict[str, Any] = {}
+    if arguments.cache_pixels:
+        limits = (config.max_length, config.dialogue_max_length)
+        kwargs["data_collator"] = ComaCompressionCollator(
+            CachingProcessor.of(processor), *limits, config.compression_instruction, config.on_bad_row
+        )
+    return ComaCompressionTrainer(model, config, processor, adapter, **data, **kwargs)
+
+
+def _coma_folder(arguments: PretrainArguments, output_dir: Path) -> str:
+    """The model itself or, of a backbone, the CoMa model that is made of it once and that an adapter will name."""
+    from transformers import AutoConfig
+
+    from hub_scripts.create import create_model
+    from hub_scripts.folders import new_folder, save_model
+    from hub_scripts.loading import is_adapter
+
+    if is_adapter(arguments.model) or AutoConfig.from_pretrained(arguments.model).model_type == "coma":
+        return arguments.model
+    base = output_dir / "base"
+    if not base.exists():
+        pixels = {"shortest_edge": arguments.min_pixels, "longest_edge": arguments.max_pixels}
+        k, dtype = arguments.num_compression_tokens, arguments.dtype
+        with new_folder(base) as folder:
+            save_model(*create_model(arguments.model, k, pixels=pixels, dtype=dtype), folder)
+    return str(base)
+
+
+def _with_lengths(dataset: "Dataset", processor: "ComaProcessor", config: "ComaCompressionConfig") -> "Dataset":
+    from trainers.lengths import add_lengths
+
+    if config.length_column in dataset.column_names:
+        return dataset
+    return add_lengths(
+        dataset,
+        processor,
+        config.max_length,
+        config.dialogue_max_length,
+        config.compression_instruction,
+        config.length_column,
+        config.dataloader_num_workers or None,
+    )
+
+
+def _load(path: str, arguments: PretrainArguments, evaluation: bool = False) -> "Dataset":
+    from trainers.data.dialogues import load_dialogues
+    from trainers.data.emoji import emoji_dialogues, load_emoji
+
+    if path == EMOJI:
+        return emoji_dialogues(load_emoji(emoji_styles(evaluation)), turns=arguments.turns, languages=())
+    return load_dialogues(path, arguments.image_root)

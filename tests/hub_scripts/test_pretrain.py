@@ -1,0 +1,118 @@
+"""`coma pretrain` trains what a YAML file says, from a CoMa folder or a backbone; the shipped files are valid."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from transformers import AutoModel
+
+from hub_scripts.pretrain import _parse
+from hub_scripts.settings import RECIPES
+
+
+QUICK = {"max_steps": 2, "per_device_train_batch_size": 3, "report_to": "none", "use_cpu": True, "disable_tqdm": True}
+QUICK |= {"save_steps": 1, "logging_steps": 1, "learning_rate": 0.01}
+
+
+@pytest.fixture
+def dialogues(picture: Callable, tmp_path: Path) -> Path:
+    """JSON lines with paths of pictures beside them; one row is text alone, without the key of pictures."""
+    (tmp_path / "data").mkdir()
+    rows = []
+    for number in range(5):
+        picture(28, 56, number).save(tmp_path / "data" / f"{number}.png")
+        messages = [{"role": "user", "content": "what?"}, {"role": "assistant", "content": f"apple {number}"}]
+        rows.append({"images": [f"{number}.png"], "messages": messages})
+    rows.append({"text": "a red apple", "messages": rows[0]["messages"]})
+    (tmp_path / "data" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "data" / "rows.jsonl"
+
+
+def write(folder: Path, **settings: object) -> Path:
+    (folder / "my.yaml").write_text(yaml.safe_dump({**QUICK, **settings}))
+    return folder / "my.yaml"
+
+
+def steps(out: Path) -> list[dict]:
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    return [entry for entry in history if "loss" in entry]
+
+
+def test_an_adapter_from_a_backbone(
+    make_backbone: Callable, coma_command: Callable, dialogues: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    settings = {"length_column": "lengths", "max_tokens_per_batch": 400, "eval_strategy": "epoch"}
+    data = {"data": str(dialogues), "eval_data": str(dialogues)}
+    config = write(tmp_path, model=str(make_backbone()), num_compression_tokens=6, **data, **settings)
+    words = ["pretrain", "--config", config, "--output_dir", out, "--lora_r", 4]
+    code, text, error = coma_command(*words)
+    assert code == 0, error
+    assert f"coma merge {out}" in text
+    assert len(steps(out)) == 2
+    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(out / "base")
+    code, text, error = coma_command("merge", out, tmp_path / "merged")
+    assert code == 0, error
+    assert AutoModel.from_pretrained(tmp_path / "merged").config.num_compression_tokens == 6
+
+    code, _, error = coma_command(*words, "--max_steps", 3, "--resume_from_checkpoint", "true")
+    assert code == 0, error
+    assert [entry["step"] for entry in steps(out)] == [1, 2, 3]
+
+
+def test_a_whole_model_from_a_coma_folder(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    settings = {"eval_strategy": "no", "freeze_vision": True, "save_strategy": "no"}
+    config = write(tmp_path, model=str(coma_folder), data="emoji", lora_r=0, **settings)
+    code, text, error = coma_command("pretrain", "--config", config, "--output_dir", out, "--turns", 2)
+    assert code == 0, error
+    assert text.splitlines()[-1] == f"trained  {out}"
+    before, after = AutoModel.from_pretrained(coma_folder), AutoModel.from_pretrained(out)
+    changed = {n for n, p in after.named_parameters() if not p.equal(before.get_parameter(n))}
+    assert changed and not any("visual" in name for name in changed)
+    assert (out / "modules.json").exists()
+
+
+def test_bad_files_are_said(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"question": "a"}\n')
+    words = ["pretrain", "--model", coma_folder, "--output_dir", tmp_path / "out", "--report_to", "none"]
+    for data, reason in (
+        (tmp_path / "rows.jsonl", "has the columns ['question']; needed are messages"),
+        (tmp_path / "rows.txt", "must be a folder of `save_to_disk`, or a file that ends with .jsonl"),
+    ):
+        code, _, error = coma_command(*words, "--data", data)
+        assert code == 1 and reason in error
+    code, _, error = coma_command(*words)
+    assert code == 1 and "`data` is missing" in error
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*pretrain*.yaml")))
+def test_recipes_are_valid(recipe: str) -> None:
+    arguments, config = _parse(["--config", recipe, "--model", "m", "--data", "d", "--bf16", "false"])
+    assert (arguments.model, arguments.data) == ("m", "d")
+    if recipe == "paper-pretrain":
+        assert (arguments.lora_r, arguments.lora_alpha, arguments.lora_dropout, arguments.use_dora) == (
+            16,
+            64,
+            0.1,
+            True,
+        )
+        assert (arguments.min_pixels, arguments.max_pixels) == (256 * 28**2, 1024 * 28**2)
+        assert (config.learning_rate, config.warmup_steps, config.num_train_epochs) == (5e-5, 0.05, 1)
+        assert config.lr_scheduler_type == "cosine" and config.dialogue_max_length == 8192
+        assert 8 * config.per_device_train_batch_size * config.gradient_accumulation_steps == 256
+
+
+def test_configs_of_accelerate_are_valid() -> None:
+    found = {path.stem: load_config_from_file(str(path)) for path in RECIPES.with_name("configs").glob("*.yaml")}
+    assert {name: config.distributed_type.value for name, config in found.items()} == {
+        "ddp": "MULTI_GPU",
+        "fsdp2": "FSDP",
+        "zero2": "DEEPSPEED",
+        "zero3": "DEEPSPEED",
+    }
+    assert found["fsdp2"].fsdp_config["fsdp_version"] == 2
+    assert [found[f"zero{stage}"].deepspeed_config["zero_stage"] for stage in (2, 3)] == [2, 3]
