@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
     parser = command_parser("demo", __doc__)
     parser.add_argument("--out", metavar="OUT", type=Path, default=Path("demo"), help="folder (default: demo)")
     parser.add_argument("--compression-steps", type=positive, default=20, help="steps of stage 1 (default: 20)")
-    parser.add_argument("--contrastive-steps", type=positive, default=300, help="steps of stage 2 (default: 300)")
+    parser.add_argument("--contrastive-steps", type=positive, default=400, help="steps of stage 2 (default: 400)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and data order (default: 0)")
     arguments = parser.parse_args(argv)
 
@@ -131,7 +131,7 @@ def _compress(model: Any, processor: Any, caching: Any, emoji: Any, settings: di
     from trainers.data.emoji import emoji_dialogues
 
     rows = emoji_dialogues(emoji, seed=settings["seed"], turns=3, languages=())
-    config = ComaCompressionConfig(**settings, per_device_train_batch_size=64, learning_rate=5e-4)
+    config = ComaCompressionConfig(**settings, per_device_train_batch_size=64, learning_rate=3e-4)
     collator = ComaCompressionCollator(caching, compression_instruction=False)
     ComaCompressionTrainer(model, config, processor, train_dataset=rows, data_collator=collator).train()
 
@@ -140,7 +140,7 @@ def _match(model: Any, processor: Any, caching: Any, emoji: Any, settings: dict)
     from trainers.contrastive import ComaContrastiveCollator, ComaContrastiveConfig, ComaContrastiveTrainer
     from trainers.data.emoji import emoji_pairs
 
-    loss = {"temperature": 0.05, "bidirectional": True}
+    loss = {"temperature": 0.07, "bidirectional": True}
     config = ComaContrastiveConfig(**settings, **loss, per_device_train_batch_size=128, learning_rate=1.5e-3)
     collator = ComaContrastiveCollator(caching)
     ComaContrastiveTrainer(model, config, processor, train_dataset=emoji_pairs(emoji), data_collator=collator).train()
@@ -149,9 +149,9 @@ def _match(model: Any, processor: Any, caching: Any, emoji: Any, settings: dict)
 def _training(arguments: Any) -> str:
     return (
         f"`coma demo`, from random weights, on emoji in three drawing styles. Stage 1: {arguments.compression_steps} "
-        "steps of 64 dialogues, without the instruction line, learning rate 5e-4. Stage 2: "
+        "steps of 64 dialogues, without the instruction line, learning rate 3e-4. Stage 2: "
         f"{arguments.contrastive_steps} steps of 128 pairs of picture and name, learning rate 1.5e-3, temperature "
-        f"0.05, both directions. Everything was trained. Seed {arguments.seed}."
+        f"0.07, both directions. Everything was trained. Seed {arguments.seed}."
     )
 
 
