@@ -18,6 +18,7 @@ from trainers.contrastive_targets import BatchTargets
 from trainers.gather import gather_rows
 from trainers.grad_cache import cached_embeddings, plan_mini_batches
 from trainers.info_nce import InfoNCEOptions, InfoNCEOutput, info_nce
+from trainers.joint import PackedDialogues
 from trainers.packing import PackedInputs, encode_images, select_images
 from trainers.samplers import SubBatchSampler
 from trainers.temperature import Temperature, TrainedTemperature
@@ -56,9 +57,7 @@ class ComaContrastiveTrainer(ComaTrainer):
         **kwargs: Any,
     ) -> None:
         if kwargs.get("data_collator") is None:
-            kwargs["data_collator"] = ComaContrastiveCollator(
-                processing_class, args.max_length, args.instructions, args.own_negatives_only, args.on_bad_row
-            )
+            kwargs["data_collator"] = ComaContrastiveCollator.of(processing_class, args)
         super().__init__(model, args, processing_class, peft_config, **kwargs)
         self.evaluation_meter = Meter(self.accelerator)
         trained = args.temperature_learning_rate is not None
@@ -76,6 +75,36 @@ class ComaContrastiveTrainer(ComaTrainer):
             hardness=args.hardness,
             matryoshka=dict.fromkeys({*cuts, hidden_size}, 1.0) if cuts else None,
         )
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Where there is a `joint_weight`, the dialogues go first: it is the second backward that synchronises."""
+        inputs = self._prepare_inputs(inputs)
+        answers = self._answer(model.train(), inputs.pop("dialogues", None)) if self.args.joint_weight > 0 else 0.0
+        return super().training_step(model, inputs, num_items_in_batch) + answers
+
+    def _answer(self, model: torch.nn.Module, dialogues: PackedDialogues | None) -> torch.Tensor:
+        """Forward and backward of the weighted loss of stage 1, one mini-batch at a time."""
+        own = 0 if dialogues is None else dialogues.num_answer_tokens
+        tokens = self.accelerator.reduce(torch.tensor(own, device=self.accelerator.device))
+        scale = self.args.joint_weight * self.accelerator.num_processes / self.current_gradient_accumulation_steps
+        total = torch.zeros((), device=self.accelerator.device)
+        if dialogues is not None:
+            pad = self.processing_class.tokenizer.pad_token_id
+            # Past the wrapper of DDP, which would wait for processes with fewer mini-batches or none. The gradients
+            # stay here until the next backward through it.
+            model = self.accelerator.unwrap_model(model)
+            for batch in dialogues.mini_batches(self.args.mini_batch_tokens, pad):
+                with self.compute_loss_context_manager():
+                    loss = scale * model(**batch, num_items_in_batch=tokens).loss
+                self.accelerator.backward(loss)
+                total += loss.detach()
+        self.meter.add("answer_loss", total * tokens / scale, own)
+        return total
 
     def compute_loss(
         self,

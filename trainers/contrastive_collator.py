@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import torch
 
 from modeling_coma import ComaProcessor
+from trainers.compression_collator import ComaCompressionCollator
+from trainers.contrastive_config import ComaContrastiveConfig
+from trainers.joint import collate_dialogues
 from trainers.packing import PackedInputs
 from trainers.pixel_cache import image_key
 from trainers.rows import BadRows, as_image
@@ -38,6 +41,8 @@ class ComaContrastiveCollator:
             The processor of the model.
         max_length, instructions, own_negatives_only, on_bad_row:
             As in [`ComaContrastiveConfig`].
+        dialogues ([`ComaCompressionCollator`], *optional*):
+            What collates the `messages` of rows that have any, as `dialogues`.
 
     Example:
 
@@ -64,12 +69,21 @@ class ComaContrastiveCollator:
         instructions: dict[str, str] | None = None,
         own_negatives_only: list[str] | None = None,
         on_bad_row: str = "raise",
+        dialogues: ComaCompressionCollator | None = None,
     ) -> None:
         self.processor = processor
         self.options = {} if max_length is None else {"max_length": max_length}
         self.instructions = instructions or {}
         self.own_negatives_only = set(own_negatives_only or ())
         self.bad_rows = BadRows(on_bad_row)
+        self.dialogues = dialogues
+
+    @classmethod
+    def of(cls, processor: ComaProcessor, args: ComaContrastiveConfig) -> ComaContrastiveCollator:
+        """The collator that a trainer with these settings makes for itself, with a caching processor for instance."""
+        dialogues = ComaCompressionCollator(processor, args.max_length) if args.joint_weight > 0 else None
+        settings = (args.max_length, args.instructions, args.own_negatives_only, args.on_bad_row, dialogues)
+        return cls(processor, *settings)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         return self.bad_rows.apply(self._collate, rows)
@@ -90,7 +104,9 @@ class ComaContrastiveCollator:
         batch = self.processor.process([one.messages for one in unique.values()], **self.options)
         images_per_row = torch.tensor([one.num_images for one in unique.values()])
         sources = [row.get("source") for row in rows]
+        more = {} if self.dialogues is None else {"dialogues": collate_dialogues(rows, self.dialogues)}
         return {
+            **more,
             "inputs": PackedInputs.from_batch(batch, images_per_row),
             "queries": torch.tensor([number[one.key] for one in queries]),
             "documents": torch.tensor([number[one.key] for one in documents]),

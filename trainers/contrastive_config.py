@@ -69,6 +69,9 @@ class ComaContrastiveConfig(TrainingArguments):
             Takes negatives from the row's own source only.
         own_negatives_only (`list[str]`, *optional*):
             Sources whose rows have no negatives but their own, as in classification with listed wrong labels.
+        joint_weight (`float`, *optional*, defaults to 0.0):
+            Weight of the loss of stage 1 on the `messages` of rows that have any, which are about the query: its mean
+            over the answer tokens of the batches of all processes.
     """
 
     learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate."})
@@ -98,6 +101,8 @@ class ComaContrastiveConfig(TrainingArguments):
     matryoshka_dims: list[int] | None = field(default=None, metadata={"help": "Dimensions to be trained beside."})
     same_source_negatives: bool = field(default=False, metadata={"help": "Negatives of the same source only."})
     own_negatives_only: list[str] | None = field(default=None, metadata={"help": "Sources with own negatives only."})
+
+    joint_weight: float = field(default=0.0, metadata={"help": "Weight of the stage-1 loss on `messages`."})
 
     def __post_init__(self) -> None:
         super().__post_init__()

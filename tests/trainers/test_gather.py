@@ -1,6 +1,7 @@
 """Several processes do what one does with the whole batch: values, gradients, training, evaluation."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,14 @@ def spawn(work: Callable, processes: int, folder: Path, *args: Any) -> list[Any]
     context = multiprocessing.get_context("spawn")
     port = str(29500 + hash(str(folder)) % 2000)
     workers = [
-        context.Process(target=start, args=(work, rank, processes, folder, port, *args)) for rank in range(processes)
+        context.Process(target=start, args=(work, rank, processes, folder, port, *args), daemon=True)
+        for rank in range(processes)
     ]
+    deadline = time.monotonic() + 200
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(240)
+        worker.join(max(0, deadline - time.monotonic()))
     hanging = [worker.pid for worker in workers if worker.is_alive()]
     for worker in workers:
         worker.kill()
@@ -102,6 +105,7 @@ def rows_of_stage_2() -> list[dict[str, Any]]:
             "negatives": [item(7 * n + 2 + k) for k in range(max(0, n - 8))],
             "source": "ab"[n % 2],
             "group": "g" if n in (2, 9) else None,
+            "messages": None,
         }
         for n in range(12)
     ]
@@ -122,12 +126,17 @@ SETTINGS = {
     "adapter": {"mini_batch_tokens": 60, "bidirectional": True, "adapter": True, "temperature_per_source": True},
     # The tower is trained, but one process has no pictures, and neither has the last mini-batch of the other.
     "vision": {"mini_batch_tokens": 40, "freeze_vision": False, "text_only": 6},
+    # Dialogues on one process only.
+    "joint": {"mini_batch_tokens": 60, "joint_weight": 0.5},
     "restricted": {"same_source_negatives": True, "false_negative_margin": 0.1, "own_negatives_only": ["b"]},
 }
 # Nine rows in batches of four on two processes, with accumulation, an evaluation and a bad row.
 UNEVEN = {"max_steps": -1, "num_train_epochs": 2, "mini_batch_tokens": 40, "gradient_accumulation_steps": 2}
 UNEVEN |= {"eval_strategy": "epoch", "per_device_eval_batch_size": 4, "on_bad_row": "skip", "rows": 9}
 UNEVEN |= {"per_device_train_batch_size": 4, "matryoshka_dims": [16]}
+
+
+MESSAGE = {"role": Value("string"), "content": Value("string")}
 
 
 def train(folder: str, settings: dict, processes: int) -> dict[str, Any]:
@@ -153,11 +162,14 @@ def train(folder: str, settings: dict, processes: int) -> dict[str, Any]:
     rows = rows_of_stage_2()[:number]
     for place in range(texts):
         rows[place] |= {"query": {"text": f"q {place}"}, "positive": {"text": f"d {place}"}, "negatives": []}
+    for place in range(1, 5):
+        question, answer = {"role": "user", "content": "What?"}, {"role": "assistant", "content": "apples " * place}
+        rows[place]["messages"] = [question, answer]
     if number == 9:
         rows[3]["positive"] = {"text": " "}
     item = {"text": Value("string"), "image": ImageFeature()}
     features = {"query": item, "positive": item, "negatives": [item], "source": Value("string")}
-    dataset = Dataset.from_list(rows, Features({**features, "group": Value("string")}))
+    dataset = Dataset.from_list(rows, Features({**features, "group": Value("string"), "messages": [MESSAGE]}))
     peft_config = lora_config(model, lora_dropout=0.0) if adapter else None
     config = ComaContrastiveConfig(**{**defaults, **settings})
     trainer = InOrder(model, config, processor, peft_config, train_dataset=dataset, eval_dataset=dataset)
@@ -195,6 +207,8 @@ def test_two_processes_are_one(folder: str, on_two: list[dict[str, dict]], name:
     assert losses[0][0] != pytest.approx(losses[0][1], rel=1e-3)  # something has been learnt
     for metric in ("in_batch_accuracy", "positive_similarity", "negatives", "masked_false_negatives"):
         assert found[0]["logs"][0][metric] == pytest.approx(expected["logs"][0][metric], rel=1e-5), metric
+    if name == "joint":
+        assert found[0]["logs"][0]["answer_loss"] == pytest.approx(expected["logs"][0]["answer_loss"], rel=1e-5)
     for result in found:
         assert result["temperature"] == pytest.approx(expected["temperature"], rel=1e-5)
         for parameter, weight in expected["weights"].items():
