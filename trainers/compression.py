@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from peft import LoraConfig
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
@@ -113,7 +114,7 @@ class ComaCompressionTrainer(ComaTrainer):
             As in `Trainer`: `train_dataset`, `eval_dataset`, `data_collator`, `callbacks`, …
 
     Raises:
-        ValueError: for a KL without a teacher.
+        ValueError: for a KL without a teacher, and for FSDP or ZeRO-3 without gradient checkpointing.
     """
 
     def __init__(
@@ -134,6 +135,11 @@ class ComaCompressionTrainer(ComaTrainer):
                 args.on_bad_row,
             )
         super().__init__(model, args, processing_class, peft_config, **kwargs)
+        if (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()) and not args.gradient_checkpointing:
+            raise ValueError(
+                "Set gradient_checkpointing: FSDP and ZeRO-3 free the weights of a layer after its backward pass, and "
+                "only with checkpointing does a step go through each layer once."
+            )
         if args.kl_weight > 0 and teacher is None and not hasattr(self.model, "disable_adapter"):
             raise ValueError("kl_weight > 0 needs a teacher: train an adapter (peft_config), or pass `teacher`.")
         if teacher is not None:

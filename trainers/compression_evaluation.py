@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from tqdm.auto import tqdm
 
 from modeling_coma import ComaForEmbedding, CompressionMemory
@@ -42,8 +43,10 @@ def evaluate_compression(
         `loss_without_tokens` and `answer_accuracy`; the mean similarity of the compression tokens to each other, of
         shape `(K, K)` (paper, figure 3); the number of rows.
     """
-    coma = model.get_base_model() if hasattr(model, "get_base_model") else model
-    k = coma.config.num_compression_tokens
+    if isinstance(model, FSDPModule):  # it gathers weights for `forward`, and for what is registered
+        for name in ("compress", "answer"):
+            register_fsdp_forward_method(model, name)
+    k = model.config.num_compression_tokens
     sums = torch.zeros(5, dtype=torch.float64, device=accelerator.device)  # three losses, hits; answer tokens
     similarity, rows = torch.zeros(k, k, device=accelerator.device), torch.zeros(1, device=accelerator.device)
     before = None
@@ -52,9 +55,9 @@ def evaluate_compression(
         batch["labels"][real:] = -100
         dialogue = [batch[name] for name in DIALOGUE]
         with accelerator.autocast():
-            memory = coma.compress(**{name: value for name, value in batch.items() if name not in DIALOGUE})
+            memory = model.compress(**{name: value for name, value in batch.items() if name not in DIALOGUE})
             others = _of_the_row_before(memory, before, max(real, 1))
-            sums += _sums(coma, (memory, others, _nothing(memory)), dialogue)
+            sums += _sums(model, (memory, others, _nothing(memory)), dialogue)
         before = memory.select(torch.tensor([real - 1])) if real else before
         states = F.normalize(memory.compression_states[:real].float(), dim=-1)
         similarity, rows = similarity + (states @ states.mT).sum(dim=0), rows + real
@@ -64,11 +67,11 @@ def evaluate_compression(
     return metrics, (similarity / rows).cpu(), int(rows)
 
 
-def _sums(coma: ComaForEmbedding, memories: tuple[CompressionMemory, ...], dialogue: list[Tensor]) -> Tensor:
+def _sums(model: ComaForEmbedding, memories: tuple[CompressionMemory, ...], dialogue: list[Tensor]) -> Tensor:
     """Sums over the answer tokens: the loss from each of the memories, and the hits from the first; their number."""
-    outputs = [coma.answer(memory, *dialogue, 1) for memory in memories]
+    outputs = [model.answer(memory, *dialogue, 1) for memory in memories]
     answers = dialogue[-1][dialogue[-1] != -100]
-    hits = answer_hits(outputs[0].answer_states, coma.get_output_embeddings(), answers)
+    hits = answer_hits(outputs[0].answer_states, model.get_output_embeddings(), answers)
     numbers = [output.loss for output in outputs] + [hits.sum(), torch.tensor(len(answers), device=hits.device)]
     return torch.stack([number.double() for number in numbers])
 

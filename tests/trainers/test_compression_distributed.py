@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("compression_worker.py")
+SHARDED = Path(__file__).with_name("compression_sharded_worker.py")
 
 pytestmark = pytest.mark.distributed
 
@@ -34,40 +36,23 @@ def model_folder(make_coma, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def launch(model_folder, tmp_path_factory):
-    """`launch(names, *launcher)`: results of trainings on two processes."""
-
-    def run(names, *launcher):
-        out = tmp_path_factory.mktemp("two")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        launcher = launcher or (
-            "torch.distributed.run",
-            "--nproc-per-node=2",
-            "--master-addr=127.0.0.1",
-            "--master-port=PORT",
-        )
-        command = [sys.executable, "-m", *(word.replace("PORT", str(port)) for word in launcher), str(WORKER)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-        with open(out / "log", "w+") as log:
-            launched = subprocess.Popen(
-                [*command, str(model_folder), str(out), json.dumps(names), "2"],
-                env=environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-            try:
-                launched.wait(timeout=300)
-            finally:
-                if launched.poll() is None:
-                    os.killpg(launched.pid, signal.SIGKILL)  # the workers too
-            assert launched.returncode == 0, (out / "log").read_text()[-6000:]
-        return {name: torch.load(out / f"{name}.pt") for name in names}
-
-    return run
+def launch(worker, *words):
+    """Runs a script on two processes; none of them stays, whatever happens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+    command += [f"--master-port={port}", str(worker), *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    with tempfile.TemporaryFile("w+") as log:
+        launched = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            launched.wait(timeout=300)
+        finally:
+            if launched.poll() is None:
+                os.killpg(launched.pid, signal.SIGKILL)  # the workers too
+        log.seek(0)
+        assert launched.returncode == 0, log.read()[-6000:]
 
 
 LONG = ("long", "long grouped")
@@ -75,8 +60,12 @@ SAME = ("adapter", "full", "checkpointing", "grouped")
 
 
 @pytest.fixture(scope="module")
-def two(launch):
-    return launch([*SAME, *(name + suffix for name in LONG for suffix in ("", " resumed"))])
+def two(model_folder, tmp_path_factory):
+    """What the trainings end with on two processes."""
+    out = tmp_path_factory.mktemp("two")
+    names = [*SAME, *(name + suffix for name in LONG for suffix in ("", " resumed"))]
+    launch(WORKER, model_folder, out, json.dumps(names), 2)
+    return {name: torch.load(out / f"{name}.pt") for name in names}
 
 
 @pytest.mark.parametrize("name", SAME)
@@ -103,3 +92,15 @@ def test_two_processes_resume_in_the_second_epoch(two, name):
     assert resumed["logs"][:-1] == whole["logs"][:-1]
     for key, weight in whole["weights"].items():
         assert torch.equal(resumed["weights"][key], weight), key
+
+
+def test_sharded_weights_take_the_same_step(model_folder, make_coma, tmp_path):
+    """FSDP2, full fine-tuning with tied and untied embeddings and an adapter, training and evaluation."""
+    for part in make_coma(tie_word_embeddings=False):
+        part.save_pretrained(tmp_path / "untied")
+    launch(SHARDED, tmp_path / "results.json", model_folder, tmp_path / "untied")
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results) == {"full tied", "full", "adapter"}
+    for name, differences in results.items():
+        assert differences.pop("largest gradient") > 1e-2, name
+        assert all(difference < 1e-5 for difference in differences.values()), (name, differences)
