@@ -156,7 +156,11 @@ def measure_step_memory(name: str, arguments: argparse.Namespace) -> float:
 def measure_loss_memory(pairs: int) -> float:
     queries, documents = (torch.randn(pairs, 256).requires_grad_() for _ in range(2))
     info_nce(queries[:64], documents[:64]).loss.backward()
-    return memory_above(lambda: info_nce(queries, documents, temperature=TEMPERATURE).loss.backward())
+
+    def work() -> None:
+        info_nce(queries, documents, temperature=TEMPERATURE).loss.backward()
+
+    return memory_above(work)
 
 
 def in_a_process(measure: str, arguments: argparse.Namespace) -> float:
