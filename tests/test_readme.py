@@ -56,6 +56,7 @@ def commands():
     return [shlex.split(line) for line in lines if line]
 
 
+@pytest.mark.slow
 def test_commands(stranger, capsys):
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     for program, *arguments in commands():
