@@ -20,7 +20,6 @@ class CompressionMemory:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all keys and values."""
         return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
 
     def select(self, rows: torch.LongTensor) -> "CompressionMemory":

@@ -219,7 +219,7 @@ class ComaForEmbedding(PreTrainedModel):
             and_mask_function=lambda row, head, query, key: (query < length) | visible[row, key],
         )
         if mask is None or len(mask.shape) != 4:
-            raise ValueError("This attention implementation takes no mask; choose sdpa, eager or flex_attention.")
+            raise ValueError("This attention implementation takes no mask; choose sdpa or eager.")
         hidden_states = self.backbone.model(
             input_ids=input_ids,
             attention_mask=mask,

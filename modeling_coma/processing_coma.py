@@ -129,6 +129,8 @@ class ComaProcessor(ProcessorMixin):
         images = images or []
         text = [text] if isinstance(text, str) else text or ["".join(IMAGE_TOKENS)] * len(images)
         images = _images_per_row(images, [row.count(IMAGE_TOKENS[1]) for row in text])
+        if empty := [row for row, content in enumerate(text) if not content.strip()]:
+            raise ValueError(f"Rows {empty} are empty: they have no image and no text other than blanks.")
         features, lengths = {}, iter(())
         if any(images):
             flat = [(image, row) for row, of_row in enumerate(images) for image in of_row]

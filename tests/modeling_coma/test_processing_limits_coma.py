@@ -87,3 +87,10 @@ def test_the_limit_of_the_processor_is_the_default(qwen, inputs, tmp_path, unpad
     loaded = ComaProcessor.from_pretrained(tmp_path)
     assert [len(ids) for ids in unpadded(loaded.process(inputs))] == [20, 20, 20]
     assert max(len(ids) for ids in unpadded(loaded.process(inputs, max_length=None))) > 20
+
+
+@pytest.mark.parametrize("empty", ["", "  \n"])
+def test_an_empty_text_is_refused_on_the_way_of_sentence_transformers_too(make_coma, empty):
+    _, processor = make_coma("qwen2_vl", 4)
+    with pytest.raises(ValueError, match=r"Rows \[1\] are empty"):
+        processor(text=["a text", empty])
