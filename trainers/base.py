@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from huggingface_hub import CommitInfo
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainingArguments, set_seed
@@ -17,6 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.adapter_files import complete_adapter, public_base
 from trainers.callbacks import SamplerEpoch, SeenInputs
 from trainers.lora import freeze_vision
 from trainers.rows import NumberedRows
@@ -80,7 +83,8 @@ class ComaTrainer(Trainer):
             As in `Trainer`.
 
     Raises:
-        ValueError: for a processor with another number of compression tokens than the model.
+        ValueError: for a processor with another number of compression tokens than the model, and for an adapter that
+            is to be pushed to the Hub and whose base is not there.
     """
 
     def __init__(
@@ -102,6 +106,8 @@ class ComaTrainer(Trainer):
         if peft_config is not None:
             set_seed(args.seed)  # the same adapter in every run, on every process
             model = get_peft_model(model, peft_config)
+        if args.push_to_hub and isinstance(model, PeftModel):
+            public_base(model)
         for name in ("train_dataset", "eval_dataset"):
             kwargs[name] = _numbered(kwargs.get(name))
         if args.accelerator_config.dispatch_batches is None:  # else accelerate cuts streamed batches up: it would
@@ -131,6 +137,25 @@ class ComaTrainer(Trainer):
             super()._load_best_model()
         else:
             _load_weights(self.model, self.state.best_model_checkpoint)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save and isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
+            complete_adapter(output_dir or self.args.output_dir)
+
+    def push_to_hub(self, *args, **kwargs) -> CommitInfo | None:
+        """As in `Trainer`; an adapter is pushed only if its base is on the Hub."""
+        model = self.accelerator.unwrap_model(self.model)
+        if isinstance(model, PeftModel):
+            public_base(model)
+        return super().push_to_hub(*args, **kwargs)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """`Trainer` pushes the weights of a checkpoint without the code that they are loaded by."""
+        if self.is_world_process_zero():
+            for code in Path(checkpoint_folder).glob("*.py"):
+                shutil.copy(code, self.args.output_dir)
+        super()._push_from_checkpoint(checkpoint_folder)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
         """As in `Trainer`; `True` resumes from the last checkpoint that was saved to its end."""
