@@ -149,7 +149,11 @@ def rank_scores(scores: torch.Tensor, relevance: Relevance, tolerance: float = 0
 
 
 def rank_embeddings(
-    queries: torch.Tensor, documents: torch.Tensor, relevance: Relevance, pairs_per_block: int = 2**23
+    queries: torch.Tensor,
+    documents: torch.Tensor,
+    relevance: Relevance,
+    pairs_per_block: int = 2**23,
+    candidates: torch.Tensor | None = None,
 ) -> Ranking:
     """
     Ranks of the relevant documents by cosine similarity, in fp32, a block of queries at a time.
@@ -163,6 +167,8 @@ def rank_embeddings(
             The relevant documents of each query.
         pairs_per_block (`int`, *optional*, defaults to 8,388,608):
             Similarities that are alive at one time. Changes memory, not results.
+        candidates (`torch.LongTensor` of shape `(num_queries, max_candidates)`, *optional*):
+            Numbers of the documents among which each query is ranked, -1 where it has fewer; by default all.
 
     Returns:
         `Ranking`: similarities that differ by less than 1e-6 are ties.
@@ -182,7 +188,10 @@ def rank_embeddings(
     ranks, grades = [], []
     for start in range(0, len(queries), rows):
         block = slice(start, start + rows)
-        part = rank_scores(queries[block] @ documents.T, relevance.of_queries(block), COSINE_TOLERANCE)
+        scores = queries[block] @ documents.T
+        if candidates is not None:
+            scores = _among(scores, candidates[block].to(scores.device))
+        part = rank_scores(scores, relevance.of_queries(block), COSINE_TOLERANCE)
         ranks.append(part.ranks)
         grades.append(part.grades)
     return Ranking(torch.cat(ranks), torch.cat(grades))
@@ -241,6 +250,14 @@ def retrieval_metrics(ranking: Ranking, cutoffs: Sequence[int] = (1, 5, 10)) -> 
 def chance_hit_at_1(relevance: Relevance, num_documents: int) -> float:
     """The hit@1 (P@1) that a random order of `num_documents` documents has on average."""
     return ((relevance.documents >= 0).sum(1).double() / num_documents).mean().item()
+
+
+def _among(scores: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """Scores with `-inf` at what is no candidate."""
+    none = scores.shape[1]  # a column more, for where a query has fewer candidates
+    allowed = torch.zeros(len(scores), none + 1, dtype=torch.bool, device=scores.device)
+    allowed.scatter_(1, candidates.where(candidates >= 0, none), True)
+    return scores.masked_fill(~allowed[:, :none], -torch.inf)
 
 
 def _check_shapes(num_queries: int, num_documents: int, relevance: Relevance) -> None:

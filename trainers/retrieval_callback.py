@@ -10,9 +10,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from trainers.contrastive import ComaContrastiveTrainer
 from trainers.contrastive_collator import as_input
-from trainers.encoding import embed_items
-from trainers.gather import gather_rows
 from trainers.metrics import Relevance, rank_embeddings, retrieval_metrics
+from trainers.shared_encoding import embed_shared
 
 
 __all__ = ["RetrievalCallback", "RetrievalSet"]
@@ -107,15 +106,6 @@ class RetrievalCallback(TrainerCallback):
 
     def _embed(self, items: list[list[dict]]) -> torch.Tensor:
         """Embeddings of all items on every process, which has embedded its share of them."""
-        trainer, processes = self.trainer, self.trainer.accelerator.num_processes
-        share = items[trainer.accelerator.process_index :: processes]
-        embeddings = embed_items(
-            trainer.coma,
-            trainer.processing_class,
-            share,
-            batch_tokens=trainer.args.mini_batch_tokens,
-            description="Retrieval",
-        )
-        gathered = gather_rows(embeddings.to(trainer.accelerator.device))[0].cpu()
-        places = torch.cat([torch.arange(rank, len(items), processes) for rank in range(processes)])
-        return torch.empty_like(gathered).index_copy_(0, places, gathered)
+        trainer = self.trainer
+        options = {"batch_tokens": trainer.args.mini_batch_tokens, "description": "Retrieval"}
+        return embed_shared(trainer.coma, trainer.processing_class, items, **options)

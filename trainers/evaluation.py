@@ -1,0 +1,138 @@
+"""A retrieval set as it is evaluated: every unique input once, who is to find what among whom, and its scores."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from trainers.metrics import Relevance, rank_embeddings, retrieval_metrics
+from trainers.pixel_cache import image_key
+
+
+__all__ = ["CUTOFFS", "EvaluationSet", "UniqueInputs", "hash_of", "score_set"]
+
+CUTOFFS = (1, 5, 10)
+
+
+class EvaluationSet(NamedTuple):
+    """
+    A set, ready to be embedded and scored.
+
+    Args:
+        items (`Sequence[list[dict]]`): all inputs as chat messages, none of them twice.
+        queries, documents (`torch.LongTensor` of shape `(num_queries,)`, `(num_documents,)`): their places in `items`.
+        relevance ([`~trainers.metrics.Relevance`]): numbers of the relevant documents, and how much they are worth.
+        candidates (`torch.LongTensor` of shape `(num_queries, max_candidates)`, *optional*): numbers of the documents
+            among which each query is to find them, -1 where it has fewer; by default all of them.
+        digest (`str`): hash of all this; a picture in a file counts by its path and size.
+    """
+
+    items: Sequence[list[dict]]
+    queries: torch.Tensor
+    documents: torch.Tensor
+    relevance: Relevance
+    candidates: torch.Tensor | None
+    digest: str
+
+    @classmethod
+    def of(
+        cls,
+        queries: Sequence[list[dict]],
+        documents: Sequence[list[dict]],
+        relevant: Sequence[Sequence[int]],
+        candidates: Sequence[Sequence[int]] | None = None,
+    ) -> EvaluationSet:
+        """
+        A set in which an input that is there several times, on either side, is embedded once.
+
+        Args:
+            queries, documents (`Sequence[list[dict]]`): as chat messages.
+            relevant (`Sequence[Sequence[int]]`): numbers of the documents that each query is to find.
+            candidates (`Sequence[Sequence[int]]`, *optional*): numbers of those among which it is to find them.
+
+        Returns:
+            `EvaluationSet`
+
+        Raises:
+            ValueError: for a query with nothing to find, or with something to find that is not among its candidates.
+        """
+        inputs = UniqueInputs()
+        query_places = torch.tensor([inputs.add(messages) for messages in queries])
+        document_places = torch.tensor([inputs.add(messages) for messages in documents])
+        padded = None
+        if candidates is not None:
+            for number, (targets, among) in enumerate(zip(relevant, candidates, strict=True)):
+                if not set(targets) <= set(among):
+                    raise ValueError(f"Query {number} is to find {list(targets)}, which are not all its candidates.")
+            rows = [torch.tensor(among) for among in candidates]
+            padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+        parts = [*map(_in_words, inputs.keys), str(query_places.tolist()), str(document_places.tolist())]
+        digest = hash_of([*parts, str(relevant), str(candidates)])
+        return cls(inputs.items, query_places, document_places, Relevance.from_lists(relevant), padded, digest)
+
+
+class UniqueInputs:
+    """Inputs in the order in which they came, those with the same content once."""
+
+    def __init__(self) -> None:
+        self.keys: dict[tuple, int] = {}
+        self.items: list[list[dict]] = []
+
+    def add(self, messages: list[dict]) -> int:
+        """The place of an input, which is a new one or that of its equal."""
+        key = tuple(
+            (message["role"], *(_block_key(block) for block in _blocks(message["content"]))) for message in messages
+        )
+        if key not in self.keys:
+            self.keys[key] = len(self.items)
+            self.items.append(messages)
+        return self.keys[key]
+
+
+def score_set(one: EvaluationSet, embeddings: torch.Tensor) -> dict[str, float]:
+    """
+    Scores of a set, under the names of the MMEB leaderboard.
+
+    Args:
+        one ([`EvaluationSet`]): the set.
+        embeddings (`torch.Tensor` of shape `(len(one.items), dim)`): of its inputs, by any model.
+
+    Returns:
+        `dict[str, float]`: `hit@k`, `recall@k` and `ndcg_linear@k` for k of 1, 5 and 10, `mrr`, and the number of
+        queries as `num_data` and `num_pred`. hit@1 is P@1. Ties count against the model.
+    """
+    queries, documents = embeddings[one.queries], embeddings[one.documents]
+    ranking = rank_embeddings(queries, documents, one.relevance, candidates=one.candidates)
+    scores = retrieval_metrics(ranking, CUTOFFS)
+    named = {name.replace("ndcg@", "ndcg_linear@"): score for name, score in scores.items()}
+    return {**dict(sorted(named.items())), "num_pred": len(one.queries), "num_data": len(one.queries)}
+
+
+def hash_of(parts: Iterable[str | bytes]) -> str:
+    """A hash of some strings, in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        part = part.encode() if isinstance(part, str) else part
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
+
+
+def _blocks(content: str | list[dict]) -> list[dict]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _block_key(block: dict[str, Any]) -> tuple:
+    if block["type"] == "text":
+        return "text", block["text"]
+    image = block["image"]
+    return ("file", str(image)) if isinstance(image, str | Path) else ("image", image_key(image))
+
+
+def _in_words(key: tuple) -> str:
+    blocks = (block for _, *of_message in key for block in of_message)
+    sizes = [Path(value).stat().st_size for kind, value in blocks if kind == "file" and Path(value).is_file()]
+    return f"{key} {sizes}"
