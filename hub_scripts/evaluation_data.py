@@ -1,0 +1,176 @@
+"""What `coma evaluate` finds in the data it is given: sets by name, each read when its turn comes."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+from datasets import Dataset, get_dataset_config_names, load_dataset
+
+from trainers.data.mmeb import read_image_set
+from trainers.data.mmeb_sets import SETS
+from trainers.data.pairs import load_pairs
+from trainers.data.visual_documents import TABLES, read_visual_documents
+from trainers.evaluation import EvaluationSet
+from trainers.retrieval_callback import RetrievalSet
+from trainers.rows import without_decoding
+
+
+__all__ = ["FROM_HUB", "NamedSet", "open_sets"]
+
+FROM_HUB = "visdoc"  # all sets of visual documents, each from its repository
+OWN = "retrieval"  # the modality of sets that are no part of MMEB
+PAIR_FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+
+
+class NamedSet(NamedTuple):
+    """A set that can be evaluated: its name, where it belongs, what counts, and how to read it."""
+
+    name: str
+    modality: str
+    metric: str
+    read: Callable[[], EvaluationSet]
+
+
+class _Options(NamedTuple):
+    image_root: Path | None
+    instructions: dict[str | None, str]
+    among_all: bool
+
+
+def open_sets(
+    data: Iterable[str],
+    chosen: set[str] | None = None,
+    image_root: Path | None = None,
+    instructions: dict[str | None, str] | None = None,
+    among_all: bool = False,
+) -> list[NamedSet]:
+    """
+    Finds the sets.
+
+    Args:
+        data (`Iterable[str]`): folders with a subfolder or a file per set of MMEB, tables or saved data sets of pairs,
+            names on the Hub, or "visdoc".
+        chosen (`set[str]`, *optional*): names of the sets that are wanted; by default all that are there, and of MMEB
+            every set of the modalities that are there.
+        image_root (`Path`, *optional*): where paths begin; by default at the folder.
+        instructions (`dict`, *optional*): for the queries of pairs, by their `source`, `None` being without one.
+        among_all (`bool`, *optional*, defaults to `False`): in picture sets, rank among the candidates of all rows.
+
+    Returns:
+        `list[NamedSet]`: in the order of the benchmark, then others.
+
+    Raises:
+        ValueError: for data that is not there or is no such thing, sets that are there twice, and sets that are not.
+    """
+    options = _Options(image_root, instructions or {}, among_all)
+    found: dict[str, NamedSet] = {}
+    for place in data:
+        for one in _sets_in(place, options):
+            if one.name in found:
+                raise ValueError(f"The set {one.name} is there twice, the second time in {place}.")
+            found[one.name] = one
+    expected = chosen or _whole({one.modality for one in found.values()}) | found.keys()
+    if missing := sorted(expected - found.keys(), key=_order):
+        told = f"{len(missing)} of {len(expected)} sets are missing: {', '.join(missing)}."
+        raise ValueError(f"{told} There are {', '.join(found)}. Add them, or choose others with --sets.")
+    return [found[name] for name in sorted(expected, key=_order)]
+
+
+def _whole(modalities: set[str]) -> set[str]:
+    return {one.name for one in SETS.values() if one.modality in modalities}
+
+
+def _order(name: str) -> tuple[int, str]:
+    return list(SETS).index(name) if name in SETS else len(SETS), name
+
+
+def _sets_in(place: str, options: _Options) -> list[NamedSet]:
+    path = Path(place)
+    if place == FROM_HUB and not path.exists():
+        return [_from_hub(name, one.repository, options) for name, one in SETS.items() if one.repository]
+    if not path.exists():
+        return _on_hub(place, options)
+    if path.is_file() or (path / "dataset_info.json").exists():
+        return [_pairs(path.stem, lambda: load_pairs(place), options)]
+    inside = {name: one for name in SETS if (one := _part(path, name)) is not None}
+    if not inside:
+        raise ValueError(f"{place} has no folder or file that is named like a set of MMEB, and is no table of pairs.")
+    return [_local(name, one, options._replace(image_root=options.image_root or path)) for name, one in inside.items()]
+
+
+def _part(folder: Path, name: str) -> Path | None:
+    """A folder with Parquet or JSON-lines files, or one such file."""
+    there = (one for suffix in ("", ".parquet", ".jsonl") if (one := folder / f"{name}{suffix}").exists())
+    return next(there, None)
+
+
+def _local(name: str, path: Path, options: _Options) -> NamedSet:
+    if SETS[name].modality == "visdoc":
+        return _visual_documents(name, lambda table: _read(path, table), options)
+    return _images(name, lambda: _read(path).to_list(), options)
+
+
+def _on_hub(repository: str, options: _Options) -> list[NamedSet]:
+    if of := [name for name, one in SETS.items() if one.repository == repository]:
+        return [_from_hub(of[0], repository, options)]
+    if repository.count("/") != 1:
+        raise ValueError(f"{repository} is not there, and no name on the Hub, which would be ORGANISATION/NAME.")
+    configs = get_dataset_config_names(repository)
+    if names := [name for name in SETS if name in configs]:
+        return [_from_hub(name, repository, options) for name in names]
+    return [_pairs(repository.split("/")[1], lambda: load_dataset(repository, split="test"), options)]
+
+
+def _from_hub(name: str, repository: str, options: _Options) -> NamedSet:
+    if SETS[name].modality == "visdoc":
+        split = "train" if name.startswith("VisRAG_") else "test"
+        return _visual_documents(name, lambda table: load_dataset(repository, table, split=split), options)
+    if options.image_root is None:
+        raise ValueError(
+            f"The pictures of {repository} are archives: unpack them and give their folder, --image-root."
+        )
+    return _images(name, lambda: load_dataset(repository, name, split="test").to_list(), options)
+
+
+def _images(name: str, rows: Callable[[], list[dict]], options: _Options) -> NamedSet:
+    def read() -> EvaluationSet:
+        return read_image_set(rows(), SETS[name], options.image_root, options.among_all)
+
+    return NamedSet(name, SETS[name].modality, SETS[name].metric, read)
+
+
+def _visual_documents(name: str, table: Callable[[str], Dataset], options: _Options) -> NamedSet:
+    def read() -> EvaluationSet:
+        return read_visual_documents(*map(table, TABLES), name)
+
+    return NamedSet(name, SETS[name].modality, SETS[name].metric, read)
+
+
+def _pairs(name: str, load: Callable[[], Dataset], options: _Options) -> NamedSet:
+    def read() -> EvaluationSet:
+        task = RetrievalSet.from_rows(without_decoding(load()), options.instructions)
+        numbers, present = task.relevance.documents.tolist(), task.relevance.grades > 0
+        relevant = [row[: int(count)] for row, count in zip(numbers, present.sum(1), strict=True)]
+        return EvaluationSet.of(task.queries, task.documents, relevant)
+
+    return NamedSet(name, OWN, "hit@1", read)
+
+
+def _read(path: Path, table: str = "") -> Any:
+    """A table from a file, or from all files of a folder in the order of their names."""
+    path = path / table if table else path
+    files = sorted(path.glob("*.parquet")) or sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    files = [file for file in files if file.exists()]
+    if not files:
+        raise ValueError(f"{path} has no .parquet and no .jsonl file.")
+    names = [str(file) for file in files]
+    if files[0].suffix == ".jsonl":
+        return load_dataset("json", data_files=names, split="train")
+    if table == "corpus":  # too large to be read at once: it is mapped into memory
+        return load_dataset("parquet", data_files=names, split="train")
+    return (
+        Dataset(pq.read_table(names[0]))
+        if len(names) == 1
+        else load_dataset("parquet", data_files=names, split="train")
+    )

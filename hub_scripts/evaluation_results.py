@@ -1,0 +1,149 @@
+"""Files of `coma evaluate`: scores of a set as soon as it is finished, and results.json with their means.
+
+Their names and keys are those of the MMEB leaderboard: `image/ImageNet-1K_score.json`, and in results.json `metadata`
+and `metrics`, by modality and set. What is ours besides: `settings` of every set, by which an interrupted run knows
+what it may keep, `versions`, `commit`, and `means`.
+"""
+
+import json
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from hub_scripts.evaluation_data import NamedSet
+    from modeling_coma import ComaForEmbedding, ComaProcessor
+
+
+__all__ = ["git_commit", "is_finished", "model_settings", "write_results", "write_scores"]
+
+LIBRARIES = ("torch", "transformers", "datasets", "pillow", "tokenizers")
+
+
+def model_settings(name: str, model: "ComaForEmbedding", processor: "ComaProcessor") -> dict[str, Any]:
+    """Everything of a model that scores depend on; the probe is rounded, so that it is the same on other machines."""
+    from hub_scripts.embed import probe
+    from trainers.data.mmeb_sets import PAGE_INSTRUCTION, QUERY_INSTRUCTION
+
+    size = processor.image_processor.size
+    return {
+        "model": name,
+        "probe": [round(value, 3) + 0.0 for value in probe(model, processor)],
+        "num_compression_tokens": model.config.num_compression_tokens,
+        "embedding_dimension": model.config.hidden_size,
+        "pooling": model.config.pooling,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "pixels": [size["shortest_edge"], size["longest_edge"]],
+        "max_length": processor.max_length,
+        "prompts": {"visdoc query": QUERY_INSTRUCTION, "visdoc page": PAGE_INSTRUCTION, "image": "those of the data"},
+    }
+
+
+def is_finished(folder: Path, one: "NamedSet", settings: dict[str, Any]) -> bool:
+    """
+    Whether the scores of a set are there.
+
+    Raises:
+        ValueError: if they are there and were made with other settings, which are named.
+    """
+    file = _file(folder, one)
+    if not file.exists():
+        return False
+    theirs = json.loads(file.read_text(encoding="utf-8"))["settings"]
+    ours = json.loads(json.dumps(settings))
+    if other := sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)):
+        raise ValueError(f"{file} was made with another {', '.join(other)}: remove it, or give another --output.")
+    return True
+
+
+def write_scores(folder: Path, one: "NamedSet", scores: dict[str, float], settings: dict[str, Any]) -> None:
+    """Writes the scores of a set at once: a file that is there is whole."""
+    _write(_file(folder, one), {**scores, "settings": settings, "versions": _versions(), "commit": git_commit()})
+
+
+def write_results(folder: Path, sets: list["NamedSet"], settings: dict[str, Any], model: "ComaForEmbedding") -> str:
+    """
+    Puts the scores of all sets together.
+
+    Args:
+        folder (`Path`): where they are, and results.json will be.
+        sets (`list[NamedSet]`): the sets, all of them finished.
+        settings (`dict`): of [`model_settings`].
+        model ([`ComaForEmbedding`]): the model.
+
+    Returns:
+        `str`: a table of the main scores and of the means.
+    """
+    metrics: dict[str, dict[str, Any]] = {}
+    for one in sets:
+        scores = json.loads(_file(folder, one).read_text(encoding="utf-8"))
+        metrics.setdefault(one.modality, {})[one.name] = scores
+    main_scores = {one.name: (one.metric, metrics[one.modality][one.name][one.metric]) for one in sets}
+    means = {modality: _means(modality, main_scores) for modality in metrics if modality != "retrieval"}
+    metadata = {
+        "model_name": Path(settings["model"]).name,
+        "model_backbone": model.config.backbone_config.model_type,
+        "model_size": round(model.num_parameters() / 1e9, 3),
+        "embedding_dimension": model.config.hidden_size,
+        "max_length_tokens": settings["max_length"],
+        "data_source": "Self-Reported",
+        "report_generated_date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **{"settings": settings, "versions": _versions(), "commit": git_commit()},
+    }
+    _write(folder / "results.json", {"metadata": metadata, "metrics": metrics, "means": means})
+    return _table(main_scores, means) + f"\nresults  {folder / 'results.json'}"
+
+
+def git_commit() -> str | None:
+    """The commit of this checkout, with "-dirty" if files were changed; none if the package is installed."""
+    here = Path(__file__).resolve()
+    try:
+        tracked = _git(here, "ls-files", "--error-unmatch", here.name)
+        return tracked and _git(here, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40")
+    except FileNotFoundError:  # there is no git
+        return None
+
+
+def _git(here: Path, *words: str) -> str | None:
+    done = subprocess.run(["git", *words], cwd=here.parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _versions() -> dict[str, str]:
+    from hub_scripts.cli import coma_version
+
+    return {"coma": coma_version(), "python": platform.python_version(), **{one: version(one) for one in LIBRARIES}}
+
+
+def _means(modality: str, main_scores: dict[str, tuple[str, float]]) -> dict[str, float | None]:
+    """Plain means over the sets of each group, and none where one of its sets was not evaluated."""
+    from trainers.data.mmeb_sets import groups_of
+
+    means: dict[str, float | None] = {}
+    for group, names in groups_of(modality).items():
+        scores = [main_scores[name][1] for name in names if name in main_scores]
+        means[group] = sum(scores) / len(names) if len(scores) == len(names) else None
+    return means
+
+
+def _table(main_scores: dict[str, tuple[str, float]], means: dict[str, dict[str, float | None]]) -> str:
+    rows = [(name, metric, score) for name, (metric, score) in main_scores.items()]
+    for modality, groups in means.items():
+        rows += [(f"{modality}: {group}", "mean", score) for group, score in groups.items() if score is not None]
+    width = max(len(name) for name, _, _ in rows)
+    return "\n".join(f"{name:<{width}}  {metric:<13}  {100 * score:5.1f}" for name, metric, score in rows)
+
+
+def _file(folder: Path, one: "NamedSet") -> Path:
+    return folder / one.modality / f"{one.name}_score.json"
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.writing")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(file)

@@ -1,0 +1,179 @@
+"""`coma evaluate` gives the scores of the embeddings, names what is missing, and goes on after it was killed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from modeling_coma import ComaForEmbedding, ComaProcessor
+from tests.mmeb_folders import NUMBER, v1_rows, visual_documents, write_mmeb
+from trainers.data.emoji import emoji_pairs, load_emoji
+from trainers.data.mmeb_sets import SETS
+
+
+ROOT = Path(__file__).resolve().parents[2]
+FEW = ["ImageNet-1K", "MSCOCO_t2i", "ViDoRe_docvqa"]
+
+
+@pytest.fixture(scope="module")
+def mmeb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mmeb(tmp_path_factory.mktemp("mmeb"), FEW)
+
+
+def scores_in(folder: Path, name: str) -> dict:
+    return json.loads((folder / SETS[name].modality / f"{name}_score.json").read_text())
+
+
+def without_date(file: Path) -> dict:
+    results = json.loads(file.read_text())
+    results["metadata"].pop("report_generated_date")
+    return results
+
+
+@pytest.fixture(scope="module")
+def embed(coma_folder: Path) -> Callable[[list], torch.Tensor]:
+    model, processor = ComaForEmbedding.from_pretrained(coma_folder), ComaProcessor.from_pretrained(coma_folder)
+
+    def one_by_one(items: list) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.cat([model(**processor.process([item])).embeddings for item in items])
+
+    return one_by_one
+
+
+def test_scores_are_those_of_the_embeddings(
+    mmeb: Path, coma_folder: Path, coma_command: Callable, embed: Callable, tmp_path: Path
+) -> None:
+    """Recomputed row by row, each query with the candidates of its row, without any of the code that is tested."""
+    code, text, _ = coma_command("evaluate", coma_folder, mmeb, "--output", tmp_path, "--sets", ",".join(FEW))
+    assert code == 0
+    hits = 0
+    for row in v1_rows("ImageNet-1K", mmeb):
+        query = {"image": str(mmeb / row["qry_img_path"]), "text": row["qry_text"].removeprefix("<|image_1|>")}
+        hits += int((embed([query]) @ embed(row["tgt_text"]).T).argmax() == 0)
+    scores = scores_in(tmp_path, "ImageNet-1K")
+    assert scores["hit@1"] == pytest.approx(hits / NUMBER) and scores["num_data"] == NUMBER
+
+    tables = visual_documents(mmeb)
+    queries = embed(
+        [f"Find a document image that matches the given query: {text}" for text in tables["queries"]["query"]]
+    )
+    about = " Understand the content of the provided document image."
+    pages = embed([{"image": str(mmeb / f"noto/{n}.png"), "text": about} for n in range(NUMBER)])
+    gains = torch.tensor([[0, 2, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 3.0]])
+    discounts = 1 / torch.log2(torch.arange(2, 7))
+    found = gains.gather(1, (queries @ pages.T).argsort(descending=True)[:, :5])
+    best = gains.sort(descending=True).values[:, :5]
+    ndcg = ((found * discounts).sum(1) / (best * discounts).sum(1)).mean()
+    assert scores_in(tmp_path, "ViDoRe_docvqa")["ndcg_linear@5"] == pytest.approx(ndcg.item(), abs=1e-6)
+    assert f"hit@1 {100 * hits / NUMBER:.1f}%" in text and "ViDoRe_docvqa" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("v2", [False, True])
+def test_the_whole_benchmark(coma_folder: Path, coma_command: Callable, tmp_path: Path, v2: bool) -> None:
+    write_mmeb(tmp_path / "mmeb", list(SETS), v2)
+    code, text, _ = coma_command("evaluate", coma_folder, tmp_path / "mmeb", "--output", tmp_path / "out")
+    assert code == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {modality: len(sets) for modality, sets in results["metrics"].items()} == {"image": 36, "visdoc": 24}
+    assert "image: overall" in text and "visdoc: VisRAG" in text and None not in results["means"]["visdoc"].values()
+    metadata = results["metadata"]
+    assert metadata["settings"]["num_compression_tokens"] == 4 and metadata["settings"]["dtype"] == "float32"
+    assert metadata["settings"]["pixels"] == [784, 12544] and metadata["versions"]["torch"] == torch.__version__
+    assert metadata["commit"] is None or len(metadata["commit"].removesuffix("-dirty")) == 40
+
+
+def test_missing_sets_are_named(mmeb: Path, coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
+    code, _, error = coma_command("evaluate", coma_folder, mmeb, "--output", tmp_path)
+    assert code == 1 and "57 of 60 sets are missing: N24News, HatefulMemes" in error and not any(tmp_path.iterdir())
+    sets = "ImageNet-1K,VOC2007,a typing error"
+    code, _, error = coma_command("evaluate", coma_folder, mmeb, "--output", tmp_path, "--sets", sets)
+    assert code == 1 and "2 of 3 sets are missing: VOC2007, a typing error." in error
+    code, _, error = coma_command("evaluate", coma_folder, tmp_path, "--output", tmp_path / "out")
+    assert code == 1 and "has no folder or file that is named like a set of MMEB" in error
+    code, _, error = coma_command("evaluate", coma_folder, mmeb, mmeb, "--output", tmp_path)
+    assert code == 1 and "The set ImageNet-1K is there twice" in error
+
+
+def test_a_bad_picture_is_named(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
+    write_mmeb(tmp_path / "mmeb", ["ImageNet-1K"])
+    (tmp_path / "mmeb" / "noto" / "3.png").write_bytes(b"no picture")
+    words = ["evaluate", coma_folder, tmp_path / "mmeb", "--output", tmp_path / "out", "--sets", "ImageNet-1K"]
+    code, _, error = coma_command(*words, "--workers", 0)
+    assert code == 1 and "cannot decode" in error and "noto/3.png" in error and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_it_goes_on(
+    mmeb: Path, coma_folder: Path, coma_command: Callable, tmp_path: Path
+) -> None:
+    def words(out: Path) -> list:
+        return ["evaluate", coma_folder, mmeb, "--output", out, "--sets", ",".join(FEW), "--workers", 0]
+
+    command = [sys.executable, "-m", "hub_scripts.cli", *map(str, words(tmp_path / "killed"))]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (tmp_path / "killed/image/ImageNet-1K_score.json").exists():
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "killed/results.json").exists()
+    kept = scores_in(tmp_path / "killed", "ImageNet-1K")
+
+    code, text, _ = coma_command(*words(tmp_path / "killed"))
+    assert code == 0 and "ImageNet-1K (1 of 3)\n  is finished already" in text
+    assert scores_in(tmp_path / "killed", "ImageNet-1K") == kept
+    assert coma_command(*words(tmp_path / "whole"))[0] == 0
+    assert without_date(tmp_path / "killed/results.json") == without_date(tmp_path / "whole/results.json")
+
+
+def test_scores_of_other_settings_are_not_kept(
+    mmeb: Path, coma_folder: Path, coma_command: Callable, tmp_path: Path
+) -> None:
+    words = ["evaluate", coma_folder, mmeb, "--output", tmp_path / "out", "--sets", "ImageNet-1K", "--workers", 0]
+    assert coma_command(*words)[0] == 0
+    code, _, error = coma_command(*words, "--dtype", "bfloat16")
+    assert code == 1 and "ImageNet-1K_score.json was made with another dtype" in error
+    assert "was made with another candidates" in coma_command(*words, "--among-all")[2]
+    changed = tmp_path / "changed"
+    shutil.copytree(mmeb, changed)
+    rows = v1_rows("ImageNet-1K", changed)
+    rows[0]["qry_text"] += "else"
+    shutil.rmtree(changed / "ImageNet-1K")
+    (changed / "ImageNet-1K.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words[2] = changed
+    assert "was made with another data:" in coma_command(*words)[2]
+
+
+def test_pairs_of_ones_own(coma_folder: Path, coma_command: Callable, embed: Callable, tmp_path: Path) -> None:
+    pairs = emoji_pairs(load_emoji(["noto"]).select(range(12)))
+    pairs.to_parquet(tmp_path / "shop.parquet")
+    words = ["evaluate", coma_folder, tmp_path / "shop.parquet", "--output", tmp_path / "out", "--workers", 0]
+    code, text, _ = coma_command(*words)
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    queries, documents = (
+        embed([row["image"] for row in pairs["query"]]),
+        embed([row["text"] for row in pairs["positive"]]),
+    )
+    expected = ((queries @ documents.T).argmax(1) == torch.arange(12)).double().mean().item()
+    assert code == 0 and results["metrics"]["retrieval"]["shop"]["hit@1"] == pytest.approx(expected)
+    assert results["means"] == {} and text.splitlines()[-2].split()[:2] == ["shop", "hit@1"]
+
+    words = [*words[:4], tmp_path / "instructed", "--instruction", "emoji-name=Find its name."]
+    assert coma_command(*words)[0] == 0
+    settings = json.loads((tmp_path / "instructed/results.json").read_text())["metadata"]["settings"]
+    assert settings["instructions"] == {"emoji-name": "Find its name."}
+    code, _, error = coma_command(*words, "--instruction", "Find its name.")
+    assert code == 1 and "--instruction 'Find its name.' is not SOURCE=TEXT" in error
+
+
+def test_what_is_no_data(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
+    code, _, error = coma_command("evaluate", coma_folder, "nowhere", "--output", tmp_path)
+    assert code == 1 and "nowhere is not there, and no name on the Hub" in error
