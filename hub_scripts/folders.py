@@ -1,12 +1,14 @@
 """Folders of models: made whole or not at all, and readable for every library that loads them."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hub_scripts.card import write_model_card
+from hub_scripts.card import CardSources, write_model_card
 from hub_scripts.sentence_transformers_files import write_sentence_transformers_files
+from hub_scripts.training_record import TRAINING_FILE
 from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
@@ -39,10 +41,26 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def save_model(
-    model: ComaForEmbedding, processor: ComaProcessor, folder: Path, training: str = "", results: str = ""
+    model: ComaForEmbedding,
+    processor: ComaProcessor,
+    folder: Path,
+    training: str = "",
+    results: str = "",
+    trained_in: Path | None = None,
 ) -> None:
-    """Saves weights, code, tokenizer, processor, the files of sentence-transformers and a model card."""
+    """
+    Saves weights, code, tokenizer, processor, the files of sentence-transformers and a model card.
+
+    Args:
+        model ([`ComaForEmbedding`]): the model.
+        processor ([`ComaProcessor`]): its processor.
+        folder (`Path`): where to.
+        training, results (`str`, *optional*): Markdown for the card.
+        trained_in (`Path`, *optional*): folder that training has left; its record goes along, and into the card.
+    """
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     write_sentence_transformers_files(folder)
-    write_model_card(folder, model, processor, training=training, results=results)
+    if trained_in is not None and (trained_in / TRAINING_FILE).exists():
+        shutil.copy(trained_in / TRAINING_FILE, folder)
+    write_model_card(folder, model, processor, sources=CardSources(training=training, results=results))

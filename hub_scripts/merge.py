@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
-__all__ = ["main"]
+__all__ = ["main", "merge"]
 
 LARGEST_DIFFERENCE = 0.05  # in a coordinate of a unit vector; fp32 stays below 1e-6, bf16 rounds at 1e-2
 
@@ -33,31 +33,53 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights; auto is that of the base")
     arguments = parser.parse_args(argv)
 
+    from hub_scripts.folders import new_folder, save_model
+
+    with new_folder(arguments.out) as folder:
+        model, processor, base, difference = merge(arguments.adapter, arguments.base, arguments.dtype)
+        save_model(model, processor, folder, trained_in=Path(arguments.adapter))
+    print(f"base     {base}")
+    print(f"adapter  {arguments.adapter}")
+    print(f"merged   {arguments.out} ({str(model.dtype).removeprefix('torch.')})")
+    print(f"largest difference of an embedding, before and after: {difference:.1e}")
+    return 0
+
+
+def merge(
+    adapter: str, base: str | None = None, dtype: str = "auto"
+) -> tuple["ComaForEmbedding", "ComaProcessor", str, float]:
+    """
+    The model with an adapter folded into its weights, on the CPU.
+
+    Args:
+        adapter (`str`): folder of the adapter.
+        base (`str`, *optional*): its base, if that is no longer where the adapter says.
+        dtype (`str`, *optional*, defaults to `"auto"`): of the weights, by default that of the base.
+
+    Returns:
+        `tuple`: the model, its processor, the name of the base, and the largest difference of an embedding.
+
+    Raises:
+        ValueError: if the merged model embeds differently.
+    """
     import torch
     from transformers import AutoConfig
 
-    from hub_scripts.folders import new_folder, save_model
     from hub_scripts.loading import load_adapter, load_processor
     from trainers.lora import merge_adapter
 
-    with new_folder(arguments.out) as folder:
-        adapted, base = load_adapter(arguments.adapter, arguments.base, dtype="float32")
-        processor = load_processor(arguments.adapter, base)
-        before = _probe(adapted, processor)
-        dtype = AutoConfig.from_pretrained(base).dtype if arguments.dtype == "auto" else arguments.dtype
-        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
-        model = merge_adapter(adapted).to(dtype)
-        difference = (before - _probe(model, processor)).abs().max().item()
-        if difference > LARGEST_DIFFERENCE:
-            raise ValueError(
-                f"In {dtype} the merged model embeds differently, by {difference:.1e}: try another --dtype."
-            )
-        save_model(model, processor, folder)
-    print(f"base     {base}")
-    print(f"adapter  {arguments.adapter}")
-    print(f"merged   {arguments.out} ({str(dtype).removeprefix('torch.')})")
-    print(f"largest difference of an embedding, before and after: {difference:.1e}")
-    return 0
+    adapted, base = load_adapter(adapter, base, dtype="float32")
+    processor = load_processor(adapter, base)
+    before = _probe(adapted, processor)
+    precision = AutoConfig.from_pretrained(base).dtype if dtype == "auto" else dtype
+    precision = getattr(torch, precision) if isinstance(precision, str) else precision or torch.float32
+    model = merge_adapter(adapted).to(precision)
+    difference = (before - _probe(model, processor)).abs().max().item()
+    if difference > LARGEST_DIFFERENCE:
+        raise ValueError(
+            f"In {precision} the merged model embeds differently, by {difference:.1e}: try another --dtype."
+        )
+    return model, processor, base, difference
 
 
 def _probe(model: "ComaForEmbedding", processor: "ComaProcessor") -> "Tensor":

@@ -67,6 +67,7 @@ def parse_settings(command: str, description: str, argv: list[str], own: type, c
     for name in ("model", "data"):
         if getattr(arguments, name) is None:
             raise ValueError(f"`{name}` is missing: give --{name}, or a line `{name}: …` in the file of --config.")
+    settings.coma_arguments = arguments  # for the record that `train` leaves
     return arguments, settings
 
 
@@ -92,11 +93,16 @@ def _read_yaml(name: str, parser: "HfArgumentParser") -> dict[str, Any]:
 
 def load_trainable(arguments: ModelArguments) -> tuple["ComaForEmbedding", "ComaProcessor", "LoraConfig | None"]:
     """The model (on the CPU: the trainer moves it), its processor, and the adapter to be trained, if there is one."""
-    from hub_scripts.loading import load_model
+    from hub_scripts.loading import is_adapter, load_model
     from trainers.lora import lora_config
 
     # An adapter names its base: with the whole path it is found from everywhere.
     name = str(Path(arguments.model).absolute()) if Path(arguments.model).exists() else arguments.model
+    if arguments.lora_r and is_adapter(name):
+        raise ValueError(
+            f"{name} is an adapter, and a new adapter upon it would name the base below both, and lose this one: make "
+            f"a model of it first, `coma merge {arguments.model} NEW_FOLDER`, and train that."
+        )
     model, processor = load_model(name, arguments.dtype, "cpu")
     if not arguments.lora_r:
         return model, processor, None
@@ -107,15 +113,20 @@ def load_trainable(arguments: ModelArguments) -> tuple["ComaForEmbedding", "Coma
 def train(trainer: "ComaTrainer", config: "TrainingArguments", lora_r: int) -> str:
     """Trains to the end, from a checkpoint if the settings say so, and saves. Returns what is to be said then."""
     from hub_scripts.sentence_transformers_files import write_sentence_transformers_files
+    from hub_scripts.training_record import write_training_record
 
+    if config.should_save:  # at the beginning, so that what `push_to_hub` pushes meanwhile has them
+        Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+        write_sentence_transformers_files(Path(config.output_dir))
     resume = config.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=resume.lower() == "true" or resume if resume else None)
+    if trainer.args.should_save:
+        write_training_record(trainer, config, config.coma_arguments)
     trainer.save_model()
     if not trainer.args.should_save:
         return ""
     trainer.save_state()
     if lora_r == 0:
-        write_sentence_transformers_files(Path(config.output_dir))
         return f"trained  {config.output_dir}\n"
     return f"trained  {config.output_dir}\nnext     coma merge {config.output_dir} NEW_FOLDER\n"
 
