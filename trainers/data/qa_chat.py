@@ -1,0 +1,129 @@
+"""What a dialogue is written with: a picture, somebody who answers, and a reason when there is nothing to write."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from PIL import Image
+
+from modeling_coma.inputs_coma import to_rgb
+
+
+__all__ = ["Chat", "Fault", "Message", "Picture", "Rejected", "Reply", "read_picture"]
+
+AS_THEY_ARE = ("JPEG", "PNG", "WEBP")  # formats that every server reads
+ORIENTATION = 0x0112  # the EXIF tag
+
+# `{"role": "user" | "assistant", "content": str, "picture": Picture (optional, shown before the text)}`
+Message = dict[str, Any]
+
+
+class Fault(ValueError):
+    """What is wrong with a reply: `reason` is one of few and is counted, `detail` is for a person. Another may do."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+class Rejected(Fault):
+    """Why a picture has no dialogue."""
+
+
+class Reply(NamedTuple):
+    """
+    One answer of a model.
+
+    Args:
+        text (`str`): what it says.
+        cut_off (`bool`): whether it reached the limit of tokens before its end.
+        prompt_tokens, completion_tokens (`int`, *optional*): what was read and written, if the model says so.
+        retries (`int`): how often the request was sent again.
+    """
+
+    text: str
+    cut_off: bool = False
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    retries: int = 0
+
+
+class Chat(Protocol):
+    """
+    Somebody who answers. `concurrency` is how many conversations it can have at one time, `fingerprint` what must be
+    the same for two runs to be one.
+    """
+
+    concurrency: int
+    fingerprint: dict[str, Any]
+
+    async def complete(self, messages: list[Message], seed: int) -> Reply:
+        """Answers the last of the messages; raises [`Rejected`] if this one cannot be answered."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """
+    The file of a picture.
+
+    Args:
+        data (`bytes`): JPEG, PNG or WebP.
+        mime (`str`): for instance `"image/png"`.
+        original (`bytes`): the file that it was made of, often the same.
+    """
+
+    data: bytes
+    mime: str
+    original: bytes
+
+    @functools.cached_property
+    def uri(self) -> str:
+        """The picture as a `data:` URI."""
+        return f"data:{self.mime};base64,{base64.b64encode(self.data).decode()}"
+
+    @property
+    def digest(self) -> str:
+        """By which equal files are known."""
+        return hashlib.blake2b(self.original, digest_size=8).hexdigest()
+
+
+def read_picture(image: str | bytes | None) -> Picture:
+    """
+    Reads a picture and decodes it, to know that others can. Files that programs show in different ways (transparent
+    ones, rotated by EXIF, 16-bit, animated, rare formats) become the PNG of what CoMa is trained on; all others are
+    left as they are.
+
+    Args:
+        image (`str` or `bytes`): path or content of the file.
+
+    Returns:
+        `Picture`
+
+    Raises:
+        Rejected: if there is no picture, or none that can be decoded.
+    """
+    if image is None:
+        raise Rejected("no picture", "the row has none")
+    try:
+        data = image if isinstance(image, bytes) else Path(image).read_bytes()
+        rgb = to_rgb(data)
+        with Image.open(BytesIO(data)) as file:
+            plain = file.format in AS_THEY_ARE and file.mode in ("RGB", "L") and not file.has_transparency_data
+            plain = plain and file.getexif().get(ORIENTATION, 1) == 1 and getattr(file, "n_frames", 1) == 1
+            mime = Image.MIME[file.format] if plain else "image/png"
+    except (OSError, ValueError) as error:
+        raise Rejected("picture cannot be read", str(error).removeprefix("Row 0: ")) from error
+    return Picture(data if plain else _encoded(rgb.save), mime, data)
+
+
+def _encoded(save: Callable[..., None]) -> bytes:
+    buffer = BytesIO()
+    save(buffer, format="PNG")
+    return buffer.getvalue()
