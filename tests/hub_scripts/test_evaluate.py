@@ -78,10 +78,10 @@ def test_scores_are_those_of_the_embeddings(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("v2", [False, True])
-def test_the_whole_benchmark(coma_folder: Path, coma_command: Callable, tmp_path: Path, v2: bool) -> None:
-    write_mmeb(tmp_path / "mmeb", list(SETS), v2)
-    code, text, _ = coma_command("evaluate", coma_folder, tmp_path / "mmeb", "--output", tmp_path / "out")
+def test_the_whole_benchmark(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
+    write_mmeb(tmp_path / "mmeb", list(SETS), v2=True)
+    words = ["evaluate", coma_folder, tmp_path / "mmeb", "--output", tmp_path / "out", "--workers", 0]
+    code, text, _ = coma_command(*words)
     assert code == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {modality: len(sets) for modality, sets in results["metrics"].items()} == {"image": 36, "visdoc": 24}

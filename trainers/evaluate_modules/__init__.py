@@ -1,0 +1,1 @@
+"""Metrics that `evaluate.load` takes from these folders, without a network."""
