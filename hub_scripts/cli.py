@@ -22,6 +22,7 @@ COMMANDS = {
     "convert": "make a CoMa model of a published checkpoint, or the other way round",
     "push": "publish a model or an adapter on the Hub, checked before and in one commit",
     "verify": "check that a published model is whole and embeds as it did",
+    "evaluate": "score a model on MMEB or on pairs of your own",
     "embed": "embed a folder of pictures, or a table, to a Parquet file",
     "demo": "train a small model on real pictures, from nothing, and show what it finds",
     "search": "find in such a file what is nearest to a text or a picture",
