@@ -16,6 +16,7 @@ __all__ = ["COMMANDS", "coma_version", "main"]
 # In the order of a project. Each is a module of this package with `main(argv) -> int`.
 COMMANDS = {
     "create": "make a CoMa folder from a vision-language backbone",
+    "generate-qa": "write questions and answers about pictures, for stage 1",
     "pretrain": "stage 1: train a model to answer dialogues from its compression tokens alone",
     "finetune": "stage 2: train a model to match queries and documents",
     "merge": "fold an adapter into the weights of its base",

@@ -108,6 +108,7 @@ class LocalChat:
         self._waiting.append(request)
         async with self._one_batch:  # whoever comes first takes along those who wait behind it
             if request.reply is None:
+                await asyncio.sleep(0)  # others may be about to ask
                 batch = self._waiting[: self.batch_size]
                 replies = await asyncio.to_thread(self._generate, [one.messages for one in batch])
                 del self._waiting[: len(batch)]

@@ -1,0 +1,192 @@
+"""`coma generate-qa` writes every picture once and in order, however often it is killed, whatever the server does."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tests.chat_server import ChatServer, misbehaving
+from trainers.data.dialogues import load_dialogues
+from trainers.data.emoji import load_emoji
+from trainers.data.qa_chat import read_picture
+
+
+ROOT = Path(__file__).resolve().parents[2]
+# As patient as a test can be.
+PATIENCE = ["--timeout", "0.5", "--backoff", "0.01", "--model", "m"]
+
+
+def save_emoji(folder: Path, number: int) -> list[str]:
+    """Real pictures, on white, in files whose names are in order."""
+    folder.mkdir()
+    pictures = load_emoji(["noto"]).select(range(number))["image"]
+    for place, picture in enumerate(pictures):
+        picture = picture.convert("RGBA")
+        Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB").save(
+            folder / f"{place:03}.png"
+        )
+    return [f"{place:03}.png" for place in range(number)]
+
+
+def rows_in(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run_until(command: list[str], out: Path, rows: int) -> int:
+    """Starts the command and kills it when there are so many rows; how many there are then."""
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and (not out.exists() or out.read_bytes().count(b"\n") < rows):
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+    return out.read_bytes().count(b"\n")
+
+
+def check_rows(out: Path, names: list[str], folder: Path) -> None:
+    rows = rows_in(out)
+    assert [row["id"] for row in rows] == names
+    for row in rows:
+        (path,) = row["images"]
+        known_as = read_picture(str(out.parent / path)).digest
+        assert (out.parent / path).samefile(folder / row["id"])
+        turns = list(zip(row["messages"][::2], row["messages"][1::2], strict=True))
+        assert 3 <= len(turns) <= 5
+        for turn, (question, answer) in enumerate(turns, 1):
+            assert known_as in question["content"]
+            assert answer["content"] == f"In turn {turn}, {known_as} shows number {turn * 111}."
+
+
+def check_killed_and_resumed(coma_command: Callable, folder: Path, number: int, kill_at: list[int]) -> None:
+    names = save_emoji(folder / "photos", number)
+    out = folder / "out.jsonl"
+    with ChatServer(misbehaving) as server:
+        words = ["generate-qa", folder / "photos", out, "--server", server.url, *PATIENCE]
+        command = [sys.executable, "-m", "hub_scripts.cli", *map(str, words)]
+        for rows in kill_at:
+            kept = run_until(command, out, rows)
+            assert rows <= kept < number
+            before = out.read_bytes()
+        code, text, error = coma_command(*words)
+        assert code == 0, error
+        sent = len(server.requests)
+    assert out.read_bytes().startswith(before[: before.rindex(b"\n") + 1])
+    check_rows(out, names, folder / "photos")
+    assert f"rows         {number} good, 0 failed" in text
+    report = json.loads(out.with_name("out.jsonl.report.json").read_text())
+    assert report["rows"] == {"good": number, "failed": 0}
+    # What was begun and not written when a process was killed is all that is asked for twice.
+    assert report["calls"] + report["retries"] <= sent <= 1.5 * (report["calls"] + report["retries"]) + 400
+
+
+@pytest.mark.slow
+def test_300_pictures_killed_twice(coma_command: Callable, tmp_path: Path) -> None:
+    check_killed_and_resumed(coma_command, tmp_path, 300, [60, 180])
+
+
+def test_killed_and_started_again(coma_command: Callable, tmp_path: Path) -> None:
+    check_killed_and_resumed(coma_command, tmp_path, 40, [9])
+
+
+def test_a_model_on_this_machine(
+    make_backbone: Callable, coma_command: Callable, picture: Callable, tmp_path: Path
+) -> None:
+    """A model with random weights, which takes some words for the end: some of its captions have words before it."""
+    folder = shutil.copytree(make_backbone(), tmp_path / "base")
+    generation = json.loads((folder / "generation_config.json").read_text())
+    generation["eos_token_id"] = [0, *range(337, 400)]
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    (tmp_path / "photos").mkdir()
+    for number in range(9):
+        picture(28, 28, number).save(tmp_path / "photos" / f"{number}.png")
+    out = tmp_path / "out.jsonl"
+    words = ["generate-qa", tmp_path / "photos", out, "--local", folder, "--format", "caption", "--device", "cpu"]
+    words += ["--batch-size", 2, "--max-tokens", 8, "--attempts", 1]
+    code, text, error = coma_command(*words)
+    assert code == 0, error
+    good, failed = rows_in(out), rows_in(out.with_name("out.jsonl.failed.jsonl"))
+    assert good and failed and sorted(row["id"] for row in good + failed) == [f"{number}.png" for number in range(9)]
+    assert all(row["messages"][1]["content"].strip() for row in good)
+    assert {row["reason"] for row in failed} == {"too few turns"}
+    assert "requests     9, sent again 0" in text
+    report = json.loads(out.with_name("out.jsonl.report.json").read_text())
+    assert report["tokens_unknown"] == 0 and 9 <= report["tokens"]["completion"] <= 9 * 8
+    before = out.read_bytes()
+    assert coma_command(*words)[0] == 0 and out.read_bytes() == before
+
+
+def test_a_table_with_pictures_in_it(coma_command: Callable, picture: Callable, tmp_path: Path) -> None:
+    stored = []
+    for number in range(4):
+        buffer = BytesIO()
+        picture(28, 28, number).save(buffer, "PNG")
+        stored.append({"bytes": buffer.getvalue() if number != 2 else b"x", "path": None})
+    table = pa.table({"photo": pa.array(stored), "sku": ["a", "b", "c", "d"], "text": ["left alone"] * 4})
+    pq.write_table(table, tmp_path / "t.parquet")
+    out, key = tmp_path / "out.jsonl", tmp_path / "key.txt"
+    key.write_text("secret\n")
+    with ChatServer() as server:
+        words = ["generate-qa", tmp_path / "t.parquet", out, "--server", server.url, *PATIENCE, "--turns", 2, 2]
+        words += ["--image-column", "photo", "--id-column", "sku", "--api-key-file", key]
+        server.reply = lambda body: (
+            "1. What?\n2. Where?" if "write 2 questions" in str(body["messages"][0]) else "By the door."
+        )
+        code, text, error = coma_command(*words)
+        assert code == 0, error
+        assert server.headers["Authorization"] == "Bearer secret"
+    assert [row["id"] for row in rows_in(out)] == ["a", "b", "d"] and "3 good, 1 failed" in text
+    assert "--retry-failed tries them again" in text and "picture cannot be read 1" in text
+    assert len(load_dialogues(str(out))) == 3
+    assert "secret" not in "".join(file.read_text() for file in tmp_path.glob("out.jsonl*.json*"))
+
+    stored[2] = stored[0]
+    pq.write_table(table.set_column(0, "photo", pa.array(stored)), tmp_path / "t.parquet")
+    with ChatServer(reply=server.reply) as again:
+        words[4] = again.url  # a server may move
+        code, text, _ = coma_command(*words, "--retry-failed")
+    assert code == 0 and "4 good, 0 failed" in text and "pictures 1" in text
+    assert [row["id"] for row in rows_in(out)] == ["a", "b", "c", "d"]
+
+    code, _, error = coma_command(*words[:-2], "--seed", 1)
+    assert code == 1 and "begun with other settings: seed was 0 and is now 1" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "one of the arguments --server --local is required"),
+        (["--server", "http://x/v1"], "--server and --model go together"),
+        (["--local", "x", "--model", "m"], "--server and --model go together"),
+        (["--local", "x", "--server", "y"], "not allowed with"),
+        (["--local", "x", "--format", "caption", "--turns", "1", "2"], "--turns is for the format multi-turn"),
+        (["--local", "x", "--turns", "0", "2"], "'0' is not a whole number from 1"),
+    ],
+)
+def test_a_wrong_command_line(
+    coma_command: Callable, capsys: pytest.CaptureFixture, words: list, message: str
+) -> None:
+    with pytest.raises(SystemExit):
+        coma_command("generate-qa", "photos", "out.jsonl", *words)
+    assert message in capsys.readouterr().err
+
+
+def test_what_is_wrong_is_said(coma_command: Callable, picture: Callable, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    picture(28, 28, 0).save(tmp_path / "photos" / "0.png")
+    words = ["generate-qa", tmp_path / "photos", tmp_path / "out.jsonl", "--model", "m", "--server"]
+    code, _, error = coma_command(*words, "localhost:8000")
+    assert code == 1 and "must begin with http" in error
+    with ChatServer(lambda body, visit: "404") as server:
+        code, _, error = coma_command(*words, server.url)
+    assert code == 1 and "answers HTTP 404" in error and not (tmp_path / "out.jsonl").read_text()
+    code, _, error = coma_command(*words, "http://x/v1", "--turns", 5, 3)
+    assert code == 1 and "From 5 to 3 turns" in error
