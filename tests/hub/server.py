@@ -158,6 +158,7 @@ class LocalHub:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else every answer waits 40 ms for an acknowledgement
     hub: LocalHub
 
     def log_message(self, *args: Any) -> None:
@@ -190,8 +191,7 @@ class Handler(BaseHTTPRequestHandler):
             status, content = error.status, {"error": error.message, **error.body}
             headers = {"X-Error-Message": error.message} | ({"X-Error-Code": error.code} if error.code else {})
             headers |= fault.headers if fault is not None else {}
-        self.hub.requests.append((self.command, path, status))
-        self.send(status, content, headers)
+        self.send(path, status, content, headers)
 
     def read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
@@ -203,13 +203,14 @@ class Handler(BaseHTTPRequestHandler):
             return b"".join(chunks)
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
-    def send(self, status: int, content: Any, headers: dict[str, str]) -> None:
+    def send(self, path: str, status: int, content: Any, headers: dict[str, str]) -> None:
         if not isinstance(content, bytes):
             content, headers = json.dumps(content).encode(), {"Content-Type": "application/json", **headers}
         if status == 200 and (found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))):
             first, last = int(found[1]), int(found[2] or len(content) - 1)
             status, headers["Content-Range"] = 206, f"bytes {first}-{last}/{len(content)}"
             content = content[first : last + 1]
+        self.hub.requests.append((self.command, path, status))
         self.send_response(status)
         for name, value in {"Content-Length": str(len(content)), **headers}.items():
             self.send_header(name, value)
@@ -255,7 +256,8 @@ class Handler(BaseHTTPRequestHandler):
         url = {"url": f"{self.hub.endpoint}/{repo_id}"}
         if repo_id in self.hub.repos:
             raise HubError(409, "You already created this model repo", body=url)
-        repo = self.hub.repos[repo_id] = Repo(private=payload.get("visibility") == "private")
+        private = payload.get("private") or payload.get("visibility") == "private"
+        repo = self.hub.repos[repo_id] = Repo(private=bool(private))
         repo.commit("main", {".gitattributes": Blob(b"*.safetensors filter=lfs\n")}, "initial commit")
         return url
 
