@@ -1,0 +1,56 @@
+"""mteb's own conformance run passes, and what it is given are the embeddings of the model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+
+mteb = pytest.importorskip("mteb")
+
+from mteb.results import TaskResult  # noqa: E402
+
+from hub_scripts.mteb_emoji import EmojiT2IRetrieval, main  # noqa: E402
+from hub_scripts.mteb_wrapper import ComaEncoder  # noqa: E402
+from modeling_coma import ComaForEmbedding, ComaProcessor  # noqa: E402
+from trainers.data.emoji import emoji_retrieval  # noqa: E402
+from trainers.metrics import Relevance, rank_embeddings, retrieval_metrics  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def encoder(coma_folder: Path) -> ComaEncoder:
+    return ComaEncoder(str(coma_folder), device="cpu")
+
+
+def test_a_task_of_ones_own_has_the_scores_of_our_metrics(coma_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    """With the instruction before names and none before pictures, by another library's metrics."""
+    task = EmojiT2IRetrieval()
+    task.number = 40
+    score = main(str(coma_folder), task)
+    emoji = emoji_retrieval("twemoji")
+    model, processor = ComaForEmbedding.from_pretrained(coma_folder), ComaProcessor.from_pretrained(coma_folder)
+    system = {"role": "system", "content": "Find the emoji with this name."}
+    queries = [[system, {"role": "user", "content": name}] for name in emoji.names[:40]]
+    with torch.no_grad():
+        names = model(**processor.process(queries)).embeddings
+        pictures = model(**processor.process([emoji.images[n] for n in range(40)])).embeddings
+    expected = retrieval_metrics(rank_embeddings(names, pictures, Relevance.single(range(40))))["ndcg@10"]
+    assert score == pytest.approx(expected, abs=1e-4) and score > 0
+    assert f"nDCG@10 {100 * score:.1f}%" in capsys.readouterr().out
+
+
+def test_what_mteb_is_told_of_the_model(encoder: ComaEncoder, coma_folder: Path) -> None:
+    meta = encoder.mteb_model_meta
+    assert meta.name == f"{coma_folder.parent.name}/{coma_folder.name}" and meta.embed_dim == 64
+    assert meta.modalities == ["text", "image"] and meta.n_parameters == encoder.model.num_parameters()
+
+
+@pytest.mark.slow
+def test_conformance(encoder: ComaEncoder) -> None:
+    """Every mock task for texts and pictures that mteb has runs to its end, without a network."""
+    from mteb.mocks.mock_run import mock_run
+
+    results = mock_run(encoder)
+    run = {name: result for name, result in results.items() if result is not None}
+    failed = {name: result for name, result in run.items() if not isinstance(result, TaskResult)}
+    assert not failed and len(run) >= 40, results.to_markdown()
