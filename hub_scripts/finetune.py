@@ -3,7 +3,8 @@
 Everything can stand in a YAML file, a line each; what is given on the command line goes first. My own pairs:
 
   model: my-coma
-  data: pairs.csv                # or .jsonl, .parquet, a folder of `Dataset.save_to_disk`, or emoji
+  data: pairs.csv                # or .tsv, .jsonl, .json, .parquet, a folder of `Dataset.save_to_disk`, or emoji
+  data_format: pairs             # or triplets, mmeb, webdataset ("shards/*.tar"); docs/data.md shows them all
   query_text: question           # columns: query_, positive_, negative_ with text or image (paths), source, group
   positive_image: picture
   output_dir: my-coma-pairs
@@ -11,7 +12,7 @@ Everything can stand in a YAML file, a line each; what is given on the command l
   coma finetune --config pairs.yaml
   coma finetune --config pairs.yaml --per_device_train_batch_size 256 --num_train_epochs 1
   coma finetune --config emoji-finetune --model my-coma --output_dir out      # a recipe that comes with the package
-  torchrun --nproc-per-node 8 -m hub_scripts.cli finetune --config mmeb-finetune
+  torchrun --nproc-per-node 8 -m hub_scripts.cli finetune --config mmeb-finetune --data MMEB-train
 
 It leaves an adapter, which `coma merge` folds into the model, or with `--lora_r 0` a whole model. Interrupted, it goes
 on with `--resume_from_checkpoint true`. All settings of the HF TrainingArguments are there as well.
@@ -19,14 +20,14 @@ on with `--resume_from_checkpoint true`. All settings of the HF TrainingArgument
 
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hub_scripts.settings import EMOJI, ModelArguments, emoji_styles, load_trainable, parse_settings, train
 from trainers.data.pairs import PairColumns
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
     from trainers.contrastive import ComaContrastiveConfig, ComaContrastiveTrainer
 
@@ -38,7 +39,14 @@ __all__ = ["FinetuneArguments", "main"]
 class FinetuneArguments(ModelArguments, PairColumns):
     """What is trained on what, beside the settings of the trainer."""
 
-    data: str | None = field(default=None, metadata={"help": "File, folder of save_to_disk, or emoji."})
+    data: str | None = field(default=None, metadata={"help": "File, folder of save_to_disk, shards, or emoji."})
+    data_format: Literal["pairs", "triplets", "mmeb", "webdataset"] = field(
+        default="pairs", metadata={"help": "What its rows are like; mmeb is a folder with MMEB-train."}
+    )
+    mmeb_sets: list[str] | None = field(
+        default=None, metadata={"help": "Sets of mmeb, by default those of the paper."}
+    )
+    mmeb_split: str = field(default="original", metadata={"help": "Or diverse_instruction."})
     eval_data: str | None = field(default=None, metadata={"help": "The same for evaluation, loss and retrieval."})
     image_root: str | None = field(default=None, metadata={"help": "Folder of relative paths of pictures."})
     cache_pixels: bool = field(default=False, metadata={"help": "Keep preprocessed pictures of small sets in memory."})
@@ -63,12 +71,14 @@ def _trainer(arguments: FinetuneArguments, config: "ComaContrastiveConfig") -> "
     from trainers.retrieval_callback import RetrievalCallback, RetrievalSet
     from trainers.rows import without_decoding
 
-    kwargs: dict[str, Any] = {"train_dataset": _load(arguments.data, arguments)}
+    kwargs: dict[str, Any] = {}
+    with config.main_process_first():  # the others find what it has made
+        kwargs["train_dataset"] = _load(arguments.data, arguments, config.on_bad_row)
+        if arguments.eval_data is not None:
+            kwargs["eval_dataset"] = _load(arguments.eval_data, arguments, config.on_bad_row, evaluation=True)
     model, processor, adapter = load_trainable(arguments)
     if arguments.cache_pixels:
         kwargs["data_collator"] = ComaContrastiveCollator.of(CachingProcessor.of(processor), config)
-    if arguments.eval_data is not None:
-        kwargs["eval_dataset"] = _load(arguments.eval_data, arguments, evaluation=True)
     trainer = ComaContrastiveTrainer(model, config, processor, adapter, **kwargs)
     if arguments.eval_data is not None:
         task = RetrievalSet.from_rows(without_decoding(kwargs["eval_dataset"]), config.instructions)
@@ -76,10 +86,20 @@ def _trainer(arguments: FinetuneArguments, config: "ComaContrastiveConfig") -> "
     return trainer
 
 
-def _load(path: str, arguments: FinetuneArguments, evaluation: bool = False) -> "Dataset":
+def _load(
+    path: str, arguments: FinetuneArguments, on_bad_row: str, evaluation: bool = False
+) -> "Dataset | IterableDataset":
     from trainers.data.emoji import emoji_pairs, load_emoji
-    from trainers.data.pairs import load_pairs
+    from trainers.data.mmeb_train import load_mmeb_train
+    from trainers.data.pairs import load_pairs, load_triplets
+    from trainers.data.webdataset import stream_pairs
 
     if path == EMOJI:
         return emoji_pairs(load_emoji(emoji_styles(evaluation)))
-    return load_pairs(path, arguments, arguments.image_root)
+    if arguments.data_format == "mmeb":
+        return load_mmeb_train(path, arguments.mmeb_sets, arguments.mmeb_split, arguments.image_root, on_bad_row)
+    if arguments.data_format == "triplets":
+        return load_triplets(path, arguments.image_root, on_bad_row)
+    if arguments.data_format == "webdataset":
+        return stream_pairs(path, arguments, on_bad_row)
+    return load_pairs(path, arguments, arguments.image_root, on_bad_row)

@@ -3,7 +3,8 @@
 Everything can stand in a YAML file, a line each; what is given on the command line goes first. My own dialogues:
 
   model: my-coma                 # or a backbone: Qwen/Qwen2.5-VL-3B-Instruct
-  data: dialogues.jsonl          # or .parquet, a folder of `Dataset.save_to_disk`, or emoji
+  data: dialogues.jsonl          # or .json, .csv, .tsv, .parquet, a folder of `Dataset.save_to_disk`, or emoji
+  data_format: messages          # or llava, coma-sft, webdataset ("shards/*.tar"); docs/data.md shows them all
   output_dir: my-coma-compressed
 
   {"images": ["cat.jpg"], "text": null, "messages": [{"role": "user", "content": "What is it?"},
@@ -21,15 +22,16 @@ made of a backbone is saved as `base` in the output folder. Interrupted, trainin
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hub_scripts.settings import EMOJI, ModelArguments, emoji_styles, load_trainable, parse_settings, train
+from trainers.data.dialogues import DialogueColumns
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
     from modeling_coma import ComaProcessor
     from trainers.compression import ComaCompressionConfig, ComaCompressionTrainer
@@ -39,10 +41,13 @@ __all__ = ["PretrainArguments", "main"]
 
 
 @dataclass
-class PretrainArguments(ModelArguments):
+class PretrainArguments(ModelArguments, DialogueColumns):
     """What is trained on what, beside the settings of the trainer."""
 
-    data: str | None = field(default=None, metadata={"help": "File, folder of save_to_disk, or emoji."})
+    data: str | None = field(default=None, metadata={"help": "File, folder of save_to_disk, shards, or emoji."})
+    data_format: Literal["messages", "llava", "coma-sft", "webdataset"] = field(
+        default="messages", metadata={"help": "What its rows are like."}
+    )
     eval_data: str | None = field(default=None, metadata={"help": "The same for evaluation."})
     image_root: str | None = field(default=None, metadata={"help": "Folder of relative paths of pictures."})
     cache_pixels: bool = field(default=False, metadata={"help": "Keep preprocessed pictures of small sets in memory."})
@@ -69,14 +74,14 @@ def _trainer(arguments: PretrainArguments, config: "ComaCompressionConfig") -> "
     from trainers.compression import ComaCompressionCollator, ComaCompressionTrainer
     from trainers.pixel_cache import CachingProcessor
 
-    data = {"train_dataset": _load(arguments.data, arguments)}
-    if arguments.eval_data is not None:
-        data["eval_dataset"] = _load(arguments.eval_data, arguments, evaluation=True)
-    with config.main_process_first():
+    with config.main_process_first():  # the others find what it has made
+        data = {"train_dataset": _load(arguments.data, arguments, config.on_bad_row)}
+        if arguments.eval_data is not None:
+            data["eval_dataset"] = _load(arguments.eval_data, arguments, config.on_bad_row, evaluation=True)
         arguments.model = _coma_folder(arguments, Path(config.output_dir))
     model, processor, adapter = load_trainable(arguments)
     if config.length_column is not None:
-        with config.main_process_first():  # the others find what it has counted
+        with config.main_process_first():
             data["train_dataset"] = _with_lengths(data["train_dataset"], processor, config)
     kwargs: dict[str, Any] = {}
     if arguments.cache_pixels:
@@ -122,10 +127,20 @@ def _with_lengths(dataset: "Dataset", processor: "ComaProcessor", config: "ComaC
     )
 
 
-def _load(path: str, arguments: PretrainArguments, evaluation: bool = False) -> "Dataset":
+def _load(
+    path: str, arguments: PretrainArguments, on_bad_row: str, evaluation: bool = False
+) -> "Dataset | IterableDataset":
     from trainers.data.dialogues import load_dialogues
     from trainers.data.emoji import emoji_dialogues, load_emoji
+    from trainers.data.llava import load_coma_sft, load_llava
+    from trainers.data.webdataset import stream_dialogues
 
     if path == EMOJI:
         return emoji_dialogues(load_emoji(emoji_styles(evaluation)), turns=arguments.turns, languages=())
-    return load_dialogues(path, arguments.image_root)
+    columns = DialogueColumns(**{name.name: getattr(arguments, name.name) for name in fields(DialogueColumns)})
+    if arguments.data_format == "webdataset":
+        return stream_dialogues(path, columns, on_bad_row)
+    if arguments.data_format == "messages":
+        return load_dialogues(path, arguments.image_root, columns, on_bad_row)
+    load = load_llava if arguments.data_format == "llava" else load_coma_sft
+    return load(path, arguments.image_root, on_bad_row)

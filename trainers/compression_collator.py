@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from modeling_coma import ComaProcessor
+from trainers.data import schema
 from trainers.rows import BadRows, as_image
 
 
@@ -123,14 +124,7 @@ def check_messages(messages: Any, row: int) -> None:
     Raises:
         ValueError: for any other order, and for messages without text.
     """
-    listed = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
-    roles = [message.get("role") for message in messages] if listed else []
-    turns = roles[roles[:1] == ["system"] :]
-    if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
-        raise ValueError(
-            f"Row {row}: `messages` must be a list of {{'role', 'content'}} in which user and assistant take turns, "
-            f"the assistant last; its roles are {roles}."
-        )
-    for message in messages:
-        if not isinstance(message.get("content"), str) or not message["content"].strip():
-            raise ValueError(f"Row {row}: a message without text: {message}.")
+    try:
+        schema.check_messages(messages)
+    except ValueError as error:
+        raise ValueError(f"Row {row}: {error}") from error

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import Value
 from typing import Any, TypeVar
 
-from datasets import Dataset, Features, Image, List
+from datasets import Dataset, Features, Image, LargeList, List
+from datasets.fingerprint import Hasher
 from transformers.utils import logging
 
+from modeling_coma.inputs_coma import to_rgb
 
-__all__ = ["BadRows", "NumberedRows", "as_image", "without_decoding"]
+
+__all__ = ["ROW", "BadRows", "NumberedRows", "as_image", "describe", "fault", "undecoded", "without_decoding"]
 
 logger = logging.get_logger(__name__)
 
 T = TypeVar("T")
 ROW = "row"  # the column that says where in the data set a row stands
+MOST_LOGGED = 20  # skipped rows that are named in the log; all of them are in `reasons`
+
+
+def fault(column: str, found: str, expected: str) -> ValueError:
+    """What is wrong with a value of a row; whoever knows the number of the row puts it before."""
+    return ValueError(f"column {column}: found {found}, expected {expected}")
+
+
+def describe(value: Any) -> str:
+    """A value in an error message: its type and its beginning."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    return f"{value!r:.80}" if isinstance(value, str) else f"{type(value).__name__} {value!r:.80}"
 
 
 class NumberedRows:
@@ -39,18 +58,25 @@ class NumberedRows:
 
 class BadRows:
     r"""
-    What a collator does with a row that cannot be used: `"raise"` names it, `"skip"` leaves it out and counts it, over
-    all data loader workers.
+    What becomes of a row that cannot be used: `"raise"` names it, `"skip"` leaves it out and counts it, over all data
+    loader workers.
 
     Args:
         policy (`str`):
             `"raise"` or `"skip"`.
+        where (`str`, *optional*, defaults to `"the data set"`):
+            What the rows are rows of, for the messages.
+
+    Attributes:
+        reasons (`dict`):
+            What is wrong with each row left out by this process.
     """
 
-    def __init__(self, policy: str) -> None:
+    def __init__(self, policy: str, where: str = "the data set") -> None:
         if policy not in ("raise", "skip"):
             raise ValueError(f"on_bad_row={policy!r} does not exist; choose 'raise' or 'skip'.")
-        self.policy = policy
+        self.policy, self.where = policy, where
+        self.reasons: dict[Any, str] = {}
         self._skipped, self._cut = Value("q", 0), Value("q", 0)
 
     @property
@@ -68,6 +94,23 @@ class BadRows:
         with self._cut.get_lock():
             self._cut.value += turns
 
+    def report(self, number: Any, reason: str) -> None:
+        """
+        Leaves a row out: counts it, keeps the reason, and logs it, if it is among the first.
+
+        Raises:
+            ValueError: instead, where that is the policy.
+        """
+        if self.policy == "raise":
+            raise ValueError(f"Row {number} of {self.where} is bad: {reason}")
+        with self._skipped.get_lock():
+            self._skipped.value += 1
+        self.reasons[number] = reason
+        if self.skipped <= MOST_LOGGED:
+            logger.warning(f"Row {number} of {self.where} is skipped: {reason}")
+        elif self.skipped == MOST_LOGGED + 1:
+            logger.warning(f"More rows of {self.where} are skipped, which are counted and not named here.")
+
     def apply(self, collate: Callable[[list[dict]], T], rows: list[dict[str, Any]]) -> T:
         """Collates rows; if that fails, finds out which of them are to blame."""
         try:
@@ -76,15 +119,11 @@ class BadRows:
             good, bad = self._sift(collate, rows)
             if not bad:  # each is good alone
                 raise
-            number, reason = bad[0]
-            if self.policy == "raise":
-                raise ValueError(f"Row {number} of the data set is bad: {reason}") from error
-            if not good:
+            if not good and self.policy == "skip":
+                number, reason = bad[0]
                 raise ValueError(f"All {len(rows)} rows of a batch are bad; row {number}: {reason}") from error
-        for number, reason in bad:
-            logger.warning(f"Row {number} of the data set is skipped: {reason}")
-        with self._skipped.get_lock():
-            self._skipped.value += len(bad)
+            for number, reason in bad:
+                self.report(number, reason)
         return collate(good)
 
     @staticmethod
@@ -95,9 +134,31 @@ class BadRows:
                 collate([row])
                 good.append(row)
             except ValueError as error:
-                reason = re.sub(r"^Row 0(:?) ", lambda found: "" if found[1] else "it ", str(error))
-                bad.append((row.get(ROW, place), reason))
+                bad.append((row.get(ROW, place), _reason(row, error)))
         return good, bad
+
+
+def _reason(row: dict[str, Any], error: ValueError) -> str:
+    """The picture that is to blame, by its column; else what the error says, without the place in a batch of one."""
+    for column, picture in _pictures(row):
+        try:
+            to_rgb(picture)
+        except ValueError as why:
+            why = re.sub(r"^Row 0: ", "", str(why))
+            return str(fault(column, describe(picture), f"a picture that can be used, but: {why}"))
+    return re.sub(r"^Row \d+(:?) ", lambda found: "" if found[1] else "it ", str(error))
+
+
+def _pictures(value: Any, column: str = "") -> Iterator[tuple[str, Any]]:
+    """The pictures of a row, however nested: what is called `image` or `images`."""
+    if isinstance(value, dict) and value.keys() != {"bytes", "path"}:
+        for name, inner in value.items():
+            yield from _pictures(inner, f"{column}.{name}" if column else str(name))
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield from _pictures(inner, f"{column}[{place}]")
+    elif re.search(r"\b(image|images?\[\d+\])$", column) and as_image(value) is not None:
+        yield column, as_image(value)
 
 
 def as_image(value: Any) -> Any:
@@ -108,18 +169,29 @@ def as_image(value: Any) -> Any:
 
 
 def without_decoding(dataset: Dataset) -> Dataset:
-    """The same data set with every image, however nested, left as the bytes or the path that it is stored as."""
-    features = Features({name: _undecoded(feature) for name, feature in dataset.features.items()})
-    return dataset if features == dataset.features else dataset.cast(features)
+    """
+    The same data set with every image, however nested, left as the bytes or the path that it is stored as.
+
+    What is stored is the same either way, so no row is read or written; only the twin's description differs.
+    """
+    features = Features({name: undecoded(feature) for name, feature in dataset.features.items()})
+    if features == dataset.features:
+        return dataset
+    twin = copy.deepcopy(dataset)  # tables are shared
+    twin.info.features = features
+    twin._fingerprint = Hasher.hash((dataset._fingerprint, "undecoded"))  # what `map` makes of the two is not the same
+    return twin
 
 
-def _undecoded(feature: Any) -> Any:
+def undecoded(feature: Any) -> Any:
+    """A feature with every image in it left as it is stored."""
     if isinstance(feature, Image):
         return Image(mode=feature.mode, decode=False)
     if isinstance(feature, dict):
-        return {name: _undecoded(inner) for name, inner in feature.items()}
-    if isinstance(feature, List):
-        return List(_undecoded(feature.feature), length=feature.length)
+        return {name: undecoded(inner) for name, inner in feature.items()}
+    if isinstance(feature, List | LargeList):
+        inner = undecoded(feature.feature)
+        return List(inner, length=feature.length) if isinstance(feature, List) else LargeList(inner)
     if isinstance(feature, list):
-        return [_undecoded(inner) for inner in feature]
+        return [undecoded(inner) for inner in feature]
     return feature

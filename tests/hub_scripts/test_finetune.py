@@ -1,6 +1,7 @@
 """`coma finetune` trains what a YAML file says, and leaves what `coma merge` and AutoModel load."""
 
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 import yaml
 from transformers import AutoModel
 
-from hub_scripts.finetune import _parse
+from hub_scripts.finetune import _load, _parse
 from hub_scripts.settings import RECIPES
 from trainers.rows import NumberedRows
 
@@ -69,6 +70,36 @@ def test_a_whole_model(coma_folder: Path, coma_command: Callable, pairs: Path, t
     assert frozen and all("visual" in name for name in frozen)
 
 
+def test_mmeb_triplets_and_shards(pairs: Path, tmp_path: Path, picture: Callable) -> None:
+    """What `data_format` names is loaded, with its settings; training on it is that of any rows."""
+    rows = [{"qry": "<|image_1|>\nWhat?", "qry_image_path": "pictures/0.png", "pos_text": "p", "pos_image_path": ""}]
+    (tmp_path / "CIRR").mkdir()
+    (tmp_path / "CIRR" / "diverse_instruction.jsonl").write_text("\n".join(map(json.dumps, rows * 3)))
+    (tmp_path / "triplets.jsonl").write_text('{"anchor": "q", "positive": "p", "negative": "n"}\n')
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "pictures" / "0.png", "0.png")
+        tar.add(pairs, "0.txt")
+    mmeb = [
+        "--config",
+        "mmeb-finetune",
+        "--mmeb_sets",
+        "CIRR",
+        "--mmeb_split",
+        "diverse_instruction",
+        "--bf16",
+        "false",
+    ]
+    for data, words, number in (
+        (tmp_path, mmeb, 3),
+        (tmp_path / "triplets.jsonl", ["--data_format", "triplets"], 1),
+        (tmp_path / "a.tar", "--data_format webdataset --query_image image --positive_text txt".split(), 1),
+    ):
+        arguments, config = _parse([*words, "--model", "m", "--data", str(data)])
+        loaded = list(_load(arguments.data, arguments, config.on_bad_row))
+        assert len(loaded) == number and loaded[0]["positive"]["text"] in ("p", pairs.read_text())
+    assert _parse([*mmeb[:2], "--model", "m", "--data", "d", "--bf16", "false"])[0].data_format == "mmeb"
+
+
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*finetune*.yaml")))
 def test_recipes_are_valid(recipe: str) -> None:
     arguments, config = _parse(["--config", recipe, "--model", "m", "--data", "d", "--bf16", "false"])
@@ -76,10 +107,9 @@ def test_recipes_are_valid(recipe: str) -> None:
 
 
 def test_the_recipe_of_the_demo_trains_on_three_styles(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hub_scripts.finetune import _load
-
     arguments, _ = _parse(["--config", "emoji-finetune", "--model", "m"])
-    train, held_out = _load(arguments.data, arguments), _load(arguments.eval_data, arguments, evaluation=True)
+    train = _load(arguments.data, arguments, "raise")
+    held_out = _load(arguments.eval_data, arguments, "raise", evaluation=True)
     assert len(train) == 3 * len(held_out)
     assert set(NumberedRows(train)[0]) == {"query", "positive", "negatives", "source", "row"}
 

@@ -1,6 +1,7 @@
 """`coma pretrain` trains what a YAML file says, from a CoMa folder or a backbone; the shipped files are valid."""
 
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from transformers import AutoModel
 
-from hub_scripts.pretrain import _parse
+from hub_scripts.pretrain import _load, _parse
 from hub_scripts.settings import RECIPES
+from trainers.rows import NumberedRows
 
 
 QUICK = {"max_steps": 2, "per_device_train_batch_size": 3, "report_to": "none", "use_cpu": True, "disable_tqdm": True}
@@ -80,13 +82,41 @@ def test_bad_files_are_said(coma_folder: Path, coma_command: Callable, tmp_path:
     (tmp_path / "rows.jsonl").write_text('{"question": "a"}\n')
     words = ["pretrain", "--model", coma_folder, "--output_dir", tmp_path / "out", "--report_to", "none"]
     for data, reason in (
-        (tmp_path / "rows.jsonl", "has the columns ['question']; needed are messages"),
-        (tmp_path / "rows.txt", "must be a folder of `save_to_disk`, or a file that ends with .jsonl"),
+        (tmp_path / "rows.jsonl", "column messages: found a row with the columns ['question'], expected messages"),
+        (tmp_path / "rows.txt", "must be a folder of `save_to_disk`, or a file that ends with .csv"),
     ):
         code, _, error = coma_command(*words, "--data", data)
         assert code == 1 and reason in error
     code, _, error = coma_command(*words)
     assert code == 1 and "`data` is missing" in error
+
+
+def test_other_formats_of_dialogues(tmp_path: Path) -> None:
+    """What `data_format` names is loaded, with its settings; training on it is that of any rows."""
+    talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}]
+    (tmp_path / "llava.json").write_text(json.dumps([{"id": 1, "image": "a.png", "conversations": talk}]))
+    sft = {"id": 1, "image": "a.png", "conversations": [{"from": "human", "value": "What?"}, talk[1]]}
+    (tmp_path / "sft.jsonl").write_text(json.dumps(sft))
+    (tmp_path / "vqa.csv").write_text("picture,q,a\na.png,What?,A cat.\n")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        (tmp_path / "0.jpg").write_bytes(b"x")
+        (tmp_path / "0.json").write_text(json.dumps({"conversations": talk}))
+        tar.add(tmp_path / "0.jpg", "0.jpg")
+        tar.add(tmp_path / "0.json", "0.json")
+    for data, words in (
+        ("llava.json", "--data_format llava"),
+        ("sft.jsonl", "--data_format coma-sft"),
+        ("vqa.csv", "--images picture --question q --answer a"),
+        ("a.tar", "--data_format webdataset"),
+    ):
+        arguments, _ = _parse([*words.split(), "--model", "m", "--data", str(tmp_path / data)])
+        (row,) = (
+            NumberedRows(_load(arguments.data, arguments, "raise"))
+            if data != "a.tar"
+            else _load(arguments.data, arguments, "raise")
+        )
+        assert row["messages"] == [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "A cat."}]
+        assert len(row["images"]) == 1
 
 
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*pretrain*.yaml")))

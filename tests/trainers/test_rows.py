@@ -35,6 +35,41 @@ def test_images_stay_as_they_are_stored_however_nested(dataset):
     assert without_decoding(texts) is texts
 
 
+def test_nothing_is_read_or_written_to_leave_images_as_they_are(dataset, monkeypatch):
+    monkeypatch.setattr(Dataset, "map", lambda *_, **__: pytest.fail("a pass over the rows"))
+    twin = without_decoding(dataset)
+    assert twin.features != dataset.features
+    assert dataset[0]["images"][0].size == (8, 8)  # the other decodes as before
+    stored = [part.column(0).chunk(0).buffers() for part in (twin.data, dataset.data)]
+    assert [buffer and buffer.address for buffer in stored[0]] == [buffer and buffer.address for buffer in stored[1]]
+    assert twin._fingerprint != dataset._fingerprint and twin._fingerprint == without_decoding(dataset)._fingerprint
+    chosen = without_decoding(dataset.select([2, 0]))
+    assert [row["text"] for row in chosen] == ["z", "x"] and as_image(chosen[0]["images"][0]).startswith(b"\x89PNG")
+
+
+def test_the_picture_to_blame_is_named_by_its_column(picture):
+    def collate(rows):
+        raise ValueError("Row 1: cannot decode the image")
+
+    item = {"text": "a", "image": picture(8, 8)}
+    row = {
+        "query": item,
+        "positive": {"image": [picture(8, 8), b"no"]},
+        "negatives": [item, {"image": "lost.png"}],
+        "row": 7,
+    }
+    with pytest.raises(
+        ValueError, match=r"^Row 7 of it is bad: column positive.image\[1\]: found 2 bytes, expected a pict"
+    ):
+        BadRows("raise", "it").apply(collate, [row])
+    row["positive"] = item
+    with pytest.raises(ValueError, match=r"column negatives\[1\].image: found 'lost.png', expected .* No such file"):
+        BadRows("raise").apply(collate, [row])
+    row["negatives"] = []
+    with pytest.raises(ValueError, match="^Row 7 of the data set is bad: cannot decode the image$"):
+        BadRows("raise").apply(collate, [row])
+
+
 def test_rows_know_their_number(dataset):
     for source in (dataset, dataset.to_list()):
         rows = NumberedRows(source)

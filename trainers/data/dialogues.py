@@ -1,53 +1,210 @@
-"""Rows of stage 1 from what people have: dialogues in JSON lines or Parquet, or a data set saved by `datasets`."""
+"""Rows of stage 1 from what people have: messages as of OpenAI and TRL, or columns with questions and answers."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, Value, load_dataset, load_from_disk
-from datasets.exceptions import DatasetGenerationError
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from trainers.data.build import Policy, build_dataset
+from trainers.data.pictures import as_stored, as_stored_list
+from trainers.data.records import open_records, saved_dataset
+from trainers.data.schema import DIALOGUE_FEATURES, check_dialogue, check_text, validate_dialogues
+from trainers.rows import describe, fault
 
 
-__all__ = ["load_dialogues"]
+__all__ = ["PLACEHOLDER", "DialogueColumns", "dialogue_row", "load_dialogues", "mapped_row", "root_of"]
 
-FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+PLACEHOLDER = "<image>"
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
-def load_dialogues(path: str, image_root: str | None = None) -> Dataset:
+@dataclass
+class DialogueColumns:
     """
-    Loads rows of stage 1.
+    Names of the columns of a table.
 
     Args:
-        path (`str`):
-            A .jsonl or .parquet file, or a folder made by `Dataset.save_to_disk`, with the columns `messages`, and
-            `images` (lists of paths, or pictures as `datasets` stores them), `text` or both.
-        image_root (`str`, *optional*):
+        images (`str`, *optional*, defaults to `"images"`):
+            One picture or a list of them.
+        text (`str`, *optional*, defaults to `"text"`):
+            What is to be compressed beside the pictures.
+        messages (`str`, *optional*, defaults to `"messages"`):
+            The dialogue.
+        question, answer (`str`, *optional*):
+            In place of a dialogue, texts, or lists of them for several turns.
+    """
+
+    images: str = "images"
+    text: str = "text"
+    messages: str = "messages"
+    question: str | None = None
+    answer: str | None = None
+
+    def needed(self) -> list[str]:
+        """The columns that must be there: those with other names than the usual, and the dialogue."""
+        if (self.question is None) != (self.answer is None):
+            raise ValueError(f"question={self.question!r} and answer={self.answer!r} go together: name both columns.")
+        usual = DialogueColumns()
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        named = [name for field, name in values.items() if name != getattr(usual, field)]
+        return named if self.question is not None else sorted({*named, self.messages})
+
+
+def load_dialogues(
+    source: str | Path | Dataset,
+    image_root: str | Path | None = None,
+    columns: DialogueColumns | None = None,
+    on_bad_row: Policy = "raise",
+) -> Dataset:
+    r"""
+    Loads rows of stage 1.
+
+    Contents of messages are texts, or lists of blocks as OpenAI and TRL have them: `text`, `image`, `image_url`. A
+    picture in a block, wherever it stands, becomes one of `images`, which are compressed before the dialogue; a block
+    without one, and every `<image>` in a text, stands for one of the column `images`, so their numbers must agree.
+
+    Args:
+        source (`str`, `Path` or `Dataset`):
+            A .csv, .tsv, .jsonl, .json or .parquet file, a folder made by `Dataset.save_to_disk`, or a data set.
+        image_root (`str` or `Path`, *optional*):
             Folder at which relative paths of pictures begin; by default that of the file.
+        columns ([`DialogueColumns`], *optional*):
+            Other names of the columns.
+        on_bad_row (`str` or [`BadRows`], *optional*, defaults to `"raise"`):
+            `"raise"`, or `"skip"` to leave bad rows out; a [`BadRows`] afterwards knows how many, and why.
 
     Returns:
-        `Dataset`: the same columns, paths being absolute.
+        `Dataset`: columns `images`, `text`, `messages`; paths are absolute, no picture has been opened.
 
     Raises:
-        ValueError: for what is no such file, and for columns that are not there.
+        ValueError: for what is no such source, columns that are not there, and a bad row with its number, column, what
+            was found and what was expected.
     """
-    file = Path(path)
-    if file.is_dir():
-        dataset = load_from_disk(path)
-    elif file.exists() and file.suffix in FORMATS:
-        try:
-            dataset = load_dataset(FORMATS[file.suffix], data_files=path, split="train")
-        except DatasetGenerationError as error:
-            raise ValueError(f"{path} cannot be read: {error.__cause__ or error}") from error
+    columns = columns or DialogueColumns()
+    needed, dataset = columns.needed(), saved_dataset(source)
+    if columns == DialogueColumns() and dataset is not None and _is_ready(dataset):
+        return validate_dialogues(dataset, on_bad_row)
+    convert = partial(mapped_row, columns=columns, root=root_of(source, image_root))
+    return build_dataset(open_records(source), convert, DIALOGUE_FEATURES, on_bad_row, needed)
+
+
+def _is_ready(dataset: Dataset) -> bool:
+    """Whether rows are in the schema already, with no placeholder to be taken out: then nothing is written anew."""
+    names = [name for name in DIALOGUE_FEATURES if name in dataset.column_names]
+    if any(dataset.features[name] != DIALOGUE_FEATURES[name] for name in names) or "messages" not in names:
+        return False
+    batches = dataset.select_columns(["messages"]).with_format("arrow").iter(1000)
+    contents = (pc.list_flatten(batch["messages"]) for batch in batches)
+    return not any(pc.any(pc.match_substring(pc.struct_field(c, "content"), PLACEHOLDER)).as_py() for c in contents)
+
+
+def root_of(source: str | Path | Dataset, image_root: str | Path | None) -> str:
+    """The folder at which relative paths begin."""
+    if image_root is not None:
+        return str(Path(image_root).absolute())
+    if isinstance(source, Dataset):
+        return str(Path.cwd())
+    path = Path(source).absolute()
+    return str(path if path.is_dir() else path.parent)
+
+
+def mapped_row(record: dict[str, Any], columns: DialogueColumns, root: str) -> dict[str, Any]:
+    """A row of stage 1 from a record with these columns."""
+    images = as_stored_list(record.get(columns.images), columns.images, Path(root))
+    if columns.question is None:
+        if columns.messages not in record:
+            hint = "; its `conversations` are what `load_llava` reads" if "conversations" in record else ""
+            raise fault(columns.messages, f"a row with the columns {sorted(record)}{hint}", "messages")
+        messages = record[columns.messages]
     else:
-        raise ValueError(f"{path} must be a folder of `save_to_disk`, or a file that ends with {', '.join(FORMATS)}.")
-    columns = set(getattr(dataset, "column_names", ()))
-    if "messages" not in columns or not columns & {"images", "text"}:
-        raise ValueError(f"{path} has the columns {sorted(columns)}; needed are messages, and images or text or both.")
-    if "images" not in columns or getattr(dataset.features["images"], "feature", None) != Value("string"):
-        return dataset
-    root = file.absolute().parent if image_root is None else Path(image_root).absolute()
-    return dataset.map(_absolute, batched=True, fn_kwargs={"root": str(root)}, desc="Paths of pictures")
+        messages = _turns(record.get(columns.question), record.get(columns.answer), columns)
+    names = (columns.messages, "role", "content")
+    return dialogue_row(images, record.get(columns.text), messages, Path(root), names)
 
 
-def _absolute(batch: dict[str, list], root: str) -> dict[str, list]:
-    return {"images": [[str(Path(root, path)) for path in paths or []] for paths in batch["images"]]}
+def dialogue_row(
+    images: list[dict[str, Any]],
+    text: Any,
+    messages: Any,
+    root: Path,
+    names: tuple[str, str, str] = ("messages", "role", "content"),
+    roles: dict[str, str] = ROLES,
+    placeholders: bool = False,
+) -> dict[str, Any]:
+    """A checked row of stage 1, the pictures and placeholders taken out of its messages. There may be none of the
+    latter, because the pictures are compressed before the dialogue, unless `placeholders` says that there must be."""
+    column, of_role, of_content = names
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise fault(column, describe(messages), f"a list of {{{of_role!r}, {of_content!r}}}")
+    clean, number, own = [], 0, []
+    for place, message in enumerate(messages):
+        role, where = message.get(of_role), f"{column}[{place}]"
+        if not isinstance(role, str) or role not in roles:
+            raise fault(f"{where}.{of_role}", describe(role), f"one of {', '.join(roles)}")
+        content, count, found = _content(message.get(of_content), f"{where}.{of_content}", root)
+        clean.append({"role": roles[role], "content": content})
+        number, own = number + count, own + found
+    if number != len(images) and (number or placeholders):
+        raise fault(column, f"{number} placeholders for pictures", f"one for each of the {len(images)} images")
+    row = {"images": images + own, "text": None if text == "" else text, "messages": clean}
+    check_dialogue(row, column, (of_role, of_content))
+    return row
+
+
+def _content(content: Any, column: str, root: Path) -> tuple[str, int, list[dict[str, Any]]]:
+    """Its text, the number of placeholders that were in it, and its own pictures."""
+    if isinstance(content, str):
+        check_text(content, column)
+        count = content.count(PLACEHOLDER)
+        return content.replace(PLACEHOLDER, "").strip() if count else content, count, []
+    if not isinstance(content, list):
+        raise fault(column, describe(content), "a text, or a list of blocks")
+    texts, placeholders, images = [], 0, []
+    for place, block in enumerate(content):
+        where = f"{column}[{place}]"
+        kind = block.get("type") if isinstance(block, dict) else None
+        if kind in ("text", "input_text", "output_text"):
+            text, count, _ = _content(block.get("text"), f"{where}.text", root)
+            texts, placeholders = texts + [text], placeholders + count
+        elif kind in ("image", "image_url", "input_image"):
+            picture = _picture(block, where, root)
+            images += [] if picture is None else [picture]
+            placeholders += picture is None
+        else:
+            raise fault(where, describe(block), "a block of type text, image or image_url")
+    return "\n".join(filter(None, texts)), placeholders, images
+
+
+def _picture(block: dict[str, Any], column: str, root: Path) -> dict[str, Any] | None:
+    """The picture of a block, or `None` for a placeholder."""
+    names = [name for name in ("image", "image_url", "url", "path", "base64") if block.get(name) not in (None, "")]
+    if not names:
+        return None
+    value, column = block[names[0]], f"{column}.{names[0]}"
+    if names[0] == "base64":
+        value = f"data:image;base64,{value}"
+    if isinstance(value, dict) and "url" in value:
+        value, column = value["url"], f"{column}.url"
+    return as_stored(value, column, root)
+
+
+def _turns(questions: Any, answers: Any, columns: DialogueColumns) -> list[dict[str, Any]]:
+    questions, answers = (value if isinstance(value, list) else [value] for value in (questions, answers))
+    if len(questions) != len(answers):
+        found = f"{len(questions)} questions and {len(answers)} answers"
+        raise fault(f"{columns.question}, {columns.answer}", found, "an answer to every question")
+    for name, values in ((columns.question, questions), (columns.answer, answers)):
+        for value in values:
+            if not isinstance(value, str) or not value.strip():
+                raise fault(str(name), describe(value), "a text")
+    pairs = zip(questions, answers, strict=True)
+    return [
+        {"role": role, "content": text}
+        for pair in pairs
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Features
 
 from trainers.data.emoji_questions import LANGUAGES, write_dialogues
+from trainers.data.schema import DIALOGUE_FEATURES, ITEM_FEATURES, PAIR_FEATURES
 
 
 __all__ = [
@@ -30,18 +31,6 @@ STYLES = ("fluent-modern", "fluent-flat", "noto", "twemoji")
 PAIR_KINDS = ("name", "caption", "picture")
 
 PARQUET = Path(__file__).with_name("emoji.parquet")
-
-DIALOGUE_FEATURES = Features(
-    {
-        "images": [Image()],
-        "text": Value("string"),
-        "messages": [{"role": Value("string"), "content": Value("string")}],
-    }
-)
-ITEM_FEATURES = {"text": Value("string"), "image": Image()}
-PAIR_FEATURES = Features(
-    {"query": ITEM_FEATURES, "positive": ITEM_FEATURES, "negatives": [ITEM_FEATURES], "source": Value("string")}
-)
 
 
 def load_emoji(styles: Sequence[str] | None = None) -> Dataset:

@@ -1,21 +1,45 @@
-"""Rows of stage 2 from what people have: a table of texts and paths of pictures, or a data set saved by `datasets`."""
+"""Rows of stage 2 from what people have: tables of texts and pictures, and the columns of sentence-transformers."""
 
 from __future__ import annotations
 
-import csv
+import re
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, Value, load_dataset, load_from_disk
-from datasets.exceptions import DatasetGenerationError
+from datasets import Dataset, Features, Value
 
-from trainers.data.emoji import PAIR_FEATURES
+from trainers.data.build import Policy, build_dataset
+from trainers.data.dialogues import root_of
+from trainers.data.pictures import as_stored
+from trainers.data.records import open_records, saved_dataset
+from trainers.data.schema import (
+    DIALOGUE_FEATURES,
+    PAIR_FEATURES,
+    check_messages,
+    check_pair,
+    check_text,
+    validate_pairs,
+)
+from trainers.rows import describe, fault
 
 
-__all__ = ["PairColumns", "load_pairs"]
+__all__ = [
+    "PairColumns",
+    "check_named",
+    "features_of",
+    "item_of",
+    "load_pairs",
+    "load_triplets",
+    "negatives_of",
+    "pair_row",
+]
 
-FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+READY_FEATURES = Features(
+    {**PAIR_FEATURES, "group": Value("string"), "messages": DIALOGUE_FEATURES["messages"]}  # for the joint objective
+)
+ANY_NEGATIVE = re.compile(r"negative(_\d+)?")
 
 
 @dataclass
@@ -46,89 +70,162 @@ class PairColumns:
         return {field.name: name for field in fields(PairColumns) if (name := getattr(self, field.name)) is not None}
 
 
-def load_pairs(path: str, columns: PairColumns | None = None, image_root: str | None = None) -> Dataset:
-    """
+def load_pairs(
+    source: str | Path | Dataset,
+    columns: PairColumns | None = None,
+    image_root: str | Path | None = None,
+    on_bad_row: Policy = "raise",
+) -> Dataset:
+    r"""
     Loads rows of stage 2.
 
     Args:
-        path (`str`):
-            A .csv, .tsv, .jsonl or .parquet file, or a folder made by `Dataset.save_to_disk`.
+        source (`str`, `Path` or `Dataset`):
+            A .csv, .tsv, .jsonl, .json or .parquet file, a folder made by `Dataset.save_to_disk`, or a data set.
         columns ([`PairColumns`], *optional*):
-            The columns of a table; a table that has `query` and `positive` already needs none.
-        image_root (`str`, *optional*):
+            The columns of a table; rows that have `query` and `positive` already need none.
+        image_root (`str` or `Path`, *optional*):
             Folder at which relative paths of pictures begin; by default that of the file.
+        on_bad_row (`str` or [`BadRows`], *optional*, defaults to `"raise"`):
+            `"raise"`, or `"skip"` to leave bad rows out; a [`BadRows`] afterwards knows how many, and why.
 
     Returns:
-        `Dataset`: columns `query`, `positive`, `negatives`, and `source` and `group` where they are given.
+        `Dataset`: columns `query`, `positive`, `negatives`, and `source` and `group` where they are given; paths are
+        absolute, no picture has been opened. Of rows that are ready, all columns stay.
 
     Raises:
-        ValueError: for what is no such file, columns that are not there, and rows without a query or a positive.
+        ValueError: for what is no such source, columns that are not there, and a bad row with its number, column, what
+            was found and what was expected.
     """
-    dataset, named = _read(Path(path)), (columns or PairColumns()).named()
+    named = (columns or PairColumns()).named()
     if not named:
-        if not {"query", "positive"} <= set(dataset.column_names):
-            raise ValueError(f"Name the columns of {path} (query_text, positive_image, …): {dataset.column_names}.")
-        return dataset
-    if missing := sorted(set(named.values()) - set(dataset.column_names)):
-        raise ValueError(f"{path} has no columns {missing}; it has {dataset.column_names}.")
+        return _load_ready(source, image_root, on_bad_row)
+    check_named(named)
+    convert = partial(pair_row, named=named, root=root_of(source, image_root))
+    return build_dataset(open_records(source), convert, features_of(named), on_bad_row, named.values())
+
+
+def check_named(named: dict[str, str]) -> None:
+    """Raises `ValueError` where there is no column for a query or a positive."""
     for side in ("query", "positive"):
         if not {f"{side}_text", f"{side}_image"} & named.keys():
             raise ValueError(f"Name the column of the {side}: {side}_text or {side}_image, or both.")
-    root = Path(path).parent if image_root is None else Path(image_root)
-    extra = [name for name in ("source", "group") if name in named]
-    names = ("query", "positive", "negatives", *extra)
-    features = {name: PAIR_FEATURES["source" if name == "group" else name] for name in names}
-    return dataset.select_columns(sorted(set(named.values()))).map(
-        _rows,
-        batched=True,
-        fn_kwargs={"named": named, "root": str(root), "extra": extra},
-        remove_columns=sorted(set(named.values())),
-        features=Features(features),
-        desc="Pairs",
+
+
+def features_of(named: dict[str, str]) -> Features:
+    """Features of the rows that [`pair_row`] makes."""
+    features = {name: PAIR_FEATURES[name] for name in ("query", "positive", "negatives")}
+    return Features(features | {name: Value("string") for name in ("source", "group") if name in named})
+
+
+def load_triplets(
+    source: str | Path | Dataset, image_root: str | Path | None = None, on_bad_row: Policy = "raise"
+) -> Dataset:
+    r"""
+    Loads rows of stage 2 from the columns of sentence-transformers: `anchor`, `positive`, and maybe `negative` or
+    `negative_1`, `negative_2`, … A value is a text, a picture as `datasets` stores it, or `{"text", "image"}`.
+
+    Args:
+        source, image_root, on_bad_row:
+            As in [`load_pairs`].
+
+    Returns:
+        `Dataset`: columns `query`, `positive`, `negatives`.
+
+    Raises:
+        ValueError: as in [`load_pairs`].
+    """
+    features = Features({name: PAIR_FEATURES[name] for name in ("query", "positive", "negatives")})
+    convert = partial(_triplet, root=root_of(source, image_root))
+    return build_dataset(open_records(source), convert, features, on_bad_row, ["anchor", "positive"])
+
+
+def _load_ready(source: str | Path | Dataset, image_root: str | Path | None, on_bad_row: Policy) -> Dataset:
+    dataset = saved_dataset(source)
+    records = open_records(source if dataset is None else dataset)
+    if records.columns is not None and not {"query", "positive"} <= set(records.columns):
+        raise ValueError(f"Name the columns of {source} (query_text, positive_image, …): {records.columns}.")
+    if dataset is not None:
+        return validate_pairs(dataset, on_bad_row)
+    convert = partial(_ready, root=root_of(source, image_root))
+    return build_dataset(records, convert, READY_FEATURES, on_bad_row, ["query", "positive"])
+
+
+def pair_row(record: dict[str, Any], named: dict[str, str], root: str) -> dict[str, Any]:
+    """A row of stage 2 from a record; `named` are the columns of [`PairColumns`] that are given."""
+    values = {name: record.get(column) for name, column in named.items()}
+    row: dict[str, Any] = {}
+    for side in ("query", "positive"):
+        names = {kind: f"{side}_{kind}" for kind in ("text", "image") if f"{side}_{kind}" in named}
+        if not record.keys() & {named[name] for name in names.values()}:
+            expected = " or ".join(repr(named[name]) for name in names.values())
+            raise fault(side, f"a row with the columns {sorted(record)}", f"a column {expected}")
+        row[side] = item_of(*(values.get(f"{side}_{kind}") for kind in ("text", "image")), _names(named, side), root)
+    row["negatives"] = negatives_of(
+        values.get("negative_text"), values.get("negative_image"), _names(named, "negative"), root
     )
+    return _checked(row | {name: _label(values[name], named[name]) for name in ("source", "group") if name in named})
 
 
-def _read(path: Path) -> Dataset:
-    if path.is_dir():
-        return load_from_disk(str(path))
-    if not path.exists() or path.suffix not in FORMATS:
-        raise ValueError(f"{path} must be a folder of `save_to_disk`, or a file that ends with {', '.join(FORMATS)}.")
-    options: dict[str, Any] = {}
-    if FORMATS[path.suffix] == "csv":  # whatever it looks like, a text is a text
-        separator = "\t" if path.suffix == ".tsv" else ","
-        with path.open(encoding="utf-8", newline="") as file:
-            header = next(csv.reader(file, delimiter=separator), [])
-        features = Features({name: Value("string") for name in header})
-        options = {"sep": separator, "features": features, "keep_default_na": False}
-    try:
-        return load_dataset(FORMATS[path.suffix], data_files=str(path), split="train", **options)
-    except DatasetGenerationError as error:
-        raise ValueError(f"{path} cannot be read: {error.__cause__ or error}") from error
+def _names(named: dict[str, str], side: str) -> tuple[str, str]:
+    return named.get(f"{side}_text", f"{side}_text"), named.get(f"{side}_image", f"{side}_image")
 
 
-def _rows(batch: dict[str, list], named: dict[str, str], root: str, extra: list[str]) -> dict[str, list]:
-    number = len(next(iter(batch.values())))
-    columns = {name: batch[column] for name, column in named.items()}
-
-    def items(side: str) -> list[tuple[Any, Any]]:
-        none = [None] * number
-        return list(zip(columns.get(f"{side}_text", none), columns.get(f"{side}_image", none), strict=True))
-
-    rows: dict[str, list] = {side: [_item(*pair, root) for pair in items(side)] for side in ("query", "positive")}
-    rows["negatives"] = [_negatives(*pair, root) for pair in items("negative")]
-    return {**rows, **{name: [None if v in (None, "") else str(v) for v in columns[name]] for name in extra}}
-
-
-def _item(text: Any, image: Any, root: str) -> dict[str, Any]:
-    """Empty strings are nothing, as in MMEB."""
-    if isinstance(image, str):
-        image = str(Path(root, image)) if image else None
-    return {"text": None if text in (None, "") else str(text), "image": image}
+def _ready(record: dict[str, Any], root: str) -> dict[str, Any]:
+    negatives = record.get("negatives")
+    if not isinstance(negatives, list | None):
+        raise fault("negatives", describe(negatives), "a list of items")
+    row = {side: _any_item(record.get(side), side, root) for side in ("query", "positive")}
+    row["negatives"] = [_any_item(one, f"negatives[{place}]", root) for place, one in enumerate(negatives or [])]
+    row |= {name: _label(record.get(name), name) for name in ("source", "group")}
+    if (messages := record.get("messages")) is not None:
+        check_messages(messages)
+    return _checked({**row, "messages": messages})
 
 
-def _negatives(text: Any, image: Any, root: str) -> list[dict[str, Any]]:
+def _triplet(record: dict[str, Any], root: str) -> dict[str, Any]:
+    row = {side: _any_item(record.get(name), name, root) for side, name in (("query", "anchor"), ("positive",) * 2)}
+    names = [name for name in record if ANY_NEGATIVE.fullmatch(name) and record[name] not in (None, "")]
+    return _checked({**row, "negatives": [_any_item(record[name], name, root) for name in names]})
+
+
+def _any_item(value: Any, column: str, root: str) -> dict[str, Any]:
+    """A text, a picture, or `{"text", "image"}`."""
+    if isinstance(value, dict) and value and value.keys() <= {"text", "image"}:
+        return item_of(value.get("text"), value.get("image"), (f"{column}.text", f"{column}.image"), root)
+    if isinstance(value, str | None):
+        return item_of(value, None, (column, column), root)
+    return item_of(None, value, (column, column), root)
+
+
+def item_of(text: Any, image: Any, columns: tuple[str, str], root: str) -> dict[str, Any]:
+    """A query or document of a text and a picture; empty strings are nothing, as in MMEB."""
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        text = str(text)  # a number in a table is a text
+    check_text(text, columns[0])
+    picture = as_stored(image, columns[1], Path(root))
+    if picture is None and not (text or "").strip():
+        raise fault(" and ".join(dict.fromkeys(columns)), "neither a text nor a picture", "one of them, or both")
+    return {"text": text or None, "image": picture}
+
+
+def negatives_of(text: Any, image: Any, columns: tuple[str, str], root: str) -> list[dict[str, Any]]:
+    """Hard negatives of a text and a picture, or of lists of them, which go together."""
     texts, images = (value if isinstance(value, list) else [value] for value in (text, image))
     length = max(len(texts), len(images))
     texts, images = ([*values, *[None] * (length - len(values))] for values in (texts, images))
-    items = [_item(*pair, root) for pair in zip(texts, images, strict=True)]
-    return [item for item in items if item["text"] or item["image"]]
+    pairs = enumerate(zip(texts, images, strict=True))
+    given = [(place, pair) for place, pair in pairs if any(value not in (None, "") for value in pair)]
+    return [item_of(*pair, tuple(f"{column}[{place}]" for column in columns), root) for place, pair in given]
+
+
+def _label(value: Any, column: str) -> str | None:
+    if not isinstance(value, str | int | None):
+        raise fault(column, describe(value), "a name")
+    check_text(value if isinstance(value, str) else None, column)
+    return None if value in (None, "") else str(value)
+
+
+def _checked(row: dict[str, Any]) -> dict[str, Any]:
+    check_pair(row)
+    return row

@@ -1,0 +1,136 @@
+"""Tar shards are streamed, by one worker or several, and what is bad in them is named by shard and key."""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.utils.data import DataLoader
+
+from trainers.compression_collator import ComaCompressionCollator
+from trainers.contrastive_collator import ComaContrastiveCollator
+from trainers.data.dialogues import DialogueColumns
+from trainers.data.pairs import PairColumns
+from trainers.data.webdataset import stream_dialogues, stream_pairs
+
+
+@pytest.fixture
+def write_shard(tmp_path: Path) -> Callable[..., Path]:
+    """`write_shard(name, {"key.ending": bytes, …})`."""
+
+    def write(name: str, members: dict[str, bytes]) -> Path:
+        with tarfile.open(tmp_path / name, "w:gz" if name.endswith("gz") else "w") as tar:
+            for member, content in members.items():
+                info = tarfile.TarInfo(member)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def shards(write_shard: Callable, emoji_files: dict[str, Path], conversation: Callable, tmp_path: Path) -> str:
+    """Three shards with three samples each: a picture of any kind, a text, a dialogue."""
+    samples = list(emoji_files.items())
+    for number in range(3):
+        members: dict[str, bytes] = {}
+        for name, file in samples[3 * number : 3 * number + 3]:
+            members[f"in/{file.stem}{file.suffix.upper() if number else file.suffix}"] = file.read_bytes()
+            members[f"in/{file.stem}.txt"] = name.encode()
+            members[f"in/{file.stem}.json"] = json.dumps(
+                {"messages": conversation("What?", name), "kind": "noto"}
+            ).encode()
+        write_shard(f"part-{number}.tar{'.gz' if number == 1 else ''}", members)
+    return str(tmp_path / "part-*.tar*")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_pairs_and_dialogues(shards: str, num_workers: int, emoji_files: dict[str, Path], make_coma: Callable) -> None:
+    processor, names = make_coma()[1], sorted(emoji_files)
+    columns = PairColumns(query_image="image", positive_text="txt", source="kind")
+    rows = stream_pairs(shards, columns)
+    assert rows.n_shards == 3
+    assert sorted(row["positive"]["text"] for row in rows) == names
+    first = next(iter(rows))
+    file = next(iter(emoji_files.values()))
+    assert first["query"]["image"] == {"bytes": file.read_bytes(), "path": None}
+    assert first["row"] == f"part-0.tar/in/{file.stem}" and first["source"] == "noto"
+    batches = list(DataLoader(rows, 2, num_workers=num_workers, collate_fn=ComaContrastiveCollator(processor)))
+    assert sum(len(batch["queries"]) for batch in batches) == 9
+    talks = stream_dialogues(shards)
+    assert sorted(row["messages"][1]["content"] for row in talks) == names
+    batches = list(DataLoader(talks, 2, num_workers=num_workers, collate_fn=ComaCompressionCollator(processor)))
+    assert sum(len(batch["labels"]) for batch in batches) == 9
+
+
+def test_several_pictures_llava_and_texts(write_shard: Callable, conversation: Callable) -> None:
+    talk = [{"from": "human", "value": "<image> or <image>?"}, {"from": "gpt", "value": "B."}]
+    members = {
+        "1.b.png": b"B",
+        "1.a.png": b"A",
+        "1.json": json.dumps({"conversations": talk, "image": "x.png"}).encode(),
+    }
+    (row,) = stream_dialogues(write_shard("several.tar", members))
+    assert [image["bytes"] for image in row["images"]] == [b"A", b"B"] and row["messages"][1]["content"] == "B."
+    members = {"1.jpg": b"A", "1.q.txt": b"Why?", "1.a.txt": "So, ü.".encode(), "__pycache__/.hidden": b""}
+    (row,) = stream_dialogues(write_shard("texts.tar", members), DialogueColumns(question="q.txt", answer="a.txt"))
+    assert row["messages"] == conversation("Why?", "So, ü.")
+
+
+def test_a_broken_picture_is_named_by_shard_and_key(write_shard: Callable, make_coma: Callable) -> None:
+    shard = write_shard("a.tar", {"7.png": b"no picture", "7.txt": b"x"})
+    rows = stream_pairs(shard, PairColumns(query_image="png", positive_text="txt"))
+    with pytest.raises(
+        ValueError, match=r"Row a\.tar/7 of the data set is bad: column query\.image: found 10 bytes, exp"
+    ):
+        list(DataLoader(rows, 2, collate_fn=ComaContrastiveCollator(make_coma()[1])))
+
+
+GOOD = {"0.png": b"x", "0.txt": b"a"}
+BAD: dict[str, tuple[dict[str, bytes], str]] = {
+    "no json": ({"1.json": b"{", "1.png": b"x"}, r"column json: found .*, expected JSON"),
+    "a list": ({"1.json": b"[]", "1.png": b"x"}, "column json: found list .*, expected a JSON object"),
+    "not UTF-8": ({"1.txt": b"\xff", "1.png": b"x"}, "column txt: found 1 bytes, which are not UTF-8"),
+    "nothing but a picture": ({"1.png": b"x"}, r"column positive: found a row with .* expected a column 'txt'"),
+    "an empty picture": ({"1.png": b"", "1.txt": b"x"}, "column png: found 0 bytes, expected a picture"),
+    "an empty text": ({"1.png": b"x", "1.txt": b" "}, "column txt and .*: found neither"),
+    "twice": ({"1.png": b"x", "1.txt": b"x", "1.TXT": b"y"}, "column txt: found two members"),
+    "a picture as text": (
+        {"1.txt": b"x", "1.png": b"x", "1.json": b'{"image": 3}', "1.jpg": b""},
+        "column jpg: found 0 b",
+    ),
+}
+
+
+@pytest.mark.parametrize(("members", "message"), BAD.values(), ids=BAD)
+def test_bad_samples(write_shard: Callable, members: dict[str, bytes], message: str, caplog: Any) -> None:
+    last = {name.replace("0.", "2."): content for name, content in GOOD.items()}
+    shard = write_shard("a.tar", {**GOOD, **members, **last})
+    columns = PairColumns(query_image="image", positive_text="txt")
+    with pytest.raises(ValueError, match=rf"^Row a\.tar/1 of the shards is bad: {message}"):
+        list(stream_pairs(shard, columns))
+    assert [row["row"] for row in stream_pairs(shard, columns, "skip")] == ["a.tar/0", "a.tar/2"]
+
+
+def test_a_shard_that_ends_in_the_middle(write_shard: Callable) -> None:
+    whole = write_shard("a.tar", {**GOOD, "1.png": b"x" * 5000, "1.txt": b"y"})
+    whole.write_bytes(whole.read_bytes()[:4000])
+    write_shard("b.tar", GOOD)
+    columns = PairColumns(query_image="png", positive_text="txt")
+    pattern = str(whole.parent / "*.tar")
+    with pytest.raises(ValueError, match=r"^Row a\.tar/.* is bad: .*the shard cannot be read: unexpected end of data"):
+        list(stream_pairs(pattern, columns))
+    assert "b.tar/0" in [row["row"] for row in stream_pairs(pattern, columns, "skip")]
+
+
+def test_what_is_wrong_from_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="There are no shards: nothing matches"):
+        stream_dialogues(tmp_path / "*.tar")
+    with pytest.raises(ValueError, match="Name the column of the positive"):
+        stream_pairs(tmp_path / "*.tar", PairColumns(query_image="png"))
+    with pytest.raises(ValueError, match="on_bad_row='drop' does not exist"):
+        stream_dialogues(tmp_path / "*.tar", on_bad_row="drop")

@@ -1,0 +1,146 @@
+"""Records to a data set on disk: converted and checked one by one, written in batches, made once.
+
+What is made lies in the cache of `datasets`, named after source and settings, so that the next run and the other
+processes of this one find it, the reasons for rows that were left out included. It is read by memory mapping: a data
+set of a million rows takes as little memory as one of a thousand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+from datasets import Dataset, Features
+from transformers.utils import logging
+
+from trainers.data.records import Record, Records
+from trainers.rows import BadRows
+
+
+__all__ = ["Policy", "bad_rows_of", "build_dataset", "convert_records", "need_columns"]
+
+LAYOUT = 1  # another number when other rows are made of the same records
+BATCH_ROWS, BATCH_BYTES = 1000, 2**25
+
+Policy = str | BadRows
+
+
+def build_dataset(
+    records: Records, convert: partial, features: Features, on_bad_row: Policy = "raise", columns: Iterable[str] = ()
+) -> Dataset:
+    r"""
+    Makes a data set of records.
+
+    Args:
+        records ([`Records`]):
+            The source.
+        convert (`functools.partial`):
+            Record -> row with these features, or a `ValueError`. Its keywords are its settings, and part of the name
+            under which the data set is kept.
+        features (`Features`):
+            Of the rows.
+        on_bad_row (`str` or [`BadRows`], *optional*, defaults to `"raise"`):
+            `"raise"`, or `"skip"` to leave bad rows out; a [`BadRows`] afterwards knows how many, and why.
+        columns (`Iterable[str]`, *optional*):
+            Columns that at least one record must have.
+
+    Returns:
+        `Dataset`: read from a file by memory mapping.
+
+    Raises:
+        ValueError: for a bad row with its number, if no row is good, and for columns that are not there.
+    """
+    bad_rows = bad_rows_of(on_bad_row, records.name)
+    need_columns(records.name, records.columns, columns)
+    function = f"{convert.func.__module__}.{convert.func.__qualname__}"
+    key = repr((LAYOUT, function, convert.keywords, records.identity, features, bad_rows.policy)).encode()
+    folder = Path(datasets.config.HF_DATASETS_CACHE, "coma")
+    file = folder / f"{hashlib.blake2b(key, digest_size=16).hexdigest()}.arrow"
+    skipped = file.with_suffix(".skipped.json")
+    if file.exists():
+        for number, reason in json.loads(skipped.read_text(encoding="utf-8")):
+            bad_rows.report(number, reason)
+        return Dataset.from_file(str(file))
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as temporary:  # there as a whole, or not at all
+        new = Path(temporary, file.name)
+        seen = _write(new, records, convert, features, bad_rows)
+        need_columns(records.name, seen, columns)
+        new.with_suffix(".skipped.json").write_text(json.dumps(list(bad_rows.reasons.items())), encoding="utf-8")
+        new.with_suffix(".skipped.json").replace(skipped)
+        new.replace(file)
+    return Dataset.from_file(str(file))
+
+
+def bad_rows_of(policy: Policy, where: str) -> BadRows:
+    """What counts the bad rows of one source."""
+    return policy if isinstance(policy, BadRows) else BadRows(policy, where)
+
+
+def need_columns(name: str, columns: Iterable[str] | None, needed: Iterable[str]) -> None:
+    """Raises `ValueError` if columns are not there; they may also be unknown as yet (`None`)."""
+    if columns is not None and (missing := sorted(set(needed) - set(columns))):
+        raise ValueError(f"{name} has no columns {missing}; it has {sorted(columns)}.")
+
+
+def convert_records(records: Iterable[Record], convert: partial, bad_rows: BadRows) -> Iterator[dict[str, Any]]:
+    """Rows of records; the bad ones are reported under their number."""
+    for number, record in enumerate(records):
+        try:
+            if isinstance(record, ValueError):
+                raise record
+            row = convert(record)
+        except ValueError as error:
+            bad_rows.report(number, str(error))
+        else:
+            yield row
+
+
+def _write(file: Path, records: Records, convert: partial, features: Features, bad_rows: BadRows) -> set[str]:
+    """Writes what `Dataset.from_file` reads; gives the columns that were seen."""
+    seen, schema, written = set(records.columns or ()), features.arrow_schema, 0
+
+    def watched() -> Iterator[Record]:
+        for record in records.rows():
+            if records.columns is None and isinstance(record, dict):
+                seen.update(record)
+            yield record
+
+    with logging.tqdm(desc=f"Reading {records.name}", unit="row") as progress, pa.OSFile(str(file), "wb") as sink:
+        with pa.ipc.new_stream(sink, schema) as writer:
+            for batch in _batches(convert_records(watched(), convert, bad_rows)):
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+                written += len(batch)
+                progress.update(len(batch))
+    if not written:
+        reason = next(iter(bad_rows.reasons.values()), "It is empty.")
+        raise ValueError(f"{records.name} has no row that can be used. {reason}")
+    return seen
+
+
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Rows in batches of which no one is large, pictures counted."""
+    batch, size = [], 0
+    for row in rows:
+        batch.append(row)
+        size += _bytes_of(row)
+        if len(batch) == BATCH_ROWS or size > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _bytes_of(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(map(_bytes_of, value.values()))
+    if isinstance(value, list):
+        return sum(map(_bytes_of, value))
+    return len(value) if isinstance(value, bytes) else 0

@@ -1,0 +1,157 @@
+"""Rows from a folder of pictures, at any depth, and from what their names or the files beside them say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features
+
+from trainers.data.build import Policy, build_dataset
+from trainers.data.pictures import picture_files
+from trainers.data.records import Record, Records
+from trainers.data.schema import DIALOGUE_FEATURES, PAIR_FEATURES, PICTURE_FEATURES, check_dialogue, check_pair
+from trainers.rows import fault
+
+
+__all__ = ["CAPTIONS", "load_folder", "load_folder_dialogues", "load_folder_pairs"]
+
+Captioner = Callable[[Path], str]
+
+
+def load_folder(folder: str | Path, on_bad_row: Policy = "raise") -> Dataset:
+    r"""
+    Loads the pictures of a folder, in the order of their names, without opening them.
+
+    Args:
+        folder (`str` or `Path`):
+            Searched at any depth; files that are no pictures by their names are left alone.
+        on_bad_row (`str` or [`BadRows`], *optional*, defaults to `"raise"`):
+            As in [`load_pairs`].
+
+    Returns:
+        `Dataset`: columns `images` (one picture each) and `text` (`None`): rows of stage 1 that lack a dialogue.
+
+    Raises:
+        ValueError: if it is no folder, or has no pictures.
+    """
+    return _load(folder, _picture_row, PICTURE_FEATURES, on_bad_row)
+
+
+def load_folder_pairs(folder: str | Path, captions: str, on_bad_row: Policy = "raise") -> Dataset:
+    r"""
+    Loads a folder of pictures as rows of stage 2: the picture is the query, its caption the positive.
+
+    Args:
+        folder, on_bad_row:
+            As in [`load_folder`].
+        captions (`str`):
+            `"names"`: the name of the file, `red_bicycle.jpg` being "red bicycle"; `"folders"`: that of the folder it
+            is in, as for classes; `"sidecar"`: a .txt of the same name beside it.
+
+    Returns:
+        `Dataset`: columns `query`, `positive`, `negatives` (empty) and `source`, the name of the folder.
+
+    Raises:
+        ValueError: as in [`load_folder`], and for a bad row: a caption that is missing, empty or not UTF-8.
+    """
+    return _load(folder, _pair_row, PAIR_FEATURES, on_bad_row, captions=_known(captions))
+
+
+def load_folder_dialogues(
+    folder: str | Path, captions: str, question: str = "What does the picture show?", on_bad_row: Policy = "raise"
+) -> Dataset:
+    r"""
+    Loads a folder of pictures as rows of stage 1 with one turn each: the caption answers a question.
+
+    Args:
+        folder, captions, on_bad_row:
+            As in [`load_folder_pairs`].
+        question (`str`, *optional*):
+            What is asked about every picture.
+
+    Returns:
+        `Dataset`: columns `images`, `text` and `messages`.
+
+    Raises:
+        ValueError: as in [`load_folder_pairs`].
+    """
+    return _load(folder, _dialogue_row, DIALOGUE_FEATURES, on_bad_row, captions=_known(captions), question=question)
+
+
+def _load(folder: str | Path, row: Callable, features: Features, on_bad_row: Policy, **settings: Any) -> Dataset:
+    folder = Path(folder).absolute()
+    files = list(picture_files(folder)) if folder.is_dir() else []
+    if not files:
+        raise ValueError(f"{folder} must be a folder with pictures in it, at any depth.")
+
+    def read() -> Iterator[Record]:
+        return ({"file": str(file)} for file in files)
+
+    beside = [file.with_suffix(".txt") for file in files] if settings.get("captions") == "sidecar" else []
+    times = [file.stat().st_mtime_ns for file in beside if file.is_file()]
+    records = Records(folder.name, ["file"], read, ([str(file) for file in files], times))
+    return build_dataset(records, partial(row, **settings), features, on_bad_row)
+
+
+def _picture_row(record: dict[str, str]) -> dict[str, Any]:
+    return {"images": [_stored(record)], "text": None}
+
+
+def _pair_row(record: dict[str, str], captions: str) -> dict[str, Any]:
+    file = Path(record["file"])
+    caption = {"text": _caption(file, captions), "image": None}
+    query = {"text": None, "image": _stored(record)}
+    row = {"query": query, "positive": caption, "negatives": [], "source": file.parent.name}
+    check_pair(row)
+    return row
+
+
+def _dialogue_row(record: dict[str, str], captions: str, question: str) -> dict[str, Any]:
+    answer = _caption(Path(record["file"]), captions)
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    row = {"images": [_stored(record)], "text": None, "messages": messages}
+    check_dialogue(row)
+    return row
+
+
+def _stored(record: dict[str, str]) -> dict[str, Any]:
+    if not Path(record["file"]).stat().st_size:
+        raise fault("file", f"{record['file']} with 0 bytes", "a picture")
+    return {"bytes": None, "path": record["file"]}
+
+
+def _known(captions: str) -> str:
+    if captions not in CAPTIONS:
+        raise ValueError(f"captions={captions!r} does not exist; choose one of {', '.join(CAPTIONS)}.")
+    return captions
+
+
+def _caption(file: Path, captions: str) -> str:
+    caption = CAPTIONS[captions](file)
+    if not caption.strip():
+        raise fault(captions, f"no words for {file.name}", "a caption")
+    return caption
+
+
+def _from_name(name: str) -> str:
+    return " ".join(name.replace("_", " ").replace("-", " ").split())
+
+
+def _from_sidecar(file: Path) -> str:
+    beside = file.with_suffix(".txt")
+    try:
+        return beside.read_text(encoding="utf-8").strip()
+    except FileNotFoundError as error:
+        raise fault("sidecar", f"no {beside.name} beside {file.name}", "a caption in it") from error
+    except UnicodeDecodeError as error:
+        raise fault("sidecar", f"{beside.name}, which is not UTF-8 ({error})", "a caption in UTF-8") from error
+
+
+CAPTIONS: dict[str, Captioner] = {
+    "names": lambda file: _from_name(file.stem),
+    "folders": lambda file: _from_name(file.parent.name),
+    "sidecar": _from_sidecar,
+}

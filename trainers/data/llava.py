@@ -1,0 +1,63 @@
+"""Rows of stage 1 from LLaVA's `conversations`, and from the published data of CoMa, which have the same form."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from trainers.data.build import Policy, build_dataset
+from trainers.data.dialogues import dialogue_row, root_of
+from trainers.data.pictures import as_stored_list
+from trainers.data.records import open_records
+from trainers.data.schema import DIALOGUE_FEATURES
+
+
+__all__ = ["llava_row", "load_coma_sft", "load_llava"]
+
+SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+
+
+def load_llava(
+    source: str | Path | Dataset, image_root: str | Path | None = None, on_bad_row: Policy = "raise"
+) -> Dataset:
+    r"""
+    Loads rows of stage 1 from the format of LLaVA: `image` (a path, a list of them, or none) and `conversations`, a
+    list of `{"from": "human" | "gpt", "value": text}` with as many `<image>` as there are pictures.
+
+    Args:
+        source, image_root, on_bad_row:
+            As in [`load_dialogues`].
+
+    Returns:
+        `Dataset`: columns `images`, `text` (always `None`), `messages`.
+
+    Raises:
+        ValueError: as in [`load_dialogues`].
+    """
+    return _load(source, image_root, on_bad_row, placeholders=True)
+
+
+def load_coma_sft(
+    source: str | Path | Dataset, image_root: str | Path | None = None, on_bad_row: Policy = "raise"
+) -> Dataset:
+    """As [`load_llava`], for the published dialogues of CoMa (`id`, `image`, `conversations`): as the picture is
+    compressed before the dialogue, nothing in it has to stand for the picture."""
+    return _load(source, image_root, on_bad_row, placeholders=False)
+
+
+def _load(
+    source: str | Path | Dataset, image_root: str | Path | None, on_bad_row: Policy, placeholders: bool
+) -> Dataset:
+    convert = partial(llava_row, root=root_of(source, image_root), placeholders=placeholders)
+    return build_dataset(open_records(source), convert, DIALOGUE_FEATURES, on_bad_row, ["conversations"])
+
+
+def llava_row(record: dict[str, Any], root: str, placeholders: bool = True) -> dict[str, Any]:
+    """A row of stage 1; without `placeholders`, there may be none of them."""
+    column = "images" if record.get("image") is None and "images" in record else "image"
+    images = as_stored_list(record.get(column), column, Path(root))
+    turns = record.get("conversations")
+    return dialogue_row(images, None, turns, Path(root), ("conversations", "from", "value"), SPEAKERS, placeholders)
