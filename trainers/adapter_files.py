@@ -38,7 +38,7 @@ def complete_adapter(folder: str | Path) -> None:
 
 def is_hub_name(name: str | None) -> bool:
     """Whether a model is named as on the Hub, `org/name`, and there is no folder of that name here."""
-    return bool(name) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).exists()
+    return bool(name) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None and not Path(name).exists()
 
 
 def public_base(adapter: PeftModel | PeftConfig) -> str:
