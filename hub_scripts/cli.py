@@ -18,6 +18,7 @@ COMMANDS = {
     "create": "make a CoMa folder from a vision-language backbone",
     "generate-qa": "write questions and answers about pictures, for stage 1",
     "pretrain": "stage 1: train a model to answer dialogues from its compression tokens alone",
+    "mine": "add hard negatives to pairs, found by a model",
     "finetune": "stage 2: train a model to match queries and documents",
     "merge": "fold an adapter into the weights of its base",
     "convert": "make a CoMa model of a published checkpoint, or the other way round",

@@ -1,0 +1,160 @@
+"""Adds hard negatives to pairs: documents that a model finds close to a query and that are not its answer.
+
+DATA is what `coma finetune` reads: a table whose columns are named, a folder of `Dataset.save_to_disk`, or emoji. OUT
+is a folder of the same rows with `negatives`, for `coma finetune` to train on; negatives that are there already stay.
+A negative comes from the same source as its query, is no known positive of it (of an equal query, or of its `group`),
+and is not as near as the positive: its score is at most p - M·|p|, where p is that of the positive.
+
+  coma mine my-coma pairs.csv mined/ --query-text question --positive-image picture
+  coma mine my-coma pairs/ mined/ --number 8 --depth 200 --skip 5 --relative-margin 0.1
+  coma finetune --model my-coma --data mined/ --output_dir out
+
+Embeddings are kept in OUT.parts until all is done; after an interruption the same command goes on where it was.
+OUT.report.json and the last lines say how many rows got fewer negatives than was wanted.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hub_scripts.arguments import add_model_options, command_parser, positive
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from modeling_coma import ComaForEmbedding, ComaProcessor
+    from trainers.data.pair_index import PairIndex
+
+
+__all__ = ["main"]
+
+COLUMNS = [f"{side}_{kind}" for side in ("query", "positive", "negative") for kind in ("text", "image")]
+COLUMNS += ["source", "group"]
+
+
+def main(argv: list[str]) -> int:
+    """Runs `coma mine`; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+
+    from hub_scripts.folders import new_folder
+    from hub_scripts.loading import load_model
+    from trainers.data.mined_rows import add_negatives
+    from trainers.data.mining import MiningSettings, mine
+    from trainers.data.pair_index import index_pairs
+    from trainers.rows import without_decoding
+
+    names = ("number", "depth", "skip", "relative_margin", "absolute_margin", "max_score")
+    settings = MiningSettings(**{name: getattr(arguments, name) for name in names})
+    parts = arguments.out.with_name(f"{arguments.out.name}.parts")
+    with new_folder(arguments.out) as folder:
+        dataset = _load(arguments)
+        index = index_pairs(without_decoding(dataset), arguments.instructions)
+        model, processor = load_model(arguments.model, arguments.dtype, arguments.device)
+        queries, documents = _embed(arguments, dataset, index, model, processor, parts)
+        mined = mine(index, queries, documents, settings, model.device)
+        add_negatives(dataset, index, mined.documents, parts / "rows.arrow").save_to_disk(folder)
+    shutil.rmtree(parts)
+    report_file = arguments.out.with_name(f"{arguments.out.name}.report.json")
+    report_file.write_text(json.dumps({"model": arguments.model, **vars(settings), **mined.report}, indent=1))
+    sys.stdout.writelines(f"{line}\n" for line in _lines(mined.report))
+    print(f"written    {arguments.out}; the same numbers in {report_file}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser("mine", __doc__)
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="CoMa model or adapter: a folder, or a name on the Hub")
+    add("data", metavar="DATA", help="pairs: a table, a folder of save_to_disk, or emoji")
+    add("out", metavar="OUT", type=Path, help="folder to be made")
+    add("--number", type=positive, default=5, metavar="N", help="negatives of a row (default: %(default)s)")
+    add("--depth", type=positive, default=100, metavar="N", help="nearest documents to look at (default: %(default)s)")
+    add("--skip", type=int, default=0, metavar="N", help="of these, the first to leave out (default: %(default)s)")
+    margin = "M above; below 0, more than p is allowed (default: %(default)s)"
+    add("--relative-margin", type=float, default=0.05, metavar="M", help=margin)
+    add("--absolute-margin", type=float, metavar="A", help="scores are at most p - A (default: not looked at)")
+    add("--max-score", type=float, metavar="S", help="scores are at most S (default: not looked at)")
+    add(
+        "--instructions",
+        type=json.loads,
+        metavar="JSON",
+        help='of queries by source, as in finetune: {"a": "Find it."}',
+    )
+    add("--image-root", metavar="FOLDER", help="where paths of pictures begin (default: at the folder of the table)")
+    add("--batch-tokens", type=positive, default=16384, metavar="N", help="tokens of a batch (default: %(default)s)")
+    add("--part-rows", type=positive, default=8192, metavar="N", help="rows of a part (default: %(default)s)")
+    workers = min(8, (os.cpu_count() or 1) // 2)
+    add("--workers", type=int, default=workers, metavar="N", help="processes that decode (default here: %(default)s)")
+    group = parser.add_argument_group("columns of a table")
+    for name in COLUMNS:
+        group.add_argument(f"--{name.replace('_', '-')}", metavar="NAME")
+    add_model_options(parser)
+    return parser
+
+
+def _load(arguments: argparse.Namespace) -> "Dataset":
+    from hub_scripts.settings import EMOJI, emoji_styles
+    from trainers.data.emoji import emoji_pairs, load_emoji
+    from trainers.data.pairs import PairColumns, load_pairs
+
+    if arguments.data == EMOJI:
+        return emoji_pairs(load_emoji(emoji_styles(evaluation=False)))
+    columns = PairColumns(**{name: getattr(arguments, name) for name in COLUMNS})
+    return load_pairs(arguments.data, columns, arguments.image_root)
+
+
+def _embed(
+    arguments: argparse.Namespace,
+    dataset: "Dataset",
+    index: "PairIndex",
+    model: "ComaForEmbedding",
+    processor: "ComaProcessor",
+    parts: Path,
+) -> list[Any]:
+    """Embeddings of the different queries and documents."""
+    from hub_scripts.embed import probe
+    from trainers.data.pair_index import PairItems
+    from trainers.embedding_shards import embed_in_shards
+    from trainers.rows import without_decoding
+
+    # Rounded, the probe is the same on machines that round differently.
+    known_by = [round(value, 3) for value in probe(model, processor)]
+    size = processor.image_processor.size
+    made_by = f"{known_by} {size['shortest_edge']} {size['longest_edge']} {processor.max_length} {model.dtype}"
+    raw = without_decoding(dataset)
+    options = {"batch_tokens": arguments.batch_tokens, "num_workers": arguments.workers}
+    options |= {"made_by": made_by, "shard_rows": arguments.part_rows}
+    sides = {
+        "Queries": (index.query_places, index.query_keys),
+        "Documents": (index.document_places, index.document_keys),
+    }
+    return [
+        embed_in_shards(
+            model,
+            processor,
+            PairItems(raw, places, arguments.instructions),
+            keys,
+            parts / name.lower(),
+            description=name,
+            **options,
+        )
+        for name, (places, keys) in sides.items()
+    ]
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    numbers = ", ".join(f"{rows} with {number}" for number, rows in report["rows_by_number"].items() if rows)
+    fewer = f"{report['rows_with_fewer']} of {report['rows']} rows have fewer than {report['wanted']} mined negatives"
+    scores = f"positives {report['mean_positive_score']}, negatives {report['mean_negative_score']}"
+    return [
+        f"rows       {report['rows']} ({report['queries']} queries, {report['documents']} documents)",
+        f"negatives  {report['mined']} ({numbers})",
+        f"fewer      {fewer}" if report["rows_with_fewer"] else "fewer      none",
+        f"too near   {report['too_near']} documents that a margin has kept out",
+        f"scores     {scores}, on average",
+    ]

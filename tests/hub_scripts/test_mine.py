@@ -1,0 +1,135 @@
+"""`coma mine` writes negatives that `coma finetune` reads, and goes on after whatever stopped it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from datasets import load_from_disk
+
+import hub_scripts.mine
+from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.rows import without_decoding
+
+
+MARGIN = 0.01
+
+
+@pytest.fixture
+def pairs(picture: Callable, tmp_path: Path) -> Path:
+    """A table of questions and pictures: every picture answers two of them."""
+    (tmp_path / "pictures").mkdir()
+    lines = ["question,picture,kind"]
+    for number in range(12):
+        picture(28, 28, number).save(tmp_path / "pictures" / f"{number}.png")
+        lines += [f"{'what ' * (1 + n)}{number},pictures/{number}.png,{'ab'[number % 2]}" for n in range(2)]
+    (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "pairs.csv"
+
+
+COLUMNS = ["--query-text", "question", "--positive-image", "picture", "--source", "kind", "--workers", 0]
+
+
+def test_mined_negatives_are_the_nearest_and_train(
+    coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "mined"
+    words = ["mine", coma_folder, pairs, out, *COLUMNS, "--number", 2, "--relative-margin", MARGIN]
+    code, text, error = coma_command(*words)
+    assert code == 0, error
+    rows = load_from_disk(str(out))
+    assert len(rows) == 24 and set(rows.column_names) == {"query", "positive", "negatives", "source"}
+
+    model, processor = ComaForEmbedding.from_pretrained(coma_folder), ComaProcessor.from_pretrained(coma_folder)
+    pictures = [rows[2 * number]["positive"]["image"] for number in range(12)]
+    with torch.no_grad():
+        documents = model(**processor.process(pictures)).embeddings
+        queries = model(**processor.process(list(rows["query"]))).embeddings
+    scores, counts = queries @ documents.T, []
+    for number, row in enumerate(rows):
+        own = number // 2
+        limit = scores[number, own] - MARGIN * scores[number, own].abs()
+        others = [n for n in range(12) if n % 2 == own % 2 and n != own and scores[number, n] <= limit]
+        nearest = sorted(others, key=lambda n: -float(scores[number, n]))[:2]
+        assert [one["image"].tobytes() for one in row["negatives"]] == [pictures[n].tobytes() for n in nearest]
+        counts.append(len(nearest))
+    fewer = sum(count < 2 for count in counts)
+    assert 0 < fewer < 24 and f"fewer      {fewer} of 24 rows have fewer than 2 mined negatives" in text
+    report = json.loads(out.with_name("mined.report.json").read_text())
+    assert report["mined"] == sum(counts) and report["rows_by_number"]["2"] == counts.count(2)
+    assert (report["queries"], report["documents"], report["relative_margin"]) == (24, 12, MARGIN)
+    assert not out.with_name("mined.parts").exists()
+
+    words = ["finetune", "--model", coma_folder, "--data", out, "--output_dir", tmp_path / "trained", "--max_steps", 1]
+    words += ["--per_device_train_batch_size", 8, "--logging_steps", 1, "--lora_r", 4, "--report_to", "none"]
+    code, _, error = coma_command(*words, "--use_cpu", "true", "--save_strategy", "no")
+    assert code == 0, error
+    history = json.loads((tmp_path / "trained" / "trainer_state.json").read_text())["log_history"]
+    assert history[0]["negatives"] > 7  # without hard ones there would be 7
+
+
+def test_stopped_and_started_again(
+    coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path, picture: Callable
+) -> None:
+    broken = tmp_path / "pictures" / "11.png"
+    broken.write_bytes(b"no picture")
+    out = tmp_path / "mined"
+    words = ["mine", coma_folder, pairs, out, *COLUMNS, "--part-rows", 5]
+    code, _, error = coma_command(*words)
+    assert code == 1 and "Row 11: cannot decode" in error and not out.exists()
+    kept = {file: file.stat().st_mtime_ns for file in tmp_path.glob("mined.parts/*/*.npy")}
+    assert len(kept) == 5 + 2  # all of the queries, 10 of the documents
+
+    picture(28, 28, 11).save(broken)
+    states: dict[Path, int] = {}
+
+    def remember(folder: str) -> None:
+        states.update({file: file.stat().st_mtime_ns for file in tmp_path.glob("mined.parts/*/*.npy")})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub_scripts.mine, "shutil", SimpleNamespace(rmtree=remember))
+        code, text, error = coma_command(*words)
+    assert code == 0, error
+    assert kept.items() < states.items() and len(states) == 5 + 3
+    code, _, error = coma_command(*words)
+    assert code == 1 and "nothing is overwritten" in error
+
+
+def test_negatives_that_are_there_stay(
+    coma_folder: Path, coma_command: Callable, tmp_path: Path, picture: Callable
+) -> None:
+    lines = [
+        {"query": {"text": f"q {n}", "image": None}, "positive": {"text": f"p {n}", "image": None}} for n in range(5)
+    ]
+    for line in lines[:2]:
+        line["negatives"] = [{"text": "p 4", "image": None}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps({"negatives": [], **line}) + "\n" for line in lines))
+    words = ["mine", coma_folder, tmp_path / "pairs.jsonl", tmp_path / "mined", "--number", 4, "--workers", 0]
+    code, text, error = coma_command(*words, "--relative-margin", -2)
+    assert code == 0, error
+    rows = without_decoding(load_from_disk(str(tmp_path / "mined")))
+    found = [[one["text"] for one in row["negatives"]] for row in rows]
+    assert found[0][0] == found[1][0] == "p 4"
+    assert [sorted(one) for one in found] == [[f"p {other}" for other in range(5) if other != n] for n in range(5)]
+    assert "fewer      2 of 5" in text  # for one of their negatives was there before
+
+
+def test_emoji() -> None:
+    rows = hub_scripts.mine._load(SimpleNamespace(data="emoji"))
+    assert len(rows) == 3 * 1595 and set(rows["source"]) == {"emoji-name"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--number", 5, "--depth", 4], "depth=4 must hold both"),
+        (["--query-text", "nothing"], "nothing"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path, words: list, message: str
+) -> None:
+    code, _, error = coma_command("mine", coma_folder, pairs, tmp_path / "mined", *COLUMNS, *words)
+    assert code == 1 and message in error and not (tmp_path / "mined").exists()

@@ -1,0 +1,50 @@
+"""Embeddings in files are those of `embed_items`; files of the same items and model are kept, others are not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from trainers.embedding_shards import EmbeddingShards, embed_in_shards
+from trainers.encoding import embed_items
+
+
+TEXTS = [f"{'a little ' * (place % 4)}apple number {place}" for place in range(11)]
+
+
+def embed(coma: tuple, folder: Path, texts: list = TEXTS, made_by: str = "m", shard_rows: int = 4) -> EmbeddingShards:
+    keys = [hash(str(text)) for text in texts]
+    return embed_in_shards(*coma, texts, keys, folder, made_by=made_by, shard_rows=shard_rows, batch_tokens=60)
+
+
+def states(folder: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+
+
+def test_as_from_embed_items(make_coma: Callable, tmp_path: Path) -> None:
+    coma = make_coma()
+    found, expected = embed(coma, tmp_path), embed_items(*coma, TEXTS)
+    assert len(found) == len(TEXTS) and [len(array) for array in found.arrays] == [4, 4, 3]
+    for rows in ([10, 0, 5, 5], list(range(11)), []):
+        assert torch.allclose(found.take(np.array(rows, dtype=np.int64)), expected[rows], atol=1e-6)
+
+
+def test_what_is_there_is_kept(make_coma: Callable, tmp_path: Path) -> None:
+    coma = make_coma()
+    with pytest.raises(ValueError, match="^Row 9"):
+        embed(coma, tmp_path, [*TEXTS[:9], {"image": "nothing.png"}, TEXTS[10]])
+    before = states(tmp_path)
+    assert len(before) == 2
+    found = embed(coma, tmp_path)
+    after = states(tmp_path)
+    assert len(after) == 3 and before.items() < after.items()
+    assert torch.allclose(found.take(np.arange(11)), embed_items(*coma, TEXTS), atol=1e-6)
+
+    changed = [TEXTS[0], "another", *TEXTS[2:]]
+    assert torch.allclose(embed(coma, tmp_path, changed).take(np.arange(11)), embed_items(*coma, changed), atol=1e-6)
+    kept = states(tmp_path)
+    assert len(kept) == 3 and len(kept.items() & after.items()) == 2
+    embed(coma, tmp_path, changed, made_by="other")
+    assert not states(tmp_path).keys() & kept.keys()

@@ -1,0 +1,114 @@
+"""Embeddings in files of some rows each: memory need not hold them, and after an interruption the rest is made."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.utils import logging
+
+from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.encoding import encode_batches
+
+
+__all__ = ["EmbeddingShards", "embed_in_shards"]
+
+
+class EmbeddingShards:
+    """
+    Embeddings on disk, a file for every `shard_rows` of them. They are read where they are asked for.
+
+    Args:
+        files (`list[Path]`): in order; all but the last have `shard_rows` rows.
+        shard_rows (`int`): rows of a file.
+    """
+
+    def __init__(self, files: list[Path], shard_rows: int) -> None:
+        self.arrays, self.shard_rows = [np.load(file, mmap_mode="r") for file in files], shard_rows
+
+    def __len__(self) -> int:
+        return sum(map(len, self.arrays))
+
+    def take(self, rows: np.ndarray) -> torch.FloatTensor:
+        """
+        Reads some rows.
+
+        Args:
+            rows (`np.ndarray` of shape `(num_rows,)`): their numbers, in any order.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_rows, dim)`
+        """
+        taken = np.empty((len(rows), self.arrays[0].shape[1] if self.arrays else 0), dtype=np.float32)
+        shards, places = np.divmod(rows, self.shard_rows)
+        for shard in np.unique(shards):
+            here = shards == shard
+            taken[here] = self.arrays[shard][places[here]]
+        return torch.from_numpy(taken)
+
+
+def embed_in_shards(
+    model: ComaForEmbedding,
+    processor: ComaProcessor,
+    items: Sequence[Any],
+    keys: Sequence[int],
+    folder: Path,
+    *,
+    made_by: str,
+    shard_rows: int = 8192,
+    description: str = "Embedding",
+    **options: Any,
+) -> EmbeddingShards:
+    r"""
+    Embeds items file by file. Files that are there already, of the same items and the same model, are kept.
+
+    Args:
+        model ([`ComaForEmbedding`]), processor ([`ComaProcessor`]): make the embeddings.
+        items (`Sequence`): as in [`~trainers.encoding.embed_items`]; fetched when it is their turn.
+        keys (`Sequence[int]`): what the items are known by.
+        folder (`Path`): for the files, and for nothing else.
+        made_by (`str`): what the model and its settings are known by.
+        shard_rows (`int`, *optional*, defaults to 8192): rows of a file.
+        description (`str`, *optional*, defaults to `"Embedding"`): what stands before the progress bar.
+        options: `batch_tokens` and `num_workers` of [`~trainers.encoding.encode_batches`].
+
+    Returns:
+        [`EmbeddingShards`]: a row for every item, in fp32.
+
+    Raises:
+        ValueError: for an item that cannot be embedded, with its number.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    with logging.tqdm(total=len(items), desc=description, unit="item", smoothing=0.05) as progress:
+        for start in range(0, len(items), shard_rows):
+            stop = min(start + shard_rows, len(items))
+            known_as = hashlib.blake2b(f"{made_by} {keys[start:stop]}".encode(), digest_size=8).hexdigest()
+            files.append(folder / f"{start:012d}-{known_as}.npy")
+            if files[-1].exists():
+                progress.total -= stop - start
+                progress.refresh()
+                continue
+            embeddings = np.empty((stop - start, model.config.hidden_size), dtype=np.float32)
+            part = [items[place] for place in range(start, stop)]
+            for batch in encode_batches(model, processor, part, first_row=start, **options):
+                if batch.failures:
+                    raise ValueError(next(iter(batch.failures.values())))
+                embeddings[batch.rows] = batch.embeddings.numpy()
+                progress.update(len(batch.rows))
+            _write(files[-1], embeddings)
+    for stale in set(folder.glob("*.npy")) - set(files):
+        stale.unlink()
+    return EmbeddingShards(files, shard_rows)
+
+
+def _write(path: Path, embeddings: np.ndarray) -> None:
+    """A file that is there is whole."""
+    temporary = path.with_suffix(".writing")
+    with temporary.open("wb") as file:
+        np.save(file, embeddings)
+    temporary.replace(path)
