@@ -88,7 +88,16 @@ PUSHES = {
 }
 
 
-@pytest.mark.parametrize("row", PUSHES)
+# Where the client waits before it tries again.
+WAITING = ("new here (503)", "fails once", "breaks while", "announced (429)")
+
+
+def some_slow(rows: dict[str, object]) -> list:
+    waits = {row: any(word in row for word in WAITING) for row in rows}
+    return [pytest.param(row, marks=(pytest.mark.slow,) if slow else ()) for row, slow in waits.items()]
+
+
+@pytest.mark.parametrize("row", some_slow(PUSHES))
 def test_push(row, hub, folder, monkeypatch):
     if row not in ("push with a token that may only read", "push without a token"):
         hub.repos[REPO] = hub.repos.get(REPO) or new_repository(hub)
@@ -120,21 +129,18 @@ def offline(hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
+DOWN = {"status": 503, "times": 9, "headers": {"Retry-After": "0"}}  # without the last, the client waits 23 seconds
 # What goes wrong, and whether the file had been fetched before.
 LOADS = {
-    "load, the Hub is down, and the model was loaded before (503)": (fault("HEAD", "/", status=503, times=9), True),
-    "load, the Hub is down, and the model is new here (503)": (fault("HEAD", "/", status=503, times=9), False),
+    "load, the Hub is down, and the model was loaded before (503)": (fault("HEAD", "/", **DOWN), True),
+    "load, the Hub is down, and the model is new here (503)": (fault("HEAD", "/", **DOWN), False),
     "load, offline, and the model was loaded before": (offline, True),
     "load, offline, and the model is new here": (offline, False),
     "load a private model without a token": (no_token, False),
 }
 
 
-# The client tries six times in 23 seconds before it gives up on a Hub that is down.
-WAITS = {row: (pytest.mark.slow,) if "new here (503)" in row else () for row in LOADS}
-
-
-@pytest.mark.parametrize("row", [pytest.param(row, marks=marks) for row, marks in WAITS.items()])
+@pytest.mark.parametrize("row", some_slow(LOADS))
 def test_load(row, hub, folder, monkeypatch):
     upload(folder, REPO, "the first", private="private" in row)
     break_it, before = LOADS[row]
@@ -142,7 +148,7 @@ def test_load(row, hub, folder, monkeypatch):
         AutoConfig.from_pretrained(REPO)
     break_it(hub, monkeypatch)
     if "down" in row:
-        hub.fail("GET", "/api/", status=503, times=9)
+        hub.fail("GET", "/api/", **DOWN)
     line = seen(lambda: AutoConfig.from_pretrained(REPO))
     assert promised(row, line), line
 

@@ -53,12 +53,8 @@ def embed(model, processor):
     return model.eval()(**processor.process(TEXTS)).embeddings
 
 
-slow = pytest.mark.slow  # "checkpoint" does what "every_save" does, and more
-
-
-@pytest.mark.parametrize(
-    "strategy", [pytest.param("every_save", marks=slow), "checkpoint", pytest.param("end", marks=slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "end"])
 def test_a_model(hub, make_coma, trainer, strategy):
     model, processor = make_coma()
     one = trainer(model, processor, hub_strategy=strategy)
@@ -66,21 +62,21 @@ def test_a_model(hub, make_coma, trainer, strategy):
     if strategy == "end":
         one.push_to_hub()
     repo = hub.repos["org/trained"]
-    pushed = {sha: commit for sha, commit in repo.commits.items() if "config.json" in commit.files}
+    pushed = [commit for commit in repo.commits.values() if "config.json" in commit.files]
     assert len(pushed) >= {"every_save": 2, "checkpoint": 2, "end": 1}[strategy]
-    found = []
-    for sha, commit in pushed.items():
-        assert CODE <= commit.files.keys(), f"{commit.title}: code is missing"
-        folder = snapshot_download("org/trained", revision=sha)
-        loaded, report = AutoModel.from_pretrained(folder, output_loading_info=True)
-        assert not report["missing_keys"] and not report["unexpected_keys"]
-        found.append(embed(loaded, AutoProcessor.from_pretrained(folder)))
-    assert torch.equal(found[-1], embed(one.model, processor))
-    assert strategy == "end" or not torch.equal(found[0], found[-1]), "both saves have the same weights"
+    for commit in pushed:
+        assert {*CODE, "model.safetensors", "processor_config.json"} <= commit.files.keys(), commit.title
+    weights = [commit.files["model.safetensors"].oid for commit in pushed]
+    assert strategy == "end" or weights[0] != weights[-1], "both saves have the same weights"
+    folder = snapshot_download("org/trained")
+    loaded, report = AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert torch.equal(embed(loaded, AutoProcessor.from_pretrained(folder)), embed(one.model, processor))
     checkpoint = {name.partition("/")[2] for name in repo.files() if name.startswith("last-checkpoint/")}
     assert checkpoint >= ({"trainer_state.json", "optimizer.pt", *CODE} if strategy == "checkpoint" else set())
 
 
+@pytest.mark.slow
 def test_an_adapter(hub, make_coma, trainer, tmp_path):
     """By the name of its repository, AutoModel loads it upon its base, with all that was trained: DoRA's magnitudes
     and the rows of the compression tokens among it."""

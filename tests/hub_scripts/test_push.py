@@ -51,17 +51,18 @@ def test_a_dry_run_leaves_a_complete_folder(source: Path, coma_command: Callable
 def test_what_does_not_load_is_not_published(
     source: Path, coma_command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file of code that is lost on the way, as when a library copies too little."""
+    """Code that imports what only we have: it works here, and nowhere else."""
     save = hub_scripts.push._save_whole
 
-    def lose(arguments, folder):
+    def need_us(arguments, folder):
         found = save(arguments, folder)
-        (folder / "memory_coma.py").unlink()
+        code = (folder / "modeling_coma.py").read_text()
+        (folder / "modeling_coma.py").write_text(f"import trainers.losses\n{code}")
         return found
 
-    monkeypatch.setattr(hub_scripts.push, "_save_whole", lose)
+    monkeypatch.setattr(hub_scripts.push, "_save_whole", need_us)
     code, _, error = coma_command("push", source, "org/my-coma", "--dry-run", tmp_path / "out")
-    assert code == 1 and "does not load where coma-embedding is not installed" in error and "memory_coma" in error
+    assert code == 1 and "does not load where coma-embedding is not installed" in error and "trainers" in error
     assert not (tmp_path / "out").exists()
 
 
