@@ -1,0 +1,108 @@
+"""Requests a second of `coma generate-qa` against the number at one time, from a server that takes 50 ms for each.
+
+The server is another process on the same machine and answers after exactly that time, so the ideal is concurrency /
+0.05 s. What is timed is the whole work: real pictures are read, decoded and encoded, questions asked, parsed and
+answered in conversations of five turns, and rows written in order.
+
+  python -m benchmarks.qa_generation
+  python -m benchmarks.qa_generation --concurrency 1 8 --pictures 2      # quick, to see that it runs
+
+The last line is a JSON object; `cpu_ms` is the time of the processor that a request has cost on our side.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from aiohttp import web
+
+from trainers.data.emoji import load_emoji
+from trainers.data.qa_dialogue import QASettings
+from trainers.data.qa_generation import Source, generate_dialogues
+from trainers.data.qa_output import QAOutput
+from trainers.data.qa_server import ServerChat, ServerSettings
+
+
+LATENCY = 0.05
+QUESTIONS = "\n".join(f"{number}. What is thing number {number}?" for number in range(1, 6))
+
+
+async def answer(request: web.Request) -> web.Response:
+    started = asyncio.get_running_loop().time()
+    body = await request.read()
+    is_first = b"write 3 to 5 questions" in body
+    content = QUESTIONS if is_first else f"A cup with {len(body)} dots."
+    reply = {"choices": [{"message": {"content": content}, "finish_reason": "stop"}]}
+    await asyncio.sleep(started + LATENCY - asyncio.get_running_loop().time())
+    return web.json_response(reply)
+
+
+async def serve() -> None:
+    app = web.Application(client_max_size=2**26)
+    app.router.add_post("/v1/chat/completions", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=256)
+    await site.start()
+    print(site._server.sockets[0].getsockname()[1], flush=True)
+    await asyncio.Event().wait()
+
+
+def save_pictures(folder: Path, number: int) -> list[Source]:
+    dataset = load_emoji()
+    paths = [folder / f"{place}.png" for place in range(number)]
+    for place, path in enumerate(paths):
+        dataset[place % len(dataset)]["image"].save(path)
+    return [Source(path.name, str(path)) for path in paths]
+
+
+async def measure(url: str, concurrency: int, sources: list[Source], out: Path) -> tuple[float, float]:
+    """Requests a second, and milliseconds of our processor for each."""
+    async with ServerChat(ServerSettings(url, "m", concurrency=concurrency)) as chat:
+        with QAOutput(out, {}) as output:
+            started, worked = time.perf_counter(), time.process_time()
+            await generate_dialogues(sources, chat, output, QASettings())
+            seconds, worked = time.perf_counter() - started, time.process_time() - worked
+            calls = [written.stats["calls"] for written in output.written() if written.good]
+    if len(calls) != len(sources):
+        raise RuntimeError(f"{len(sources) - len(calls)} of {len(sources)} pictures have no dialogue: see {out}")
+    return sum(calls) / seconds, 1000 * worked / sum(calls)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--pictures", type=int, default=10, help="for every request at one time (default: 10)")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        asyncio.run(serve())
+        return
+    command = [sys.executable, "-m", "benchmarks.qa_generation", "--serve"]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
+    ):
+        try:
+            url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+            sources = save_pictures(Path(folder), arguments.pictures * max(arguments.concurrency))
+            found = {}
+            print(f"{'at one time':>11}{'requests/s':>12}{'ideal':>8}{'ratio':>7}{'cpu ms':>8}")
+            for number in arguments.concurrency:
+                out = Path(folder, f"{number}.jsonl")
+                rate, cpu = asyncio.run(measure(url, number, sources[: arguments.pictures * number], out))
+                ratio = rate * LATENCY / number
+                found[number] = {"requests_per_s": round(rate, 1), "ratio": round(ratio, 3), "cpu_ms": round(cpu, 2)}
+                print(f"{number:>11}{rate:>12.1f}{number / LATENCY:>8.0f}{ratio:>7.2f}{cpu:>8.2f}")
+            print(json.dumps({"latency_s": LATENCY, "by_concurrency": found}))
+        finally:
+            server.terminate()
+
+
+if __name__ == "__main__":
+    main()
