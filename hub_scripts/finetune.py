@@ -78,7 +78,10 @@ def _trainer(arguments: FinetuneArguments, config: "ComaContrastiveConfig") -> "
             kwargs["eval_dataset"] = _load(arguments.eval_data, arguments, config.on_bad_row, evaluation=True)
     model, processor, adapter = load_trainable(arguments)
     if arguments.cache_pixels:
-        kwargs["data_collator"] = ComaContrastiveCollator.of(CachingProcessor.of(processor), config)
+        caching = CachingProcessor.of(processor)
+        if config.dataloader_num_workers:  # what they would add is lost with them
+            caching.fill_from(kwargs["train_dataset"], config.dataloader_num_workers)
+        kwargs["data_collator"] = ComaContrastiveCollator.of(caching, config)
     trainer = ComaContrastiveTrainer(model, config, processor, adapter, **kwargs)
     if arguments.eval_data is not None:
         task = RetrievalSet.from_rows(without_decoding(kwargs["eval_dataset"]), config.instructions)

@@ -85,10 +85,11 @@ def _trainer(arguments: PretrainArguments, config: "ComaCompressionConfig") -> "
             data["train_dataset"] = _with_lengths(data["train_dataset"], processor, config)
     kwargs: dict[str, Any] = {}
     if arguments.cache_pixels:
-        limits = (config.max_length, config.dialogue_max_length)
-        kwargs["data_collator"] = ComaCompressionCollator(
-            CachingProcessor.of(processor), *limits, config.compression_instruction, config.on_bad_row
-        )
+        caching, limits = CachingProcessor.of(processor), (config.max_length, config.dialogue_max_length)
+        if config.dataloader_num_workers:  # what they would add is lost with them
+            caching.fill_from(data["train_dataset"], config.dataloader_num_workers)
+        settings = (*limits, config.compression_instruction, config.on_bad_row)
+        kwargs["data_collator"] = ComaCompressionCollator(caching, *settings)
     return ComaCompressionTrainer(model, config, processor, adapter, **data, **kwargs)
 
 

@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from modeling_coma import ComaProcessor
 from modeling_coma.inputs_coma import to_rgb
+from trainers.rows import pictures_of, without_decoding
 
 
 __all__ = ["CachingProcessor", "image_key"]
+
+logger = logging.get_logger(__name__)
 
 
 class CachingProcessor(ComaProcessor):
@@ -24,13 +29,14 @@ class CachingProcessor(ComaProcessor):
     so the same picture in two stages, two columns or two files is preprocessed once.
 
     It is for sets that fit into memory: a picture of N patches takes N x patch_dim x 4 bytes. Workers of a data loader
-    begin with a copy each, so fill it first with [`~CachingProcessor.fill`]. Give it to collators only: what a trainer
-    saves beside its checkpoints is the processor itself.
+    begin every epoch with what it has then, and what they add is lost, so fill it first with
+    [`~CachingProcessor.fill_from`]. Give it to collators only: what a trainer saves beside its checkpoints is the
+    processor itself.
 
     Example:
 
         >>> caching = CachingProcessor.of(processor)
-        >>> caching.fill(dataset["image"], num_workers=2)
+        >>> caching.fill_from(dataset, num_workers=2)
         >>> collator = ComaCompressionCollator(caching)
     """
 
@@ -57,15 +63,32 @@ class CachingProcessor(ComaProcessor):
         pixels, grids = zip(*(self.pixels[key] for key in keys), strict=True)
         return {"pixel_values": np.concatenate(pixels), "image_grid_thw": np.stack(grids)}
 
+    def fill_from(self, dataset: Dataset, num_workers: int = 0) -> None:
+        """Preprocesses all pictures of the rows of either stage beforehand, as [`~CachingProcessor.fill`]."""
+        if not isinstance(dataset, Dataset):
+            raise ValueError(f"The pictures of a stream cannot be kept ({type(dataset).__name__}); load a data set.")
+        rows = without_decoding(dataset)
+        self.fill((image for row in rows for _, image in pictures_of(row)), num_workers)
+
     def fill(self, images: Iterable[Any], num_workers: int = 0, batch_size: int = 64) -> None:
-        """Preprocesses pictures beforehand, in `num_workers` processes, with a progress bar."""
-        keyed = {(image_key(image, row), "{}"): (image, row) for row, image in enumerate(images)}
-        todo = [(key, *pair) for key, pair in keyed.items() if key not in self.pixels]
-        loader = DataLoader(todo, batch_size, num_workers=num_workers, collate_fn=self._preprocess)
+        """Preprocesses pictures beforehand, in `num_workers` processes, with a progress bar. What cannot be decoded
+        is left for the collator, which knows its row."""
+        keyed = {(image_key(image), "{}"): image for image in images}
+        todo = [(key, image, 0) for key, image in keyed.items() if key not in self.pixels]
+        loader = DataLoader(todo, batch_size, num_workers=num_workers, collate_fn=self._preprocess_good)
         with tqdm(total=len(todo), desc="Preprocessing", unit="image", disable=not todo) as progress:
             for made in loader:
                 self.pixels |= made
-                progress.update(len(made))
+                progress.update(min(batch_size, len(todo) - progress.n))
+
+    def _preprocess_good(self, keyed: list[tuple[tuple, Any, int]]) -> dict[tuple, tuple]:
+        try:
+            return self._preprocess(keyed)
+        except ValueError as error:
+            if len(keyed) == 1:
+                logger.warning(f"A picture is not kept: {error}")
+                return {}
+        return {key: made for one in keyed for key, made in self._preprocess_good([one]).items()}
 
     def _preprocess(self, keyed: list[tuple[tuple, Any, int]], **images_kwargs: Any) -> dict[tuple, tuple]:
         if not keyed:

@@ -15,7 +15,17 @@ from transformers.utils import logging
 from modeling_coma.inputs_coma import to_rgb
 
 
-__all__ = ["ROW", "BadRows", "NumberedRows", "as_image", "describe", "fault", "undecoded", "without_decoding"]
+__all__ = [
+    "ROW",
+    "BadRows",
+    "NumberedRows",
+    "as_image",
+    "describe",
+    "fault",
+    "pictures_of",
+    "undecoded",
+    "without_decoding",
+]
 
 logger = logging.get_logger(__name__)
 
@@ -140,7 +150,7 @@ class BadRows:
 
 def _reason(row: dict[str, Any], error: ValueError) -> str:
     """The picture that is to blame, by its column; else what the error says, without the place in a batch of one."""
-    for column, picture in _pictures(row):
+    for column, picture in pictures_of(row):
         try:
             to_rgb(picture)
         except ValueError as why:
@@ -149,14 +159,14 @@ def _reason(row: dict[str, Any], error: ValueError) -> str:
     return re.sub(r"^Row \d+(:?) ", lambda found: "" if found[1] else "it ", str(error))
 
 
-def _pictures(value: Any, column: str = "") -> Iterator[tuple[str, Any]]:
-    """The pictures of a row, however nested: what is called `image` or `images`."""
+def pictures_of(value: Any, column: str = "") -> Iterator[tuple[str, Any]]:
+    """The pictures of a row, however nested, and the columns they stand in: what is called `image` or `images`."""
     if isinstance(value, dict) and value.keys() != {"bytes", "path"}:
         for name, inner in value.items():
-            yield from _pictures(inner, f"{column}.{name}" if column else str(name))
+            yield from pictures_of(inner, f"{column}.{name}" if column else str(name))
     elif isinstance(value, list):
         for place, inner in enumerate(value):
-            yield from _pictures(inner, f"{column}[{place}]")
+            yield from pictures_of(inner, f"{column}[{place}]")
     elif re.search(r"\b(image|images?\[\d+\])$", column) and as_image(value) is not None:
         yield column, as_image(value)
 

@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
+from modeling_coma import ComaProcessor
+from trainers.contrastive_collator import ComaContrastiveCollator
+from trainers.data.schema import PAIR_FEATURES
 from trainers.pixel_cache import CachingProcessor, image_key
+from trainers.rows import without_decoding
 
 
 @pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen3_vl"], indirect=True)
@@ -75,3 +80,24 @@ def test_a_bad_picture_is_named(make_coma: Callable, picture: Callable) -> None:
     caching = CachingProcessor.of(make_coma()[1])
     with pytest.raises(ValueError, match="Row 1: cannot decode"):
         caching.process([picture(28, 28), {"image": b"no"}, picture(28, 28)])
+
+
+def test_all_pictures_of_a_data_set_are_kept_and_bad_ones_left_to_the_collator(
+    make_coma: Callable, contrastive_rows: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = contrastive_rows("image", 5)
+    rows[3]["positive"]["image"] = rows[0]["query"]["image"]
+    dataset = Dataset.from_list(rows, features=PAIR_FEATURES)
+    stored = without_decoding(dataset).to_list()
+    stored[1]["query"]["image"]["bytes"] = b"no picture"
+    caching = CachingProcessor.of(make_coma()[1])
+    caching.fill_from(Dataset.from_list(stored, features=dataset.features), num_workers=1)
+    pictures = {one["bytes"] for row in stored for one in [row[side]["image"] for side in ("query", "positive")]}
+    pictures |= {item["image"]["bytes"] for row in stored for item in row["negatives"]}
+    assert len(caching.pixels) == len(pictures) - 1
+    with pytest.raises(ValueError, match=r"Row 1 of the data set is bad: column query\.image: found 10 bytes"):
+        ComaContrastiveCollator(caching)(stored)
+    monkeypatch.setattr(ComaProcessor, "process_images", lambda *_: pytest.fail("preprocessed again"))
+    assert len(ComaContrastiveCollator(caching)(stored[2:])["queries"]) == 3
+    with pytest.raises(ValueError, match="pictures of a stream cannot be kept"):
+        caching.fill_from(dataset.to_iterable_dataset())

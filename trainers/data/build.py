@@ -21,7 +21,7 @@ from datasets import Dataset, Features
 from transformers.utils import logging
 
 from trainers.data.records import Record, Records
-from trainers.rows import BadRows
+from trainers.rows import BadRows, undecoded
 
 
 __all__ = ["Policy", "bad_rows_of", "build_dataset", "convert_records", "need_columns"]
@@ -106,6 +106,7 @@ def convert_records(records: Iterable[Record], convert: partial, bad_rows: BadRo
 def _write(file: Path, records: Records, convert: partial, features: Features, bad_rows: BadRows) -> set[str]:
     """Writes what `Dataset.from_file` reads; gives the columns that were seen."""
     seen, schema, written = set(records.columns or ()), features.arrow_schema, 0
+    pictures = [name for name, feature in features.items() if undecoded(feature) != feature]
 
     def watched() -> Iterator[Record]:
         for record in records.rows():
@@ -115,7 +116,7 @@ def _write(file: Path, records: Records, convert: partial, features: Features, b
 
     with logging.tqdm(desc=f"Reading {records.name}", unit="row") as progress, pa.OSFile(str(file), "wb") as sink:
         with pa.ipc.new_stream(sink, schema) as writer:
-            for batch in _batches(convert_records(watched(), convert, bad_rows)):
+            for batch in _batches(convert_records(watched(), convert, bad_rows), pictures):
                 writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
                 written += len(batch)
                 progress.update(len(batch))
@@ -125,12 +126,12 @@ def _write(file: Path, records: Records, convert: partial, features: Features, b
     return seen
 
 
-def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Rows in batches of which no one is large, pictures counted."""
+def _batches(rows: Iterable[dict[str, Any]], pictures: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """Rows in batches of which no one is large; what is large are the pictures in these columns."""
     batch, size = [], 0
     for row in rows:
         batch.append(row)
-        size += _bytes_of(row)
+        size += sum(_bytes_of(row[name]) for name in pictures)
         if len(batch) == BATCH_ROWS or size > BATCH_BYTES:
             yield batch
             batch, size = [], 0

@@ -115,7 +115,7 @@ def root_of(source: str | Path | Dataset, image_root: str | Path | None) -> str:
 
 def mapped_row(record: dict[str, Any], columns: DialogueColumns, root: str) -> dict[str, Any]:
     """A row of stage 1 from a record with these columns."""
-    images = as_stored_list(record.get(columns.images), columns.images, Path(root))
+    images = as_stored_list(record.get(columns.images), columns.images, root)
     if columns.question is None:
         if columns.messages not in record:
             hint = "; its `conversations` are what `load_llava` reads" if "conversations" in record else ""
@@ -124,14 +124,14 @@ def mapped_row(record: dict[str, Any], columns: DialogueColumns, root: str) -> d
     else:
         messages = _turns(record.get(columns.question), record.get(columns.answer), columns)
     names = (columns.messages, "role", "content")
-    return dialogue_row(images, record.get(columns.text), messages, Path(root), names)
+    return dialogue_row(images, record.get(columns.text), messages, root, names)
 
 
 def dialogue_row(
     images: list[dict[str, Any]],
     text: Any,
     messages: Any,
-    root: Path,
+    root: str,
     names: tuple[str, str, str] = ("messages", "role", "content"),
     roles: dict[str, str] = ROLES,
     placeholders: bool = False,
@@ -156,7 +156,7 @@ def dialogue_row(
     return row
 
 
-def _content(content: Any, column: str, root: Path) -> tuple[str, int, list[dict[str, Any]]]:
+def _content(content: Any, column: str, root: str) -> tuple[str, int, list[dict[str, Any]]]:
     """Its text, the number of placeholders that were in it, and its own pictures."""
     if isinstance(content, str):
         check_text(content, column)
@@ -180,7 +180,7 @@ def _content(content: Any, column: str, root: Path) -> tuple[str, int, list[dict
     return "\n".join(filter(None, texts)), placeholders, images
 
 
-def _picture(block: dict[str, Any], column: str, root: Path) -> dict[str, Any] | None:
+def _picture(block: dict[str, Any], column: str, root: str) -> dict[str, Any] | None:
     """The picture of a block, or `None` for a placeholder."""
     names = [name for name in ("image", "image_url", "url", "path", "base64") if block.get(name) not in (None, "")]
     if not names:

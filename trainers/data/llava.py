@@ -58,6 +58,6 @@ def _load(
 def llava_row(record: dict[str, Any], root: str, placeholders: bool = True) -> dict[str, Any]:
     """A row of stage 1; without `placeholders`, there may be none of them."""
     column = "images" if record.get("image") is None and "images" in record else "image"
-    images = as_stored_list(record.get(column), column, Path(root))
+    images = as_stored_list(record.get(column), column, root)
     turns = record.get("conversations")
-    return dialogue_row(images, None, turns, Path(root), ("conversations", "from", "value"), SPEAKERS, placeholders)
+    return dialogue_row(images, None, turns, root, ("conversations", "from", "value"), SPEAKERS, placeholders)

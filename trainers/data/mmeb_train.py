@@ -117,7 +117,7 @@ def mmeb_row(record: dict[str, Any], name: str, root: str) -> dict[str, Any]:
     columns = ("neg_text", "neg_image_path")
     texts, images = (_listed(record.get(column), column) for column in columns)
     for place, text in enumerate(texts):
-        picture = as_stored(images[place], f"neg_image_path[{place}]", Path(root)) if place < len(images) else None
+        picture = as_stored(images[place], f"neg_image_path[{place}]", root) if place < len(images) else None
         texts[place] = _unmarked(text, picture is not None, f"neg_text[{place}]")
     row["negatives"] = negatives_of(texts, images, columns, root)
     check_pair(row)
@@ -125,7 +125,7 @@ def mmeb_row(record: dict[str, Any], name: str, root: str) -> dict[str, Any]:
 
 
 def _item(text: Any, image: Any, columns: Sequence[str], root: str) -> dict[str, Any]:
-    picture = as_stored(image, columns[1], Path(root))
+    picture = as_stored(image, columns[1], root)
     return item_of(_unmarked(text, picture is not None, columns[0]), picture, tuple(columns), root)
 
 

@@ -203,7 +203,7 @@ def item_of(text: Any, image: Any, columns: tuple[str, str], root: str) -> dict[
     if isinstance(text, int | float) and not isinstance(text, bool):
         text = str(text)  # a number in a table is a text
     check_text(text, columns[0])
-    picture = as_stored(image, columns[1], Path(root))
+    picture = as_stored(image, columns[1], root)
     if picture is None and not (text or "").strip():
         raise fault(" and ".join(dict.fromkeys(columns)), "neither a text nor a picture", "one of them, or both")
     return {"text": text or None, "image": picture}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,14 @@ PICTURE_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".
 EXPECTED = "a path, the bytes of a file, a data: URI or nothing"
 
 
-def as_stored(value: Any, column: str, root: Path) -> dict[str, Any] | None:
+def as_stored(value: Any, column: str, root: str) -> dict[str, Any] | None:
     """
     A picture as `datasets` stores it.
 
     Args:
         value: a path, a `file:` or `data:` URI, bytes, `{"bytes", "path"}`, or nothing (`None` or an empty text).
         column (`str`): where it stands, for error messages.
-        root (`Path`): folder at which relative paths begin.
+        root (`str`): folder at which relative paths begin.
 
     Returns:
         `dict` with `bytes` and `path`, one of them `None`; or `None` for nothing.
@@ -48,7 +49,7 @@ def as_stored(value: Any, column: str, root: Path) -> dict[str, Any] | None:
     return _from_text(value, column, root)
 
 
-def _from_text(value: str, column: str, root: Path) -> dict[str, Any]:
+def _from_text(value: str, column: str, root: str) -> dict[str, Any]:
     scheme = value.partition(":")[0].lower() if ":" in value else ""
     if scheme == "data":
         return {"bytes": _from_data_uri(value, column), "path": None}
@@ -62,7 +63,7 @@ def _from_text(value: str, column: str, root: Path) -> dict[str, Any]:
         value.encode()
     except UnicodeEncodeError as error:
         raise fault(column, f"{ascii(value)[:80]}, which is not UTF-8", EXPECTED) from error
-    return {"bytes": None, "path": str(root / value)}
+    return {"bytes": None, "path": os.path.join(root, value)}
 
 
 def _from_data_uri(value: str, column: str) -> bytes:
@@ -78,7 +79,7 @@ def _from_data_uri(value: str, column: str) -> bytes:
     return content
 
 
-def as_stored_list(value: Any, column: str, root: Path) -> list[dict[str, Any]]:
+def as_stored_list(value: Any, column: str, root: str) -> list[dict[str, Any]]:
     """The same for a list, or for one picture; none may be missing in a list."""
     if not isinstance(value, list | tuple):
         picture = as_stored(value, column, root)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features, Image, Value
 
 from trainers.data import build
 from trainers.data.build import build_dataset
@@ -15,7 +15,7 @@ from trainers.data.records import open_records
 from trainers.rows import BadRows, fault
 
 
-FEATURES = Features({"n": Value("int64"), "blob": Value("binary")})
+FEATURES = Features({"n": Value("int64"), "image": Image()})
 CALLS: list[int] = []
 
 
@@ -23,7 +23,7 @@ def convert(record: dict[str, Any], factor: int) -> dict[str, Any]:
     CALLS.append(record["n"])
     if record["n"] % 10 == 3:
         raise fault("n", str(record["n"]), "a number that does not end with 3")
-    return {"n": factor * record["n"], "blob": b"x" * record["n"]}
+    return {"n": factor * record["n"], "image": {"bytes": b"x" * record["n"], "path": None}}
 
 
 @pytest.fixture
