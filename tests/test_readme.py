@@ -1,9 +1,12 @@
-"""Every snippet of the README is run as it stands, the Python ones in one session, the commands in one folder."""
+"""Every snippet of the README and of the page about data is run as it stands: the Python ones in one session, the
+commands in one folder; blocks with a title are files, which are written there.
+"""
 
 import contextlib
 import io
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,16 +16,25 @@ from hub_scripts.cli import main
 from hub_scripts.create import create_model
 from hub_scripts.folders import save_model
 from hub_scripts.tiny_backbone import create_tiny_backbone
+from trainers.data.emoji import load_emoji
 
 
 ROOT = Path(__file__).resolve().parents[1]
-SNIPPETS = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S | re.M)
+PAGES = ("README.md", "docs/data.md")
+# language, title, content
+SNIPPETS = {
+    page: re.findall(
+        r'^```(\w*)(?: title="(.*?)")?\n(.*?)^```', (ROOT / page).read_text(encoding="utf-8"), re.S | re.M
+    )
+    for page in PAGES
+}
 
 
 @pytest.fixture
 def stranger(tmp_path, monkeypatch):
-    """Where a stranger would be: a folder after `make demo`, with a photo, and a backbone in place of the Hub's."""
+    """Where a stranger would be: a folder after `make demo`, with photos, and a backbone in place of the Hub's."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     backbone = tmp_path / "Qwen" / "Qwen2.5-VL-3B-Instruct"
     create_tiny_backbone(backbone, texts=["a red apple, what is drawn here?"] * 20)
     save_model(*create_model(str(backbone), num_compression_tokens=4), tmp_path / "demo" / "model")
@@ -31,25 +43,73 @@ def stranger(tmp_path, monkeypatch):
         Image.effect_mandelbrot((90, 60), (-2, -1, 1, 1), 20).convert("RGB").save(path)
 
 
-def test_every_snippet_is_of_a_kind_that_is_run():
-    assert {language for language, _ in SNIPPETS} == {"bash", "python"}
+@pytest.fixture
+def pictures(stranger):
+    """Pictures that the page about data speaks of, with a caption beside each, and the files that it shows."""
+    emoji = load_emoji(["noto"])
+    Path("pictures").mkdir()
+    for name in ("cat.png", "dog.jpg", "bicycle.webp", "red_apple.png"):
+        row = emoji[emoji["label"][:].index(name.partition(".")[0].replace("_", " "))]
+        row["image"].convert("RGB").save(Path("pictures", name))
+        Path("pictures", name).with_suffix(".txt").write_text(f"A drawing of a {row['label']}.")
+    for place in ("MMEB-train/images/ImageNet_1K/Train/cat.png", "MMEB-train/images/MSCOCO_t2i/Train/dog.jpg"):
+        Path(place).parent.mkdir(parents=True)
+        shutil.copy(Path("pictures", Path(place).name), place)
+    for _, title, content in SNIPPETS["docs/data.md"]:
+        if title:
+            Path(title).parent.mkdir(parents=True, exist_ok=True)
+            Path(title).write_text(content, encoding="utf-8")
 
 
-def test_python_snippets(stranger):
-    pytest.importorskip("sentence_transformers")
-    session = {}
-    for language, code in SNIPPETS:
+@pytest.mark.parametrize("page", PAGES)
+def test_every_snippet_is_of_a_kind_that_is_run(page):
+    assert {language for language, title, _ in SNIPPETS[page] if not title} == {"bash", "python"}
+    assert {language for language, title, _ in SNIPPETS[page] if title} <= {"json", "csv"}
+
+
+def run_python(page):
+    """The names that the snippets have defined in the end, and what they printed."""
+    session, printed = {}, io.StringIO()
+    for language, _, code in SNIPPETS[page]:
         if language == "python":
-            with contextlib.redirect_stdout(io.StringIO()):
-                exec(compile(code, "README.md", "exec"), session)
+            with contextlib.redirect_stdout(printed):
+                exec(compile(code, page, "exec"), session)
+    return session, printed.getvalue()
+
+
+def test_python_snippets_of_the_readme(stranger):
+    pytest.importorskip("sentence_transformers")
+    session, _ = run_python("README.md")
     assert session["embeddings"].shape == (4, 64)
     assert Path("my-coma", "modeling_coma.py").exists()
 
 
-def commands():
+def test_python_snippets_of_the_page_about_data(pictures):
+    session, printed = run_python("docs/data.md")
+    assert session["message"].startswith(
+        "Row 1 of broken.jsonl is bad: column positive.image: found int 3, expected a path"
+    )
+    assert list(session["bad_rows"].reasons) == [1, 2, 3] and len(session["rows"]) == 2
+    assert "Which animal barks?" in printed and "bicycle |" in printed and "A dog." in printed
+
+
+def test_the_page_about_data_knows_every_loader():
+    page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    loaders = {
+        name
+        for file in (ROOT / "trainers" / "data").glob("*.py")
+        for name in re.findall(r"^def ((?:load|stream)_\w+)", file.read_text(encoding="utf-8"), re.M)
+    } - {"load_emoji"}
+    assert len(loaders) >= 11 and all(f"`{name}`" in page for name in loaders)
+    links = re.findall(r"\]\(#(.*?)\)", page)
+    titles = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^## (.*)", page, re.M)}
+    assert set(links) <= titles
+
+
+def commands(page):
     lines = [
         line.partition("#")[0].strip()
-        for language, code in SNIPPETS
+        for language, _, code in SNIPPETS[page]
         if language == "bash"
         for line in code.splitlines()
     ]
@@ -57,9 +117,10 @@ def commands():
 
 
 @pytest.mark.slow
-def test_commands(stranger, capsys):
+@pytest.mark.parametrize("page", PAGES)
+def test_commands(page, pictures, capsys):
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
-    for program, *arguments in commands():
+    for program, *arguments in commands(page):
         if program == "make":
             assert arguments[0] in targets
         else:
