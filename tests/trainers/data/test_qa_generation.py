@@ -36,7 +36,7 @@ def generate(
     server: ChatServer, sources: list[Source], out: Path, run: Callable = generate_dialogues, **settings: Any
 ) -> None:
     async def main() -> None:
-        patience = {"timeout": 0.4, "backoff": 0.01, "concurrency": 8}
+        patience = {"timeout": 0.4, "backoff": 0.01, "concurrency": 4}
         async with ServerChat(ServerSettings(server.url, "m", **patience)) as chat:
             with QAOutput(out, settings) as output:
                 await run(sources, chat, output, QASettings(**settings))

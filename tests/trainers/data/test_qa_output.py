@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -60,6 +61,31 @@ def test_killed_at_any_byte(tmp_path: Path, last: int) -> None:
         assert [file.read_bytes() for file in files] == before, length
     write(out, range(last, last + 1))
     assert [file.read_bytes() for file in files] == after
+
+
+def test_statistics_are_on_disk_before_their_row(tmp_path: Path) -> None:
+    """As the test above takes for granted."""
+    out, order = tmp_path / "out.jsonl", []
+    with QAOutput(out, SETTINGS) as output:
+        for name, file in zip(QAFiles._fields, list(output._open), strict=True):
+            output._open[QAFiles._fields.index(name)] = Recorder(name, file, order)
+        output.write(written(0))
+        output.write(written(1))
+    assert order == ["stats", "stats!", "rows", "rows!", "stats", "stats!", "failed", "failed!"]
+
+
+class Recorder:
+    def __init__(self, name: str, file: IO[bytes], order: list[str]) -> None:
+        self.name, self.file, self.order = name, file, order
+        self.close = file.close
+
+    def write(self, line: bytes) -> None:
+        self.order.append(self.name)
+        self.file.write(line)
+
+    def flush(self) -> None:
+        self.order.append(f"{self.name}!")
+        self.file.flush()
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
