@@ -31,10 +31,12 @@ LISTS = ("tgt_text", "tgt_img_path")
 
 
 class _Row(NamedTuple):
-    """A row as contents of messages, and the names of its candidates; without names the first candidate is right."""
+    """A row: the content of its query; prompt and path of each candidate, and the column to blame for one that is bad;
+    the names of the candidates, without which the first is right."""
 
     query: list[dict]
-    candidates: list[list[dict]]
+    candidates: list[tuple[str, str]]
+    column: str
     names: list[str] | None
 
 
@@ -61,11 +63,16 @@ def read_image_set(
         raise ValueError(f"{of.name} has no rows.")
     read = _read_v2 if "qry_inst" in rows[0] else _read_v1
     reader, unique = _Reader(of, Path(image_root)), UniqueInputs()
+    known: dict[tuple[str, str], int] = {}  # rows share most of their candidates
     queries, relevant, candidates = [], [], []
     for number, row in enumerate(rows):
         made = read(reader, number, row)
         queries.append([{"role": "user", "content": made.query}])
-        places = [unique.add([{"role": "user", "content": content}]) for content in made.candidates]
+        for place, pair in enumerate(made.candidates):
+            if pair not in known:
+                content = reader.content(number, f"{made.column}[{place}]", *pair)
+                known[pair] = unique.add([{"role": "user", "content": content}])
+        places = [known[pair] for pair in made.candidates]
         names = made.names or places
         relevant.append(sorted({place for place, name in zip(places, names, strict=True) if name == names[0]}))
         candidates.append(sorted(set(places)))
@@ -75,8 +82,7 @@ def read_image_set(
 def _read_v1(reader: _Reader, number: int, row: dict[str, Any]) -> _Row:
     reader.check(number, row, V1_COLUMNS)
     query = reader.content(number, "qry_text", row["qry_text"], row["qry_img_path"])
-    pairs = zip(row["tgt_text"], row["tgt_img_path"], strict=True)
-    return _Row(query, [reader.content(number, f"tgt_text[{n}]", *pair) for n, pair in enumerate(pairs)], None)
+    return _Row(query, list(zip(row["tgt_text"], row["tgt_img_path"], strict=True)), "tgt_text", None)
 
 
 def _read_v2(reader: _Reader, number: int, row: dict[str, Any]) -> _Row:
@@ -90,10 +96,7 @@ def _read_v2(reader: _Reader, number: int, row: dict[str, Any]) -> _Row:
     with_texts = [path + ":" + text.strip('"') for path, text in zip(paths, texts, strict=True)]
     names = {"from_text": paths, "to_image": with_texts}
     column = "tgt_img_path" if assembly in names else "tgt_text"
-    contents = [
-        reader.content(number, f"{column}[{n}]", *pair) for n, pair in enumerate(zip(prompts, paths, strict=True))
-    ]
-    return _Row(query, contents, names.get(assembly, texts))
+    return _Row(query, list(zip(prompts, paths, strict=True)), column, names.get(assembly, texts))
 
 
 class _Reader:
