@@ -95,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_server_options(parser.add_argument_group("a server"))
     local = parser.add_argument_group("this machine")
     local.add_argument("--batch-size", type=positive, default=8, metavar="N", help="conversations (default: 8)")
+    local.add_argument(
+        "--max-pixels", type=positive, metavar="N", help="pictures are shrunk to this (default: as it is)"
+    )
     local.add_argument("--dtype", choices=DTYPES, default="auto", help="precision; auto is that of the checkpoint")
     local.add_argument("--device", default="auto", help="for instance cpu or cuda:1; auto takes an accelerator")
     return parser
@@ -140,7 +143,7 @@ async def _chat(arguments: argparse.Namespace) -> AsyncIterator["Chat"]:
     if arguments.local:
         from trainers.data.qa_local import LocalChat
 
-        written["batch_size"] = arguments.batch_size
+        written |= {"batch_size": arguments.batch_size, "max_pixels": arguments.max_pixels}
         yield LocalChat.from_pretrained(arguments.local, arguments.dtype, arguments.device, **written)
         return
     from trainers.data.qa_server import ServerChat, ServerSettings

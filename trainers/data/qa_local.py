@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,12 @@ class LocalChat:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str, dtype: str = "auto", device: str = "auto", **settings: Any
+        cls,
+        name_or_path: str,
+        dtype: str = "auto",
+        device: str = "auto",
+        max_pixels: int | None = None,
+        **settings: Any,
     ) -> LocalChat:
         """
         Loads a Qwen2-VL, Qwen2.5-VL or Qwen3-VL; other models answer through a server.
@@ -66,6 +72,7 @@ class LocalChat:
         Args:
             name_or_path (`str`): a folder, or a name on the Hub.
             dtype, device (`str`, *optional*): as in `coma embed`.
+            max_pixels (`int`, *optional*): what pictures are shrunk to, by default as the model has it.
             settings: those of [`LocalChat`].
 
         Returns:
@@ -78,6 +85,8 @@ class LocalChat:
         image_processor = AutoImageProcessor.from_pretrained(name_or_path)
         if "<|image_pad|>" not in tokenizer.get_vocab() or not tokenizer.chat_template:
             raise ValueError(f"{name_or_path} is no Qwen vision-language model with a chat template; start a server.")
+        if max_pixels is not None:
+            image_processor.size = dataclasses.replace(image_processor.size, longest_edge=max_pixels)
         # Without compression tokens this is the processor of the backbone, and does with and without torchvision.
         templates = {"default": tokenizer.chat_template}
         processor = ComaProcessor(image_processor, tokenizer, chat_template=templates, num_compression_tokens=0)
@@ -90,7 +99,12 @@ class LocalChat:
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same for two runs to be one."""
         weight = next(self.model.parameters()).detach().flatten()[:4].float().tolist()
-        known_by = {"parameters": self.model.num_parameters(), "begins": [round(value, 5) for value in weight]}
+        size = self.processor.image_processor.size
+        known_by = {
+            "pixels": [size["shortest_edge"], size["longest_edge"]],
+            "parameters": self.model.num_parameters(),
+            "begins": [round(value, 5) for value in weight],
+        }
         return {"model": self.name, "temperature": self.temperature, "max_tokens": self.max_tokens, **known_by}
 
     async def complete(self, messages: list[Message], seed: int) -> Reply:

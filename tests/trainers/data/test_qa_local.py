@@ -104,6 +104,16 @@ def test_a_fault_reaches_everybody_who_waits(make_backbone: Callable, pictures: 
     assert [type(error) for error in asyncio.run(run())] == [ValueError] * 3
 
 
+def test_pictures_are_shrunk(make_backbone: Callable, pictures: list[Picture]) -> None:
+    folder = str(make_backbone("qwen2_5_vl"))
+    asked = [[{"role": "user", "content": "what?", "picture": picture}] for picture in pictures]
+    whole = answers(LocalChat.from_pretrained(folder, max_tokens=1, device="cpu"), asked)
+    chat = LocalChat.from_pretrained(folder, max_tokens=1, device="cpu", max_pixels=28 * 28)
+    shrunk = answers(chat, asked)
+    assert len({reply.prompt_tokens for reply in shrunk}) == 1 < len({reply.prompt_tokens for reply in whole})
+    assert chat.fingerprint["pixels"][1] == 28 * 28
+
+
 def test_known_again_by_name_and_weights(make_backbone: Callable) -> None:
     chat = LocalChat.from_pretrained(str(make_backbone("qwen2_5_vl")), device="cpu")
     before = chat.fingerprint
