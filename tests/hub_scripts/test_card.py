@@ -101,7 +101,7 @@ def test_the_card_of_an_adapter(coma_pair: tuple, tmp_path: Path) -> None:
     write_model_card(tmp_path, *coma_pair, "org/adapter", CardSources(adapter_of="org/base"))
     card = ModelCard.load(tmp_path / "README.md")
     assert (card.data.base_model, card.data.base_model_relation) == ("org/base", "adapter")
-    assert "pip install peft" in card.text
+    assert 'pip install "peft>=0.20"' in card.text
 
 
 def test_results_of_another_model(coma_pair: tuple, evaluated: Path) -> None:
