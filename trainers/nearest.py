@@ -42,21 +42,21 @@ def nearest_documents(
         places = torch.searchsorted(block, left_out).clamp(max=len(block) - 1)
         here = block[places] == left_out
         found[rows[here], places[here]] = -torch.inf
-        scores = torch.cat([scores, found], dim=1)
-        numbers = torch.cat([numbers, block.expand(len(queries), -1)], dim=1)
-        scores, numbers = _first(scores, numbers, depth)
+        found, places = _first(found, depth)
+        scores, numbers = torch.cat([scores, found], dim=1), torch.cat([numbers, block[places]], dim=1)
+        scores, places = _first(scores, depth)
+        numbers = numbers.gather(1, places)
     return scores, numbers
 
 
-def _first(scores: torch.Tensor, numbers: torch.Tensor, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The largest scores of each row in order; where equal ones are at the edge, those that come first are in."""
+def _first(scores: torch.Tensor, depth: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest scores of each row, and their places. Of equal ones those that come first are in, and come first."""
     depth = min(depth, scores.shape[1])
-    values, places = scores.topk(depth, dim=1)
-    edge = values[:, -1:]
-    undecided = ((scores == edge).sum(1) > (values == edge).sum(1)).nonzero()[:, 0]
-    if len(undecided):
+    values, places = scores.topk(min(depth + 1, scores.shape[1]), dim=1)
+    undecided = (values[:, depth:] == values[:, depth - 1 : depth]).any(1).nonzero()[:, 0]
+    places = places[:, :depth]
+    if len(undecided):  # which of equal scores `topk` takes is not said
         places[undecided] = scores[undecided].sort(dim=1, descending=True, stable=True).indices[:, :depth]
     places = places.sort(dim=1).values
-    values = scores.gather(1, places)
-    order = values.sort(dim=1, descending=True, stable=True).indices
-    return values.gather(1, order), numbers.gather(1, places.gather(1, order))
+    values, order = scores.gather(1, places).sort(dim=1, descending=True, stable=True)
+    return values, places.gather(1, order)
