@@ -13,6 +13,7 @@ class Arm:
         tokens (`int`): K.
         pooling (`str`): "mean", or "last" for the state of the last compression token.
         dialogues (`str`, *optional*): what stage 1 is trained on: "multi-turn", "single-turn" or "caption".
+        longer (`int`): how many times as long as usual stage 1 is; more than once costs more than the other arms.
         kl (`bool`): stage 1 is distilled from the uncompressed backbone, instead of taught by the answers.
         joint (`bool`): the loss of stage 1 is added in every step of stage 2, instead of coming before.
         share (`float`): of the pairs of stage 2.
@@ -25,6 +26,7 @@ class Arm:
     tokens: int = 8
     pooling: str = "mean"
     dialogues: str | None = None
+    longer: int = 1
     kl: bool = False
     joint: bool = False
     share: float = 1.0
@@ -61,6 +63,7 @@ CLAIM = {
         replace(COMA, name="single turn, cross-entropy", dialogues="single-turn"),
         replace(COMA, name="several turns, cross-entropy"),
         replace(COMA, name="several turns, KL", kl=True),
+        replace(COMA, name="several turns, four times as long", longer=4),
     ],
     "Contrastive pairs": [
         replace(arm, name=f"{share:.0%} of the pairs, {'with' if arm.dialogues else 'without'} stage 1", share=share)

@@ -35,7 +35,7 @@ class Moment(NamedTuple):
 
 
 def moments(folder: Path, seed: int, emoji: Emoji) -> list[Moment]:
-    stage_1 = folder / "stage-1" / f"K{COMA.tokens}-{COMA.dialogues}-ce-{seed}"
+    stage_1 = folder / "stage-1" / f"K{COMA.tokens}-{COMA.dialogues}-ce-1-{seed}"
     found = []
     for title, loaded in (
         ("before stage 1", ComaForEmbedding.from_backbone(str(folder / "backbone"), COMA.tokens)),

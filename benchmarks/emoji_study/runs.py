@@ -47,9 +47,9 @@ def run(arm: Arm, seed: int, steps: Steps, emoji: Emoji, folder: Path) -> dict[s
     """
     before, seconds, place = None, 0.0, folder / "backbone"
     if arm.dialogues and not arm.joint:
-        place = folder / "stage-1" / f"K{arm.tokens}-{arm.dialogues}-{'kl' if arm.kl else 'ce'}-{seed}"
+        place = folder / "stage-1" / f"K{arm.tokens}-{arm.dialogues}-{'kl' if arm.kl else 'ce'}-{arm.longer}-{seed}"
         if not (place / "found.json").exists():
-            _keep_compressed(arm, seed, steps.compression, emoji, folder / "backbone", place)
+            _keep_compressed(arm, seed, arm.longer * steps.compression, emoji, folder / "backbone", place)
         before = json.loads((place / "found.json").read_text())
         seconds = before.pop("seconds")
         model, processor = ComaForEmbedding.from_pretrained(place), ComaProcessor.from_pretrained(place)
