@@ -93,7 +93,7 @@ def load_cleanly(name: str, revision: str | None = None, offline: bool = False) 
         command = [sys.executable, "-P", script, name, revision or "", str(answer)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode or not answer.exists():
-            raise ValueError(f"{name} does not load where coma-embedding is not installed: {_said(done.stderr)}")
+            raise ValueError(f"{name} does not load in a process without coma-embedding: {_said(done.stderr)}")
         return json.loads(answer.read_text(encoding="utf-8"))
 
 

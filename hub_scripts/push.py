@@ -10,10 +10,12 @@ machine, the folder is loaded in a process that has only torch and transformers,
   coma push my-coma org/my-coma --dry-run out             # prepared and checked, and nothing is sent
   coma verify org/my-coma
 
-Interrupted, the same command goes on: weights that have arrived are not sent again.
+Interrupted, the same command goes on: weights that have arrived are not sent again. What is sent is prepared in the
+temporary folder (TMPDIR), which must have room for the weights.
 """
 
 import argparse
+import re
 import shutil
 import sys
 import tempfile
@@ -40,6 +42,9 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     if arguments.create_pr and (arguments.tag or arguments.revision):
         parser.error("a pull request is neither tagged nor on a branch: leave out --tag and --revision")
+
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", arguments.repo):
+        raise ValueError(f"{arguments.repo!r} is no name of a repository: give ORG/NAME, or your own name for ORG.")
 
     from hub_scripts.folders import new_folder
 

@@ -62,7 +62,7 @@ def test_what_does_not_load_is_not_published(
 
     monkeypatch.setattr(hub_scripts.push, "_save_whole", need_us)
     code, _, error = coma_command("push", source, "org/my-coma", "--dry-run", tmp_path / "out")
-    assert code == 1 and "does not load where coma-embedding is not installed" in error and "trainers" in error
+    assert code == 1 and "does not load in a process without coma-embedding" in error and "trainers" in error
     assert not (tmp_path / "out").exists()
 
 
@@ -90,6 +90,11 @@ def test_what_embeds_differently_is_not_published(
 def test_a_pull_request_has_no_tag(source: Path, coma_command: Callable) -> None:
     with pytest.raises(SystemExit):
         coma_command("push", source, "org/my-coma", "--create-pr", "--tag", "v1")
+
+
+def test_a_repository_has_an_owner(source: Path, coma_command: Callable) -> None:
+    code, _, error = coma_command("push", source, "my-coma")
+    assert code == 1 and "give ORG/NAME" in error
 
 
 def test_an_adapter_needs_a_base_on_the_hub(source: Path, coma_command: Callable, tmp_path: Path) -> None:
