@@ -1,8 +1,9 @@
 """Evaluates a model: on MMEB-v1, on the pictures and visual documents of MMEB-V2, or on pairs of your own.
 
 DATA is a folder with a subfolder or a file per set of MMEB (ImageNet-1K/*.parquet; ViDoRe_docvqa/ with queries, qrels
-and corpus), a table of pairs with the columns query and positive, a name on the Hub, or "visdoc", which is all sets of
-visual documents on the Hub. If sets are missing, they are named and nothing is evaluated; --sets chooses some.
+and corpus), a table of pairs with the columns query and positive, or a name on the Hub. "visdoc" is all sets of visual
+documents on the Hub, "emoji" the packaged pictures of a drawing style that is not trained on. If sets are missing,
+they are named and nothing is evaluated; --sets chooses some.
 
 Every unique input is embedded once. FOLDER gets a file of scores per set, and results.json with the means that the
 benchmark defines. After an interruption the same command goes on after the last set that was finished. Started by
@@ -11,6 +12,7 @@ benchmark defines. After an interruption the same command goes on after the last
   coma evaluate my-coma MMEB-eval/ --output results --image-root eval_images/
   coma evaluate my-coma MMEB-eval/ --output results --sets ImageNet-1K,MSCOCO_t2i
   coma evaluate my-coma visdoc --output results --dtype bfloat16
+  coma evaluate demo/model emoji --output results
   coma evaluate my-coma pairs.jsonl --output results --instruction "shop=Find the product."
   torchrun --nproc-per-node 8 -m hub_scripts.cli evaluate my-coma MMEB-eval/ --output results
 """

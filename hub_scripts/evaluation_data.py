@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 from datasets import Dataset, get_dataset_config_names, load_dataset
 
+from hub_scripts.settings import EMOJI, emoji_styles
+from trainers.data.emoji import emoji_pairs, load_emoji
 from trainers.data.mmeb import read_image_set
 from trainers.data.mmeb_sets import SETS
 from trainers.data.pairs import load_pairs
@@ -50,7 +52,7 @@ def open_sets(
 
     Args:
         data (`Iterable[str]`): folders with a subfolder or a file per set of MMEB, tables or saved data sets of pairs,
-            names on the Hub, or "visdoc".
+            names on the Hub, "visdoc", or "emoji", the packaged pictures of a style that is not trained on.
         chosen (`set[str]`, *optional*): names of the sets that are wanted; by default all that are there, and of MMEB
             every set of the modalities that are there.
         image_root (`Path`, *optional*): where paths begin; by default at the folder.
@@ -89,10 +91,12 @@ def _sets_in(place: str, options: _Options) -> list[NamedSet]:
     path = Path(place)
     if place == FROM_HUB and not path.exists():
         return [_from_hub(name, one.repository, options) for name, one in SETS.items() if one.repository]
+    if place == EMOJI and not path.exists():
+        return [_pairs(place, lambda: emoji_pairs(load_emoji(emoji_styles(evaluation=True))), options)]
     if not path.exists():
         return _on_hub(place, options)
     if path.is_file() or (path / "dataset_info.json").exists():
-        return [_pairs(path.stem, lambda: load_pairs(place), options)]
+        return [_pairs(path.stem, lambda: load_pairs(place, image_root=options.image_root), options)]
     inside = {name: one for name in SETS if (one := _part(path, name)) is not None}
     if not inside:
         raise ValueError(f"{place} has no folder or file that is named like a set of MMEB, and is no table of pairs.")

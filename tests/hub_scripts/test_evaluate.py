@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hub_scripts.evaluation_data import open_sets
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from tests.mmeb_folders import NUMBER, v1_rows, visual_documents, write_mmeb
 from trainers.data.emoji import emoji_pairs, load_emoji
@@ -172,6 +173,12 @@ def test_pairs_of_ones_own(coma_folder: Path, coma_command: Callable, embed: Cal
     assert settings["instructions"] == {"emoji-name": "Find its name."}
     code, _, error = coma_command(*words, "--instruction", "Find its name.")
     assert code == 1 and "--instruction 'Find its name.' is not SOURCE=TEXT" in error
+
+
+def test_the_packaged_emoji_are_a_set() -> None:
+    (one,) = open_sets(["emoji"])
+    made = one.read()
+    assert one.name == "emoji" and len(made.queries) == len(made.documents) == 1595 and len(made.items) == 2 * 1595
 
 
 def test_what_is_no_data(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:

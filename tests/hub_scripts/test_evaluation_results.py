@@ -80,7 +80,9 @@ def test_what_was_made_with_other_settings_is_refused(make_coma, tmp_path):
 
 
 def test_the_commit_is_that_of_the_checkout():
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
     if done.returncode or git_commit() is None:
         pytest.skip("no checkout with this file in it")
     assert git_commit().removesuffix("-dirty") == done.stdout.strip()

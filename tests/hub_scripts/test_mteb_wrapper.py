@@ -1,5 +1,6 @@
 """mteb's own conformance run passes, and what it is given are the embeddings of the model."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ def test_a_task_of_ones_own_has_the_scores_of_our_metrics(coma_folder: Path, cap
     expected = retrieval_metrics(rank_embeddings(names, pictures, Relevance.single(range(40))))["ndcg@10"]
     assert score == pytest.approx(expected, abs=1e-4) and score > 0
     assert f"nDCG@10 {100 * score:.1f}%" in capsys.readouterr().out
+
+
+def test_a_picture_comes_before_its_text(encoder: ComaEncoder, picture: Callable) -> None:
+    batch = {"text": ["a red apple", "it"], "image": [picture(56, 56, 1), picture(84, 56, 2)]}
+    found = encoder.encode([batch], task_metadata=EmojiT2IRetrieval.metadata, hf_split="test", hf_subset="default")
+    pairs = zip(batch["image"], batch["text"], strict=True)
+    with torch.no_grad():
+        inputs = encoder.processor.process([{"image": image, "text": text} for image, text in pairs])
+        assert (found - encoder.model(**inputs).embeddings).abs().max() < 1e-6
 
 
 def test_what_mteb_is_told_of_the_model(encoder: ComaEncoder, coma_folder: Path) -> None:
