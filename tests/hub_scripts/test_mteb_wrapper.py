@@ -10,6 +10,7 @@ import torch
 mteb = pytest.importorskip("mteb")
 
 from mteb.results import TaskResult  # noqa: E402
+from mteb.types import PromptType  # noqa: E402
 
 from hub_scripts.mteb_emoji import EmojiT2IRetrieval, main  # noqa: E402
 from hub_scripts.mteb_wrapper import ComaEncoder  # noqa: E402
@@ -47,6 +48,20 @@ def test_a_picture_comes_before_its_text(encoder: ComaEncoder, picture: Callable
     with torch.no_grad():
         inputs = encoder.processor.process([{"image": image, "text": text} for image, text in pairs])
         assert (found - encoder.model(**inputs).embeddings).abs().max() < 1e-6
+
+
+def test_instructions_are_for_queries(encoder: ComaEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    metadata = EmojiT2IRetrieval.metadata.model_copy(update={"prompt": "Find it."})
+
+    def encode(prompt_type: PromptType | None) -> torch.Tensor:
+        options = {"task_metadata": metadata, "hf_split": "test", "hf_subset": "default", "prompt_type": prompt_type}
+        return encoder.encode([{"text": ["it"]}], **options)
+
+    plain = encode(None)
+    assert torch.equal(encode(PromptType.document), plain)
+    assert (encode(PromptType.query) - plain).abs().max() > 1e-3
+    monkeypatch.setattr(encoder, "use_instructions", False)
+    assert torch.equal(encode(PromptType.query), plain)
 
 
 def test_what_mteb_is_told_of_the_model(encoder: ComaEncoder, coma_folder: Path) -> None:
