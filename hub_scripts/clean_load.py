@@ -26,18 +26,21 @@ def main(argv: list[str]) -> None:
     """Writes the answer; the revision may be empty."""
     name, revision, answer = argv
     hide(THIS_PACKAGE)
-    if Path(name).is_dir():
-        golden, pinned = Path(name, GOLDEN_FILE), {}
-    else:
-        from huggingface_hub import hf_hub_download
+    folder, pinned = Path(name), {}
+    if not folder.is_dir():
+        from huggingface_hub import hf_hub_download, snapshot_download
 
-        golden = Path(hf_hub_download(name, GOLDEN_FILE, revision=revision or None))
-        pinned = {"revision": golden.parent.name}  # folders of the cache are named by commits: all comes from one
-    expected = json.loads(golden.read_text(encoding="utf-8"))
+        folder = Path(hf_hub_download(name, GOLDEN_FILE, revision=revision or None)).parent
+        pinned = {"revision": folder.name}  # folders of the cache are named by commits: all comes from one
+    expected = json.loads((folder / GOLDEN_FILE).read_text(encoding="utf-8"))
     if not expected["adapter"]:
         hide(OF_TRAINING)
-    report = {**embed(name, pinned, decode_inputs(expected)), **pinned, "versions": library_versions()}
-    Path(answer).write_text(json.dumps({**report, "golden": expected}), encoding="utf-8")
+        found = embed(name, pinned, decode_inputs(expected))
+    else:  # of the base, transformers would want the same commit: it gets a folder
+        place = snapshot_download(name, **pinned) if pinned else name
+        found = embed(place, {}, decode_inputs(expected))
+    report = {**found, **pinned, "versions": library_versions(), "golden": expected}
+    Path(answer).write_text(json.dumps(report), encoding="utf-8")
 
 
 def hide(packages: tuple[str, ...]) -> None:

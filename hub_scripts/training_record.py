@@ -32,7 +32,12 @@ RECIPE = (
 ADAPTER = ("lora_r", "lora_alpha", "lora_dropout", "use_dora")
 
 
-def write_training_record(trainer: "ComaTrainer", config: "TrainingArguments", arguments: "ModelArguments") -> None:
+def write_training_record(
+    trainer: "ComaTrainer",
+    config: "TrainingArguments",
+    arguments: "ModelArguments",
+    earlier: list[dict[str, Any]],
+) -> None:
     """
     Adds a stage to the record of the model that was trained, and saves it in the output folder.
 
@@ -40,6 +45,7 @@ def write_training_record(trainer: "ComaTrainer", config: "TrainingArguments", a
         trainer ([`ComaTrainer`]): after training.
         config (`TrainingArguments`): its settings.
         arguments ([`ModelArguments`]): what was trained on what.
+        earlier (`list[dict]`): stages that the model had gone through before.
     """
     from transformers import TrainingArguments
 
@@ -63,8 +69,8 @@ def write_training_record(trainer: "ComaTrainer", config: "TrainingArguments", a
         "last_log": _last_log(trainer.state.log_history),
         "libraries": library_versions(),
     }
-    record = [*read_training_record(arguments.model), stage]
-    Path(config.output_dir, TRAINING_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    content = json.dumps([*earlier, stage], indent=2, default=str)
+    Path(config.output_dir, TRAINING_FILE).write_text(content + "\n", encoding="utf-8")
 
 
 def read_training_record(name_or_path: str | Path) -> list[dict[str, Any]]:

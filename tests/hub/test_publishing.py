@@ -161,5 +161,7 @@ def test_an_adapter_for_a_stranger(hub, make_coma, tmp_path, capsys):
     with torch.no_grad():
         ours = adapted.eval()(**processor.process(["A red bicycle leans on the wall of a bakery."])).embeddings[0]
     assert np.abs(ours.numpy() - golden[0]).max() < 1e-5
+    commit = hub.repos["org/adapter"].branches["main"]
+    assert main(["verify", "org/adapter", "--revision", commit]) == 0 and commit in capsys.readouterr().out
     found = stranger(tmp_path, AN_ADAPTER, "peft", "accelerate", "datasets")
     assert np.abs(found["main"] - golden).max() < 1e-6
