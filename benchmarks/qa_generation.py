@@ -19,38 +19,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from aiohttp import web
-
+from benchmarks.qa_server import LATENCY
 from trainers.data.emoji import load_emoji
 from trainers.data.qa_dialogue import QASettings
 from trainers.data.qa_generation import Source, generate_dialogues
 from trainers.data.qa_output import QAOutput
 from trainers.data.qa_server import ServerChat, ServerSettings
-
-
-LATENCY = 0.05
-QUESTIONS = "\n".join(f"{number}. What is thing number {number}?" for number in range(1, 6))
-
-
-async def answer(request: web.Request) -> web.Response:
-    started = asyncio.get_running_loop().time()
-    body = await request.read()
-    is_first = b"write 3 to 5 questions" in body
-    content = QUESTIONS if is_first else f"A cup with {len(body)} dots."
-    reply = {"choices": [{"message": {"content": content}, "finish_reason": "stop"}]}
-    await asyncio.sleep(started + LATENCY - asyncio.get_running_loop().time())
-    return web.json_response(reply)
-
-
-async def serve() -> None:
-    app = web.Application(client_max_size=2**26)
-    app.router.add_post("/v1/chat/completions", answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=256)
-    await site.start()
-    print(site._server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.Event().wait()
 
 
 def save_pictures(folder: Path, number: int) -> list[Source]:
@@ -78,12 +52,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--pictures", type=int, default=10, help="for every request at one time (default: 10)")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.serve:
-        asyncio.run(serve())
-        return
-    command = [sys.executable, "-m", "benchmarks.qa_generation", "--serve"]
+    command = [sys.executable, "-m", "benchmarks.qa_server"]
     with (
         tempfile.TemporaryDirectory() as folder,
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,

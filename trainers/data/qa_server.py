@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import re
@@ -127,19 +128,19 @@ class ServerChat:
                 "seed": seed,
             }
         ).encode()
-        for retry in range(self.settings.retries + 1):
+        for retry in itertools.count():
             await self._wait_for_a_start()
             try:
                 reply = await self._post(body)
             except _Passing as error:
-                if retry < self.settings.retries:
-                    await asyncio.sleep(self._pause(retry) if error.wait is None else error.wait)
-                    continue
-                self._count_lost(error)
-                raise Rejected(f"server: {error.reason}", f"{retry + 1} times; at last {error.detail}") from error
-            self._lost = 0
-            return reply._replace(retries=retry)
-        raise AssertionError("the last try returns or raises")
+                if retry == self.settings.retries:
+                    self._count_lost(error)
+                    why = f"{retry + 1} times; at last {error.detail}"
+                    raise Rejected(f"server: {error.reason}", why) from error
+                await asyncio.sleep(self._pause(retry) if error.wait is None else error.wait)
+            else:
+                self._lost = 0
+                return reply._replace(retries=retry)
 
     async def _post(self, body: bytes) -> Reply:
         url = f"{self.settings.url.rstrip('/')}/chat/completions"
