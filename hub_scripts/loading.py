@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import AutoConfig
+from transformers.utils import find_adapter_config_file, has_file
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
 
@@ -14,7 +16,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-__all__ = ["is_adapter", "load_adapter", "load_model", "load_processor"]
+__all__ = ["fetch_adapter", "is_adapter", "load_adapter", "load_model", "load_processor"]
+
+ADAPTER = "adapter_config.json"
 
 
 def load_model(name_or_path: str, dtype: str = "auto", device: str = "auto") -> tuple[ComaForEmbedding, ComaProcessor]:
@@ -22,7 +26,7 @@ def load_model(name_or_path: str, dtype: str = "auto", device: str = "auto") -> 
     Loads a model, on its device and ready to embed, and its processor.
 
     Args:
-        name_or_path (`str`): a folder, or a name on the Hub; a folder with an adapter is loaded with its base.
+        name_or_path (`str`): a folder, or a name on the Hub; an adapter is loaded with its base.
         dtype (`str`, *optional*, defaults to `"auto"`): as in `from_pretrained`.
         device (`str`, *optional*, defaults to `"auto"`): by default the accelerator, if there is one.
 
@@ -32,6 +36,7 @@ def load_model(name_or_path: str, dtype: str = "auto", device: str = "auto") -> 
     Raises:
         ValueError: if it is another kind of model, or weights are missing or of another shape.
     """
+    name_or_path = fetch_adapter(name_or_path)
     if is_adapter(name_or_path):
         from trainers.lora import merge_adapter
 
@@ -45,10 +50,18 @@ def load_model(name_or_path: str, dtype: str = "auto", device: str = "auto") -> 
     return model.to(device).eval(), processor
 
 
+def fetch_adapter(name_or_path: str) -> str:
+    """The folder of an adapter that is on the Hub; any other name is given back as it is."""
+    is_name = name_or_path.count("/") == 1 and name_or_path[0] not in "./" and not Path(name_or_path).exists()
+    if not is_name or find_adapter_config_file(name_or_path) is None or has_file(name_or_path, "config.json"):
+        return name_or_path
+    return snapshot_download(name_or_path)
+
+
 def is_adapter(name_or_path: str) -> bool:
     """Whether a folder holds an adapter and no model."""
     folder = Path(name_or_path)
-    return (folder / "adapter_config.json").exists() and not (folder / "config.json").exists()
+    return (folder / ADAPTER).exists() and not (folder / "config.json").exists()
 
 
 def load_adapter(folder: str, base: str | None = None, dtype: str = "auto") -> tuple["PeftModel", str]:
@@ -68,8 +81,8 @@ def load_adapter(folder: str, base: str | None = None, dtype: str = "auto") -> t
     """
     from peft import PeftConfig, PeftModel  # a second or two to import, and few commands need it
 
-    if not (Path(folder) / "adapter_config.json").exists():
-        raise ValueError(f"{folder} has no adapter_config.json: it is no adapter folder.")
+    if not (Path(folder) / ADAPTER).exists():
+        raise ValueError(f"{folder} has no {ADAPTER}: it is no adapter folder.")
     named = PeftConfig.from_pretrained(folder).base_model_name_or_path
     base = base or named
     if not base or (Path(base).is_absolute() and not Path(base).exists()):

@@ -93,12 +93,12 @@ def _read_yaml(name: str, parser: "HfArgumentParser") -> dict[str, Any]:
 
 def load_trainable(arguments: ModelArguments) -> tuple["ComaForEmbedding", "ComaProcessor", "LoraConfig | None"]:
     """The model (on the CPU: the trainer moves it), its processor, and the adapter to be trained, if there is one."""
-    from hub_scripts.loading import is_adapter, load_model
+    from hub_scripts.loading import fetch_adapter, is_adapter, load_model
     from trainers.lora import lora_config
 
     # An adapter names its base: with the whole path it is found from everywhere.
     name = str(Path(arguments.model).absolute()) if Path(arguments.model).exists() else arguments.model
-    if arguments.lora_r and is_adapter(name):
+    if arguments.lora_r and is_adapter(fetch_adapter(name)):
         raise ValueError(
             f"{name} is an adapter, and a new adapter upon it would name the base below both, and lose this one: make "
             f"a model of it first, `coma merge {arguments.model} NEW_FOLDER`, and train that."

@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoProcessor
 import modeling_coma
 from hub_scripts.folders import save_model
 from hub_scripts.hub import upload
+from hub_scripts.loading import fetch_adapter, load_model
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.contrastive import ComaContrastiveConfig, ComaContrastiveTrainer
 from trainers.lora import lora_config
@@ -95,6 +96,11 @@ def test_an_adapter(hub, make_coma, trainer, tmp_path):
     assert "adapter_config.json" in files and "model.safetensors" not in files
     loaded = AutoModel.from_pretrained("org/trained")
     assert torch.allclose(embed(loaded, AutoProcessor.from_pretrained("org/trained")), expected, atol=1e-6)
+    # And so do our commands.
+    assert torch.allclose(embed(*load_model("org/trained", device="cpu")), expected, atol=1e-5)
+    assert fetch_adapter("org/base") == "org/base"
+    with pytest.raises(OSError, match="not a valid model identifier"):
+        fetch_adapter("org/none")
 
 
 def test_an_adapter_whose_base_nobody_has(hub, make_coma, trainer, tmp_path):
