@@ -193,6 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, default=12, help="batches of a measurement (default: 12)")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--kinds", choices=list(KINDS), nargs="*", default=list(KINDS), help="of pictures")
     parser.add_argument("--rows", type=int, nargs=2, default=[10_000, 1_000_000], help="rows of the metadata")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the step")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
@@ -203,7 +204,7 @@ def main() -> None:
     if arguments.measure is not None:
         measure_memory(arguments.measure)
         return
-    ratios = {name: ratio for kind in KINDS for name, ratio in compare_rates(kind, arguments).items()}
+    ratios = {name: ratio for kind in arguments.kinds for name, ratio in compare_rates(kind, arguments).items()}
     growth = compare_memory(arguments.rows)
     print(json.dumps({"loader_to_step": ratios, "memory_growth_mb": round(growth, 1)}))
 

@@ -121,6 +121,12 @@ class BadRows:
         elif self.skipped == MOST_LOGGED + 1:
             logger.warning(f"More rows of {self.where} are skipped, which are counted and not named here.")
 
+    def take(self, reasons: dict[Any, str]) -> None:
+        """Counts and keeps rows that another has left out and logged."""
+        with self._skipped.get_lock():
+            self._skipped.value += len(reasons)
+        self.reasons |= reasons
+
     def apply(self, collate: Callable[[list[dict]], T], rows: list[dict[str, Any]]) -> T:
         """Collates rows; if that fails, finds out which of them are to blame."""
         try:

@@ -24,7 +24,7 @@ from trainers.data.records import Record, Records
 from trainers.rows import BadRows, undecoded
 
 
-__all__ = ["Policy", "bad_rows_of", "build_dataset", "convert_records", "need_columns"]
+__all__ = ["Policy", "build_dataset", "convert_records", "need_columns"]
 
 LAYOUT = 1  # another number when other rows are made of the same records
 BATCH_ROWS, BATCH_BYTES = 1000, 2**25
@@ -57,31 +57,28 @@ def build_dataset(
     Raises:
         ValueError: for a bad row with its number, if no row is good, and for columns that are not there.
     """
-    bad_rows = bad_rows_of(on_bad_row, records.name)
+    policy = on_bad_row.policy if isinstance(on_bad_row, BadRows) else on_bad_row
+    bad_rows = BadRows(policy, records.name)
     need_columns(records.name, records.columns, columns)
     function = f"{convert.func.__module__}.{convert.func.__qualname__}"
-    key = repr((LAYOUT, function, convert.keywords, records.identity, features, bad_rows.policy)).encode()
+    key = repr((LAYOUT, function, convert.keywords, records.identity, features, policy)).encode()
     folder = Path(datasets.config.HF_DATASETS_CACHE, "coma")
     file = folder / f"{hashlib.blake2b(key, digest_size=16).hexdigest()}.arrow"
     skipped = file.with_suffix(".skipped.json")
     if file.exists():
         for number, reason in json.loads(skipped.read_text(encoding="utf-8")):
             bad_rows.report(number, reason)
-        return Dataset.from_file(str(file))
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as temporary:  # there as a whole, or not at all
-        new = Path(temporary, file.name)
-        seen = _write(new, records, convert, features, bad_rows)
-        need_columns(records.name, seen, columns)
-        new.with_suffix(".skipped.json").write_text(json.dumps(list(bad_rows.reasons.items())), encoding="utf-8")
-        new.with_suffix(".skipped.json").replace(skipped)
-        new.replace(file)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as temporary:  # there as a whole, or not at all
+            new = Path(temporary, file.name)
+            need_columns(records.name, _write(new, records, convert, features, bad_rows), columns)
+            new.with_suffix(".skipped.json").write_text(json.dumps(list(bad_rows.reasons.items())), encoding="utf-8")
+            new.with_suffix(".skipped.json").replace(skipped)
+            new.replace(file)
+    if isinstance(on_bad_row, BadRows):
+        on_bad_row.take(bad_rows.reasons)
     return Dataset.from_file(str(file))
-
-
-def bad_rows_of(policy: Policy, where: str) -> BadRows:
-    """What counts the bad rows of one source."""
-    return policy if isinstance(policy, BadRows) else BadRows(policy, where)
 
 
 def need_columns(name: str, columns: Iterable[str] | None, needed: Iterable[str]) -> None:

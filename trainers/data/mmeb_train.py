@@ -18,14 +18,14 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from trainers.data.build import Policy, bad_rows_of, build_dataset
+from trainers.data.build import Policy, build_dataset
 from trainers.data.mmeb_prompts import IMAGE_MARK
 from trainers.data.mmeb_sets import SETS
 from trainers.data.pairs import item_of, negatives_of
 from trainers.data.pictures import as_stored
 from trainers.data.records import open_records
 from trainers.data.schema import PAIR_FEATURES, check_pair
-from trainers.rows import describe, fault
+from trainers.rows import BadRows, describe, fault
 
 
 __all__ = ["SPLITS", "TRAIN_SETS", "load_mmeb_train"]
@@ -60,7 +60,8 @@ def load_mmeb_train(
         image_root (`str` or `Path`, *optional*):
             Folder at which the paths of pictures begin; by default `folder`.
         on_bad_row (`str` or [`BadRows`], *optional*, defaults to `"raise"`):
-            `"raise"`, or `"skip"` to leave bad rows out; a [`BadRows`] afterwards knows how many.
+            `"raise"`, or `"skip"` to leave bad rows out; a [`BadRows`] afterwards knows how many, and why, by file and
+            row.
 
     Returns:
         `Dataset`: columns `query`, `positive`, `negatives`, and `source`, which is the name of the set.
@@ -78,8 +79,10 @@ def load_mmeb_train(
         for file in _files(folder, name, split):
             records = open_records(file)._replace(name=f"{name}/{file.name}")
             convert = partial(mmeb_row, name=name, root=str(root))
-            bad_rows = bad_rows_of(on_bad_row, records.name)
+            bad_rows = BadRows(on_bad_row.policy if isinstance(on_bad_row, BadRows) else on_bad_row)
             datasets.append(build_dataset(records, convert, PAIR_FEATURES, bad_rows, COLUMNS))
+            if isinstance(on_bad_row, BadRows):
+                on_bad_row.take({f"{records.name}, {row}": reason for row, reason in bad_rows.reasons.items()})
             _check_unpacked(datasets[-1], root, name)
     return concatenate_datasets(datasets)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, fields
 from functools import partial
@@ -200,8 +201,8 @@ def _any_item(value: Any, column: str, root: str) -> dict[str, Any]:
 
 def item_of(text: Any, image: Any, columns: tuple[str, str], root: str) -> dict[str, Any]:
     """A query or document of a text and a picture; empty strings are nothing, as in MMEB."""
-    if isinstance(text, int | float) and not isinstance(text, bool):
-        text = str(text)  # a number in a table is a text
+    if isinstance(text, int | float) and not isinstance(text, bool) and not math.isnan(text):
+        text = str(text)  # a number in a table is a text, unless it stands for none
     check_text(text, columns[0])
     picture = as_stored(image, columns[1], root)
     if picture is None and not (text or "").strip():

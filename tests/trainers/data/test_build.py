@@ -55,6 +55,17 @@ def test_reasons_are_kept_and_come_back(numbers: Path) -> None:
     assert first.reasons == again.reasons == expected
 
 
+def test_one_counter_for_several_sources(numbers: Path, tmp_path: Path) -> None:
+    bad_rows = BadRows("skip")
+    make(numbers, on_bad_row=bad_rows)
+    (tmp_path / "more.jsonl").write_text('{"n": 1}\n{"n": 33}\n')
+    make(tmp_path / "more.jsonl", on_bad_row=bad_rows)
+    assert bad_rows.skipped == 4
+    again = BadRows("skip")
+    make(tmp_path / "more.jsonl", on_bad_row=again)
+    assert list(again.reasons) == [1] and again.skipped == 1
+
+
 def test_the_first_bad_row_raises_and_leaves_nothing(numbers: Path, fresh_cache: Path) -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match=r"^Row 3 of numbers.jsonl is bad: column n: found 3, expected a number"):
@@ -96,8 +107,8 @@ def test_the_log_names_the_first_bad_rows_only(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     numbers.write_text("".join(json.dumps({"n": 10 * n + 3}) + "\n" for n in range(40)) + '{"n": 1}\n')
-    bad_rows = BadRows("skip", "it")
+    bad_rows = BadRows("skip")
     make(numbers, on_bad_row=bad_rows)
     named = [record.message for record in caplog.records if "is skipped: column n" in record.message]
     assert len(named) == 20 and bad_rows.skipped == 40 == len(bad_rows.reasons)
-    assert sum("More rows of it are skipped" in record.message for record in caplog.records) == 1
+    assert sum("More rows of numbers.jsonl are skipped" in record.message for record in caplog.records) == 1

@@ -114,3 +114,7 @@ def test_bad_rows_are_named_with_their_file(mmeb: Path) -> None:
         load_mmeb_train(mmeb, ["CIRR"])
     bad_rows = BadRows("skip")
     assert len(load_mmeb_train(mmeb, ["CIRR"], on_bad_row=bad_rows)) == 2 and bad_rows.skipped == 1
+    save(mmeb, "WebQA", "original", [good, {**good, "qry": ""}])
+    bad_rows = BadRows("skip")
+    assert len(load_mmeb_train(mmeb, ["CIRR", "WebQA"], on_bad_row=bad_rows)) == 3 and bad_rows.skipped == 2
+    assert list(bad_rows.reasons) == ["CIRR/original.parquet, 1", "WebQA/original.parquet, 1"]

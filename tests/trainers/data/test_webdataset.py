@@ -67,6 +67,19 @@ def test_pairs_and_dialogues(shards: str, num_workers: int, emoji_files: dict[st
     assert sum(len(batch["labels"]) for batch in batches) == 9
 
 
+def test_both_trainers_take_streams(
+    shards: str, make_coma: Callable, compression_trainer: Callable, contrastive_trainer: Callable
+) -> None:
+    columns = PairColumns(query_image="image", positive_text="txt")
+    for trainer, rows in (
+        (compression_trainer, stream_dialogues(shards)),
+        (contrastive_trainer, stream_pairs(shards, columns)),
+    ):
+        training = trainer(make_coma(), rows, max_steps=2)
+        training.train()
+        assert training.state.global_step == 2 and training.state.log_history[0]["loss"] > 0
+
+
 def test_several_pictures_llava_and_texts(write_shard: Callable, conversation: Callable) -> None:
     talk = [{"from": "human", "value": "<image> or <image>?"}, {"from": "gpt", "value": "B."}]
     members = {
