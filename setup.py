@@ -17,20 +17,19 @@ INSTALL_REQUIRES = [
 
 EXTRAS_REQUIRE = {
     "train": [
-        "peft>=0.19.0,<1",
+        "peft>=0.20.0,<1",
         "accelerate>=1.13.0,<2",
         "datasets>=5.0.0,<6",
         "evaluate>=0.4.6,<1",
         "tensorboard>=2.20.0,<3",
         "matplotlib>=3.10.0,<4",
+        "aiohttp>=3.14.0,<4",
+        "filelock>=4.2.0,<5",
+        "tqdm>=4.68.0,<5",
     ],
     "eval": [
         "sentence-transformers>=6.2.0,<7",
         "mteb>=2.26.0,<3",
-    ],
-    "serve": [
-        "ray[data]>=2.55.0,<3",
-        "pyarrow>=24.0.0",
     ],
     "dev": [
         "pytest>=9.0.0,<10",
