@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Score", "read_results", "results_table"]
 
 LAYOUT = '`results.json` of `coma evaluate`, or {"task": …, "dataset": …, "metrics": {name: number}}'
+NOT_IN_A_TYPE = re.compile(r"[^\w.-]+")  # the Hub takes names of repositories
 PROBE_TOLERANCE = 0.02  # between devices and precisions; another model is further away
 
 
@@ -35,7 +37,7 @@ class Score:
         return [
             EvalResult(
                 task_type=self.task,
-                dataset_type=self.dataset.get("type", self.dataset["name"]),
+                dataset_type=self.dataset.get("type", NOT_IN_A_TYPE.sub("-", self.dataset["name"])),
                 dataset_name=self.dataset["name"],
                 dataset_split=split,
                 dataset_revision=revision,

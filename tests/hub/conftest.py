@@ -1,30 +1,21 @@
 """The Hub of server.py for every test here, and the real client pointed at it, in this process and its children."""
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import huggingface_hub.constants
 import pytest
 import transformers.utils.hub
 
-
-def server() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("local_hub", Path(__file__).with_name("server.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SERVER = server()
+from tests.hub.repositories import READER, WRITER
+from tests.hub.server import LocalHub
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     """A `LocalHub` without repositories; who asks has write access. Parts of uploads are of 100 KB."""
-    with SERVER.LocalHub(part_size=100_000).running() as hub:
+    with LocalHub(part_size=100_000).running() as hub:
         point_client_at(hub.endpoint, tmp_path / "hf_home", monkeypatch)
         yield hub
 
@@ -45,13 +36,13 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def as_reader(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Called, it takes the token with write access away and leaves one that may read."""
-    return lambda: monkeypatch.setenv("HF_TOKEN", SERVER.READER)
+    return lambda: monkeypatch.setenv("HF_TOKEN", READER)
 
 
 def point_client_at(endpoint: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`HF_ENDPOINT` and its kin are read when `huggingface_hub` is imported. In this process that was long ago: the
     constants that they are read into are set as well."""
-    environment = {"HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "HF_TOKEN": SERVER.WRITER}
+    environment = {"HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "HF_TOKEN": WRITER}
     for name, value in {**environment, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)

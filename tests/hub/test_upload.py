@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCardData
 
+from hub_scripts.card_results import Score
 from hub_scripts.hub import upload
 
 
@@ -88,6 +90,19 @@ def test_a_public_repository_does_not_become_private(hub, folder):
     upload(folder, REPO, "the first")
     with pytest.raises(ValueError, match="is public"):
         upload(folder, REPO, "the second", private=True)
+
+
+def test_a_card_with_results_is_accepted(hub, folder):
+    """By the checks that the Hub makes of metadata, which are part of the server; a wrong one is refused by them."""
+    score = Score("retrieval", {"name": "Shop, of 2025"}, {"ndcg_at_10": 0.5, "recall_at_10": 0.75})
+    data = {"license": "apache-2.0", "base_model": "org/backbone", "base_model_relation": "finetune"}
+    card = ModelCardData(model_name="my-coma", eval_results=score.eval_results(), tags=["coma"], **data)
+    (folder / "README.md").write_text(f"---\n{card.to_yaml()}\n---\n# My CoMa\n")
+    upload(folder, REPO, "the first")
+    assert "Shop, of 2025" in hub.cards[-1] and hub.repos[REPO].files()["README.md"].content.decode() == hub.cards[-1]
+    (folder / "README.md").write_text("---\nbase_model: /home/me/backbone\n---\n# My CoMa\n")
+    with pytest.raises(ValueError, match="is not valid. Use a model id"):
+        upload(folder, REPO, "the second")
 
 
 def test_the_token_never_goes_to_the_cdn(hub, folder):
