@@ -10,10 +10,8 @@ import sysconfig
 from pathlib import Path
 
 import numpy as np
-import peft
 import pytest
 import torch
-from packaging.version import Version
 
 from hub_scripts.cli import main
 from hub_scripts.folders import save_model
@@ -144,7 +142,6 @@ def test_from_training_to_a_stranger(hub, make_coma, tmp_path, capsys):
     assert np.abs(encoded["v1"] - golden[:3]).max() < 1e-6
 
 
-@pytest.mark.skipif(Version(peft.__version__) < Version("0.20"), reason="transformers needs it to load any adapter")
 def test_an_adapter_for_a_stranger(hub, make_coma, tmp_path, capsys):
     """Pushed as an adapter, upon a base that is on the Hub; transformers finds both by the name of the adapter."""
     model, processor = make_coma()

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import peft
 import pytest
 import torch
 from huggingface_hub import snapshot_download
-from packaging.version import Version
 from peft import get_peft_model
 from transformers import AutoModel, AutoProcessor
 
@@ -80,7 +78,6 @@ def test_a_model(hub, make_coma, trainer, strategy):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(Version(peft.__version__) < Version("0.20"), reason="transformers needs it to load any adapter")
 def test_an_adapter(hub, make_coma, trainer, tmp_path):
     """By the name of its repository, AutoModel loads it upon its base, with all that was trained: DoRA's magnitudes
     and the rows of the compression tokens among it."""

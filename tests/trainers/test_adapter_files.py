@@ -1,9 +1,7 @@
 """An adapter is the same for PEFT and for transformers, with DoRA and with trained compression tokens."""
 
-import peft
 import pytest
 import torch
-from packaging.version import Version
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModel
@@ -30,7 +28,6 @@ def embed(model, processor):
     return model.eval()(**processor.process(["a red apple", "a blue tree and a sky"])).embeddings
 
 
-@pytest.mark.skipif(Version(peft.__version__) < Version("0.20"), reason="transformers needs it to load any adapter")
 def test_both_libraries_load_the_same(adapted, tmp_path):
     model, processor = adapted
     expected, folder = embed(*adapted), tmp_path / "adapter"
