@@ -55,7 +55,7 @@ class FinetuneArguments(ModelArguments, PairColumns):
 def main(argv: list[str]) -> int:
     """Runs `coma finetune`; returns the exit code."""
     arguments, config = _parse(argv)
-    sys.stdout.write(train(_trainer(arguments, config), config, arguments.lora_r))
+    sys.stdout.write(train(_trainer(arguments, config), config, arguments))
     return 0
 
 

@@ -60,7 +60,7 @@ class PretrainArguments(ModelArguments, DialogueColumns):
 def main(argv: list[str]) -> int:
     """Runs `coma pretrain`; returns the exit code."""
     arguments, config = _parse(argv)
-    sys.stdout.write(train(_trainer(arguments, config), config, arguments.lora_r))
+    sys.stdout.write(train(_trainer(arguments, config), config, arguments))
     return 0
 
 

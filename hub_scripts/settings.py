@@ -67,7 +67,6 @@ def parse_settings(command: str, description: str, argv: list[str], own: type, c
     for name in ("model", "data"):
         if getattr(arguments, name) is None:
             raise ValueError(f"`{name}` is missing: give --{name}, or a line `{name}: …` in the file of --config.")
-    settings.coma_arguments = arguments  # for the record that `train` leaves
     return arguments, settings
 
 
@@ -110,24 +109,24 @@ def load_trainable(arguments: ModelArguments) -> tuple["ComaForEmbedding", "Coma
     return model, processor, lora_config(model, arguments.lora_r, arguments.lora_alpha, **settings)
 
 
-def train(trainer: "ComaTrainer", config: "TrainingArguments", lora_r: int) -> str:
+def train(trainer: "ComaTrainer", config: "TrainingArguments", arguments: ModelArguments) -> str:
     """Trains to the end, from a checkpoint if the settings say so, and saves. Returns what is to be said then."""
     from hub_scripts.sentence_transformers_files import write_sentence_transformers_files
     from hub_scripts.training_record import read_training_record, write_training_record
 
-    earlier = read_training_record(config.coma_arguments.model)
+    earlier = read_training_record(arguments.model)
     if config.should_save:  # at the beginning, so that what `push_to_hub` pushes meanwhile has them
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
         write_sentence_transformers_files(Path(config.output_dir))
     resume = config.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=resume.lower() == "true" or resume if resume else None)
     if trainer.args.should_save:
-        write_training_record(trainer, config, config.coma_arguments, earlier)
+        write_training_record(trainer, config, arguments, earlier)
     trainer.save_model()
     if not trainer.args.should_save:
         return ""
     trainer.save_state()
-    if lora_r == 0:
+    if arguments.lora_r == 0:
         return f"trained  {config.output_dir}\n"
     return f"trained  {config.output_dir}\nnext     coma merge {config.output_dir} NEW_FOLDER\n"
 

@@ -85,8 +85,7 @@ CONTRASTIVE = {
     ],
     "Hard negatives, of the same subgroup": [
         replace(PLAIN, name="none"),
-        replace(PLAIN, name="1", hard_negatives=1),
-        replace(PLAIN, name="4", hard_negatives=4),
+        replace(PLAIN, name="2", hard_negatives=2),
     ],
 }
 
