@@ -1,7 +1,7 @@
 """Whether loading keeps up with training, and what a million rows cost in memory.
 
 Rows of stage 1, files of pictures as people have them. `emoji`: 128x128 pixels, 4 image tokens, the model of the demo,
-all of it trained, batches of 64. `photo`: JPEG of 1024x768 pixels, 256 image tokens, the same model with its vision
+all of it trained, batches of 32. `photo`: JPEG of 1024x768 pixels, 256 image tokens, the same model with its vision
 tower frozen, batches of 8. Rows per second of the data loader alone, from the first batch to the last, with 1 and 2
 workers, without and with the cache of preprocessed pixels (filled beforehand), beside those of the step, which is
 forward and backward; above 1, the loader is the faster of the two.
@@ -47,7 +47,7 @@ from trainers.rows import NumberedRows
 
 
 KINDS = {
-    "emoji": {"size": (128, 128), "tokens": 4, "batch": 64},
+    "emoji": {"size": (128, 128), "tokens": 4, "batch": 32},
     "photo": {"size": (1024, 768), "tokens": 256, "batch": 8},
 }
 WORKERS = (1, 2)
