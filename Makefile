@@ -58,10 +58,10 @@ test: .venv/.dev  ## the default tests: offline, CPU
 	@$(RUN) -n $(JOBS) --dist loadfile
 
 # pytest fails where it selects no test, and should; so it is not asked for a marker that no test bears.
-marked = if grep -rqE "mark\.$(1)\b" tests; then $(RUN) -m "$(2)"; else echo "there is no test marked '$(1)'"; fi
+marked = if grep -rqE "mark\.$(1)\b" tests; then $(RUN) -m "$(2)" $(3); else echo "there is no test marked '$(1)'"; fi
 
 test-slow: .venv/.dev  ## the tests that take minutes
-	@$(call marked,slow,slow and not distributed and not gpu)
+	@$(call marked,slow,slow and not distributed and not gpu,-n $(JOBS) --dist loadfile)
 
 test-distributed: .venv/.dev  ## the tests that start several processes
 	@$(call marked,distributed,distributed and not gpu)
