@@ -16,7 +16,7 @@ ONE := OMP_NUM_THREADS=1
 RUN := $(ONE) $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-distributed test-gpu test-min check format hooks benchmarks clean
+.PHONY: help install demo test test-slow test-distributed test-gpu test-min check format hooks benchmarks study clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -85,8 +85,12 @@ hooks: .venv/.dev  ## run the checks before every commit
 	@$(BIN)/pre-commit install
 
 benchmarks: .venv/.dev  ## every benchmark, one after the other
-	@set -e; for name in $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py)); do \
+	@set -e; for name in compression_step contrastive_step loading qa_generation; do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
+
+study: .venv/.dev  ## the experiments of docs/experiments.md: hours of processor time, resumable
+	@set -e; for name in claim contrastive; do $(BIN)/python -m benchmarks.emoji_study $$name; done
+	@$(BIN)/python -m benchmarks.emoji_study.diagnostics
 
 clean:  ## remove the environments and what tools left behind
 	rm -rf .venv $(MIN) build dist *.egg-info .pytest_cache .ruff_cache
