@@ -58,8 +58,8 @@ class PairIndex(NamedTuple):
         query_places, document_places (`list[Place]`): where each of them is, one place of several.
         queries, positives (`np.ndarray` of shape `(num_rows,)`): number of the query and of the positive of each row.
         negatives (`list[list[int]]`): numbers of the negatives that each row has already.
-        known (`list[np.ndarray]`): by query, sorted numbers of documents that are no negatives of it: the positives of
-            all rows with an equal query, those of their groups, and what equals the query itself.
+        known (`Sequence[np.ndarray]`): by query, sorted numbers of documents that are none of its negatives: positives
+            of all rows with an equal query, those of their groups, and what equals the query itself.
         pools (`dict[str | None, np.ndarray]`): by source, sorted numbers of the documents that may be negatives.
         sources (`list[str | None]`): of each row.
     """
@@ -71,7 +71,7 @@ class PairIndex(NamedTuple):
     queries: np.ndarray
     positives: np.ndarray
     negatives: list[list[int]]
-    known: list[np.ndarray]
+    known: Sequence[np.ndarray]
     pools: dict[str | None, np.ndarray]
     sources: list[str | None]
 
@@ -130,32 +130,43 @@ def index_pairs(rows: Dataset | Iterable[dict[str, Any]], instructions: dict[str
         queries=np.array(query_of, dtype=np.int64),
         positives=np.array(positive_of, dtype=np.int64),
         negatives=negatives_of,
-        known=_known(query_of, positive_of, contents, groups, equal),
+        known=_Known(query_of, positive_of, contents, groups, equal),
         pools=_pools(positive_of, negatives_of, sources, len(documents.of)),
         sources=sources,
     )
 
 
-def _known(
-    query_of: Sequence[int],
-    positive_of: Sequence[int],
-    contents: Sequence[int],
-    groups: Sequence[str | None],
-    equal: Sequence[int | None],
-) -> list[np.ndarray]:
-    of_content, of_group, groups_of = defaultdict(set), defaultdict(set), defaultdict(set)
-    for positive, content, group, same in zip(positive_of, contents, groups, equal, strict=True):
-        of_content[content].update((positive,) if same is None else (positive, same))
-        if group is not None:
-            of_group[group].add(positive)
-            groups_of[content].add(group)
-    content_of = dict(zip(query_of, contents, strict=True))
-    known = []
-    for query in range(len(content_of)):
-        content = content_of[query]
-        found = of_content[content].union(*(of_group[group] for group in groups_of[content]))
-        known.append(np.array(sorted(found), dtype=np.int64))
-    return known
+class _Known(Sequence):
+    """
+    What is known of each query, put together when it is asked for: every query of a large group knows all of its
+    positives, which would be the square of the group.
+    """
+
+    def __init__(
+        self,
+        query_of: Sequence[int],
+        positive_of: Sequence[int],
+        contents: Sequence[int],
+        groups: Sequence[str | None],
+        equal: Sequence[int | None],
+    ) -> None:
+        self.of_content, self.of_group, self.groups_of = defaultdict(set), defaultdict(set), defaultdict(set)
+        for positive, content, group, same in zip(positive_of, contents, groups, equal, strict=True):
+            self.of_content[content].update((positive,) if same is None else (positive, same))
+            if group is not None:
+                self.of_group[group].add(positive)
+                self.groups_of[content].add(group)
+        of_query = dict(zip(query_of, contents, strict=True))
+        self.contents = [of_query[query] for query in range(len(of_query))]
+
+    def __len__(self) -> int:
+        return len(self.contents)
+
+    def __getitem__(self, query: int) -> np.ndarray:
+        content = self.contents[query]
+        groups = self.groups_of.get(content, ())
+        found = self.of_content[content].union(*(self.of_group[group] for group in groups))
+        return np.array(sorted(found), dtype=np.int64)
 
 
 def _pools(

@@ -1,5 +1,6 @@
 """Equal queries and documents are one, and everything that is known to be an answer is known."""
 
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -44,6 +45,16 @@ def test_groups_and_what_equals_the_query() -> None:
         "s": {"d"},
         "t": {"e", "f"},
     }
+
+
+def test_memory_does_not_grow_with_the_square_of_a_group() -> None:
+    rows = [row(f"q{n}", f"d{n}", group="1") for n in range(1000)]
+    tracemalloc.start()
+    index = index_pairs(rows)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(index.known) == 1000 and index.known[999].tolist() == list(range(1000))
+    assert held < 2e6  # a number for every pair of them would be 8e6
 
 
 def test_documents_come_from_the_same_source() -> None:
