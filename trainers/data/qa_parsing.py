@@ -11,7 +11,10 @@ from trainers.data.qa_chat import Fault
 
 __all__ = ["find_questions", "without_thoughts"]
 
-THOUGHTS = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+# Of some models the mark at which thoughts begin is part of the prompt, and the reply has only the one at their end.
+THOUGHTS = re.compile(
+    r"<think(?:ing)?>.*?</think(?:ing)?>|\A(?:(?!<think).)*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE
+)
 FENCE = re.compile(r"^\s*```[\w-]*\s*$", re.MULTILINE)
 # 1. 1) (1) 1: Q1. Question 1: - * • and any of them in bold
 MARK = re.compile(

@@ -201,12 +201,15 @@ def _read_reply(text: str) -> Reply:
         found = json.loads(text)
         choice = found["choices"][0]
         content = choice["message"]["content"]
-        usage = found.get("usage") or {}
+        if not isinstance(content, str | None):
+            raise TypeError(f"the content is a {type(content).__name__}")
+        cut_off, usage = choice.get("finish_reason") == "length", found.get("usage")
     except (json.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
         said = " ".join(text.split())[:WIDEST_BODY]
         raise _Passing("not a chat completion", f"{type(error).__name__}: {error}: {said!r}") from error
-    numbers = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    return Reply(content or "", choice.get("finish_reason") == "length", *numbers)
+    used = usage if isinstance(usage, dict) else {}
+    numbers = [used.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    return Reply(content or "", cut_off, *(number if isinstance(number, int) else None for number in numbers))
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -85,3 +85,7 @@ def test_no_questions(text: str) -> None:
 def test_thoughts_are_left_out() -> None:
     assert without_thoughts("<think>\nhm\n</think>\n\nA cup. ") == "A cup."
     assert without_thoughts("A cup.") == "A cup."
+    assert without_thoughts("Well. <think>hm</think> A cup. <think>Or not?</think>") == "Well.  A cup."
+    # where the prompt has the mark at their beginning
+    assert without_thoughts("hm, what is it?\n</think>\n\nA cup.") == "A cup."
+    assert find_questions("1. Is it a cup?\n</think>\n1. What is it?") == ["What is it?"]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.chat_server import MISCHIEF, ChatServer
 from trainers.data.qa_chat import Picture, Rejected, Reply
-from trainers.data.qa_server import ServerChat, ServerSettings, _seconds
+from trainers.data.qa_server import ServerChat, ServerSettings, _read_reply, _seconds
 
 
 PICTURE = Picture(b"a picture", "image/png", b"a picture")
@@ -113,6 +113,19 @@ def test_waiting_doubles_up_to_a_limit() -> None:
     for retry, longest in enumerate([1, 2, 4, 8, 10, 10]):
         pauses = [chat._pause(retry) for _ in range(50)]
         assert longest / 2 <= min(pauses) < max(pauses) <= longest
+
+
+def test_a_reply_that_is_no_text_is_no_reply() -> None:
+    with ChatServer(reply=lambda body: [{"type": "text", "text": "A cup."}]) as server:
+        (error,) = ask(server, [1])
+    assert isinstance(error, Rejected) and error.reason == "server: not a chat completion"
+    assert "the content is a list" in error.detail
+
+
+@pytest.mark.parametrize("usage", ["[1]", '"12"', '{"prompt_tokens": "12"}', "null"])
+def test_what_it_has_cost_may_be_unknown(usage: str) -> None:
+    choice = '{"message": {"content": "A cup."}}'
+    assert _read_reply(f'{{"choices": [{choice}], "usage": {usage}}}') == Reply("A cup.")
 
 
 def test_retry_after() -> None:
