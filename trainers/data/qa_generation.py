@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -165,7 +165,7 @@ def _path_of(source: Source, picture: Picture, home: Path) -> str:
     path = home.with_name(f"{home.name}.images") / f"{picture.digest}.{picture.mime.removeprefix('image/')}"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as temporary:
-            temporary.write(picture.data)
-        Path(temporary.name).replace(path)
+        unfinished = path.with_name(f".{path.name}.{threading.get_ident()}")  # others may write an equal picture
+        unfinished.write_bytes(picture.data)
+        unfinished.replace(path)
     return str(path.relative_to(home.parent))

@@ -152,7 +152,9 @@ def test_pictures_without_a_file_are_given_one(tmp_path: Path, picture: Callable
         generate(server, [Source("0", buffer.getvalue()), Source("1", buffer.getvalue()), Source("2", None)], out)
     rows = rows_in(out)
     assert rows[0]["images"] == rows[1]["images"]
-    assert (out.parent / rows[0]["images"][0]).read_bytes() == buffer.getvalue()
+    (file,) = (out.parent / "out.jsonl.images").iterdir()
+    assert out.parent / rows[0]["images"][0] == file and file.read_bytes() == buffer.getvalue()
+    assert file.stat().st_mode == out.stat().st_mode  # whoever may read the rows may read the pictures
     assert rows[0]["images"][0].startswith("out.jsonl.images/") and rows[0]["images"][0].endswith(".jpeg")
     assert rows_in(QAFiles.of(out).failed)[0]["reason"] == "no picture"
     check_dialogues(rows, out.parent)
