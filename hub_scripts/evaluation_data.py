@@ -22,7 +22,6 @@ __all__ = ["FROM_HUB", "NamedSet", "open_sets"]
 
 FROM_HUB = "visdoc"  # all sets of visual documents, each from its repository
 OWN = "retrieval"  # the modality of sets that are no part of MMEB
-PAIR_FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 class NamedSet(NamedTuple):

@@ -65,7 +65,7 @@ def read_visual_documents(queries: Dataset, qrels: Dataset, corpus: Dataset, nam
         torch.arange(len(unique), len(inputs)),
         Relevance.from_lists([list(of_query) for of_query in judged], grades),
         None,
-        hash_of([*unique, *places, *inputs.sizes(), str(judged)]),
+        hash_of([*queries["query"], *places, *inputs.sizes(), str(judged)]),
     )
 
 

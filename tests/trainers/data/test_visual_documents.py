@@ -32,6 +32,8 @@ def test_equal_queries_are_embedded_once(tables):
     tables["queries"] = Dataset.from_dict({"query-id": [10, 11, 12], "query": ["a grin", "tears", "a grin"]})
     made = read_visual_documents(**tables, name="docs")
     assert len(made.items) == 2 + NUMBER and made.queries.tolist() == [0, 1, 0]
+    tables["queries"] = Dataset.from_dict({"query-id": [10, 11, 12], "query": ["a grin", "tears", "tears"]})
+    assert read_visual_documents(**tables, name="docs").digest != made.digest
 
 
 def test_scores_by_hand(tables):
