@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.encoding import encode_batches
+from trainers.rows import pictures_of
 
 
 __all__ = ["EmbeddingShards", "embed_in_shards"]
@@ -69,7 +70,7 @@ def embed_in_shards(
     Args:
         model ([`ComaForEmbedding`]), processor ([`ComaProcessor`]): make the embeddings.
         items (`Sequence`): as in [`~trainers.encoding.embed_items`]; fetched when it is their turn.
-        keys (`Sequence[int]`): what the items are known by.
+        keys (`Sequence[int]`): what the items are known by; of a picture in a file its size and time count, too.
         folder (`Path`): for the files, and for nothing else.
         made_by (`str`): what the model and its settings are known by.
         shard_rows (`int`, *optional*, defaults to 8192): rows of a file.
@@ -87,14 +88,15 @@ def embed_in_shards(
     with logging.tqdm(total=len(items), desc=description, unit="item", smoothing=0.05) as progress:
         for start in range(0, len(items), shard_rows):
             stop = min(start + shard_rows, len(items))
-            known_as = hashlib.blake2b(f"{made_by} {keys[start:stop]}".encode(), digest_size=8).hexdigest()
+            part = [items[place] for place in range(start, stop)]
+            of_part = f"{made_by} {keys[start:stop]} {_file_states(part)}"
+            known_as = hashlib.blake2b(of_part.encode(), digest_size=8).hexdigest()
             files.append(folder / f"{start:012d}-{known_as}.npy")
             if files[-1].exists():
                 progress.total -= stop - start
                 progress.refresh()
                 continue
             embeddings = np.empty((stop - start, model.config.hidden_size), dtype=np.float32)
-            part = [items[place] for place in range(start, stop)]
             for batch in encode_batches(model, processor, part, first_row=start, **options):
                 if batch.failures:
                     raise ValueError(next(iter(batch.failures.values())))
@@ -104,6 +106,13 @@ def embed_in_shards(
     for stale in set(folder.glob("*.npy")) - set(files):
         stale.unlink()
     return EmbeddingShards(files, shard_rows)
+
+
+def _file_states(items: list[Any]) -> list[tuple[int, int]]:
+    """Sizes and times of the pictures that are files: the content may change where the name stays."""
+    images = (image for item in items for _, image in pictures_of(item) if isinstance(image, str | Path))
+    found = [Path(image).stat() for image in images if Path(image).is_file()]
+    return [(state.st_size, state.st_mtime_ns) for state in found]
 
 
 def _write(path: Path, embeddings: np.ndarray) -> None:

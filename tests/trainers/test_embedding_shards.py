@@ -48,3 +48,16 @@ def test_what_is_there_is_kept(make_coma: Callable, tmp_path: Path) -> None:
     assert len(kept) == 3 and len(kept.items() & after.items()) == 2
     embed(coma, tmp_path, changed, made_by="other")
     assert not states(tmp_path).keys() & kept.keys()
+
+
+def test_a_picture_that_was_changed_is_embedded_anew(make_coma: Callable, picture: Callable, tmp_path: Path) -> None:
+    coma, files = make_coma(), [tmp_path / f"{number}.png" for number in range(6)]
+    for number, file in enumerate(files):
+        picture(28, 28, number).save(file)
+    items = [[{"role": "user", "content": [{"type": "image", "image": str(file)}]}] for file in files]
+    embed(coma, tmp_path / "parts", items)
+    before = states(tmp_path / "parts")
+    picture(28, 28, 7).save(files[5])
+    found = embed(coma, tmp_path / "parts", items)
+    assert torch.allclose(found.take(np.arange(6)), embed_items(*coma, items), atol=1e-6)
+    assert len(states(tmp_path / "parts").items() & before.items()) == 1
