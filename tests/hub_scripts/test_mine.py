@@ -32,7 +32,7 @@ def pairs(picture: Callable, tmp_path: Path) -> Path:
 COLUMNS = ["--query-text", "question", "--positive-image", "picture", "--source", "kind", "--workers", 0]
 
 
-def test_mined_negatives_are_the_nearest_and_train(
+def test_mined_negatives_are_the_nearest(
     coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "mined"
@@ -62,6 +62,14 @@ def test_mined_negatives_are_the_nearest_and_train(
     assert (report["queries"], report["documents"], report["relative_margin"]) == (24, 12, MARGIN)
     assert not out.with_name("mined.parts").exists()
 
+
+@pytest.mark.slow
+def test_mined_negatives_train(coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mined"
+    code, _, error = coma_command(
+        "mine", coma_folder, pairs, out, *COLUMNS, "--number", 2, "--relative-margin", MARGIN
+    )
+    assert code == 0, error
     words = ["finetune", "--model", coma_folder, "--data", out, "--output_dir", tmp_path / "trained", "--max_steps", 1]
     words += ["--per_device_train_batch_size", 8, "--logging_steps", 1, "--lora_r", 4, "--report_to", "none"]
     code, _, error = coma_command(*words, "--use_cpu", "true", "--save_strategy", "no")
