@@ -24,7 +24,8 @@ from transformers.utils import logging
 from benchmarks.emoji_study.arms import STUDIES
 from benchmarks.emoji_study.report import write_report
 from benchmarks.emoji_study.runs import run
-from benchmarks.emoji_study.setting import Emoji, Steps, make_backbone
+from benchmarks.emoji_study.setting import SIZES, Emoji, Steps, make_backbone
+from hub_scripts.clean_load import library_versions
 
 
 QUICK, QUICK_EVERY = Steps(backbone=4, compression=2, contrastive=3, joint=2, alone=4), 10
@@ -55,14 +56,15 @@ def main() -> None:
 
 
 def prepare(folder: Path, steps: Steps, emoji: Emoji) -> None:
-    """The backbone, unless it is there; a folder belongs to one plan of steps."""
-    plan = folder / "plan.json"
-    if not plan.exists():
+    """The backbone, unless it is there; a folder belongs to one plan, whose runs may stand in one table."""
+    file = folder / "plan.json"
+    plan = {"steps": asdict(steps), "emoji": len(emoji.names), "sizes": asdict(SIZES)}
+    if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         seconds = make_backbone(folder / "backbone", emoji, steps.backbone)
-        write_json(plan, {"steps": asdict(steps), "backbone seconds": seconds})
-    elif json.loads(plan.read_text())["steps"] != asdict(steps):
-        raise SystemExit(f"{folder} was begun with other steps: {plan.read_text()}")
+        write_json(file, {**plan, "backbone seconds": seconds, "versions": library_versions()})
+    elif (found := json.loads(file.read_text())) | plan != found:
+        raise SystemExit(f"{folder} was begun with another plan, give another --folder: {found}")
 
 
 def write_json(path: Path, content: dict) -> None:
