@@ -26,8 +26,8 @@ COMMANDS = {
     "verify": "check that a published model is whole and embeds as it did",
     "evaluate": "score a model on MMEB or on pairs of your own",
     "embed": "embed a folder of pictures, or a table, to a Parquet file",
-    "demo": "train a small model on real pictures, from nothing, and show what it finds",
     "search": "find in such a file what is nearest to a text or a picture",
+    "demo": "train a small model on real pictures, from nothing, and show what it finds",
 }
 
 DESCRIPTION = "Turns vision-language models into multimodal embedding models: compression, then matching (CoMa)."
