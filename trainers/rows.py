@@ -45,7 +45,12 @@ def describe(value: Any) -> str:
         return "nothing"
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
-    return f"{value!r:.80}" if isinstance(value, str) else f"{type(value).__name__} {value!r:.80}"
+    # A path is of no use without its end.
+    return _cut(repr(value), 400) if isinstance(value, str) else f"{type(value).__name__} {_cut(repr(value), 80)}"
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"
 
 
 class NumberedRows:

@@ -142,7 +142,7 @@ def test_bad_rows_are_skipped_and_counted_over_workers(processor, num_workers, c
 
 def test_a_batch_of_bad_rows_only_raises(processor):
     bad = {**GOOD, "images": [b"no picture"]}
-    with pytest.raises(ValueError, match=r"All 2 rows of a batch are bad; row 0: column images\[0\]: found 10 bytes, expected a picture"):
+    with pytest.raises(ValueError, match=r"All 2 rows of a batch are bad; row 0: column images\[0\]: found 10 bytes"):
         ComaCompressionCollator(processor, on_bad_row="skip")([bad, bad])
     with pytest.raises(ValueError, match="on_bad_row='ignore' does not exist"):
         ComaCompressionCollator(processor, on_bad_row="ignore")
