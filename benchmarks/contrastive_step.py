@@ -1,8 +1,8 @@
 """One step of stage 2, side by side: our gradient cache, that of sentence-transformers, and no cache at all.
 
 64 pairs: texts of 5 to 60 tokens against pictures of 64 to 256 tokens; LoRA r=16 on the language model, frozen vision
-tower, the same weights, data and loss. Mini-batches are alike in memory, not in tokens: ours hold 2,048, those of
-sentence-transformers 1,024, with which its peak is still the higher one. The backbone is random; its tower takes as
+tower, the same weights, data and loss. Mini-batches are alike in peak memory: ours hold 2,048 tokens, those of
+sentence-transformers, which pads more and keeps more, 1,024. The backbone is random; its tower takes as
 much of the work as that of Qwen2.5-VL-3B. A step is forward and backward, from tensors. The three take turns, figures
 are medians; peak memory is measured in a process of its own for each. Last comes the loss alone for 32,768 pairs.
 
