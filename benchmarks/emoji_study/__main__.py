@@ -28,7 +28,7 @@ from benchmarks.emoji_study.setting import SIZES, Emoji, Steps, make_backbone
 from hub_scripts.clean_load import library_versions
 
 
-QUICK, QUICK_EVERY = Steps(backbone=4, compression=2, contrastive=3, joint=2, alone=4), 10
+QUICK, QUICK_EVERY = Steps(backbone=2, compression=1, contrastive=2, joint=1, alone=2), 40
 
 
 def main() -> None:
