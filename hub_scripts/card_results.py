@@ -119,7 +119,7 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
 
 
 def _check_model(file: Path, metadata: dict[str, Any], model: "ComaForEmbedding", processor: "ComaProcessor") -> None:
-    from hub_scripts.embed import probe
+    from hub_scripts.identity import probe
 
     theirs = metadata.get("settings", {}).get("probe")
     if theirs is None:
@@ -127,9 +127,7 @@ def _check_model(file: Path, metadata: dict[str, Any], model: "ComaForEmbedding"
     ours = probe(model, processor)
     if max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > PROBE_TOLERANCE:
         name = metadata["settings"].get("model")
-        raise ValueError(
-            f"{file} has the results of another model, {name}: it embeds the text of the probe otherwise."
-        )
+        raise ValueError(f"{file} has the results of another model, {name}: it embeds otherwise.")
 
 
 def _source(source: dict[str, Any]) -> str:

@@ -134,7 +134,7 @@ def _compare(model: "ComaForEmbedding", processor: "ComaProcessor", plain: "nn.M
 
     difference = max(
         (ours - theirs).norm().item()
-        for ours, theirs in (_embed_both(model, processor, plain, item) for item in golden_inputs())
+        for ours, theirs in (_embed_both(model, processor, plain, item) for item in golden_inputs().values())
     )
     dtype = str(model.dtype).removeprefix("torch.")
     if not difference <= LARGEST_DIFFERENCE[dtype]:

@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
-__all__ = ["main", "probe"]
-
-PROBE_SIZE = 64
+__all__ = ["main"]
 
 
 def main(argv: list[str]) -> int:
@@ -65,15 +63,6 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def probe(model: "ComaForEmbedding", processor: "ComaProcessor") -> list[float]:
-    """A few numbers by which a model is known again: the beginning of the embedding of a fixed text."""
-    import torch
-
-    with torch.no_grad():
-        embedding = model(**processor.process(["compression, then matching"]).to(model.device)).embeddings[0]
-    return [round(value, 6) for value in embedding[:PROBE_SIZE].tolist()]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("embed", __doc__)
     add = parser.add_argument
@@ -98,18 +87,12 @@ def _metadata(arguments: argparse.Namespace, model: "ComaForEmbedding", processo
     import transformers
 
     from hub_scripts.cli import coma_version
+    from hub_scripts.identity import identity
 
-    size = processor.image_processor.size
     return {
-        "model": arguments.model,
-        "num_compression_tokens": model.config.num_compression_tokens,
+        **identity(arguments.model, model, processor),
         "dim": model.config.hidden_size,
-        "pooling": model.config.pooling,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "pixels": [size["shortest_edge"], size["longest_edge"]],
-        "max_length": processor.max_length,
         "versions": {"coma": coma_version(), "torch": torch.__version__, "transformers": transformers.__version__},
-        "probe": probe(model, processor),
     }
 
 
@@ -168,8 +151,9 @@ def _embed_rows(
 
 def _digest(rows: list[dict], metadata: dict[str, Any]) -> str:
     """What a part is made of: the model, its settings, the texts, and the pictures or the state of their files."""
-    # Rounded, the probe is the same on machines that round differently.
-    settings = {**metadata, "versions": None, "probe": [round(value, 3) for value in metadata["probe"]]}
+    from hub_scripts.identity import rounded
+
+    settings = {**metadata, "versions": None, "probe": rounded(metadata["probe"])}
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
     for row in rows:
         image = row["image"]

@@ -25,20 +25,15 @@ LIBRARIES = ("torch", "transformers", "datasets", "pillow", "tokenizers")
 
 
 def model_settings(name: str, model: "ComaForEmbedding", processor: "ComaProcessor") -> dict[str, Any]:
-    """Everything of a model that scores depend on; the probe is rounded, so that it is the same on other machines."""
-    from hub_scripts.embed import probe
+    """Everything that scores depend on besides the data, the model as it is known on other machines too."""
+    from hub_scripts.identity import identity, rounded
     from trainers.data.mmeb_sets import PAGE_INSTRUCTION, QUERY_INSTRUCTION
 
-    size = processor.image_processor.size
+    known = identity(name, model, processor)
     return {
-        "model": name,
-        "probe": [round(value, 3) + 0.0 for value in probe(model, processor)],
-        "num_compression_tokens": model.config.num_compression_tokens,
+        **known,
+        "probe": rounded(known["probe"]),
         "embedding_dimension": model.config.hidden_size,
-        "pooling": model.config.pooling,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "pixels": [size["shortest_edge"], size["longest_edge"]],
-        "max_length": processor.max_length,
         "prompts": {"visdoc query": QUERY_INSTRUCTION, "visdoc page": PAGE_INSTRUCTION, "image": "those of the data"},
     }
 

@@ -56,16 +56,17 @@ def write_golden(folder: Path, model: "ComaForEmbedding", processor: "ComaProces
     golden = {"adapter": adapter, **_inputs()}
     with torch.no_grad():
         # One by one, so that nothing of a batch, its padding least of all, has a part in them.
-        rows = [model(**processor.process([item])).embeddings[0] for item in golden_inputs()]
+        rows = [model(**processor.process([item])).embeddings[0] for item in golden_inputs().values()]
     golden["embeddings"] = [row.float().tolist() for row in rows]
     golden["dtype"] = str(rows[0].dtype).removeprefix("torch.")
     golden["versions"] = library_versions()
     (folder / GOLDEN_FILE).write_text(json.dumps(golden) + "\n", encoding="utf-8")
 
 
-def golden_inputs() -> list[Any]:
-    """The inputs: texts, a picture, both, and a text with an instruction, as chat messages."""
-    return decode_inputs(_inputs())
+def golden_inputs() -> dict[str, Any]:
+    """The inputs by their names: texts, a picture, both, and a text with an instruction, as chat messages."""
+    inputs = _inputs()
+    return dict(zip(inputs["names"], decode_inputs(inputs), strict=True))
 
 
 def load_cleanly(name: str, revision: str | None = None, offline: bool = False) -> dict[str, Any]:

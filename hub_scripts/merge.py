@@ -83,12 +83,10 @@ def merge(
 
 
 def _probe(model: "ComaForEmbedding", processor: "ComaProcessor") -> "Tensor":
-    """Embeddings of a text and a picture."""
-    import numpy as np
+    """Embeddings of texts and pictures."""
     import torch
-    from PIL import Image
 
-    side = processor.image_processor.patch_size * processor.image_processor.merge_size * 2
-    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    from hub_scripts.golden import golden_inputs
+
     with torch.no_grad():
-        return model(**processor.process(["a text to compare", Image.fromarray(pixels)])).embeddings.float()
+        return model(**processor.process(list(golden_inputs().values()))).embeddings.float()

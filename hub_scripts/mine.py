@@ -117,15 +117,13 @@ def _embed(
     parts: Path,
 ) -> list[Any]:
     """Embeddings of the different queries and documents."""
-    from hub_scripts.embed import probe
+    from hub_scripts.identity import identity, rounded
     from trainers.data.pair_index import PairItems
     from trainers.embedding_shards import embed_in_shards
     from trainers.rows import without_decoding
 
-    # Rounded, the probe is the same on machines that round differently.
-    known_by = [round(value, 3) for value in probe(model, processor)]
-    size = processor.image_processor.size
-    made_by = f"{known_by} {size['shortest_edge']} {size['longest_edge']} {processor.max_length} {model.dtype}"
+    known = identity(arguments.model, model, processor)
+    made_by = json.dumps({**known, "probe": rounded(known["probe"])})
     raw = without_decoding(dataset)
     options = {"batch_tokens": arguments.batch_tokens, "num_workers": arguments.workers}
     options |= {"made_by": made_by, "shard_rows": arguments.part_rows}

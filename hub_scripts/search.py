@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
 
     import torch
 
-    from hub_scripts.embed import probe
+    from hub_scripts.identity import probe
     from hub_scripts.index import index_metadata, nearest
     from hub_scripts.loading import load_model
 
@@ -60,7 +60,7 @@ def _check_same_model(metadata: dict[str, Any], arguments: Any, numbers: list[fl
     if cosine < SAME_MODEL:
         made = f"{metadata['model']}, K {metadata['num_compression_tokens']}, {metadata['dim']} dimensions"
         raise ValueError(
-            f"{arguments.index} was made by another model ({made}): a text embedded by both has a cosine of "
+            f"{arguments.index} was made by another model ({made}): a picture embedded by both has a cosine of "
             f"{cosine:.2f}. Search with that model, or embed the corpus again."
         )
 

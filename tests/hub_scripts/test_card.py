@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from hub_scripts.card import CardSources, write_model_card
 from hub_scripts.card_results import read_results, results_table
 from hub_scripts.card_training import training_section
-from hub_scripts.embed import probe
+from hub_scripts.identity import probe
 from hub_scripts.training_record import TRAINING_FILE, read_training_record
 
 
