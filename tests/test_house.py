@@ -12,6 +12,8 @@ from typing import NamedTuple
 import pytest
 from transformers.dynamic_module_utils import get_relative_imports
 
+from benchmarks.code_lines import code_lines
+
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("modeling_coma", "trainers", "hub_scripts")  # a room imports the rooms before it, never those after it
@@ -20,9 +22,10 @@ OUTSIDE = ("tests", "benchmarks")
 # numpy and PIL: the types of transformers' own image processing
 SHIPPED_WITH = {*sys.stdlib_module_names, "torch", "transformers", "numpy", "PIL"}
 
-MAX_FILE_LINES = 300
+# Lines of code: docstrings, comments and blanks are free.
+MAX_FILE_LINES = 260
 MAX_FUNCTION_LINES = 40
-MAX_MODEL_LINES = 700
+MAX_MODEL_LINES = 600
 
 BANNED = {
     "print": "the library logs, commands print",
@@ -82,17 +85,18 @@ def docstring_lines(node: ast.AST) -> int:
 
 
 def file_size(source: Source) -> Iterator[str]:
-    lines = len(source.text.splitlines())
+    lines = len(code_lines(source.text))
     if lines > MAX_FILE_LINES:
-        yield f"{lines} lines, at most {MAX_FILE_LINES}: one idea per file, give the second idea its own"
+        yield f"{lines} lines of code, at most {MAX_FILE_LINES}: one idea per file, give the second idea its own"
 
 
 def function_size(source: Source) -> Iterator[str]:
+    code = code_lines(source.text)
     for node in ast.walk(source.tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = node.end_lineno - node.lineno + 1 - docstring_lines(node)
+            lines = len(code & set(range(node.lineno, node.end_lineno + 1)))
             if lines > MAX_FUNCTION_LINES:
-                yield f"line {node.lineno}: `{node.name}`: {lines} lines without docstring, limit {MAX_FUNCTION_LINES}"
+                yield f"line {node.lineno}: `{node.name}`: {lines} lines of code, limit {MAX_FUNCTION_LINES}"
 
 
 def import_direction(source: Source) -> Iterator[str]:
@@ -158,8 +162,8 @@ def test_rooms_are_found() -> None:
 
 
 def test_the_model_stays_small() -> None:
-    lines = {path.name: len((ROOT / path).read_text().splitlines()) for path in (ROOT / "modeling_coma").glob("*.py")}
-    assert sum(lines.values()) < MAX_MODEL_LINES, f"modeling_coma has {sum(lines.values())} lines: {lines}"
+    lines = {path.name: len(code_lines(path.read_text())) for path in (ROOT / "modeling_coma").glob("*.py")}
+    assert sum(lines.values()) <= MAX_MODEL_LINES, f"modeling_coma has {sum(lines.values())} lines of code: {lines}"
 
 
 def test_what_transformers_would_copy_exists() -> None:
