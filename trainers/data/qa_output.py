@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from filelock import FileLock, Timeout
+from trainers.one_writer import one_writer
 
 
 __all__ = ["QAFiles", "QAOutput", "WrittenRow", "read_lines"]
@@ -59,16 +59,11 @@ class QAOutput:
     def __init__(self, out: Path, settings: dict[str, Any], home: Path | None = None) -> None:
         self.out, self.files, self.home = out, QAFiles.of(out), home or out
         self.settings = json.loads(json.dumps(settings))
-        self._lock = FileLock(out.with_name(f".{out.name}.lock"))
         self._open: list[IO[bytes]] = []
 
     def __enter__(self) -> QAOutput:
-        self.out.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            try:
-                stack.enter_context(self._lock.acquire(timeout=0))
-            except Timeout as error:
-                raise ValueError(f"Another process is writing {self.out}.") from error
+            stack.enter_context(one_writer(self.out))
             self._check_settings()
             self._finish_retry()
             repair(self.files)
