@@ -113,7 +113,7 @@ def encode_batches(
     model.eval()
     try:
         for rows, tensors, failures in loader:
-            yield EncodedBatch(rows, _embed(model, tensors, [first_row + row for row in rows]), failures)
+            yield _encoded(model, inputs, rows, tensors, failures)
     finally:
         model.train(was_training)
 
@@ -199,34 +199,54 @@ class _Inputs(torch.utils.data.Dataset):
     def __getitem__(self, number: int) -> tuple[list[int], dict[str, torch.Tensor], dict[int, str]]:
         rows = self.batches[number]
         try:
-            return rows, self._process(rows), {}
+            return rows, self.process(rows), {}
         except BAD_ROW:  # somewhere in the batch: the rows one by one tell where
             failures = dict(filter(None, map(self._failure, rows)))
         rows = [row for row in rows if row not in failures]
-        return rows, self._process(rows), failures
+        return rows, self.process(rows), failures
 
-    def _process(self, rows: list[int]) -> dict[str, torch.Tensor]:
+    def process(self, rows: list[int]) -> dict[str, torch.Tensor]:
         return dict(self.processor.process(self.items.fetch(rows))) if rows else {}
 
     def _failure(self, row: int) -> tuple[int, str] | None:
         try:
-            self._process([row])
+            self.process([row])
             return None
         except BAD_ROW as error:
-            number = self.first_row + row
-            message, found = re.subn(r"^Row 0\b", f"Row {number}", str(error))
-            return row, message if found else f"Row {number}: {message}"
+            return row, self.reason(row, error)
+
+    def reason(self, row: int, error: Exception) -> str:
+        """What is wrong with a row that was alone in its batch, with its number."""
+        number = self.first_row + row
+        message, found = re.subn(r"\b([Rr]ow) 0\b", rf"\1 {number}", str(error), count=1)
+        return message if found else f"Row {number}: {message}"
+
+
+def _encoded(
+    model: ComaForEmbedding, inputs: _Inputs, rows: list[int], tensors: dict[str, torch.Tensor], failures: dict[int, str]
+) -> EncodedBatch:
+    """A batch through the model. What the model refuses (an embedding that is not finite) is refused of its row."""
+    try:
+        return EncodedBatch(rows, _embed(model, tensors), failures)
+    except ValueError:  # of some row: the rows one by one tell of which
+        embeddings, refused = {}, {}
+    for row in rows:
+        try:
+            embeddings[row] = _embed(model, inputs.process([row]))
+        except ValueError as error:
+            refused[row] = inputs.reason(row, error)
+    if len(refused) == len(rows) > 1:  # it may be the model
+        numbers = [inputs.first_row + row for row in rows[:8]]
+        refused = {row: f"In the batch of the rows {numbers} …: {reason}" for row, reason in refused.items()}
+    return EncodedBatch(list(embeddings), torch.cat([*embeddings.values(), _embed(model, {})]), failures | refused)
 
 
 @torch.no_grad()
-def _embed(model: ComaForEmbedding, inputs: dict[str, torch.Tensor], numbers: list[int]) -> torch.FloatTensor:
+def _embed(model: ComaForEmbedding, inputs: dict[str, torch.Tensor]) -> torch.FloatTensor:
     if not inputs:
         return torch.empty(0, model.config.hidden_size)
     inputs = {name: tensor.to(model.device, non_blocking=True) for name, tensor in inputs.items()}
-    try:
-        return model(**inputs).embeddings.float().cpu()
-    except ValueError as error:
-        raise ValueError(f"In the batch of the rows {numbers[:8]} …: {error}") from error
+    return model(**inputs).embeddings.float().cpu()
 
 
 def _image_tokens(processor: ComaProcessor, messages: list[dict]) -> int:
