@@ -5,8 +5,8 @@ bytes of a file), or both; a row with both shows the picture first. The result h
 
 It is made in parts, in the folder OUT.parts. After an interruption the same command goes on where it was: parts whose
 rows are the same are kept. Parts of another model or corpus are refused, as is a folder of that name that is nobody's.
-A row that cannot be embedded is an error with its number, unless it is to be skipped: then OUT.skipped.jsonl says which
-rows are not there, and why.
+A row that cannot be embedded is an error with its number and its file, unless it is to be skipped: then
+OUT.skipped.jsonl says which rows are not there, and why.
 
   coma embed my-coma photos/ photos.parquet
   coma embed my-coma products.csv products.parquet --text-column title --image-column file --image-root images/
@@ -159,7 +159,9 @@ def _embed_rows(
 
     unfit = _unfit(rows, first_row)
     # What cannot be embedded is reported among the failures, as all others are.
-    items = [None if place in unfit else {"image": row["image"], "text": row["text"]} for place, row in enumerate(rows)]
+    items = [
+        None if place in unfit else {"image": row["image"], "text": row["text"]} for place, row in enumerate(rows)
+    ]
     embeddings, errors = torch.zeros(len(rows), model.config.hidden_size), {}
     options = {"batch_tokens": arguments.batch_tokens, "num_workers": arguments.workers, "first_row": first_row}
     try:

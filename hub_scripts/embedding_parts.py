@@ -15,7 +15,11 @@ __all__ = ["SAME_MODEL", "PartsFolder", "probe_cosine"]
 
 RECORD = "begun.json"
 SAME_MODEL = 0.99  # cosine of the probes; other precisions of one model stay above it
-NOT_COMPARED = ("model", "versions", "probe")  # a name, what may be newer, and numbers that no two machines round alike
+NOT_COMPARED = (
+    "model",
+    "versions",
+    "probe",
+)  # a name, what may be newer, and numbers that no two machines round alike
 
 
 class PartsFolder(NamedTuple):
@@ -45,7 +49,9 @@ class PartsFolder(NamedTuple):
             ValueError: if that would overwrite anything.
         """
         if os.path.lexists(self.out):
-            raise ValueError(f"{self.out} is there already, and nothing is overwritten: remove it or give another file.")
+            raise ValueError(
+                f"{self.out} is there already, and nothing is overwritten: remove it or give another file."
+            )
         if os.path.lexists(self.folder) and not self.folder.is_dir():
             raise ValueError(f"{self.folder} is no folder, and the parts are to be there: give another OUT.")
         begun = (self.folder / RECORD).exists()

@@ -253,7 +253,9 @@ def _check_columns(path: Path, file: pq.ParquetFile, dim: int) -> None:
     wrong = [name for name in TEXTS if not any(fits(kinds[name]) for fits in is_text)]
     if wrong or not pa.types.is_integer(kinds["row"]):
         name = wrong[0] if wrong else "row"
-        raise ValueError(f"The column {name!r} of {path} is {kinds[name]}, which `coma embed` does not write: {AGAIN}.")
+        raise ValueError(
+            f"The column {name!r} of {path} is {kinds[name]}, which `coma embed` does not write: {AGAIN}."
+        )
     if file.metadata.num_rows == 0:
         raise ValueError(f"{path} has no rows.")
 

@@ -223,7 +223,11 @@ class _Inputs(torch.utils.data.Dataset):
 
 
 def _encoded(
-    model: ComaForEmbedding, inputs: _Inputs, rows: list[int], tensors: dict[str, torch.Tensor], failures: dict[int, str]
+    model: ComaForEmbedding,
+    inputs: _Inputs,
+    rows: list[int],
+    tensors: dict[str, torch.Tensor],
+    failures: dict[int, str],
 ) -> EncodedBatch:
     """A batch through the model. What the model refuses (an embedding that is not finite) is refused of its row."""
     try:

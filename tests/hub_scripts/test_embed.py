@@ -271,9 +271,7 @@ def test_parts_of_another_run_are_refused(
 
 
 @pytest.mark.parametrize("damage", ["cut", "bytes", "other", "empty"])
-def test_a_damaged_part_is_made_again(
-    coma_folder: Path, coma_command: Callable, tmp_path: Path, damage: str
-) -> None:
+def test_a_damaged_part_is_made_again(coma_folder: Path, coma_command: Callable, tmp_path: Path, damage: str) -> None:
     (tmp_path / "t.txt").write_text("an apple\na pear\n \n")
     words = ["embed", coma_folder, tmp_path / "t.txt", tmp_path / "out.parquet", "--part-rows", 1]
     assert coma_command(*words)[0] == 1
@@ -329,9 +327,7 @@ def test_an_embedding_that_is_not_finite_is_an_error_of_its_row(
     assert pq.read_table(words[-1])["row"].to_pylist() == [0, 2] and "1 rows skipped" in text
 
 
-def test_an_error_names_row_and_path(
-    coma_folder: Path, coma_command: Callable, photos: Path, tmp_path: Path
-) -> None:
+def test_an_error_names_row_and_path(coma_folder: Path, coma_command: Callable, photos: Path, tmp_path: Path) -> None:
     deep = photos / ("a long name " * 9) / ("of a folder " * 9)
     deep.mkdir(parents=True)
     data = (photos / "0.png").read_bytes()
