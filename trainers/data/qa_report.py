@@ -36,7 +36,7 @@ def report_on(files: QAFiles) -> dict[str, Any]:
     duplicates = Counter(dict.fromkeys(seen, 0))
 
     def look(what: str, text: str | None) -> None:
-        key = None if text is None else hashlib.blake2b(text.encode(), digest_size=8).digest()
+        key = None if text is None else hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         duplicates[what] += key in seen[what]
         seen[what].update(() if key is None else (key,))
 
