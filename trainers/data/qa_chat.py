@@ -31,10 +31,11 @@ UNREADABLE = (
     SyntaxError,
     TypeError,
     EOFError,
-    KeyError,
-    IndexError,
+    LookupError,
     ArithmeticError,
     MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
 )
 
 # `{"role": "user" | "assistant", "content": str, "picture": Picture (optional, shown before the text)}`
@@ -134,7 +135,7 @@ def read_picture(image: str | bytes | None) -> Picture:
             plain = file.format in AS_THEY_ARE and file.mode in ("RGB", "L") and not file.has_transparency_data
             plain = plain and file.getexif().get(ORIENTATION, 1) == 1 and getattr(file, "n_frames", 1) == 1
             mime = Image.MIME[file.format] if plain else "image/png"
-    except (*UNREADABLE, struct.error, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         why = str(error).removeprefix("Row 0: ") or type(error).__name__
         where = "" if isinstance(image, bytes) or image in why else f"{image}: "
         raise Rejected("picture cannot be read", f"{where}{why}") from error

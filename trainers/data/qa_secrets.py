@@ -53,7 +53,8 @@ class Secrets:
 
 
 def without_password(url: str) -> str:
-    """The address as it may be shown."""
+    """The address as it may be shown: without what a key may be in."""
+    url = url.partition("?")[0]
     before, at, after = url.rpartition("@")
     return f"{before[: before.find('//') + 2] if '//' in before else ''}{after}" if at else url
 
