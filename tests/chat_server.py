@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
-__all__ = ["ChatServer", "completion", "drip", "flood", "misbehaving", "packed", "send"]
+__all__ = ["ChatServer", "Happening", "completion", "drip", "flood", "misbehaving", "packed", "send"]
 
 # One request in two meets one of these, the first time that it is sent.
 MISCHIEF = ["500", "503", "429", "time-out", "truncated", "empty", "slow", "closed", "half a body", "html"]
