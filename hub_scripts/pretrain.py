@@ -140,7 +140,7 @@ def _load(
         return emoji_dialogues(load_emoji(emoji_styles(evaluation)), turns=arguments.turns, languages=())
     columns = DialogueColumns(**{name.name: getattr(arguments, name.name) for name in fields(DialogueColumns)})
     if arguments.data_format == "webdataset":
-        return stream_dialogues(path, columns, on_bad_row)
+        return stream_dialogues(path, columns, on_bad_row, arguments.image_root)
     if arguments.data_format == "messages":
         return load_dialogues(path, arguments.image_root, columns, on_bad_row)
     load = load_llava if arguments.data_format == "llava" else load_coma_sft

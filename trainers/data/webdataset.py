@@ -40,7 +40,10 @@ Member = tuple[str, bytes | ValueError]  # its ending; its content, or why there
 
 
 def stream_dialogues(
-    shards: str | Path | Sequence[str | Path], columns: DialogueColumns | None = None, on_bad_row: str = "raise"
+    shards: str | Path | Sequence[str | Path],
+    columns: DialogueColumns | None = None,
+    on_bad_row: str = "raise",
+    image_root: str | Path | None = None,
 ) -> IterableDataset:
     r"""
     Streams rows of stage 1 from WebDataset shards.
@@ -52,11 +55,12 @@ def stream_dialogues(
     Args:
         shards (`str`, `Path` or a sequence of them):
             Tar files, or patterns such as `"shards/*.tar"`. Workers share them, so there should be as many or more.
-            Paths in a JSON, where it has any, begin at the folder of the shard and may not leave it.
         columns ([`DialogueColumns`], *optional*):
             Other names of the columns.
         on_bad_row (`str`, *optional*, defaults to `"raise"`):
             `"raise"`, or `"skip"` to leave bad samples out, which is logged.
+        image_root (`str` or `Path`, *optional*):
+            Folder at which paths in a JSON begin, where it has any; by default that of the shard.
 
     Returns:
         `IterableDataset`: columns `images`, `text`, `messages`, and `row`, which is shard and key.
@@ -66,17 +70,20 @@ def stream_dialogues(
     """
     columns = columns or DialogueColumns()
     columns.needed()
-    return _stream(shards, partial(_dialogue, columns=columns), DIALOGUE_FEATURES, on_bad_row)
+    return _stream(shards, partial(_dialogue, columns=columns), DIALOGUE_FEATURES, on_bad_row, image_root)
 
 
 def stream_pairs(
-    shards: str | Path | Sequence[str | Path], columns: PairColumns, on_bad_row: str = "raise"
+    shards: str | Path | Sequence[str | Path],
+    columns: PairColumns,
+    on_bad_row: str = "raise",
+    image_root: str | Path | None = None,
 ) -> IterableDataset:
     r"""
     Streams rows of stage 2 from WebDataset shards.
 
     Args:
-        shards, on_bad_row:
+        shards, on_bad_row, image_root:
             As in [`stream_dialogues`].
         columns ([`PairColumns`]):
             Names of members by their endings (`positive_text="txt"`), or of keys of the .json; `"image"` is the first
@@ -90,11 +97,15 @@ def stream_pairs(
     """
     named = columns.named()
     check_named(named)
-    return _stream(shards, partial(_pair, named=named), features_of(named), on_bad_row)
+    return _stream(shards, partial(_pair, named=named), features_of(named), on_bad_row, image_root)
 
 
 def _stream(
-    shards: str | Path | Sequence[str | Path], convert: partial, features: Features, on_bad_row: str
+    shards: str | Path | Sequence[str | Path],
+    convert: partial,
+    features: Features,
+    on_bad_row: str,
+    image_root: str | Path | None,
 ) -> IterableDataset:
     BadRows(on_bad_row)  # a policy that does not exist is said now
     patterns = [shards] if isinstance(shards, str | Path) else shards
@@ -104,7 +115,7 @@ def _stream(
     for file in files:
         check_regular(file)
     streamed = Features({**{name: undecoded(of) for name, of in features.items()}, ROW: Value("string")})
-    settings = {"shards": files, "convert": convert, "on_bad_row": on_bad_row}
+    settings = {"shards": files, "convert": convert, "on_bad_row": on_bad_row, "image_root": image_root}
     return IterableDataset.from_generator(_rows, features=streamed, gen_kwargs=settings)
 
 
@@ -113,9 +124,11 @@ def _matching(pattern: str) -> list[str]:
     return [pattern] if Path(pattern).is_file() else sorted(glob(pattern, recursive=True))
 
 
-def _rows(shards: list[str], convert: partial, on_bad_row: str) -> Iterator[dict[str, Any]]:
+def _rows(
+    shards: list[str], convert: partial, on_bad_row: str, image_root: str | Path | None
+) -> Iterator[dict[str, Any]]:
     for shard in shards:
-        name, root = printable(Path(shard).name), root_of(shard, None)
+        name, root = printable(Path(shard).name), root_of(shard, image_root)
         bad_rows = BadRows(on_bad_row, "the shards")
         key = "its beginning"
         try:
