@@ -1,12 +1,15 @@
 r"""Rows of .csv and .tsv files, exactly: fields of any length, and no row that the file does not have.
 
 The module `csv` is not used: it cuts fields at a limit that belongs to the whole process, and it does not say where a
-quote was opened. What is read is RFC 4180, with any line ends, and, as everywhere, quotes inside of a field that does
-not begin with one stand for themselves (`5" screen`).
+quote was opened. What is read is RFC 4180, with any line ends.
 
 After broken quotes nobody knows where the next row begins. Where text follows a closing quote in a line with an even
 number of quotes, the next line is taken for the next row, and from there on nothing else may be odd about quotes; all
 other broken quotes end the reading, bad rows being skipped or not.
+
+Quotes inside of a field that does not begin with one stand for themselves, as everywhere (`5" screen`). But where a
+file has fields between quotes, a line with an odd number of quotes, one of them in such a place, is what is left of a
+field of several lines that was closed too early, and ends the reading, too.
 """
 
 from __future__ import annotations
@@ -87,6 +90,8 @@ class _Reader:
         self.path, self.separator = path, separator
         self.line, self.end, self.number, self.first = "", "", 0, 0
         self.odd: int | None = None  # the line of bad quotes after which reading went on
+        self.quoted: int | None = None  # the first line with a field between quotes
+        self.lone: int | None = None  # the first line with a quote too many, in a field that does not begin with one
 
     def place(self) -> str:
         """The lines of the row that was read."""
@@ -122,7 +127,7 @@ class _Reader:
         return bool(whole)
 
     def _quoted_row(self) -> list[str]:
-        values, place = [], 0
+        values, place, bare = [], 0, ""
         while True:
             if self.line.startswith(QUOTE, place):
                 value, place = self._quoted_field(place + 1)
@@ -130,15 +135,25 @@ class _Reader:
                 stop = self.line.find(self.separator, place)
                 stop = len(self.line) if stop < 0 else stop
                 value, place = self.line[place:stop], stop
-                self._check_bare(value)
+                if QUOTE in value:
+                    self._check_bare(value)
+                    bare = value
             values.append(value)
+            if self.lone and self.quoted:
+                where = f"in the middle of a field, expected it doubled: line {self.quoted} has a field between quotes"
+                raise self._lost(f"a quote {where}", self.lone)
             if place == len(self.line):
+                if bare and self.first != self.number:
+                    raise self._lost(
+                        f"a quote in {bare[:20]!r}, in a row that goes on to line {self.number}", self.first
+                    )
                 return values
             place += 1
 
     def _quoted_field(self, start: int) -> tuple[str, int]:
         """The field whose quote was opened before `start`, and the place after its closing quote."""
         opened, parts, length = self.number, [], 0
+        self.quoted = self.quoted or opened
         while True:
             close = self.line.find(QUOTE, start)
             if close < 0:
@@ -168,12 +183,13 @@ class _Reader:
         raise _BadQuotes(found, known and self.line.count(QUOTE) % 2 == 0)
 
     def _check_bare(self, value: str) -> None:
-        if QUOTE in value:
-            if value.lstrip(" \t").startswith(QUOTE):
-                even = self.first == self.number and self.line.count(QUOTE) % 2 == 0
-                raise _BadQuotes(f"blanks before the quote of {value[:20]!r}", even)
-            if self.odd is not None:
-                raise self._lost(f"a quote in {value[:20]!r}")
+        even = self.line.count(QUOTE) % 2 == 0
+        if value.lstrip(" \t").startswith(QUOTE):
+            raise _BadQuotes(f"blanks before the quote of {value[:20]!r}", even and self.first == self.number)
+        if self.odd is not None:
+            raise self._lost(f"a quote in {value[:20]!r}")
+        if not even:
+            self.lone = self.lone or self.number
 
     def _go_on_after(self, error: _BadQuotes) -> ValueError:
         """The row that is bad, if it is known where the next one begins."""
@@ -198,6 +214,7 @@ class _Reader:
             "pairs; nobody knows which rows it has swallowed."
         )
 
-    def _lost(self, found: str) -> ValueError:
+    def _lost(self, found: str, number: int | None = None) -> ValueError:
         since = f" after the broken quotes of line {self.odd}" if self.odd else ""
-        return ValueError(f"{self.path}: line {self.number}: found {found}{since}: nobody knows where rows begin.")
+        line = number or self.number
+        return ValueError(f"{self.path}: line {line}: found {found}{since}; nobody knows where rows begin.")
