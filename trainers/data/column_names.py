@@ -37,9 +37,8 @@ def misnamed(found: Iterable[str], known: Iterable[str]) -> dict[str, str]:
 def _misnamed(found: frozenset[str], known: frozenset[str]) -> dict[str, str]:
     meant = {}
     for name in sorted(found - known):
-        for absent in sorted(known - found):
-            if _alike(_simple(name), _simple(absent)):
-                meant[name] = absent
+        if alike := [absent for absent in sorted(known - found) if _alike(_simple(name), _simple(absent))]:
+            meant[name] = max(alike, key=lambda absent: SequenceMatcher(None, name, absent).ratio())
     return meant
 
 
