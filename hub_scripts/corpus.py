@@ -71,11 +71,11 @@ def open_corpus(path: Path, columns: Columns, image_root: Path | None = None) ->
         ValueError: if it is of no such kind, has no rows, or has no column with texts or pictures; and for a file in
             which nobody knows where rows begin. A row that is bad is known by its `error`.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         raise ValueError(f"{printable(path)} is not there; it must be {KINDS}.")
-    if saved_dataset(path) is not None or (path.suffix.lower() in TABLE_SUFFIXES and not path.is_dir()):
+    if saved_dataset(path) is not None or (path.suffix.lower() in TABLE_SUFFIXES and not os.path.isdir(path)):
         corpus = _table(open_records(path), columns, root_of(path, image_root))
-    elif path.is_dir():
+    elif os.path.isdir(path):
         corpus = _folder(path)
     elif path.suffix.lower() == ".txt":
         records = Records(path.name, ["text"], lambda columns=None: _lines(path), None)

@@ -1,5 +1,6 @@
 """What `coma evaluate` finds in the data it is given: sets by name, each read when its turn comes."""
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,12 +91,12 @@ def _order(name: str) -> tuple[int, str]:
 
 
 def _sets_in(place: str, options: _Options) -> list[NamedSet]:
-    path = Path(place)
-    if place == FROM_HUB and not path.exists():
+    path, is_there = Path(place), os.path.exists(place)
+    if place == FROM_HUB and not is_there:
         return [_from_hub(name, one.repository, options) for name, one in SETS.items() if one.repository]
-    if place == EMOJI and not path.exists():
+    if place == EMOJI and not is_there:
         return [_pairs(place, lambda: emoji_pairs(load_emoji(emoji_styles(evaluation=True))), options)]
-    if not path.exists():
+    if not is_there:
         return _on_hub(place, options)
     if not path.is_dir() or saved_dataset(path) is not None:
         return [_pairs(path.stem, lambda: load_pairs(place, image_root=options.image_root), options)]
@@ -108,6 +109,8 @@ def _sets_in(place: str, options: _Options) -> list[NamedSet]:
 def _part(folder: Path, name: str) -> Path | None:
     """A folder with Parquet or JSON-lines files, or one such file."""
     there = [one for suffix in ("", ".parquet", ".jsonl") if (one := folder / f"{name}{suffix}").exists()]
+    if len(there) > 1:  # a folder without tables has pictures
+        there = [one for one in there if one.is_file() or any(one.glob("*.parquet")) or any(one.glob("*.jsonl"))]
     if len(there) > 1:
         raise ValueError(f"{folder} has the set {name} twice, {' and '.join(one.name for one in there)}: keep one.")
     return there[0] if there else None

@@ -94,7 +94,7 @@ def open_records(source: str | Path | Dataset) -> Records:
         return _of_dataset(dataset, "the data set" if isinstance(source, Dataset) else Path(source).name)
     path = Path(source).absolute()
     suffix = path.suffix.lower()
-    if suffix not in TABLE_SUFFIXES or path.is_dir():
+    if suffix not in TABLE_SUFFIXES or os.path.isdir(path):
         kinds = ", ".join(TABLE_SUFFIXES)
         raise ValueError(f"{path} must be a folder of `save_to_disk`, or a file that ends with {kinds}.")
     check_regular(path)

@@ -44,7 +44,7 @@ REPEATED: dict[str, tuple[Callable, str, str, str]] = {
         "role",
     ),
     "llava": (
-        lambda path, **policy: load_llava(path, **policy),
+        load_llava,
         f'{{"image": "a.png", {LLAVA.replace("q", "<image>q")}}}',
         f'{{"image": "a.png", "image": "b.png", {LLAVA.replace("q", "<image>q")}}}',
         "image",
