@@ -1,4 +1,4 @@
-"""Paths of tables stay in the folder that they begin at, in every reader, and values that are no paths are bad rows."""
+"""Paths of tables stay in the folder they begin at, in every reader; values that are no paths are bad rows."""
 
 import json
 import os
