@@ -29,14 +29,12 @@ def write(folder: Path, lines: list[str]) -> None:
 
 
 def test_texts_are_read_as_they_stand(tmp_path: Path, rows: list[dict]) -> None:
-    """A reader that guesses types makes a time of the first one."""
-    rows = [
-        {**row, "qry_text": text, "qry_img_path": ""}
-        for row, text in zip(rows, ["2020-01-01 00:00:00", "007"], strict=False)
-    ]
+    """A reader that guesses types makes times of them."""
+    texts = [f"2020-01-0{number} 00:00:00" for number in range(1, 7)]
+    rows = [{**row, "qry_text": text, "qry_img_path": ""} for row, text in zip(rows, texts, strict=True)]
     write(tmp_path, [json.dumps(row) for row in rows])
     task = the_set(tmp_path).read()
-    assert [item[0]["content"][0]["text"] for item in task.items[:2]] == ["2020-01-01 00:00:00", "007"]
+    assert [task.items[int(place)][0]["content"][0]["text"] for place in task.queries] == texts
 
 
 BAD = {

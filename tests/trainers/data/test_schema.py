@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from datasets import Dataset, Features, Image, List, Value
 
@@ -106,3 +107,25 @@ def test_paths_large_strings_and_columns_that_are_all_none(conversation: Callabl
     rows = {"images": [["a.png"]], "text": [None], "messages": [conversation("q", "a")], "more": [1]}
     dataset = Dataset.from_dict(rows, features=Features(features))
     assert validate_dialogues(dataset) is dataset
+
+
+def test_texts_and_pictures_of_other_types_of_arrow() -> None:
+    """Large, as Polars writes them."""
+    item = pa.struct(
+        {"text": pa.large_string(), "image": pa.struct({"bytes": pa.large_binary(), "path": pa.large_string()})}
+    )
+    values = {
+        "query": {"text": "a", "image": None},
+        "positive": {"text": None, "image": {"bytes": b"x", "path": None}},
+    }
+    schema = pa.schema({"query": item, "positive": item, "negatives": pa.large_list(item)})
+    good, bad = {**values, "negatives": [values["query"]]}, {**values, "negatives": [{"text": None, "image": None}]}
+    rows = Dataset(pa.Table.from_pylist([good, bad, good], schema))
+    bad_rows = BadRows("skip")
+    assert len(validate_pairs(rows, bad_rows)) == 2 and list(bad_rows.reasons) == [1]
+
+
+def test_a_text_with_a_nul_is_refused() -> None:
+    rows = [{"query": {"text": "a"}, "positive": {"text": "b\0c"}}]
+    with pytest.raises(ValueError, match=r"^Row 0 of the data set is bad: column positive\.text: found .*NUL"):
+        validate_pairs(Dataset.from_list(rows))
