@@ -127,8 +127,6 @@ def _fits(found: pa.DataType, expected: pa.DataType) -> bool:
         refuse_misnamed(names, [field.name for field in expected])
         known = [field for field in expected if field.name in names]
         return bool(known) and all(_fits(found.field(field.name).type, field.type) for field in known)
-    if pa.types.is_dictionary(found):
-        return _fits(found.value_type, expected)
     kinds = (pa.types.is_large_string, pa.types.is_string_view)
     if not pa.types.is_string(expected):
         kinds = (pa.types.is_large_binary, pa.types.is_binary_view)
