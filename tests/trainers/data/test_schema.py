@@ -110,14 +110,11 @@ def test_paths_large_strings_and_columns_that_are_all_none(conversation: Callabl
 
 
 def test_texts_and_pictures_of_other_types_of_arrow() -> None:
-    """Large, as Polars writes them."""
-    item = pa.struct(
-        {"text": pa.large_string(), "image": pa.struct({"bytes": pa.large_binary(), "path": pa.large_string()})}
-    )
-    values = {
-        "query": {"text": "a", "image": None},
-        "positive": {"text": None, "image": {"bytes": b"x", "path": None}},
-    }
+    """Views and large lists, as Polars writes them."""
+    image = pa.struct({"bytes": pa.binary_view(), "path": pa.large_string()})
+    item = pa.struct({"text": pa.string_view(), "image": image})
+    picture = {"text": None, "image": {"bytes": b"x", "path": None}}
+    values = {"query": {"text": "a", "image": None}, "positive": picture}
     schema = pa.schema({"query": item, "positive": item, "negatives": pa.large_list(item)})
     good, bad = {**values, "negatives": [values["query"]]}, {**values, "negatives": [{"text": None, "image": None}]}
     rows = Dataset(pa.Table.from_pylist([good, bad, good], schema))
