@@ -8,15 +8,15 @@ from hub_scripts.public_names import CONTROL
 
 __all__ = ["code", "plain", "row"]
 
-# An underscore within a word, as in `learning_rate`, is no mark-up.
-MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)")
+# Underscores within a word, as in `learning_rate`, are no mark-up.
+MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<!\w)_+|_+(?!\w)")
 HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def plain(value: Any) -> str:
     """A value as text on one line that means in Markdown, HTML and a table what it says."""
     text = CONTROL.sub(" ", str(value)).strip()
-    text = MARKUP.sub(lambda found: "\\" + found[0], text)
+    text = MARKUP.sub(lambda found: "".join(f"\\{sign}" for sign in found[0]), text)
     return re.sub("[&<>]", lambda found: HTML[found[0]], text)
 
 

@@ -72,11 +72,13 @@ def public_record(value: Any, key: str = "") -> Any:
     Returns:
         `Any`: the same, with names in place of paths, and without the places where things lay.
     """
+    if key in PROMPTS:
+        return value
     if isinstance(value, dict):
         return {name: public_record(part, name) for name, part in value.items() if name not in PLACES}
     if isinstance(value, list):
         return [public_record(part, key) for part in value]
-    if not isinstance(value, str) or key in PROMPTS:
+    if not isinstance(value, str):
         return value
     if key in PATHS:
         return public_name(value)
