@@ -35,8 +35,6 @@ def probe(model: "ComaForEmbedding", processor: "ComaProcessor") -> list[float]:
     with torch.no_grad():
         inputs = processor.process([golden_inputs()["a picture and a text"]]).to(model.device)
         embedding = model(**inputs).embeddings[0]
-    if not embedding.isfinite().all():
-        raise ValueError("The model gives no numbers (NaN or infinity) for a picture and a text: it is of no use.")
     return [round(value, 6) for value in embedding[:PROBE_SIZE].tolist()]
 
 

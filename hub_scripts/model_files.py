@@ -51,11 +51,8 @@ def belonging(folder: Path, linked_weights: bool = False) -> dict[str, Path]:
         if not _belongs(name, modules):
             continue
         may_lead_out = linked_weights and _matches(name, WEIGHTS)
-        if not path.is_file() or not (may_lead_out or is_inside(path, folder)):
-            raise ValueError(
-                f"{path} is a link that leads out of the folder, or no file, and is not published: put the file "
-                "itself there, or remove it."
-            )
+        if not may_lead_out:
+            _must_be_inside(path, folder)
         files[name] = path
     return dict(sorted(files.items()))
 
@@ -76,8 +73,9 @@ def module_folders(folder: Path) -> list[str]:
         ValueError: for a file that is not what sentence-transformers writes, and for a folder elsewhere.
     """
     file = folder / "modules.json"
-    if not file.is_file():
+    if not (file.exists() or file.is_symlink()):
         return []
+    _must_be_inside(file, folder)
     try:
         paths = [module["path"] for module in json.loads(file.read_text(encoding="utf-8"))]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -94,6 +92,14 @@ def is_inside(path: Path, folder: Path) -> bool:
     blobs = home.parent.parent / "blobs"
     is_cached = home.parent.name == "snapshots" and home.parent.parent.name.startswith("models--")
     return target.is_relative_to(home) or (is_cached and target.parent == blobs.resolve())
+
+
+def _must_be_inside(path: Path, folder: Path) -> None:
+    if not path.is_file() or not is_inside(path, folder):
+        raise ValueError(
+            f"{path} is a link that leads out of the folder, or no file, and is not published: put the file itself "
+            "there, or remove it."
+        )
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
