@@ -18,7 +18,9 @@ SECRET_OPTION = re.compile(r"(--?[\w-]*(?:key|token|password|passwd|secret)[\w-]
 SECRET_VARIABLE = re.compile(r"(\b\w*(?:KEY|TOKEN|PASSWORD|SECRET)\w*=)\S+")
 URL = re.compile(r"\b[a-z][\w+.-]*://[^\s'\"`<>]+", re.I)
 # From the root, a home, a drive or where one is; or of three parts and more; or of two that end as a file does.
-PATH = re.compile(r"(?<![\w:/\\.~])(?:~[\w.-]*|\.{1,2}|[A-Za-z]:)?[\\/][^\s'\"`|<>,;:]+|\b[\w.@-]+(?:[\\/][\w.@*-]+)+")
+PATH = re.compile(
+    r"(?<![\w:/\\.~<])(?:~[\w.-]*|\.{1,2}|[A-Za-z]:)?[\\/][^\s'\"`|<>,;:]+|\b[\w.@-]+(?:[\\/][\w.@*-]+)+"
+)
 
 # Keys of a record of training: what is a path, what was typed as a prompt, and what says where things lay.
 PATHS = ("model", "data", "eval_data", "teacher")
