@@ -100,6 +100,7 @@ def _coma_folder(arguments: PretrainArguments, output_dir: Path) -> str:
     from hub_scripts.create import create_model
     from hub_scripts.folders import new_folder, save_model
     from hub_scripts.loading import is_adapter
+    from hub_scripts.training_record import write_stages
 
     if is_adapter(arguments.model) or AutoConfig.from_pretrained(arguments.model).model_type == "coma":
         return arguments.model
@@ -108,6 +109,7 @@ def _coma_folder(arguments: PretrainArguments, output_dir: Path) -> str:
         pixels = {"shortest_edge": arguments.min_pixels, "longest_edge": arguments.max_pixels}
         k, dtype = arguments.num_compression_tokens, arguments.dtype
         with new_folder(base) as folder:
+            write_stages(folder, [])
             save_model(*create_model(arguments.model, k, pixels=pixels, dtype=dtype), folder)
     return str(base)
 
