@@ -10,7 +10,7 @@ import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 
-from hub_scripts.terminal import drop_unwritten, flush, is_read, printable, show_every_letter
+from hub_scripts.terminal import drop_unwritten, flush, is_read, one_line, show_every_letter
 
 
 __all__ = ["COMMANDS", "coma_version", "main"]
@@ -114,7 +114,7 @@ def coma_version() -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    message = printable(" ".join(str(error).split()))
+    message = one_line(" ".join(str(error).split()))
     if isinstance(error, MemoryError):  # Python's own says nothing
         message = f"the memory of this machine is not enough. {message}".strip()
     message = message or type(error).__name__

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from hub_scripts.arguments import add_model_options, command_parser, positive
 from hub_scripts.embedding_parts import PartsFolder
-from hub_scripts.terminal import printable
+from hub_scripts.terminal import one_line
 
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _embed(arguments: argparse.Namespace) -> None:
     columns = Columns(arguments.id_column, arguments.text_column, arguments.image_column)
     corpus = open_corpus(arguments.inputs, columns, arguments.image_root)
     if corpus.left_alone:
-        print(f"{corpus.left_alone} files of {printable(arguments.inputs)} are no pictures and are left alone")
+        print(f"{corpus.left_alone} files of {one_line(arguments.inputs)} are no pictures and are left alone")
     model, processor = load_model(arguments.model, arguments.dtype, arguments.device)
     started = time.perf_counter()
     metadata = _metadata(arguments, model, processor)
@@ -66,10 +66,10 @@ def _embed(arguments: argparse.Namespace) -> None:
     rows, skipped = join_parts(files, arguments.out, parts.skipped, metadata)
     parts.remove()
     seconds = time.perf_counter() - started
-    print(f"{rows} rows of {model.config.hidden_size} numbers in {printable(arguments.out)}")
+    print(f"{rows} rows of {model.config.hidden_size} numbers in {one_line(arguments.out)}")
     print(f"{embedded} embedded now, in {seconds:.1f} s: {embedded / seconds:.1f} a second")
     if skipped:
-        print(f"{skipped} rows skipped, listed in {printable(parts.skipped)}")
+        print(f"{skipped} rows skipped, listed in {one_line(parts.skipped)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -184,8 +184,8 @@ def _unfit(rows: list[dict], first_row: int) -> dict[int, str]:
     reasons = {}
     for place, row in enumerate(rows):
         names = [name for name in ("id", "text", "path") if not _is_unicode(row[name])]
-        if row.get("error"):  # the corpus could not read it
-            reasons[place] = f"Row {first_row + place}: {row['error']}"
+        if row["error"] is not None:  # whoever read it knows why
+            reasons[place] = row["error"]
         elif names:
             what = "a file name" if names[0] == "path" else f"the {names[0]}"
             reasons[place] = f"Row {first_row + place}: {what} is not UTF-8 and cannot be stored: {row[names[0]]!r}."
@@ -216,7 +216,7 @@ def _digest(rows: list[dict], metadata: dict[str, Any]) -> str:
         image = row["image"]
         if isinstance(image, str):
             image = f"{image} {_state(image)}".encode("utf-8", "surrogatepass")
-        digest.update(json.dumps([row["id"], row["text"], row.get("error")]).encode())
+        digest.update(json.dumps([row["id"], row["text"], row["error"]]).encode())
         digest.update(image or b"")
     return digest.hexdigest()
 

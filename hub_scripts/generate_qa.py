@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_scripts.arguments import DTYPES, command_parser, positive
-from hub_scripts.terminal import printable
+from hub_scripts.terminal import one_line
 from trainers.data.qa_prompts import FORMATS
 
 
@@ -58,15 +58,15 @@ def main(argv: list[str]) -> int:
         arguments.inputs, Columns(arguments.id_column, None, arguments.image_column), arguments.image_root
     )
     if corpus.left_alone:
-        print(f"{corpus.left_alone} files of {printable(arguments.inputs)} are no pictures and are left alone")
+        print(f"{corpus.left_alone} files of {one_line(arguments.inputs)} are no pictures and are left alone")
     started = time.perf_counter()
     asyncio.run(_generate(arguments, corpus))
     report = report_on(QAFiles.of(arguments.out))
     report_file = arguments.out.with_name(f"{arguments.out.name}.report.json")
     report_file.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
-    sys.stdout.writelines(f"{printable(line)}\n" for line in report_lines(report))
-    seconds, out = time.perf_counter() - started, printable(arguments.out)
-    print(f"written      {out}, in {seconds:.1f} s; the same numbers in {printable(report_file)}")
+    sys.stdout.writelines(f"{one_line(line)}\n" for line in report_lines(report))
+    seconds, out = time.perf_counter() - started, one_line(arguments.out)
+    print(f"written      {out}, in {seconds:.1f} s; the same numbers in {one_line(report_file)}")
     if report["rows"]["failed"]:
         print(f"failed       {out}.failed.jsonl says why; --retry-failed tries them again")
     if not report["rows"]["good"]:
@@ -180,4 +180,4 @@ def _sources(corpus: "Corpus") -> Iterator["Source"]:
 
     for start in range(0, corpus.num_rows, AT_ONE_TIME):
         for row in corpus.read(start, min(start + AT_ONE_TIME, corpus.num_rows)):
-            yield Source(row["id"], row["image"], row.get("error"))
+            yield Source(row["id"], row["image"], row["error"])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hub_scripts.arguments import add_model_options, command_parser, positive
 from hub_scripts.embedding_parts import SAME_MODEL, probe_cosine
-from hub_scripts.terminal import printable
+from hub_scripts.terminal import one_line
 
 
 if TYPE_CHECKING:
@@ -79,6 +79,6 @@ def _check_same_model(metadata: dict[str, Any], arguments: Any, numbers: list[fl
 
 def _describe(row: dict[str, Any]) -> str:
     """The row in one line: its id, the path of its picture where that is something else, the beginning of its text."""
-    text = printable(" ".join((row["text"] or "").split()), WIDEST_TEXT)
+    text = one_line(" ".join((row["text"] or "").split()), WIDEST_TEXT)
     image = row["image"] if row["image"] != row["id"] else None
-    return "  ".join(part for part in (printable(row["id"] or ""), printable(image or ""), text) if part)
+    return "  ".join(part for part in (one_line(row["id"] or ""), one_line(image or ""), text) if part)

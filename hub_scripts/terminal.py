@@ -12,7 +12,7 @@ import unicodedata
 from typing import TextIO
 
 
-__all__ = ["drop_unwritten", "flush", "is_read", "printable", "show_every_letter"]
+__all__ = ["drop_unwritten", "flush", "is_read", "one_line", "show_every_letter"]
 
 # Control characters, surrogates and separators of lines, by their category in Unicode …
 ESCAPED = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -20,7 +20,7 @@ ESCAPED = frozenset({"Cc", "Cs", "Zl", "Zp"})
 DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
 
 
-def printable(text: object, length: int | None = None) -> str:
+def one_line(text: object, length: int | None = None) -> str:
     r"""
     A text as one line in which nothing is a command to the terminal.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hub_scripts.terminal import printable
+from hub_scripts.terminal import one_line
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ sys.exit(main(["create"]))
 
 def test_every_letter_of_unicode() -> None:
     for place in range(sys.maxunicode + 1):
-        letter, shown = chr(place), printable(chr(place))
+        letter, shown = chr(place), one_line(chr(place))
         assert len(shown.splitlines()) <= 1 and shown.encode()
         moves = unicodedata.bidirectional(letter) in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
         if moves or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp"):
@@ -39,9 +39,9 @@ def test_every_letter_of_unicode() -> None:
 
 
 def test_texts_and_their_length() -> None:
-    assert printable("Ein Äpfel, 苹果, تفاح, 👩\u200d🌾") == "Ein Äpfel, 苹果, تفاح, 👩\u200d🌾"
-    assert printable(Path("a\x1b]0;x\x07\nb")) == r"a\x1b]0;x\x07\nb"
-    assert printable("\x1b" * 9, 4) == r"\x1b\x1b\x1b…" and printable("abcd", 4) == "abcd"
+    assert one_line("Ein Äpfel, 苹果, تفاح, 👩\u200d🌾") == "Ein Äpfel, 苹果, تفاح, 👩\u200d🌾"
+    assert one_line(Path("a\x1b]0;x\x07\nb")) == r"a\x1b]0;x\x07\nb"
+    assert one_line("\x1b" * 9, 4) == r"\x1b\x1b\x1b…" and one_line("abcd", 4) == "abcd"
 
 
 def run(command: str, lines: int = 3, error: str = "None", **environment: str) -> subprocess.CompletedProcess:

@@ -33,7 +33,7 @@ class Source(NamedTuple):
     Args:
         id (`str`): name of its row.
         image (`str`, `bytes` or `None`): path or content of its file.
-        error (`str`, *optional*): why there is no such row.
+        error (`str`, *optional*): why the row cannot be read.
     """
 
     id: str
