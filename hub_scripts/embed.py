@@ -170,7 +170,9 @@ def _embed_rows(
                 errors[place] = _with_path(unfit.get(place, reason), rows[place]["path"])
             if errors and arguments.on_error == "raise":
                 reason = errors[min(errors)]
-                raise ValueError(f"{reason} Mend it and go on by the same command, or add --on-error skip.")
+                raise ValueError(
+                    f"{reason.removesuffix('.')}. Mend it and go on by the same command, or add --on-error skip."
+                )
             embeddings[batch.rows] = batch.embeddings
             progress.update(len(batch.rows) + len(batch.failures))
     except torch.OutOfMemoryError as error:

@@ -242,7 +242,7 @@ def test_one_picture_fails_and_the_run_goes_on(coma_command: Callable, tmp_path:
 
     with ChatServer(behave) as server:
         words = ["generate-qa", tmp_path / "photos", out, "--server", server.url, "--api-key-file", key, *PATIENCE]
-        words += ["--retries", 1, "--attempts", 2, "--timeout", 2]
+        words += ["--retries", 1, "--attempts", 2, "--timeout", 3, "--concurrency", 4]
         code, text, error = coma_command(*words)
         assert code == 0, error
         asked = len(server.requests)
