@@ -19,7 +19,7 @@ from hub_scripts.tiny_backbone import MODEL_TYPES
 
 
 FILES = {"configuration_coma.py", "inputs_coma.py", "loss_coma.py", "memory_coma.py", "modeling_coma.py"}
-FILES |= {"processing_coma.py"}
+FILES |= {"processing_coma.py", "cache_coma.py", "generation_coma.py"}
 
 STRANGER = """
 import importlib.util, shutil, sys
@@ -48,7 +48,7 @@ def run(folder, **kwargs):
     ids, marks = torch.tensor(rows["input_ids"]), torch.tensor(rows["assistant_masks"])
     labels = ids.masked_fill(marks == 0, -100)
     output = model(**batch, dialogue_input_ids=ids, labels=labels)
-    texts = model.generate(model.compress(**batch), ids[:, :-4], torch.ones_like(ids[:, :-4]), max_new_tokens=3)
+    texts = model.generate_from_memory(model.compress(**batch), ids[:, :-4], torch.ones_like(ids[:, :-4]), max_new_tokens=3)
     return model, processor, {
         "embeddings": output.embeddings, "loss": output.loss, "texts": texts,
         "module": type(model).__module__, "lost": {name: list(keys) for name, keys in info.items() if keys},
@@ -105,7 +105,9 @@ def expected(model, processor, inputs: list) -> dict:
     rows = processor.process_dialogues([turn] * 3)
     ids, marks = torch.tensor(rows["input_ids"]), torch.tensor(rows["assistant_masks"])
     output = model(**batch, dialogue_input_ids=ids, labels=ids.masked_fill(marks == 0, -100))
-    texts = model.generate(model.compress(**batch), ids[:, :-4], torch.ones_like(ids[:, :-4]), max_new_tokens=3)
+    texts = model.generate_from_memory(
+        model.compress(**batch), ids[:, :-4], torch.ones_like(ids[:, :-4]), max_new_tokens=3
+    )
     return {"embeddings": output.embeddings, "loss": output.loss, "texts": texts}
 
 

@@ -10,6 +10,7 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import Trainer, TrainingArguments
 
+from tests.checkpointing import CHECKPOINTING
 from trainers.compression import ComaCompressionCollator, ComaCompressionConfig
 from trainers.lora import lora_config, merge_adapter
 
@@ -83,7 +84,7 @@ def test_gradient_checkpointing_takes_the_same_steps(make_coma, compression_trai
     results = []
     for checkpointing in (False, True):
         model, processor = make_coma()
-        settings = {**SGD, "learning_rate": 0.05, "gradient_checkpointing": checkpointing, "kl_weight": 0.5}
+        settings = {**SGD, "learning_rate": 0.05, CHECKPOINTING: checkpointing, "kl_weight": 0.5}
         peft_config = lora_config(model, lora_dropout=0.0)
         trainer = compression_trainer((model, processor), compression_rows(8), peft_config=peft_config, **settings)
         results.append(trained(trainer))
