@@ -58,8 +58,8 @@ def sequences_per_row(kwargs: dict[str, Any], defaults: GenerationConfig) -> int
     for name, (neutral, why) in REFUSED.items():
         if setting(name) not in (None, neutral):
             raise ValueError(f"`{name}={setting(name)!r:.60}` cannot be used with a memory: {why}. Leave it out.")
-    known = {*vars(GenerationConfig()), *ARGUMENTS, *REFUSED}
-    if unknown := sorted(name for name in kwargs.keys() - known if kwargs[name] is not None):
+    unknown = sorted(name for name in kwargs.keys() - REFUSED.keys() - known_arguments() if kwargs[name] is not None)
+    if unknown:
         raise TypeError(
             f"generate_from_memory has no argument {', '.join(unknown)}: the memory stands for all of the input. It "
             "takes the settings of a `GenerationConfig`, and " + ", ".join(sorted(ARGUMENTS)) + "."
@@ -67,9 +67,13 @@ def sequences_per_row(kwargs: dict[str, Any], defaults: GenerationConfig) -> int
     return max(setting("num_beams") or 1, setting("num_return_sequences") or 1)
 
 
+def known_arguments() -> set[str]:
+    return {*vars(GenerationConfig()), *ARGUMENTS}
+
+
 def with_special_ids(kwargs: dict[str, Any], **special_ids: Any) -> dict[str, Any]:
     """Arguments for the backbone's `generate`: these token ids, and a cache in use, where a call says nothing."""
-    kwargs = {name: value for name, value in kwargs.items() if name not in REFUSED}
+    kwargs = {name: value for name, value in kwargs.items() if name in known_arguments() - REFUSED.keys()}
     if (config := kwargs.get("generation_config")) is None:
         return {**special_ids, "use_cache": True, **kwargs}
     config = copy.deepcopy(config)

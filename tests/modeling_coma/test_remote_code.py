@@ -48,7 +48,8 @@ def run(folder, **kwargs):
     ids, marks = torch.tensor(rows["input_ids"]), torch.tensor(rows["assistant_masks"])
     labels = ids.masked_fill(marks == 0, -100)
     output = model(**batch, dialogue_input_ids=ids, labels=labels)
-    texts = model.generate_from_memory(model.compress(**batch), ids[:, :-4], torch.ones_like(ids[:, :-4]), max_new_tokens=3)
+    asked = ids[:, :-4]
+    texts = model.generate_from_memory(model.compress(**batch), asked, torch.ones_like(asked), max_new_tokens=3)
     return model, processor, {
         "embeddings": output.embeddings, "loss": output.loss, "texts": texts,
         "module": type(model).__module__, "lost": {name: list(keys) for name, keys in info.items() if keys},
