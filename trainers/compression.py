@@ -143,7 +143,10 @@ class ComaCompressionTrainer(ComaTrainer):
         if args.kl_weight > 0 and teacher is None and not hasattr(self.model, "disable_adapter"):
             raise ValueError("kl_weight > 0 needs a teacher: train an adapter (peft_config), or pass `teacher`.")
         if teacher is not None:
-            teacher = teacher.requires_grad_(False).eval().to(self.accelerator.device)
+            teacher = teacher.requires_grad_(False).eval()
+            # Offloaded, or spread over devices, it is where it is to be.
+            if not hasattr(teacher, "hf_device_map") and not any(weight.is_meta for weight in teacher.parameters()):
+                teacher = teacher.to(self.accelerator.device)
         self.teacher = teacher
         self.token_similarity = TokenSimilarity()
         self.add_callback(self.token_similarity)
