@@ -116,8 +116,8 @@ class ComaForEmbedding(PreTrainedModel):
             dialogue_view (`str`): what a dialogue sees besides its own past: `"compressed"`, the compression tokens
                 alone (section 3.1); `"full"`, all of the input but them, which is the backbone as it was.
             inputs_embeds: cannot be used, because rows are told by their ids.
-            output_attentions, output_hidden_states (`bool`): whether to return `attentions`, which need
-                `attn_implementation="eager"`, and `hidden_states`, of the input; by default what the config says.
+            output_attentions, output_hidden_states (`bool`): whether to return `attentions`, which "eager" attention
+                alone keeps, and `hidden_states`, of the input and not of a dialogue; by default what the config says.
             return_dict (`bool`): `False` for a tuple instead of a [`ComaOutput`]; by default what the config says.
         Raises `ValueError` for rows without exactly K compression tokens, and for embeddings that are not finite.
         """
@@ -291,12 +291,12 @@ class ComaForEmbedding(PreTrainedModel):
 
     def _with_layers(self, output: ComaOutput, outputs: ModelOutput, length: int | None = None) -> ComaOutput:
         """Adds states and attentions of the layers, of an input of this length, where they were asked for."""
-        if outputs.hidden_states is not None:
-            output.hidden_states = tuple(states[:, :length] for states in outputs.hidden_states)
-        if outputs.attentions is not None:
-            if any(weights is None for weights in outputs.attentions):
-                raise ValueError('`output_attentions` needs `attn_implementation="eager"`: no other keeps them.')
-            output.attentions = tuple(weights[..., :length, :length] for weights in outputs.attentions)
+        output.hidden_states, output.attentions = outputs.hidden_states, outputs.attentions
+        if length is not None:  # `output_hidden_states` may select layers; the others are None
+            if states := outputs.hidden_states:
+                output.hidden_states = tuple(None if layer is None else layer[:, :length] for layer in states)
+            if weights := outputs.attentions:
+                output.attentions = tuple(layer[..., :length, :length] for layer in weights)
         return output
 
     def _output(self, states: Tensor, hidden: Tensor, mask: Tensor, labels: Tensor | None, items: Any) -> ComaOutput:
