@@ -87,3 +87,12 @@ def test_logits_are_taken_in_single_precision():
     loss = answer_cross_entropy(hidden_states, head(weight), torch.tensor([0]))
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("items", [None, 5, torch.tensor(5, device="meta")])
+@pytest.mark.parametrize("number", [0, 11])
+def test_no_number_is_asked_back_from_its_device(items, number):
+    """On `meta` there is nothing to be asked; on a GPU the asking would wait for all that it has to do."""
+    hidden_states, weight, labels = (tensor.to("meta") for tensor in tensors(number, torch.float32))
+    loss = answer_cross_entropy(hidden_states, head(weight), labels, items)
+    assert loss.shape == () and loss.device.type == "meta"

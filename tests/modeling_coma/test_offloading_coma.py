@@ -35,7 +35,7 @@ def offloaded(model, way: str, tmp_path) -> ComaForEmbedding:
         return cpu_offload(copied) if way == "cpu" else disk_offload(copied, str(tmp_path / "offloaded"))
     model.save_pretrained(tmp_path / "saved")
     options = (
-        {"device_map": spread(model)} if way == "spread" else {"device_map": "auto", "max_memory": {"cpu": "300KB"}}
+        {"device_map": spread(model)} if way == "spread" else {"device_map": "auto", "max_memory": {"cpu": "600KB"}}
     )
     return ComaForEmbedding.from_pretrained(tmp_path / "saved", offload_folder=str(tmp_path / "offloaded"), **options)
 
@@ -58,8 +58,9 @@ def everything(model, batch: dict, prompt: torch.Tensor) -> dict[str, torch.Tens
 
 
 @pytest.mark.parametrize("way", ["cpu", "disk", "spread", "auto"])
-def test_offloaded_is_what_it_is_in_memory(coma, batch, tmp_path, way, monkeypatch):
-    model, _ = coma
+def test_offloaded_is_what_it_is_in_memory(make_coma, model_type, batch, tmp_path, way, monkeypatch):
+    # Older versions of accelerate mix up tied weights of which both are on the disk; the other ways have them tied.
+    model, _ = make_coma(model_type, tie_word_embeddings=way in ("cpu", "disk"))
     other = offloaded(model.eval(), way, tmp_path)
     assert any(parameter.is_meta for parameter in other.parameters())
     assert other.get_output_embeddings().weight.is_meta or way == "auto"
@@ -70,14 +71,6 @@ def test_offloaded_is_what_it_is_in_memory(coma, batch, tmp_path, way, monkeypat
         assert 1 < expected["loss"] < 20
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, **EXACT, msg=f"{way}: {name}")
-
-
-@one_backbone
-def test_a_head_of_its_own_is_called_too(make_coma, batch, tmp_path):
-    model, _ = make_coma(tie_word_embeddings=False)
-    expected = everything(model.eval(), batch(), torch.arange(3, 9)[None])
-    for name, value in everything(offloaded(model, "cpu", tmp_path), batch(), torch.arange(3, 9)[None]).items():
-        torch.testing.assert_close(value, expected[name], **EXACT, msg=name)
 
 
 @one_backbone
@@ -101,5 +94,6 @@ def test_columns_meet_the_states_where_these_are(coma):
 def test_a_model_is_not_made_of_weights_that_are_elsewhere(make_backbone, tmp_path):
     """Rows for the compression tokens would be drawn into nothing."""
     folder = make_backbone("qwen2_5_vl")
-    with pytest.raises(ValueError, match=r"68 weights are offloaded, first .*\. Make the model without `device_map`"):
-        ComaForEmbedding.from_backbone(str(folder), 4, device_map={"": "disk"}, offload_folder=str(tmp_path))
+    places = {"model.visual": "cpu", "model.language_model": "disk", "lm_head": "disk"}
+    with pytest.raises(ValueError, match=r"\d+ weights are offloaded, first .*\. Make the model without `device_map`"):
+        ComaForEmbedding.from_backbone(str(folder), 4, device_map=places, offload_folder=str(tmp_path))
