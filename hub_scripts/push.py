@@ -129,7 +129,6 @@ def _save_adapter(arguments: argparse.Namespace, folder: Path) -> tuple["Module"
 
 def _copy_companions(source: Path, folder: Path) -> None:
     """The files of sentence-transformers, which may hold somebody's prompts, and what training left for the card."""
-    from hub_scripts.sentence_transformers_files import write_sentence_transformers_files
     from hub_scripts.training_record import TRAINING_FILE
 
     names = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", TRAINING_FILE)
@@ -138,7 +137,6 @@ def _copy_companions(source: Path, folder: Path) -> None:
             shutil.copy(source / name, folder)
     for module in source.glob("[0-9]_*"):  # as "1_Normalize", further modules of sentence-transformers
         shutil.copytree(module, folder / module.name)
-    write_sentence_transformers_files(folder)
 
 
 def _send(arguments: argparse.Namespace, folder: Path) -> None:

@@ -86,7 +86,8 @@ def _blocks(content: str | list[dict] | None, row: int) -> list[dict]:
         if kind == "image" and len(names) == 1 and names[0] in ("image", "path", "url"):
             blocks[place] = {"type": "image", "image": given[names[0]]}
         elif not (kind == "text" and names == ["text"] and isinstance(given["text"], str)):
-            found = reprlib.repr(block)
+            found = {k: v if isinstance(v, str | None) else type(v).__name__ for k, v in given.items()}
+            found = reprlib.repr({"type": kind, **found} if given else block)
             raise ValueError(f"Row {row}: a content block is a text or an image that is there, not {found}.")
     return blocks
 

@@ -60,8 +60,11 @@ def check_text(text: str, row: int, tokens: tuple[str, ...] = ()) -> None:
             way_out = "take it out, or decode with errors='replace'"
             raise ValueError(f"Row {row}: its text has {what}, which is not UTF-8: {way_out}.") from error
     if tokens and (found := find_tokens(text, tokens)):
+        before, _, after = text.partition(found[0])
+        excerpt = f"{before[-20:]}{found[0]}{after[:20]}"  # sentence-transformers sorts rows, and numbers help little
         way_out = f"take it out, or break it up, as {found[0][:1] + ' ' + found[0][1:]!r}"
-        raise ValueError(f"Row {row}: its text types {found[0]!r}, a special token of the tokenizer: {way_out}.")
+        message = f"its text types {found[0]!r}, a special token of the tokenizer, in {excerpt!r}: {way_out}"
+        raise ValueError(f"Row {row}: {message}.")
 
 
 __all__ = ["DIALOGUE_TEMPLATE", "IMAGE_TOKENS", "INPUT_TEMPLATE", "PLACEHOLDER", "ROLES", "check_text", "find_tokens"]
