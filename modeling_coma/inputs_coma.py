@@ -132,6 +132,8 @@ def open_image(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> 
             elif isinstance(image, bytes):
                 picture = _identify(BytesIO(image))
             elif isinstance(image, np.ndarray):
+                if image.ndim not in (2, 3):
+                    raise ValueError("the shape of an image is (height, width) or (height, width, 3)")
                 if image.dtype not in (np.uint8, np.uint16):
                     raise TypeError("no telling which number is white; scale the pixels to np.uint8")
                 picture = Image.fromarray(image)

@@ -137,7 +137,7 @@ class TestTypedTokens:
             with pytest.raises(ValueError, match="Row 0: its text types"):
                 qwen.process([typed])
 
-    @pytest.mark.parametrize(("first", "second"), [("<|im_", "end|>"), ("<", "|ctoken_pad_0|>"), ("<|image_pad|", ">")])
+    @pytest.mark.parametrize(("first", "second"), [("<|im_", "end|>"), ("<", "|ctoken_pad_1|>"), ("<|video_", "pad|>")])
     def test_a_token_across_two_blocks_is_one(self, qwen, picture, first, second):
         halves = [{"type": "text", "text": first}, {"type": "text", "text": second}]
         for item in ({"text": [first, second]}, [{"role": "user", "content": halves}]):
@@ -155,7 +155,7 @@ class TestTypedTokens:
         rows = qwen.process_dialogues(dialogues)["input_ids"]
         assert [qwen.tokenizer.decode(ids).split("\n")[1] for ids in rows] == [f"{text}<|im_end|>" for text in texts]
 
-    @pytest.mark.parametrize("text", ["<|image_pad|>", "<|vision_start|>", "<|vision_end|>" + IMAGE, 2 * "<|image_pad|>"])
+    @pytest.mark.parametrize("text", ["<|image_pad|>", "<|vision_start|>", "<|vision_end|>" + IMAGE, "<|video_pad|>"])
     def test_a_placeholder_is_well_formed(self, qwen, picture, text):
         for given in (text, IMAGE + text):
             with pytest.raises(ValueError, match=r"Row 0: its text types .*: where an image stands, a text has"):
