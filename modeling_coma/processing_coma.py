@@ -34,8 +34,9 @@ OPTIONS = {
 }
 # sentence-transformers passes settings of modalities that there are not.
 WITHOUT_EFFECT = {"videos_kwargs": (None, {}), "audio_kwargs": (None, {}, {"padding": True})}
-# Of the image processor, but of the model, too: in a call they would fit the pixels and not the tokens.
-MODEL_OPTIONS = {"patch_size", "temporal_patch_size", "merge_size", "return_tensors"}
+# Others of the image processor do nothing to these images, or belong to the model, as the size of its patches.
+IMAGE_OPTIONS = {"size", "resample", "do_resize", "do_rescale", "rescale_factor", "do_normalize"}
+IMAGE_OPTIONS |= {"image_mean", "image_std", "device"}
 
 
 class ComaProcessor(ProcessorMixin):
@@ -138,12 +139,6 @@ class ComaProcessor(ProcessorMixin):
 
     def process_images(self, images: list, rows: list[int], **images_kwargs) -> dict[str, np.ndarray]:
         """`pixel_values` and `image_grid_thw` of images; `rows` are their places in the batch, for error messages."""
-        if of_model := sorted(MODEL_OPTIONS & images_kwargs.keys()):
-            raise ValueError(f"images_kwargs: {of_model} cannot be set in a call; they belong to the model.")
-        if pixels := sorted({"min_pixels", "max_pixels"} & images_kwargs.keys()):
-            raise ValueError(f"images_kwargs: instead of {pixels}, give size, with shortest_edge and longest_edge.")
-        if images_kwargs.get("size") is not None:
-            _check_pixel_budget(self.image_processor, images_kwargs["size"])
         images = [to_rgb(image, row, self.max_image_pixels) for image, row in zip(images, rows, strict=True)]
         features = self.image_processor(images, return_tensors="pt", **images_kwargs)  # which all its backends know
         return {name: tensor.numpy() for name, tensor in features.items()}
@@ -172,7 +167,11 @@ class ComaProcessor(ProcessorMixin):
         """
         if videos is not None or audio is not None:
             raise TypeError("CoMa embeds texts and images, no videos and no audio: give some frames as images.")
-        options = {"max_length": self.max_length} | _options(kwargs)
+        options, images_kwargs = {"max_length": self.max_length} | _options(kwargs), images_kwargs or {}
+        if unknown := sorted(images_kwargs.keys() - IMAGE_OPTIONS):
+            raise TypeError(f"images_kwargs: there are no {unknown} to be set in a call, but {sorted(IMAGE_OPTIONS)}.")
+        if "size" in images_kwargs:
+            _check_pixel_budget(self.image_processor, images_kwargs["size"])
         images = _as_list(images)
         text = [PLACEHOLDER] * len(images) if text is None else [text] if isinstance(text, str) else text
         if not isinstance(text, list | tuple) or not text:
@@ -183,7 +182,7 @@ class ComaProcessor(ProcessorMixin):
         features, lengths = {}, iter(())
         if any(images):
             flat = [(image, row) for row, of_row in enumerate(images) for image in of_row]
-            features = self.process_images(*zip(*flat, strict=True), **(images_kwargs or {}))
+            features = self.process_images(*zip(*flat, strict=True), **images_kwargs)
             lengths = iter(np.prod(features["image_grid_thw"], axis=1) // self.image_processor.merge_size**2)
         rows, image_ids = [], self.tokenizer.convert_tokens_to_ids(IMAGE_TOKENS)
         for row, ids in enumerate(self.tokenizer(list(text), add_special_tokens=False)["input_ids"]):
@@ -228,7 +227,7 @@ def compression_tokens(num_compression_tokens: int) -> list[str]:
 
 
 def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _check_pixel_budget(image_processor: Any, size: Any):

@@ -137,7 +137,9 @@ class TestTypedTokens:
             with pytest.raises(ValueError, match="Row 0: its text types"):
                 qwen.process([typed])
 
-    @pytest.mark.parametrize(("first", "second"), [("<|im_", "end|>"), ("<", "|ctoken_pad_1|>"), ("<|video_", "pad|>")])
+    @pytest.mark.parametrize(
+        ("first", "second"), [("<|im_", "end|>"), ("<", "|ctoken_pad_1|>"), ("<|video_", "pad|>")]
+    )
     def test_a_token_across_two_blocks_is_one(self, qwen, picture, first, second):
         halves = [{"type": "text", "text": first}, {"type": "text", "text": second}]
         for item in ({"text": [first, second]}, [{"role": "user", "content": halves}]):
