@@ -269,7 +269,7 @@ def _check_dialogue(messages: Any, row: int, tokens: tuple[str, ...]):
         if given.keys() != {"role", "content"} or given["role"] not in ROLES or not isinstance(given["content"], str):
             what = f"a role ({', '.join(ROLES)}) and a text as content, not {reprlib.repr(message)}"
             raise ValueError(f"Row {row}: message {number} of a dialogue has {what}.")
-        check_text(given["content"], row, tokens)
+        check_text(given["content"], row, tokens, f"Dialogues are text: message {number}")
 
 
 def _as_list(images: Any) -> list:

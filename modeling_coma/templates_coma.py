@@ -47,7 +47,7 @@ def _pattern(tokens: tuple[str, ...]) -> re.Pattern:
     return re.compile("|".join(map(re.escape, (PLACEHOLDER, *longest_first))))
 
 
-def check_text(text: str, row: int, tokens: tuple[str, ...] = ()) -> None:
+def check_text(text: str, row: int, tokens: tuple[str, ...] = (), what: str = "its text") -> None:
     """
     Raises `ValueError` for a text that types one of the `tokens`, which would be read as what it stands for (another
     speaker, an image, the embedding), and for half a character, which no tokenizer takes.
@@ -56,15 +56,15 @@ def check_text(text: str, row: int, tokens: tuple[str, ...] = ()) -> None:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            what = f"{ascii(text[error.start])} at {error.start}, half a character (a lone surrogate)"
+            found = f"{ascii(text[error.start])} at {error.start}, half a character (a lone surrogate)"
             way_out = "take it out, or decode with errors='replace'"
-            raise ValueError(f"Row {row}: its text has {what}, which is not UTF-8: {way_out}.") from error
+            raise ValueError(f"Row {row}: {what} has {found}, which is not UTF-8: {way_out}.") from error
     if tokens and (found := find_tokens(text, tokens)):
         before, _, after = text.partition(found[0])
         excerpt = f"{before[-20:]}{found[0]}{after[:20]}"  # sentence-transformers sorts rows, and numbers help little
         way_out = f"take it out, or break it up, as {found[0][:1] + ' ' + found[0][1:]!r}"
-        message = f"its text types {found[0]!r}, a special token of the tokenizer, in {excerpt!r}: {way_out}"
-        raise ValueError(f"Row {row}: {message}.")
+        message = f"types {found[0]!r}, a special token of the tokenizer, in {excerpt!r}: {way_out}"
+        raise ValueError(f"Row {row}: {what} {message}.")
 
 
 __all__ = ["DIALOGUE_TEMPLATE", "IMAGE_TOKENS", "INPUT_TEMPLATE", "PLACEHOLDER", "ROLES", "check_text", "find_tokens"]

@@ -70,7 +70,7 @@ def test_a_dialogue_may_end_where_the_model_speaks(qwen):
 @pytest.mark.parametrize("token", ["<|image_pad|>", "<|vision_start|>", "<|ctoken_pad_3|>"])
 def test_tokens_of_inputs_are_refused_in_dialogues(qwen, mixed_dialogues, token):
     typed = [{"role": "user", "content": f"is {token} red?"}, {"role": "assistant", "content": "no"}]
-    with pytest.raises(ValueError, match=re.escape(f"Row 1: its text types {token!r}, a special token")):
+    with pytest.raises(ValueError, match=re.escape(f"Row 1: Dialogues are text: message 0 types {token!r}, a")):
         qwen.process_dialogues([mixed_dialogues[0], typed, mixed_dialogues[1]])
 
 
@@ -123,6 +123,7 @@ class TestTypedTokens:
                     qwen.apply_chat_template([to_messages("a"), to_messages(item)], tokenize=True)
             with pytest.raises(ValueError, match=re.escape(f"Row 1: its text types {token!r}")):
                 qwen(text=["a", typed])
+            refused = re.escape(f"Row 1: Dialogues are text: message 0 types {token!r}, a special token")
             for speaker in ("system", "user", "assistant"):
                 with pytest.raises(ValueError, match=refused):
                     qwen.process_dialogues([[{"role": "user", "content": "a"}], [{"role": speaker, "content": typed}]])
@@ -188,7 +189,7 @@ def test_half_a_character_names_its_row(qwen, text):
         qwen.process(["a", [{"role": "system", "content": text}, {"role": "user", "content": "a"}]])
     with pytest.raises(ValueError, match="^Row 1: its text has"):
         qwen(text=["a", text])
-    with pytest.raises(ValueError, match="^Row 1: its text has"):
+    with pytest.raises(ValueError, match="^Row 1: Dialogues are text: message 0 has"):
         qwen.process_dialogues([[{"role": "user", "content": one}] for one in ("a", text)])
     assert len(qwen.process(["\U0001f600 é 漢"])["input_ids"]) == 1
 
