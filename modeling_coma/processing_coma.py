@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
-from transformers.utils import logging
+from transformers.utils import has_file, logging
 
 from .inputs_coma import MAX_IMAGE_PIXELS, to_messages, to_rgb
-from .sentence_transformers_coma import write_sentence_transformers_files
+from .sentence_transformers_coma import FILES, write_sentence_transformers_files
 from .templates_coma import (
     DIALOGUE_TEMPLATE,
     IMAGE_TOKENS,
@@ -216,9 +216,19 @@ class ComaProcessor(ProcessorMixin):
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """As in [`ProcessorMixin`], and where they are missing the files by which sentence-transformers loads."""
-        files = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
         write_sentence_transformers_files(Path(save_directory))
-        return files
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def _upload_modified_files(self, working_dir: str, repo_id: str, files_timestamps: dict, **kwargs) -> Any:
+        """Of the files of sentence-transformers a repository gets those that it lacks: it may have its own prompts."""
+        for name in FILES:
+            try:
+                is_there = has_file(repo_id, name, revision=kwargs.get("revision"), token=kwargs.get("token"))
+            except OSError:  # a branch that the push will make
+                is_there = False
+            files_timestamps |= {name: float("inf" if is_there else "-inf")}  # of the last change that it has
+        return super()._upload_modified_files(working_dir, repo_id, files_timestamps, **kwargs)
 
 
 def compression_tokens(num_compression_tokens: int) -> list[str]:

@@ -43,4 +43,4 @@ def write_sentence_transformers_files(folder: Path) -> list[str]:
     return missing
 
 
-__all__ = ["write_sentence_transformers_files"]
+__all__ = ["FILES", "write_sentence_transformers_files"]

@@ -140,6 +140,14 @@ def test_pairs_are_for_rerankers(loaded: SentenceTransformer, batch: list[Any]) 
         loaded.encode(batch)
 
 
+def test_a_text_in_a_dict_is_a_text(loaded: SentenceTransformer, direct: Callable, tmp_path: Path) -> None:
+    """Even where sentence-transformers would take it for the path of an image."""
+    path = str(tmp_path / "a.png")
+    Image.new("RGB", (56, 56)).save(path)
+    assert np.abs(loaded.encode({"text": path}) - direct([path])[0]).max() < 1e-6
+    assert np.abs(loaded.encode(path) - direct([{"image": path}])[0]).max() < 1e-6
+
+
 def test_saved_again_it_is_the_same(
     loaded: SentenceTransformer, inputs: list[Any], direct: Callable, tmp_path: Path
 ) -> None:
