@@ -10,6 +10,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, Proces
 from transformers.utils import has_file, logging
 
 from .inputs_coma import MAX_IMAGE_PIXELS, to_messages, to_rgb
+from .options_coma import call_options, check_image_options, check_pixel_budget, is_int
 from .sentence_transformers_coma import FILES, write_sentence_transformers_files
 from .templates_coma import (
     DIALOGUE_TEMPLATE,
@@ -23,20 +24,6 @@ from .templates_coma import (
 
 
 logger = logging.get_logger(__name__)
-
-# What an option of a call may be.
-OPTIONS = {
-    "compression_instruction": (None, False, True),
-    "padding": (None, True, "longest"),
-    "padding_side": (None, "left", "right"),
-    "return_tensors": (None, "pt", "np"),
-    "truncation": (None, True, False, "longest_first", "do_not_truncate"),
-}
-# sentence-transformers passes settings of modalities that there are not.
-WITHOUT_EFFECT = {"videos_kwargs": (None, {}), "audio_kwargs": (None, {}, {"padding": True})}
-# Others of the image processor do nothing to these images, or belong to the model, as the size of its patches.
-IMAGE_OPTIONS = {"size", "resample", "do_resize", "do_rescale", "rescale_factor", "do_normalize"}
-IMAGE_OPTIONS |= {"image_mean", "image_std", "device"}
 
 
 class ComaProcessor(ProcessorMixin):
@@ -68,7 +55,7 @@ class ComaProcessor(ProcessorMixin):
         if not isinstance(chat_template, dict):
             chat_template = {"default": chat_template or INPUT_TEMPLATE, "dialogue": DIALOGUE_TEMPLATE}
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
-        if not _is_int(max_image_pixels) or max_image_pixels < 1:
+        if not is_int(max_image_pixels) or max_image_pixels < 1:
             raise ValueError(f"max_image_pixels must be an int of 1 or more, got {max_image_pixels!r}.")
         self.max_image_pixels = max_image_pixels
         self.num_compression_tokens, self.max_length = num_compression_tokens, max_length
@@ -76,7 +63,7 @@ class ComaProcessor(ProcessorMixin):
         vocabulary = tokenizer.get_vocab()
         if missing := [token for token in compression_tokens(num_compression_tokens) if token not in vocabulary]:
             raise ValueError(f"The tokenizer lacks {missing}; ComaForEmbedding.from_backbone adds them.")
-        _check_pixel_budget(image_processor, image_processor.size)
+        check_pixel_budget(image_processor, image_processor.size)
 
     @classmethod
     def from_backbone(cls, name_or_path: str, num_compression_tokens: int = 32, **kwargs) -> "ComaProcessor":
@@ -167,11 +154,8 @@ class ComaProcessor(ProcessorMixin):
         """
         if videos is not None or audio is not None:
             raise TypeError("CoMa embeds texts and images, no videos and no audio: give some frames as images.")
-        options, images_kwargs = {"max_length": self.max_length} | _options(kwargs), images_kwargs or {}
-        if unknown := sorted(images_kwargs.keys() - IMAGE_OPTIONS):
-            raise TypeError(f"images_kwargs: there are no {unknown} to be set in a call, but {sorted(IMAGE_OPTIONS)}.")
-        if "size" in images_kwargs:
-            _check_pixel_budget(self.image_processor, images_kwargs["size"])
+        options, images_kwargs = {"max_length": self.max_length} | call_options(kwargs), images_kwargs or {}
+        check_image_options(self.image_processor, images_kwargs)
         images = _as_list(images)
         text = [PLACEHOLDER] * len(images) if text is None else [text] if isinstance(text, str) else text
         if not isinstance(text, list | tuple) or not text:
@@ -234,41 +218,6 @@ class ComaProcessor(ProcessorMixin):
 def compression_tokens(num_compression_tokens: int) -> list[str]:
     """`<|ctoken_pad_0|>` …, named as in the published CoMa checkpoints."""
     return [f"<|ctoken_pad_{index}|>" for index in range(num_compression_tokens)]
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _check_pixel_budget(image_processor: Any, size: Any):
-    try:
-        least, most = size["shortest_edge"], size["longest_edge"]
-    except (TypeError, KeyError, IndexError) as error:
-        raise ValueError(f"size={size!r} lacks shortest_edge and longest_edge, in pixels of an image.") from error
-    side = image_processor.patch_size * image_processor.merge_size
-    if not (_is_int(least) and _is_int(most) and 1 <= least <= most >= side**2):
-        raise ValueError(f"The pixel budget, {size}, does not hold an image token, which is {side}x{side} pixels.")
-
-
-def _options(kwargs: dict) -> dict:
-    """Options of a call, alone or in the groups of transformers. What would do nothing is refused."""
-    options = {}
-    for group in (kwargs.pop("text_kwargs", None), kwargs.pop("common_kwargs", None), kwargs):
-        for name, value in (group or {}).items():
-            if options.setdefault(name, value) != value:
-                raise ValueError(f"{name} is given twice: {options[name]!r} and {value!r}.")
-    options = {name: value for name, value in options.items() if value not in WITHOUT_EFFECT.get(name, ())}
-    for name, value in options.items():
-        if name == "max_length":
-            if value is not None and not _is_int(value):
-                raise ValueError(f"max_length={value!r} is no number of tokens.")
-        elif name not in OPTIONS or (name == "padding" and value not in OPTIONS[name]):
-            known = f"max_length, images_kwargs and {OPTIONS}"
-            raise TypeError(f"ComaProcessor has no options [{name}={reprlib.repr(value)}]; it has {known}.")
-        elif value not in OPTIONS[name]:
-            choices = " or ".join(map(repr, OPTIONS[name]))
-            raise ValueError(f"{name}={value!r} does not exist; choose {choices}.")
-    return options
 
 
 def _check_dialogue(messages: Any, row: int, tokens: tuple[str, ...]):
