@@ -160,7 +160,8 @@ class ComaProcessor(ProcessorMixin):
         text = [PLACEHOLDER] * len(images) if text is None else [text] if isinstance(text, str) else text
         if not isinstance(text, list | tuple) or not text:
             raise ValueError(f"Give `images`, `text` (a str or a list of them), or both, not {reprlib.repr(text)}.")
-        images = _images_per_row(images, self._count_placeholders(text))
+        control_tokens = self.control_tokens
+        images = _images_per_row(images, self._count_placeholders(text, control_tokens))
         if empty := [row for row, content in enumerate(text) if not content.strip()]:
             raise ValueError(f"Rows {empty} are empty: they have no image and no text other than blanks.")
         features, lengths = {}, iter(())
@@ -175,17 +176,17 @@ class ComaProcessor(ProcessorMixin):
             tail = self.compression_token_ids
             if options.get("compression_instruction"):
                 instruction = self.image_instruction if images[row] else self.text_instruction
-                check_text(instruction, row, self.control_tokens)
+                check_text(instruction, row, control_tokens)
                 tail = self.tokenizer(instruction, add_special_tokens=False)["input_ids"] + tail
             ids = _cut(np.repeat(ids, repeats), image_ids, len(tail), row, options)
             rows.append(np.concatenate([ids, tail]).astype(np.int64))
         features |= _pad(rows, self.tokenizer.pad_token_id, options.get("padding_side") or "left")
         return BatchFeature(features, tensor_type=options.get("return_tensors"))
 
-    def _count_placeholders(self, text: list[str]) -> list[int]:
+    def _count_placeholders(self, text: list[str], control_tokens: tuple[str, ...]) -> list[int]:
         """How many pictures each rendered text shows. Other special tokens are the template's, or typed: refused."""
-        own = {token for token in self.control_tokens if token in self.chat_template["default"]} - {*IMAGE_TOKENS}
-        tokens = tuple(token for token in self.control_tokens if token not in own)
+        own = {token for token in control_tokens if token in self.chat_template["default"]} - {*IMAGE_TOKENS}
+        tokens = tuple(token for token in control_tokens if token not in own)
         counts = []
         for row, content in enumerate(text):
             if not isinstance(content, str):

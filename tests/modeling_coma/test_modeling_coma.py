@@ -6,8 +6,6 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from modeling_coma.processing_coma import compression_tokens
-
 
 CLOSE = {"atol": 1e-5, "rtol": 0.0}
 one_backbone = pytest.mark.parametrize("model_type", ["qwen2_5_vl"])  # where another would show nothing new
@@ -137,11 +135,16 @@ def test_a_processor_of_another_k_is_refused(make_coma, of_model, of_processor):
 
 
 @one_backbone
-def test_compression_tokens_typed_by_a_user_are_refused(coma):
+def test_rows_with_other_compression_tokens_than_their_own_are_refused(coma):
+    """Nobody can type them; rows that another program has made may have them."""
     model, processor = coma
-    for text in ("a <|ctoken_pad_0|> b", "".join(compression_tokens(4))):
+    with pytest.raises(ValueError, match=r"Row 1: its text types '<\|ctoken_pad_0\|>'"):
+        processor.process(["a red apple", "a <|ctoken_pad_0|> b"])
+    for place in (0, -1):
+        batch = processor.process(["a red apple", "a red apple"])
+        batch["input_ids"][1, place] = processor.compression_token_ids[0]
         with pytest.raises(ValueError, match="Row 1 must end with the 4 compression tokens"):
-            embed(model, processor, ["a red apple", text])
+            model(**batch)
 
 
 def test_image_tokens_without_their_images_are_refused(coma, mixed_inputs):

@@ -15,12 +15,12 @@ import pytest
 import torch
 import transformers
 
-from hub_scripts.sentence_transformers_files import write_sentence_transformers_files
 from hub_scripts.tiny_backbone import MODEL_TYPES
 
 
 FILES = {"configuration_coma.py", "inputs_coma.py", "loss_coma.py", "memory_coma.py", "modeling_coma.py"}
-FILES |= {"processing_coma.py", "cache_coma.py", "generation_coma.py"}
+FILES |= {"processing_coma.py", "cache_coma.py", "generation_coma.py", "options_coma.py", "templates_coma.py"}
+FILES |= {"sentence_transformers_coma.py"}
 
 STRANGER = """
 import importlib.util, pickle, shutil, sys
@@ -170,7 +170,6 @@ def test_several_processes_of_sentence_transformers(make_coma, tmp_path):
     model, processor = make_coma()
     folder = tmp_path / "model"
     model.save_pretrained(folder), processor.save_pretrained(folder)
-    write_sentence_transformers_files(folder)
     (tmp_path / "several.py").write_text(SEVERAL)
     run_isolated([str(tmp_path / "several.py"), str(folder), *libraries()], tmp_path)
     found = np.load(folder / "found.npz")
