@@ -5,18 +5,15 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import os
-import stat
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 
-from modeling_coma.inputs_coma import to_rgb
+from modeling_coma.inputs_coma import open_regular_file, to_rgb
 
 
 __all__ = ["Chat", "Fault", "Message", "Picture", "Rejected", "Reply", "read_picture"]
@@ -144,12 +141,11 @@ def read_picture(image: str | bytes | None) -> Picture:
 
 def _read_file(path: str) -> bytes:
     """The content of a regular file: a FIFO or a device would be read for ever."""
-    state = os.stat(path)
-    if not stat.S_ISREG(state.st_mode):
-        raise ValueError("it is no regular file")
-    if state.st_size > MOST_BYTES:
-        raise ValueError(f"it has {state.st_size} bytes, at most {MOST_BYTES} are read")
-    return Path(path).read_bytes()
+    with open_regular_file(path) as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES} bytes")
+    return data
 
 
 def _encoded(save: Callable[..., None]) -> bytes:

@@ -239,6 +239,14 @@ def test_a_picture_that_cannot_be_read_is_one_failed_picture(
     check_dialogues(rows_in(out), tmp_path)
 
 
+def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
+    """It would wait for a writer, and a device would never end."""
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (str(tmp_path / "pipe.png"), "/dev/zero", str(tmp_path)):
+        with pytest.raises(Rejected, match="no regular file"):
+            read_picture(path)
+
+
 def test_an_error_of_ours_is_not_taken_for_a_failed_row(sources: list[Source], tmp_path: Path) -> None:
     class Broken:
         concurrency, fingerprint = 4, {}
