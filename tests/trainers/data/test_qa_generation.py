@@ -63,10 +63,11 @@ def check_dialogues(rows: list[dict], folder: Path) -> None:
 
 
 def test_in_order_each_about_its_own_picture(sources: list[Source], tmp_path: Path) -> None:
+    def behave(body: dict, visit: int) -> str:
+        return "say " if body["seed"] % 7 == 0 else misbehaving(body, visit)
+
     out = tmp_path / "out.jsonl"
-    with ChatServer(
-        lambda body, visit: "say " if len(server.requests) % 7 == 0 else misbehaving(body, visit)
-    ) as server:
+    with ChatServer(behave) as server:
         generate(server, sources, out)
         assert server.most_open > 1
     rows, failed = rows_in(out), rows_in(QAFiles.of(out).failed)
