@@ -1,6 +1,6 @@
 """Embeds a corpus to a Parquet file: a folder of pictures, a text file with a row per line, or a table.
 
-Tables end with .csv, .tsv, .jsonl or .parquet and have a column `text`, a column `image` (a path; in Parquet also the
+Tables end with .csv, .tsv, .jsonl, .json or .parquet and have columns `text`, `image` (a path; in Parquet also the
 bytes of a file), or both; a row with both shows the picture first. The result has the rows in the order of the input.
 
 It is made in parts, in the folder OUT.parts. After an interruption the same command goes on where it was: parts whose
@@ -76,7 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("embed", __doc__)
     add = parser.add_argument
     add("model", metavar="MODEL", help="CoMa model or adapter: a folder, or a name on the Hub")
-    add("inputs", metavar="INPUTS", type=Path, help="folder of pictures, or a .txt, .csv, .tsv, .jsonl or .parquet")
+    add("inputs", metavar="INPUTS", type=Path, help="folder of pictures, .txt, .csv, .tsv, .jsonl, .json or .parquet")
+        "inputs",
+        metavar="INPUTS",
+        type=Path,
+        help="folder of pictures, or a .txt, .csv, .tsv, .jsonl, .json, .parquet",
+    )
     add("out", metavar="OUT", type=Path, help="Parquet file to be made")
     add("--text-column", metavar="NAME", help="column with texts (default: text, if there is one)")
     add("--image-column", metavar="NAME", help="column with pictures (default: image, if there is one)")

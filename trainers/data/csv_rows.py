@@ -89,6 +89,7 @@ class _Reader:
     def __init__(self, path: Path, separator: str) -> None:
         self.path, self.separator = path, separator
         self.line, self.end, self.number, self.first = "", "", 0, 0
+        self.even = True  # whether the line has an even number of quotes
         self.odd: int | None = None  # the line of bad quotes after which reading went on
         self.quoted: int | None = None  # the first line with a field between quotes
         self.lone: int | None = None  # the first line with a quote too many, in a field that does not begin with one
@@ -124,6 +125,7 @@ class _Reader:
         self.line = whole.rstrip("\r\n")
         self.end = whole[len(self.line) :]
         self.number += bool(whole)
+        self.even = self.line.count(QUOTE) % 2 == 0
         return bool(whole)
 
     def _quoted_row(self) -> list[str]:
@@ -180,15 +182,14 @@ class _Reader:
             found += f", the quote opened in line {opened}"
         # A field that begins with a separator may be what stands between two fields, after a quote too many.
         known = opened == self.number == self.first and not field.startswith((self.separator, "\r", "\n"))
-        raise _BadQuotes(found, known and self.line.count(QUOTE) % 2 == 0)
+        raise _BadQuotes(found, known and self.even)
 
     def _check_bare(self, value: str) -> None:
-        even = self.line.count(QUOTE) % 2 == 0
         if value.lstrip(" \t").startswith(QUOTE):
-            raise _BadQuotes(f"blanks before the quote of {value[:20]!r}", even and self.first == self.number)
+            raise _BadQuotes(f"blanks before the quote of {value[:20]!r}", self.even and self.first == self.number)
         if self.odd is not None:
             raise self._lost(f"a quote in {value[:20]!r}")
-        if not even:
+        if not self.even:
             self.lone = self.lone or self.number
 
     def _go_on_after(self, error: _BadQuotes) -> ValueError:

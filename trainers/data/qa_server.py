@@ -9,7 +9,6 @@ import logging
 import math
 import random
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from trainers.data.json_rows import parse_json
 from trainers.data.qa_body import BadBody, TooLarge, read_body
 from trainers.data.qa_chat import Message, Rejected, Reply
 from trainers.data.qa_secrets import Secrets, without_password
@@ -285,26 +285,18 @@ def _with_uri(message: Message) -> dict[str, Any]:
 def _read_reply(text: str) -> Reply:
     """The reply in a chat completion; `ValueError` if it is none: no JSON, a key twice, or of another form."""
     try:
-        found = json.loads(text, object_pairs_hook=_object)
+        found = parse_json(text)
         choice = found["choices"][0]
         content = choice["message"]["content"]
         if not isinstance(content, str | None):
             raise TypeError(f"the content is a {type(content).__name__}")
         cut_off, usage = choice.get("finish_reason") in CUT_OFF, found.get("usage")
-    except (ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     used = usage if isinstance(usage, dict) else {}
     numbers = [used.get(name) for name in ("prompt_tokens", "completion_tokens")]
     known = [number if type(number) is int and 0 <= number < LARGEST_COUNT else None for number in numbers]
     return Reply(content or "", cut_off, *known)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {twice!r} is there twice")
-    return found
 
 
 def _seconds(retry_after: str | None) -> float | None:
