@@ -77,11 +77,6 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", metavar="MODEL", help="CoMa model or adapter: a folder, or a name on the Hub")
     add("inputs", metavar="INPUTS", type=Path, help="folder of pictures, .txt, .csv, .tsv, .jsonl, .json or .parquet")
-        "inputs",
-        metavar="INPUTS",
-        type=Path,
-        help="folder of pictures, or a .txt, .csv, .tsv, .jsonl, .json, .parquet",
-    )
     add("out", metavar="OUT", type=Path, help="Parquet file to be made")
     add("--text-column", metavar="NAME", help="column with texts (default: text, if there is one)")
     add("--image-column", metavar="NAME", help="column with pictures (default: image, if there is one)")
