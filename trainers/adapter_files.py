@@ -8,12 +8,12 @@ libraries read them.
 import re
 from pathlib import Path
 
-from peft import PeftConfig, PeftModel
-from safetensors import safe_open
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 
-__all__ = ["complete_adapter", "is_hub_name", "public_base"]
+__all__ = ["check_adapter", "complete_adapter", "is_hub_name", "public_base"]
 
 WEIGHTS = "adapter_model.safetensors"
 MAGNITUDE = ".lora_magnitude_vector"
@@ -31,9 +31,43 @@ def complete_adapter(folder: str | Path) -> None:
         return
     with safe_open(path, "pt") as file:
         metadata, names = file.metadata(), list(file.keys())
-        weights = {name + ".weight" * name.endswith(MAGNITUDE): file.get_tensor(name) for name in names}
+        weights = {_full_name(name): file.get_tensor(name) for name in names}
     if weights.keys() != set(names):
         save_file(weights, path, metadata=metadata)
+
+
+def check_adapter(model: PeftModel, folder: str | Path) -> None:
+    """
+    Raises if a saved adapter is not of the shape of the one that a model has, or was cut.
+
+    Args:
+        model (`PeftModel`):
+            The model with its adapter.
+        folder (`str` or `Path`):
+            Where the other one is saved.
+
+    Raises:
+        ValueError: names the file and the first weight that is missing, or of another shape.
+    """
+    path = Path(folder, WEIGHTS)
+    if not path.exists():
+        raise ValueError(f"{folder} has no {WEIGHTS}: what is trained here is an adapter.")
+    try:
+        with safe_open(path, "pt") as file:
+            saved = {_full_name(name): tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read: {error}. Copy or download it again.") from error
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    expected = {_full_name(name): tuple(weight.shape) for name, weight in weights.items()}
+    if other := sorted(name for name in expected if saved.get(name) != expected[name]):
+        raise ValueError(
+            f"{path} is not of the adapter that is trained: {len(other)} of {len(expected)} weights are missing or of "
+            f"another shape, first {other[0]}: {saved.get(other[0])} instead of {expected[other[0]]}."
+        )
+
+
+def _full_name(name: str) -> str:
+    return name + ".weight" * name.endswith(MAGNITUDE)
 
 
 def is_hub_name(name: str | None) -> bool:
