@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from huggingface_hub import CommitInfo
 from peft import LoraConfig, PeftModel
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
@@ -186,6 +186,14 @@ class ComaTrainer(Trainer):
         if resume_from_checkpoint:
             check_checkpoint(resume_from_checkpoint, engine=self.is_fsdp_enabled or self.is_deepspeed_enabled)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def get_eval_dataloader(self, *args, **kwargs) -> DataLoader:
+        """As in `Trainer`, with every row: `dataloader_drop_last` is for training."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(*args, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def is_logging_step(self) -> bool:
         """Whether what is costly to measure should be measured in this step."""

@@ -88,6 +88,8 @@ class ComaCompressionConfig(ComaTrainingArguments):
         super().__post_init__()
         if self.cross_entropy_weight == 0 and self.kl_weight == 0:
             raise ValueError("Nothing to train: cross_entropy_weight and kl_weight are both 0.")
+        if self.kl_weight == 0 and self.kl_temperature != 1.0:
+            raise ValueError("kl_temperature cannot act without a kl_weight. Give one, or leave it out.")
         if self.bf16_full_eval or self.fp16_full_eval:
             raise ValueError(
                 "bf16_full_eval and fp16_full_eval cannot act here: stage 1 is evaluated in the precision that it is "

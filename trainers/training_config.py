@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformers import TrainingArguments
+from transformers.debug_utils import DebugOption
 from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.utils import is_torch_xla_available
 
 from trainers.ranges import AT_LEAST_0, BELOW_1, COUNT, FINITE, POSITIVE, WHOLE, Range, check_choices, check_ranges
 
@@ -45,6 +48,8 @@ REFUSED_OF_ACCELERATE: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 FILES = ("accelerator_config", "deepspeed", "fsdp_config")  # mappings that may be the name of a file, too
+
+WITHOUT_ARGS = ("adamw_torch", "adamw_torch_fused", "adafactor", "lomo", "adalomo")
 
 INTERVAL = Range("a number above 0: steps, or below 1 a share of all", POSITIVE.holds)
 RANGES = {
@@ -109,6 +114,7 @@ class ComaTrainingArguments(TrainingArguments):
             setattr(self, name, mapping_of(name, getattr(self, name), file=name in FILES))
         self._check_accelerator_config()
         super().__post_init__()
+        self._check_what_others_take()
 
     def _check_accelerator_config(self) -> None:
         config = self.accelerator_config
@@ -118,6 +124,20 @@ class ComaTrainingArguments(TrainingArguments):
         for name, (allowed, reason) in REFUSED_OF_ACCELERATE.items():
             if (value := values.get(name, allowed[0])) not in allowed:
                 raise ValueError(f"accelerator_config {name}={value!r} cannot act here: {reason}. Leave it out.")
+
+    def _check_what_others_take(self) -> None:
+        if self.optim_args and self.optim.value in WITHOUT_ARGS:
+            raise ValueError(
+                f"optim_args={self.optim_args!r} cannot act: {self.optim.value} takes none. Leave it out."
+            )
+        if self.optim_target_modules is not None and not self.optim.value.startswith(("galore", "apollo")):
+            raise ValueError(f"optim_target_modules cannot act: {self.optim.value} takes none.")
+        if self.torch_compile and self.torch_compile_backend == "inductor":
+            modes = [None, *torch._inductor.list_mode_options()]
+            if self.torch_compile_mode not in modes:
+                raise ValueError(f"torch_compile_mode must be one of {modes[1:]}, got {self.torch_compile_mode!r}.")
+        if DebugOption.TPU_METRICS_DEBUG in self.debug and not is_torch_xla_available():
+            raise ValueError("debug=tpu_metrics_debug cannot act here: there is no TPU. Leave it out.")
 
 
 def mapping_of(name: str, value: Any, file: bool = False) -> Any:
