@@ -132,8 +132,9 @@ def _coma_folder(arguments: PretrainArguments, begun: Beginning) -> str:
 
     from hub_scripts.create import create_model
     from hub_scripts.folders import new_folder, save_model
-    from hub_scripts.loading import fetch_adapter, is_adapter
+    from hub_scripts.loading import check_folder, fetch_adapter, is_adapter
 
+    check_folder(arguments.model)
     if is_adapter(fetch_adapter(arguments.model)):
         return arguments.model
     if AutoConfig.from_pretrained(arguments.model).model_type == "coma":

@@ -17,6 +17,7 @@ __all__ = ["check_adapter", "complete_adapter", "is_hub_name", "public_base"]
 
 WEIGHTS = "adapter_model.safetensors"
 MAGNITUDE = ".lora_magnitude_vector"
+EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")  # PEFT saves them, too, where the vocabulary has grown
 
 
 def complete_adapter(folder: str | Path) -> None:
@@ -38,7 +39,7 @@ def complete_adapter(folder: str | Path) -> None:
 
 def check_adapter(model: PeftModel, folder: str | Path) -> None:
     """
-    Raises if a saved adapter is not of the shape of the one that a model has, or was cut.
+    Raises if a saved adapter was cut, or does not fit the one that a model has, which PEFT would load nevertheless.
 
     Args:
         model (`PeftModel`):
@@ -59,10 +60,11 @@ def check_adapter(model: PeftModel, folder: str | Path) -> None:
         raise ValueError(f"{path} cannot be read: {error}. Copy or download it again.") from error
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)
     expected = {_full_name(name): tuple(weight.shape) for name, weight in weights.items()}
-    if other := sorted(name for name in expected if saved.get(name) != expected[name]):
+    names = expected.keys() | {name for name in saved if not name.endswith(EMBEDDINGS)}
+    if other := sorted(name for name in names if saved.get(name) != expected.get(name)):
         raise ValueError(
-            f"{path} is not of the adapter that is trained: {len(other)} of {len(expected)} weights are missing or of "
-            f"another shape, first {other[0]}: {saved.get(other[0])} instead of {expected[other[0]]}."
+            f"{path} does not fit the adapter: {len(other)} of {len(names)} weights are missing, unknown, or of "
+            f"another shape, first {other[0]}: {saved.get(other[0])} instead of {expected.get(other[0])}."
         )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -15,6 +15,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
 __all__ = ["check_checkpoint", "check_files", "last_checkpoint", "whole_or_nothing"]
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CONFIGURATIONS = {
+    *("config.json", "generation_config.json", "adapter_config.json", "model.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"),
+    TRAINER_STATE_NAME,
+}
 
 
 def last_checkpoint(output_dir: str | Path) -> str:
@@ -64,14 +71,14 @@ def check_files(folder: str | Path) -> None:
 
     Args:
         folder (`str` or `Path`):
-            Where weights (`.safetensors`), JSON, and what torch saves (`.pt`, `.pth`) may be.
+            Where weights (`.safetensors`), configurations, and what torch saves (`.pt`, `.pth`) may be.
 
     Raises:
         ValueError: names the file.
     """
     for file in sorted(file for file in Path(folder).iterdir() if file.is_file()):
         damage = ""
-        if file.suffix == ".json":
+        if file.name in CONFIGURATIONS:
             damage = _damage_of_json(file)
         elif file.suffix == ".safetensors":
             damage = _damage_of_weights(file)
@@ -83,10 +90,10 @@ def check_files(folder: str | Path) -> None:
 
 def _damage_of_json(file: Path) -> str:
     try:
-        json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # of JSON and of UTF-8
         return f"it is not JSON ({error})"
-    return ""
+    return "" if isinstance(content, dict) else f"it is JSON of a {type(content).__name__}, not of an object"
 
 
 def _damage_of_weights(file: Path) -> str:
@@ -97,23 +104,29 @@ def _damage_of_weights(file: Path) -> str:
         return str(error)
 
 
-@contextmanager
-def whole_or_nothing(folder: str | Path) -> Iterator[None]:
+class whole_or_nothing(AbstractContextManager):
     """
     Removes a folder again if its files cannot all be written, because the disk is full for instance.
 
     Args:
         folder (`str` or `Path`):
             What is written within.
+        name (`str` or `Path`, *optional*):
+            What it is going to be called, for the error.
 
     Raises:
         OSError: names the folder.
     """
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # torch says of a file that could not be written that its zip archive is not as long as it should be.
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
-        raise OSError(f"{folder} could not be written and was removed: {error}") from error
+
+    def __init__(self, folder: str | Path, name: str | Path | None = None) -> None:
+        self.folder, self.name = folder, folder if name is None else name
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
+        # Of a file that could not be written, safetensors and tokenizers (a bare `Exception`) say the "os error"; torch
+        # says that its archive is not as long as it should be.
+        is_os = isinstance(error, OSError) and error.errno in NO_SPACE
+        is_rust = kind in (SafetensorError, Exception) and "os error" in str(error)
+        is_torch = kind is RuntimeError and "inline_container" in str(error)
+        if is_os or is_rust or is_torch:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise OSError(f"{self.name} could not be written, and nothing was left of it: {error}") from error
