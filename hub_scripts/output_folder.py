@@ -56,8 +56,9 @@ class Beginning:
     is_main: bool
 
     def write(self) -> None:
-        """Makes the folder the training's own."""
-        if self.is_main:
+        """Makes the folder the training's own. What goes on keeps the record of its beginning."""
+        known = folder_record(self.folder)
+        if self.is_main and (known is None or _differences(known, self.record)):
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / BEGUN).write_text(json.dumps(self.record, indent=2) + "\n", encoding="utf-8")
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["read_settings"]
 
-NULL, STANDARD = "tag:yaml.org,2002:null", "tag:yaml.org,2002:"
+NULL = "tag:yaml.org,2002:null"
+SCALARS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "timestamp")}
 LARGEST = 100_000  # entries of a mapping, those of its anchors counted wherever they stand
 
 
@@ -110,7 +111,7 @@ def _words(name: str, node: yaml.Node, hint: Any, action: argparse.Action, place
 
 def _word(node: yaml.Node, place: str) -> str:
     """What is written there, as it is written: whether `no` or `1` is a word or something else, the setting knows."""
-    if not isinstance(node, yaml.ScalarNode) or node.tag == NULL or not node.tag.startswith(STANDARD):
+    if not isinstance(node, yaml.ScalarNode) or node.tag not in SCALARS:
         raise ValueError(f"{place}, line {node.start_mark.line + 1}: expected a word or a number.")
     return node.value
 
