@@ -15,7 +15,8 @@ Everything can stand in a YAML file, a line each; what is given on the command l
   torchrun --nproc-per-node 8 -m hub_scripts.cli finetune --config mmeb-finetune --data MMEB-train
 
 It leaves an adapter, which `coma merge` folds into the model, or with `--lora_r 0` a whole model. Interrupted, it goes
-on with `--resume_from_checkpoint true`. All settings of the HF TrainingArguments are there as well.
+on with `--resume_from_checkpoint true`: with what it was begun with, and nothing else takes its folder. All settings
+of the HF TrainingArguments are there as well, if they act.
 """
 
 import sys

@@ -122,8 +122,8 @@ class whole_or_nothing(AbstractContextManager):
         self.folder, self.name = folder, folder if name is None else name
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
-        # Of a file that could not be written, safetensors and tokenizers (a bare `Exception`) say the "os error"; torch
-        # says that its archive is not as long as it should be.
+        # Of a file that could not be written, safetensors and tokenizers (a bare `Exception`) say the "os error", and
+        # torch that its archive is not as long as it should be.
         is_os = isinstance(error, OSError) and error.errno in NO_SPACE
         is_rust = kind in (SafetensorError, Exception) and "os error" in str(error)
         is_torch = kind is RuntimeError and "inline_container" in str(error)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor
 
 from hub_scripts.create import create_model
@@ -102,3 +103,17 @@ def test_a_full_disk_leaves_nothing(make_backbone: Callable, coma_command: Calla
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert code == 1 and error.splitlines()[-1].startswith(f"coma create: error: {out} could not be written")
     assert not any(tmp_path.iterdir())
+
+
+def test_weights_of_a_backbone_are_not_drawn(make_backbone: Callable, coma_command: Callable, tmp_path: Path) -> None:
+    broken = shutil.copytree(make_backbone(), tmp_path / "broken")
+    weights = {name: weight.clone() for name, weight in load_file(broken / "model.safetensors").items()}
+    name = next(name for name in weights if name.endswith("patch_embed.proj.weight"))
+    for problem, changed in (
+        ("missing_keys", {other: weight for other, weight in weights.items() if other != name}),
+        ("mismatched_keys", {**weights, name: weights[name][:-1].clone()}),
+    ):
+        save_file(changed, broken / "model.safetensors", {"format": "pt"})
+        code, _, error = coma_command("create", broken, tmp_path / "out")
+        assert code == 1 and "do not fit its configuration" in error and problem in error
+        assert not (tmp_path / "out").exists()

@@ -167,7 +167,7 @@ def test_what_should_change_the_weights_does(train, settings):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"torch_compile": True, "torch_compile_backend": "eager"},
+        pytest.param({"torch_compile": True, "torch_compile_backend": "eager"}, marks=pytest.mark.slow),
         {"torch_empty_cache_steps": 1},
         {"debug": "underflow_overflow"},
         {"skip_memory_metrics": False},
