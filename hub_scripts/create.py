@@ -33,6 +33,7 @@ def main(argv: list[str]) -> int:
         raise ValueError("--revision is for a backbone on the Hub.")
 
     from hub_scripts.folders import new_folder, save_model
+    from hub_scripts.training_record import write_stages
 
     with new_folder(arguments.out) as folder, tempfile.TemporaryDirectory() as temporary:
         backbone = _tiny_backbone(arguments, Path(temporary)) if arguments.tiny else arguments.backbone
@@ -47,6 +48,7 @@ def main(argv: list[str]) -> int:
         )
         if arguments.tiny:  # the temporary folder means nothing to anybody
             model.config.backbone_config._name_or_path = f"tiny random {arguments.backbone}"
+        write_stages(folder, [])
         save_model(model, processor, folder)
     print(_report(model, processor, arguments))
     return 0

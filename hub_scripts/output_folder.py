@@ -8,15 +8,15 @@ much is trained (`max_steps`, `num_train_epochs`; the learning rate then follows
 """
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
-from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from hub_scripts.data_digest import data_digest, digest_of_files
 
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ __all__ = ["Beginning", "output_folder", "save_whole", "settings_of_beginning"]
 BEGUN, TEMPORARY = "_begun_with.json", ".saving"
 WORK = ("checkpoint-*/trainer_state.json", "*.safetensors", "base")
 WEIGHTS = ("*.safetensors", "*.bin", "config.json", "adapter_config.json")
-TABLES = (".arrow", ".parquet", ".jsonl", ".json", ".csv", ".tsv", ".tar")
 # May lie in a folder that a training is to have: nothing that it writes has such a name.
 HARMLESS_FILES = (".*", "*.log", "*.out", "*.err", "*.yaml", "*.yml", "runs", "logs")
 # Of the settings of TrainingArguments, those that the weights depend on; of our own, all but a few.
@@ -42,9 +41,6 @@ MATTER = (
     *("bf16", "fp16", "seed", "data_seed", "neftune_noise_alpha"),
 )
 DO_NOT_MATTER = {"model", "data", "eval_data", "image_root", "cache_pixels", "on_bad_row", "mini_batch_tokens"}
-
-WHOLE_FILE = 2**26  # bytes; of larger files the beginning, the end and parts between are read
-NUM_PARTS, PART = 64, 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +165,7 @@ def _record(command: str, arguments: "ModelArguments", config: "TrainingArgument
     record = {
         "command": command,
         "model": {"name": Path(arguments.model).name, "digest": _digest_of_model(arguments.model)},
-        "data": _digest(_tables(arguments.data)) or Path(arguments.data).name,
+        "data": data_digest(arguments.data) or Path(arguments.data).name,
         "num_processes": config.world_size,
         "settings": {name: value for name, value in sorted(settings.items()) if name not in left_out},
     }
@@ -181,35 +177,10 @@ def _digest_of_model(name: str) -> str:
     from transformers import AutoConfig
 
     if Path(name).exists():
-        return _digest(sorted(file for pattern in WEIGHTS for file in Path(name).glob(pattern)))
+        files = sorted(file for pattern in WEIGHTS for file in Path(name).glob(pattern))
+        return digest_of_files(files) if files else ""
     config = AutoConfig.from_pretrained(name)
     return f"{name}@{getattr(config, '_commit_hash', None)}"
-
-
-def _tables(name: str) -> list[Path]:
-    """Files with the rows of a data set: one, those of a folder, or shards."""
-    if Path(name).is_dir():
-        files = [*Path(name).glob("*"), *Path(name).glob("*/*")]
-        return sorted(file for file in files if file.suffix in TABLES and file.is_file())
-    return sorted(Path(file) for file in glob(name, recursive=True) if Path(file).is_file())
-
-
-def _digest(files: list[Path]) -> str:
-    """Of the content of some files, however they are called; of very large ones, of parts of it."""
-    if not files:
-        return ""
-    digest = hashlib.sha256()
-    for path in files:
-        size = path.stat().st_size
-        digest.update(size.to_bytes(8))
-        with path.open("rb") as file:
-            if size <= WHOLE_FILE:
-                digest.update(file.read())
-                continue
-            for part in range(NUM_PARTS + 1):
-                file.seek((size - PART) * part // NUM_PARTS)
-                digest.update(file.read(PART))
-    return digest.hexdigest()[:32]
 
 
 def save_whole(trainer: "ComaTrainer") -> None:

@@ -198,9 +198,10 @@ def load_trainable(arguments: ModelArguments) -> tuple["ComaForEmbedding", "Coma
 def train(trainer: "ComaTrainer", config: "TrainingArguments", arguments: ModelArguments, begun: "Beginning") -> str:
     """Trains to the end, from a checkpoint if the settings say so, and saves. Returns what is to be said then."""
     from hub_scripts.sentence_transformers_files import write_sentence_transformers_files
-    from hub_scripts.training_record import read_training_record, write_training_record
+    from hub_scripts.training_record import TrainingRecord, read_training_record
 
-    earlier = read_training_record(arguments.model)
+    record = TrainingRecord(trainer, arguments, read_training_record(arguments.model))
+    trainer.add_callback(record)
     begun.write()
     if config.should_save:  # at the beginning, so that what `push_to_hub` pushes meanwhile has them
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
@@ -208,7 +209,7 @@ def train(trainer: "ComaTrainer", config: "TrainingArguments", arguments: ModelA
     resume = config.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=True if resume == "true" else resume)
     if trainer.args.should_save:
-        write_training_record(trainer, config, arguments, earlier)
+        record.write(config.output_dir)
     save_whole(trainer)
     if config.push_to_hub:
         trainer.push_to_hub(commit_message="Model save", revision=config.hub_revision)
