@@ -59,7 +59,10 @@ class ComaForEmbedding(PreTrainedModel):
         hub_kwargs = {name: kwargs[name] for name in hub_names & kwargs.keys()}
         processor = ComaProcessor.from_backbone(name_or_path, num_compression_tokens, **hub_kwargs)
         old = len(AutoTokenizer.from_pretrained(name_or_path, **hub_kwargs))  # what a CoMa checkpoint has, it keeps
-        backbone = AutoModelForImageTextToText.from_pretrained(name_or_path, **kwargs)
+        options = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}  # reported, not a traceback
+        backbone, report = AutoModelForImageTextToText.from_pretrained(name_or_path, **options)
+        if wrong := {name: sorted(report[name]) for name in ("missing_keys", "mismatched_keys") if report[name]}:
+            raise ValueError(f"The weights of {name_or_path} do not fit its configuration: {wrong}")
         if offloaded := [name for name, parameter in backbone.named_parameters() if parameter.is_meta]:
             raise ValueError(
                 f"{name_or_path}: {len(offloaded)} weights are offloaded, first {offloaded[0]}: none can be drawn. "
