@@ -34,7 +34,8 @@ class ComaContrastiveCollator:
     names, captions, pictures) are packed once, whichever side they are on.
 
     A row has `query`, `positive` and maybe `negatives` (a list), each `{"text": str | None, "image": picture, list of
-    pictures or None}`; maybe a `source`, and a `group`: rows of one group have each other's positives as theirs.
+    pictures or None}`; maybe a `source`, and a `group`: rows of one group have each other's positives as theirs, and so
+    have rows whose queries are equal, instruction included.
 
     Args:
         processor ([`ComaProcessor`]):
@@ -58,8 +59,9 @@ class ComaContrastiveCollator:
         owners     [0, 1, 0]                           the rows to which the documents belong
         ```
 
-        and, to tell who may be whose negative, `query_keys`, `document_keys`, `sources`, `groups` (hashes, -1 for
-        none) and `restricted` (rows with no negatives but their own).
+        and, to tell who may be whose negative, `asked_keys` (with the instruction), `query_keys` (without it),
+        `document_keys`, `sources`, `groups` (hashes, -1 for none) and `restricted` (rows with no negatives but their
+        own).
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class ComaContrastiveCollator:
             "queries": torch.tensor([number[one.key] for one in queries]),
             "documents": torch.tensor([number[one.key] for one in documents]),
             "owners": torch.tensor(owners),
+            "asked_keys": torch.tensor([one.key for one in queries]),
             "query_keys": torch.tensor([one.content for one in queries]),
             "document_keys": torch.tensor([one.content for one in documents]),
             "sources": torch.tensor([content_key(source) for source in sources]),
