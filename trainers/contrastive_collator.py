@@ -88,7 +88,12 @@ class ComaContrastiveCollator:
         return cls(processor, *settings)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        return self.bad_rows.apply(self._collate, rows)
+        return self.bad_rows.apply(self._collate, rows, self._nothing)
+
+    def _nothing(self) -> dict[str, Any]:
+        """A batch of no pairs, with an input that is embedded in vain: other processes may have some."""
+        batch = self._collate([{"query": {"text": "nothing"}, "positive": {"text": "nothing"}}])
+        return {name: value[:0] if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
     def _collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         queries = [

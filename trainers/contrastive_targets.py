@@ -57,7 +57,7 @@ class PairIds(NamedTuple):
         documents = torch.stack([self.owners + first_row, *self[6:]], dim=1)
         documents, first = gather_rows(documents)
         here = slice(first_row, first_row + len(self.asked)), slice(first, first + len(self.owners))
-        return PairIds(*rows.unbind(1), *documents.unbind(1)), *here
+        return PairIds(*rows.T.contiguous(), *documents.T.contiguous()), *here
 
     def select(self, rows: torch.Tensor) -> tuple[PairIds, torch.Tensor]:
         """Those of some rows, in their order, with their documents; and which documents these are."""

@@ -207,8 +207,10 @@ def test_a_bad_row_is_named_or_skipped(processor: ComaProcessor, bad: dict, mess
     batch = collator(rows)
     assert collator.bad_rows.skipped == 1 and len(batch["queries"]) == 3
     assert decoded(processor, batch) == decoded(processor, collator([rows[0], rows[1], rows[3]]))
-    with pytest.raises(ValueError, match="All 1 rows of a batch are bad; row 102"):
-        collator([rows[2]])
+    nothing = collator([rows[2]])  # a batch that weighs nothing
+    assert [len(nothing[name]) for name in ("queries", "documents", "owners", "asked_keys", "restricted")] == [0] * 5
+    assert nothing["owners"].dtype == torch.long and len(nothing["inputs"]) == 1
+    assert collator.bad_rows.skipped == 2 and set(collator.bad_rows.reasons) == {102}
 
 
 def test_a_picture_and_a_limit(processor: ComaProcessor, picture: Callable) -> None:
