@@ -16,7 +16,7 @@ from trainers.contrastive_collator import ContrastiveInput, as_input
 from trainers.evaluation import rows_without
 from trainers.evaluation_rows import EVALUATION
 from trainers.metrics import Relevance, rank_embeddings, retrieval_metrics
-from trainers.rows import BadRows
+from trainers.rows import ROW, BadRows
 from trainers.shared_encoding import embed_shared
 
 
@@ -59,7 +59,7 @@ class RetrievalSet(NamedTuple):
         one; of equal queries each counts.
 
         Args:
-            rows (`Iterable[dict]`): as for [`ComaContrastiveCollator`].
+            rows (`Iterable[dict]`): as for [`ComaContrastiveCollator`]; they may know their number, `row`.
             instructions (`dict[str, str]`, *optional*): those of the training, by source.
             on_bad_row (`str` or [`BadRows`], *optional*, defaults to `"raise"`): `"raise"`, or `"skip"` to leave bad
                 rows out and count them.
@@ -74,12 +74,13 @@ class RetrievalSet(NamedTuple):
         queries, names, documents_of, groups, skipped = [], [], [], [], 0
         unique: dict[int, tuple[int, str, ContrastiveInput]] = {}
         for place, row in enumerate(rows):
+            number = row.get(ROW, place)
             try:
-                query, *documents = _inputs(row, f"Row {place}", (instructions or {}).get(row.get("source")))
+                query, *documents = _inputs(row, f"Row {number}", (instructions or {}).get(row.get("source")))
             except ValueError as error:
                 if bad_rows.policy == "raise":
                     raise
-                bad_rows.report(place, str(error))
+                bad_rows.report(number, str(error))
                 skipped += 1
                 continue
             for name, one in documents:
