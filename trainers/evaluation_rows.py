@@ -60,6 +60,8 @@ class EvaluationCollator:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         numbers = torch.tensor([row.get(PLACE, row.get(ROW)) for row in rows])
         rows = [{ROW: row.get(PLACE), **row} for row in rows]
+        if self.bad_rows is not None:
+            self.bad_rows.reasons.clear()  # another set may have had a bad row of the same number
         batch = self.collator([{name: value for name, value in row.items() if name != PLACE} for row in rows])
         bad = () if self.bad_rows is None else self.bad_rows.reasons
         left_out = torch.tensor([row[ROW] in bad for row in rows])
