@@ -123,7 +123,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--on-bad-row", choices=("raise", "skip"), default="raise", help="pairs: skip leaves bad rows out, counted")
     add("--batch-tokens", type=positive, default=16384, metavar="N", help="tokens of a batch (default: %(default)s)")
     workers = min(8, (os.cpu_count() or 1) // 2)
-    add("--workers", type=whole, default=workers, metavar="N", help="processes that decode (default here: %(default)s)")
+    add(
+        "--workers", type=whole, default=workers, metavar="N", help="processes that decode (default here: %(default)s)"
+    )
     add_model_options(parser)
     return parser
 

@@ -71,9 +71,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _mine(
-    arguments: argparse.Namespace, settings: "MiningSettings", folder: Path, parts: Path
-) -> dict[str, Any]:
+def _mine(arguments: argparse.Namespace, settings: "MiningSettings", folder: Path, parts: Path) -> dict[str, Any]:
     """Writes the rows with their negatives to a folder, and what is made on the way to `parts`."""
     from hub_scripts.identity import identity, rounded
     from hub_scripts.loading import load_model
@@ -135,7 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch-tokens", type=positive, default=16384, metavar="N", help="tokens of a batch (default: %(default)s)")
     add("--part-rows", type=positive, default=8192, metavar="N", help="rows of a part (default: %(default)s)")
     workers = min(8, (os.cpu_count() or 1) // 2)
-    add("--workers", type=whole, default=workers, metavar="N", help="processes that decode (default here: %(default)s)")
+    add(
+        "--workers", type=whole, default=workers, metavar="N", help="processes that decode (default here: %(default)s)"
+    )
     group = parser.add_argument_group("columns of a table")
     for name in COLUMNS:
         group.add_argument(f"--{name.replace('_', '-')}", metavar="NAME")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,6 @@ def embed_in_shards(
     made_by: str,
     shard_rows: int = 8192,
     description: str = "Embedding",
-    names: Callable[[int], str] | None = None,
     **options: Any,
 ) -> EmbeddingShards:
     r"""
@@ -74,13 +74,13 @@ def embed_in_shards(
 
     Args:
         model ([`ComaForEmbedding`]), processor ([`ComaProcessor`]): make the embeddings.
-        items (`Sequence`): as in [`~trainers.encoding.embed_items`]; fetched when it is their turn.
+        items (`Sequence`): as in [`~trainers.encoding.embed_items`]; fetched when it is their turn. A method
+            `name(place)` says what they are called in messages; "Row 3" by default.
         keys (`Sequence[int]`): what the items are known by; of a picture in a file its size and time count, too.
         folder (`Path`): for the files, and for nothing else.
         made_by (`str`): what the model and its settings are known by.
         shard_rows (`int`, *optional*, defaults to 8192): rows of a file.
         description (`str`, *optional*, defaults to `"Embedding"`): what stands before the progress bar.
-        names (`Callable`, *optional*): what an item is called in messages, by its place; "Row 3" by default.
         options: `batch_tokens` and `num_workers` of [`~trainers.encoding.encode_batches`].
 
     Returns:
@@ -104,7 +104,7 @@ def embed_in_shards(
                 progress.refresh()
                 continue
             embeddings = np.full((stop - start, model.config.hidden_size), np.nan, dtype=np.float32)
-            of_part = partial(_name, names, start)
+            of_part = partial(_name, getattr(items, "name", None), start)
             for batch in encode_batches(model, processor, part, names=of_part, **options):
                 if batch.failures:
                     raise ValueError(next(iter(batch.failures.values())))
@@ -155,8 +155,9 @@ def _write(path: Path, embeddings: np.ndarray) -> None:
     """A file that is there is whole."""
     temporary = path.with_suffix(".writing")
     try:
-        with temporary.open("wb") as file:
-            np.save(file, embeddings)
+        buffer = BytesIO()  # `np.save` to a file itself does not say that the disk is full
+        np.save(buffer, embeddings)
+        temporary.write_bytes(buffer.getbuffer())
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

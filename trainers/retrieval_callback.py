@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
 from transformers.utils import logging
 
 from trainers.answers import Answers
@@ -152,7 +151,9 @@ class RetrievalCallback(TrainerCallback):
         metrics.update(found)
         self.trainer.log(found)
 
-    def _embed(self, items: list[list[dict]], names: list[str] | None, skip: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def _embed(
+        self, items: list[list[dict]], names: list[str] | None, skip: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Which items are bad, and embeddings of all on every process, which has embedded its share of them."""
         trainer, failures = self.trainer, {} if skip else None
         called = (names or [f"Document {n}" for n in range(len(items))]).__getitem__

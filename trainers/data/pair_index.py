@@ -25,7 +25,9 @@ class Place(NamedTuple):
     @property
     def name(self) -> str:
         """As it is called in messages."""
-        return f"Row {self.row}: negative {self.part}" if isinstance(self.part, int) else f"Row {self.row}: {self.part}"
+        return (
+            f"Row {self.row}: negative {self.part}" if isinstance(self.part, int) else f"Row {self.row}: {self.part}"
+        )
 
     def item(self, row: dict[str, Any]) -> dict[str, Any]:
         """The item, out of its row."""
