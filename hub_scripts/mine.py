@@ -178,8 +178,8 @@ def _embed(
     found = []
     for name, (places, keys) in sides.items():
         items = PairItems(raw, places, arguments.instructions)
-        of_side = {"description": name, "names": items.name, **options}
-        found.append(embed_in_shards(model, processor, items, keys, parts / name.lower(), **of_side))
+        folder = parts / name.lower()
+        found.append(embed_in_shards(model, processor, items, keys, folder, description=name, **options))
     return found
 
 

@@ -34,8 +34,8 @@ class ComaContrastiveCollator:
     names, captions, pictures) are packed once, whichever side they are on.
 
     A row has `query`, `positive` and maybe `negatives` (a list), each `{"text": str | None, "image": picture, list of
-    pictures or None}`; maybe a `source`, and a `group`: rows of one group have each other's positives as theirs, and so
-    have rows whose queries are equal, instruction included.
+    pictures or None}`; maybe a `source`, and a `group`: rows of one group have each other's positives as theirs, and
+    so have rows whose queries are equal, instruction included.
 
     Args:
         processor ([`ComaProcessor`]):

@@ -82,10 +82,14 @@ def test_a_damaged_file_is_named(make_coma: Callable, tmp_path: Path) -> None:
 
 def test_an_item_is_called_by_its_name(make_coma: Callable, tmp_path: Path) -> None:
     texts = [*TEXTS[:9], {"image": "nothing.png"}, TEXTS[10]]
-    keys, names = list(range(11)), [f"Row {2 * place}: query" for place in range(11)]
-    options = {"made_by": "m", "shard_rows": 4, "names": names.__getitem__}
+
+    class Named(list):
+        def name(self, place: int) -> str:
+            return f"Row {2 * place}: query"
+
+    options = {"made_by": "m", "shard_rows": 4}
     with pytest.raises(ValueError, match="^Row 18: query: cannot decode the image 'nothing.png'"):
-        embed_in_shards(*make_coma(), texts, keys, tmp_path, **options)
+        embed_in_shards(*make_coma(), Named(texts), list(range(11)), tmp_path, **options)
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(make_coma: Callable, tmp_path: Path) -> None:

@@ -2,10 +2,16 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+
+from modeling_coma import ComaForEmbedding, ComaProcessor
+from tests.trainers.test_gather import spawn
+from trainers.compression import ComaCompressionConfig, ComaCompressionTrainer
 
 
 BAD = {"contrastive": {"positive": {"image": b"no picture", "text": None}}, "compression": {"images": [b"no picture"]}}
@@ -120,3 +126,74 @@ def test_the_rates_of_training_are_those_of_the_training(
     trainer.meter._started -= 1000  # as if it had been made long ago
     trainer.train()
     assert trainer.state.log_history[0]["pairs_per_second"] > 4 / 100
+
+
+class InOrder(ComaCompressionTrainer):
+    """Rows in their order, so that one process and several see the same batches."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler:
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+def train_stage_1(rank: int, processes: int, folder: str, freeze_vision: bool) -> dict[str, Any]:
+    """Two rows a batch: the second process has one of them, the fifth and sixth batch are all bad."""
+    rows = [
+        {
+            "images": [Image.new("RGB", (28, 28 * (1 + n % 2)), (20 * n, 9, 90))],
+            "text": None,
+            "messages": [{"role": "user", "content": "what?"}, {"role": "assistant", "content": "apples " * (1 + n)}],
+        }
+        for n in range(12)
+    ]
+    for bad in (1, 7, 8, 9, 10, 11):
+        rows[bad]["images"] = [b"no picture"]
+    config = ComaCompressionConfig(
+        f"{folder}/out",
+        per_device_train_batch_size=2 // processes,
+        per_device_eval_batch_size=4 - processes,
+        gradient_accumulation_steps=2,
+        max_steps=3,
+        on_bad_row="skip",
+        freeze_vision=freeze_vision,
+        eval_strategy="steps",
+        eval_steps=3,
+        logging_steps=1,
+        optim="sgd",
+        learning_rate=0.1,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        **SETTINGS,
+    )
+    model, processor = ComaForEmbedding.from_pretrained(folder), ComaProcessor.from_pretrained(folder)
+    trainer = InOrder(model, config, processor, train_dataset=rows, eval_dataset=rows)
+    trainer.train()
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    return {"logs": trainer.state.log_history, "weights": {n: p.detach() for n, p in trained.named_parameters()}}
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("freeze_vision", [True, False])
+def test_a_process_without_rows_keeps_step_with_the_other(
+    make_coma: Callable, tmp_path: Path, freeze_vision: bool
+) -> None:
+    for part in make_coma():
+        part.save_pretrained(tmp_path / "model")
+    found = spawn(train_stage_1, 2, tmp_path, str(tmp_path / "model"), freeze_vision)
+    expected = train_stage_1(0, 1, str(tmp_path / "model"), freeze_vision)
+    runs = [*found, expected]
+    first, second, third = zip(*(losses_in(run["logs"]) for run in runs), strict=True)
+    assert first == pytest.approx([expected["logs"][0]["loss"]] * 3, rel=1e-5) and not math.isnan(second[0])
+    assert second == pytest.approx([second[2]] * 3, rel=1e-5) and all(map(math.isnan, third))
+    for run in runs:
+        (evaluation,) = (entry for entry in run["logs"] if "eval_loss" in entry)
+        (wanted,) = (entry for entry in expected["logs"] if "eval_loss" in entry)
+        assert evaluation["eval_rows_skipped"] == 6
+        assert evaluation["eval_loss"] == pytest.approx(wanted["eval_loss"], rel=1e-5)
+        for name, weight in expected["weights"].items():
+            torch.testing.assert_close(run["weights"][name], weight, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def losses_in(logs: list[dict]) -> list[float]:
+    return [entry["loss"] for entry in logs if "loss" in entry]
