@@ -1,53 +1,78 @@
 # Every target makes what it needs on a fresh machine that has Python >= 3.11, pip, make and git; nothing is installed by hand.
+# What is installed is written down: constraints/locked.txt, exact versions; `make lock` is the one way to change them.
 #
 #   make demo TORCH="torch==2.9.0"         another torch: any arguments of `pip install`
 #   make test PYTHON=python3.12            another interpreter
 #   make test JOBS=8                       more test processes
 
 PYTHON ?= python3
-TORCH  ?= torch==2.13.0
 JOBS   ?= 2
+LOCKED := constraints/locked.txt
+OLDEST := constraints/oldest.txt
+LOCKED_TORCH := $(shell grep '^torch==' $(LOCKED))
+TORCH  ?= $(LOCKED_TORCH)
+# Another torch than the locked one is let in, with the sympy that it asks for.
+ALLOW := $(if $(filter $(LOCKED_TORCH),$(TORCH)),cat,grep -vE '^(torch|sympy)==')
 
 PIP := -m pip install -qq --disable-pip-version-check
+TRAIN := --no-build-isolation -e ".[train]"
+ALL := --no-build-isolation -e ".[train,eval,dev]"
 BIN := .venv/bin
 MIN := .venv-min
+NEW := .venv-newest
 # One thread per process: the small models of the tests lose time to more.
 ONE := OMP_NUM_THREADS=1
 RUN := $(ONE) $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-distributed test-gpu test-min check format hooks benchmarks study clean
+.PHONY: help install demo test test-slow test-distributed test-gpu test-min test-newest lock check format hooks benchmarks study clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | awk -F'\t' '{printf "make %-18s%s\n", $$1, $$2}'
 
-# An environment is complete when its stamp is there, and is brought up to date when setup.py changes.
-# torch comes first, so that the version chosen above is the one that stays.
-.venv/.torch:
+# $(call environment,FOLDER,CONSTRAINTS): a new environment with the torch chosen above, first, so that it stays.
+environment = $(PYTHON) -m venv --clear $(1) && $(ALLOW) $(2) > $(1)/constraints.txt \
+	&& $(1)/bin/python $(PIP) -c $(1)/constraints.txt setuptools $(TORCH)
+
+# An environment is complete when its stamp is there, and is made anew when its versions change.
+.venv/.torch: $(LOCKED)
 	@echo "$@: installing $(TORCH), once"
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/python $(PIP) $(TORCH)
+	@$(call environment,.venv,$(LOCKED))
 	@touch $@
 
 .venv/.train: .venv/.torch setup.py
 	@echo "$@: installing what training needs, once"
-	@$(BIN)/python $(PIP) -e ".[train]"
+	@$(BIN)/python $(PIP) -c .venv/constraints.txt $(TRAIN)
 	@touch $@
 
 .venv/.dev: .venv/.torch setup.py
 	@echo "$@: installing what training, evaluation and development need, once"
-	@$(BIN)/python $(PIP) -e ".[train,eval,dev]"
+	@$(BIN)/python $(PIP) -c .venv/constraints.txt $(ALL)
 	@touch .venv/.train $@
 
-# The other end of the supported range: the lower bounds of setup.py, exactly. torch is the one chosen above.
-$(MIN)/.dev: setup.py
+# The other end of the supported range: the lower bounds of setup.py. torch is the one chosen above.
+$(MIN)/.dev: $(OLDEST) setup.py
 	@echo "$@: installing the oldest supported versions, once"
-	@$(PYTHON) -m venv $(MIN)
-	@$(MIN)/bin/python $(PIP) $(TORCH)
-	@sed -nE '/"torch>=/d; s/^ *"([A-Za-z0-9-]+)>=([0-9.]+),.*/\1==\2/p' setup.py > $(MIN)/constraints.txt
-	@$(MIN)/bin/python $(PIP) -c $(MIN)/constraints.txt -e ".[train,eval,dev]"
+	@$(call environment,$(MIN),$(OLDEST))
+	@$(MIN)/bin/python $(PIP) -c $(MIN)/constraints.txt $(ALL)
 	@touch $@
+
+# What an environment has, as constraints; of torch without the name of its build.
+freeze = $(1)/bin/python -m pip freeze --all --exclude-editable | sed -E '/^pip==/d; s/^(torch==[0-9.]+)\+.*/\1/'
+# The lower bounds of setup.py.
+bounds = sed -nE '/"torch>=/d; s/^ *"([A-Za-z0-9-]+)[>=]=([0-9.]+).*/\1==\2/p' setup.py
+
+lock:  ## write constraints/: the newest versions that setup.py allows, and the oldest; another torch by TORCH=
+	@$(call environment,.venv-lock,/dev/null)
+	@.venv-lock/bin/python $(PIP) $(ALL)
+	@$(call freeze,.venv-lock) > .venv-lock/newest.txt
+	@$(call environment,.venv-lock-oldest,/dev/null)
+	@$(bounds) > .venv-lock-oldest/bounds.txt
+	@.venv-lock-oldest/bin/python $(PIP) -c .venv-lock-oldest/bounds.txt $(ALL)
+	@$(call freeze,.venv-lock-oldest) > $(OLDEST)
+	@mv .venv-lock/newest.txt $(LOCKED)
+	@rm -rf .venv-lock .venv-lock-oldest
 
 install: .venv/.dev  ## the environment in .venv with everything for training, evaluation and development
 
@@ -72,6 +97,15 @@ test-gpu: .venv/.dev  ## the tests that need an accelerator
 test-min: $(MIN)/.dev  ## the default tests with the oldest supported versions
 	@$(ONE) $(MIN)/bin/python -m pytest -n $(JOBS) --dist loadfile
 
+# The newest versions are looked for anew every time.
+test-newest:  ## the default tests with the newest versions that setup.py allows; says which libraries moved
+	@echo "$(NEW): installing the newest versions"
+	@$(call environment,$(NEW),/dev/null)
+	@$(NEW)/bin/python $(PIP) $(ALL)
+	@$(call freeze,$(NEW)) > $(NEW)/versions.txt
+	@echo "locked (<) and newest (>) versions that differ:"; diff $(LOCKED) $(NEW)/versions.txt | grep '^[<>]' || echo none
+	@$(ONE) $(NEW)/bin/python -m pytest -n $(JOBS) --dist loadfile
+
 check: .venv/.dev  ## lint, formatting and the house rules
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
@@ -93,5 +127,5 @@ study: .venv/.dev  ## the experiments of docs/experiments.md: hours of processor
 	@$(BIN)/python -m benchmarks.emoji_study.diagnostics
 
 clean:  ## remove the environments and what tools left behind
-	rm -rf .venv $(MIN) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lock .venv-lock-oldest $(MIN) $(NEW) build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,7 +7,8 @@ from setuptools import find_packages, setup
 
 VERSION = "0.1.0.dev0"
 
-# `make test-min` installs the lower bounds below and runs the tests; torch alone stays at the one version CI has.
+# `make lock` writes what these bounds allow to constraints/: the newest versions, and the lower bounds, which
+# `make test-min` runs the tests with. torch alone is the same at both ends.
 INSTALL_REQUIRES = [
     "torch>=2.6,<3",
     "transformers>=5.18.0,<6",

@@ -1,4 +1,4 @@
-"""Code lines of the three packages: without docstrings, comments and blanks. `python -m benchmarks.code_lines [FILES]`.
+"""Lines of code of the three packages, without docstrings, comments and blanks: `python -m benchmarks.code_lines`.
 
 The limits of the house count these (tests/test_house.py), so that an explanation never costs a line of code.
 """

@@ -1,0 +1,48 @@
+"""What the targets of the Makefile install: exact versions, at both ends of what setup.py allows."""
+
+import re
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pins(name):
+    """Versions by library."""
+    lines = (ROOT / "constraints" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    return {canonicalize_name(library): version for library, _, version in (line.partition("==") for line in lines)}
+
+
+def requirements():
+    """What setup.py asks for, extras included."""
+    asked = re.findall(r'^    +"([A-Za-z0-9-]+[>=]=.*?)"', (ROOT / "setup.py").read_text(encoding="utf-8"), re.M)
+    assert len(asked) > 20
+    return [Requirement(line) for line in asked]
+
+
+@pytest.mark.parametrize("name", ["locked", "oldest"])
+def test_every_library_that_is_asked_for_has_an_exact_version_within_its_bounds(name):
+    versions = pins(name)
+    for requirement in requirements():
+        version = versions[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), f"{requirement}: {version}"
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    versions = pins("oldest")
+    for requirement in requirements():
+        lowest = next(bound.version for bound in requirement.specifier if bound.operator in (">=", "=="))
+        if requirement.name != "torch":  # at the locked version in both
+            assert versions[canonicalize_name(requirement.name)] == lowest
+    assert versions["torch"] == pins("locked")["torch"]
+
+
+def test_the_readme_says_what_is_locked():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    sentence = re.search(r"constraints/locked\.txt\).*?: (.*?)\. ", readme)[1]
+    said = dict(part.split() for part in sentence.split(", "))
+    assert len(said) >= 7 and said == {name: pins("locked")[name] for name in said}
