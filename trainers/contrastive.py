@@ -127,21 +127,17 @@ class ComaContrastiveTrainer(SkippingTrainer):
         """InfoNCE of the pairs of all processes; its gradient is that of one process with all pairs."""
         embeddings = self._embed(model, inputs["inputs"])
         queries, documents = embeddings[inputs["queries"]], embeddings[inputs["documents"]]
-        ids, own_rows, own_documents = PairIds.of(inputs).gathered()
-        all_documents = gather_rows(documents)[0]
-        all_queries = gather_rows(queries)[0] if self.args.bidirectional else None
-        output = self._info_nce((queries, all_queries), (documents, all_documents), ids, own_rows, own_documents)
+        output = self._info_nce(queries, documents, inputs)
         if model.training:
-            self._count(output, len(queries), len(all_documents), inputs)
+            self._count(output, len(queries), inputs)
         # DDP averages gradients, the losses of the processes add up; of a step only batches with rows count.
         loss = output.loss * self.accelerator.num_processes * self.skipped_batches.weight
         return (loss, {"queries": queries, "documents": documents}) if return_outputs else loss
 
-    def _count(self, output: InfoNCEOutput, pairs: int, num_documents: int, inputs: dict[str, Any]) -> None:
+    def _count(self, output: InfoNCEOutput, pairs: int, inputs: dict[str, Any]) -> None:
         """What is logged of a batch beside its loss."""
         for name, (total, count) in output.statistics.fractions().items():
             self.meter.add(name, total, count)
-        self.meter.add("num_documents", num_documents * pairs, pairs)
         self.meter.add_rate("pairs_per_second", pairs)
         packed, counts = inputs["inputs"], pairs > 0  # without pairs its input stands for rows left out
         self.seen.add(counts * int(packed.images_per_row.sum()), counts * len(packed.input_ids))
@@ -162,7 +158,16 @@ class ComaContrastiveTrainer(SkippingTrainer):
         mini_batches = plan_mini_batches(packed.lengths, self.args.mini_batch_tokens, device=self.accelerator.device)
         return cached_embeddings(embed, mini_batches, lambda: self.accelerator.no_sync(model))
 
-    def _info_nce(
+    def _info_nce(self, queries: torch.Tensor, documents: torch.Tensor, inputs: dict[str, Any]) -> InfoNCEOutput:
+        """The share of this process: its queries against the documents of all, and maybe the other way round."""
+        ids, rows, places = PairIds.of(inputs).gathered()
+        all_documents = gather_rows(documents)[0]
+        all_queries = gather_rows(queries)[0] if self.args.bidirectional else None
+        if self.model.training:
+            self.meter.add("num_documents", len(all_documents) * len(queries), len(queries))
+        return self._share((queries, all_queries), (documents, all_documents), ids, rows, places)
+
+    def _share(
         self,
         queries: tuple[torch.Tensor, torch.Tensor | None],
         documents: tuple[torch.Tensor, torch.Tensor],
@@ -170,7 +175,7 @@ class ComaContrastiveTrainer(SkippingTrainer):
         own_rows: Index,
         own_documents: Index,
     ) -> InfoNCEOutput:
-        """The share of own queries, against all documents, and maybe the other way round; both are (own, all)."""
+        """InfoNCE of some rows among all rows, of which `ids` tells; embeddings are (own, all)."""
         targets = ids.targets(self.args.same_source_negatives, own_rows, own_documents)
         num_rows = max(1, targets.num_rows)
         temperature = self.temperature(ids.sources[own_rows])
@@ -214,7 +219,7 @@ class ComaContrastiveTrainer(SkippingTrainer):
         self, queries: torch.Tensor, documents: torch.Tensor, ids: PairIds, rows: torch.Tensor, own: torch.Tensor
     ) -> InfoNCEOutput:
         with torch.no_grad():
-            output = self._info_nce((queries[rows], queries), (documents[own], documents), ids, rows, own)
+            output = self._share((queries[rows], queries), (documents[own], documents), ids, rows, own)
         return InfoNCEOutput(output.loss * len(queries) / len(rows), output.statistics)  # a mean of the own rows
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:

@@ -60,6 +60,7 @@ class SkippedBatches(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         self._steps, self._empty = self._steps + 1, self._empty + self.is_empty
         self._all_steps, self._all_empty = self._all_steps + 1, self._all_empty + self.is_empty
+        self.weight, self.is_empty = 1.0, False
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if self._all_steps and self._all_steps == self._all_empty:
