@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING
 from huggingface_hub import ModelCard, ModelCardData
 
 from hub_scripts.card_results import read_results, results_table
-from hub_scripts.card_training import training_section
+from hub_scripts.card_training import NOT_RECORDED, training_section, used_instruction
+from hub_scripts.markdown import code, plain
+from hub_scripts.public_names import CONTROL, is_hub_id, public_name, public_record
 from hub_scripts.training_record import read_training_record
 
 
@@ -21,7 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["CardSources", "write_model_card"]
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
-NOT_TRAINED = "Nothing was trained: these are the weights of the backbone and freshly drawn compression tokens."
+# The Hub's own snippet for these two is `SentenceTransformer(…).encode`, which works. For `feature-extraction` it
+# would be a pipeline of transformers, which knows no compression tokens.
+HUB_TAGS = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"}
 
 
 @dataclass
@@ -72,34 +77,42 @@ def write_model_card(
         ValueError: for results that cannot be read, or are of another model.
     """
     sources = sources or CardSources()
-    model_id = model_id or folder.name
+    model_id = CONTROL.sub(" ", model_id or folder.name)
     name = model_id.rpartition("/")[2]
     scores = read_results(sources.results_files, model, processor)
-    backbone = sources.base_model or _public_name(model.config.backbone_config._name_or_path)
-    base = sources.adapter_of or (backbone if "/" in backbone else None)
+    record = read_training_record(folder)
+    record = record if record is None else public_record(record)
+    backbone = sources.base_model or public_name(model.config.backbone_config._name_or_path)
     data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="feature-extraction",
+        **HUB_TAGS,
         license=sources.license,
-        base_model=base,
-        base_model_relation=("adapter" if sources.adapter_of else "finetune") if base else None,
-        tags=["coma", "custom_code", "multimodal-embedding", "sentence-transformers"],
+        **_base(backbone, sources.adapter_of),
+        tags=["coma", "custom_code", "multimodal-embedding", "sentence-transformers", "transformers"],
         model_name=name if scores else None,
         eval_results=[result for score in scores for result in score.eval_results()] or None,
     )
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        model_name=name,
-        model_id=model_id,
-        backbone=backbone or model.config.backbone_config.model_type,
-        license=sources.license,
+        model_name=plain(name),
+        model_string=json.dumps(model_id, ensure_ascii=False),
+        command=lambda words: code(words.replace("MODEL", shlex.quote(model_id))),
+        backbone=plain(backbone or model.config.backbone_config.model_type),
+        license=sources.license and plain(sources.license),
         adapter_of=sources.adapter_of,
-        training=sources.training or training_section(read_training_record(folder)) or NOT_TRAINED,
+        training=sources.training or training_section(record) or NOT_RECORDED,
         results=sources.results or results_table(scores) or "Not evaluated.",
         **_facts(model, processor),
+        **_instructions(processor, used_instruction(record)),
     )
     card.save(folder / "README.md")
+
+
+def _base(backbone: str, adapter_of: str | None) -> dict[str, str]:
+    """Metadata by which the Hub shows what a model was made of; of what is not there, nothing."""
+    if adapter_of:
+        return {"base_model": adapter_of, "base_model_relation": "adapter"}
+    return {"base_model": backbone, "base_model_relation": "finetune"} if is_hub_id(backbone) else {}
 
 
 def _facts(model: "ComaForEmbedding", processor: "ComaProcessor") -> dict[str, object]:
@@ -118,11 +131,11 @@ def _facts(model: "ComaForEmbedding", processor: "ComaProcessor") -> dict[str, o
         "max_tokens": most // token,
         "max_length": processor.max_length,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "image_instruction": json.dumps(processor.image_instruction),
-        "text_instruction": json.dumps(processor.text_instruction),
     }
 
 
-def _public_name(backbone: str) -> str:
-    """A name on the Hub as it is; of a folder only its name, since where it lay is nobody's business."""
-    return Path(backbone).name if Path(backbone).is_absolute() or Path(backbone).exists() else backbone
+def _instructions(processor: "ComaProcessor", were_used: bool) -> dict[str, object]:
+    """The lines of stage 1, in code spans."""
+    lines = {"image_instruction": processor.image_instruction, "text_instruction": processor.text_instruction}
+    spans = {name: code(json.dumps(line, ensure_ascii=False)) for name, line in lines.items()}
+    return {"instructions_were_used": were_used, **spans}

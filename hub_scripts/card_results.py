@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult
 
+from hub_scripts.markdown import code, plain, row
+from hub_scripts.public_names import public_text
+
 
 if TYPE_CHECKING:
     from modeling_coma import ComaForEmbedding, ComaProcessor
@@ -34,10 +37,11 @@ class Score:
     def eval_results(self) -> list[EvalResult]:
         """Entries of the `model-index`."""
         split, revision = self.dataset.get("split"), self.dataset.get("revision")
+        slug = NOT_IN_A_TYPE.sub("-", self.dataset["name"]).strip("-") or "unnamed"
         return [
             EvalResult(
                 task_type=self.task,
-                dataset_type=self.dataset.get("type", NOT_IN_A_TYPE.sub("-", self.dataset["name"])),
+                dataset_type=self.dataset.get("type") or slug,
                 dataset_name=self.dataset["name"],
                 dataset_split=split,
                 dataset_revision=revision,
@@ -67,9 +71,10 @@ def read_results(files: Sequence[Path], model: "ComaForEmbedding", processor: "C
     for file in files:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is not JSON: {error}") from error
         if isinstance(content, dict) and {"metadata", "metrics"} <= content.keys():
+            _check_layout(file, content)
             _check_model(file, content["metadata"], model, processor)
             found = _of_evaluate(content)
         else:
@@ -85,11 +90,11 @@ def results_table(scores: Sequence[Score]) -> str:
     if not scores:
         return ""
     names = list(dict.fromkeys(name for score in scores for name in score.metrics))
-    lines = [f"| task | data | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
+    lines = [row("task", "data", *map(plain, names)), "|---" * (len(names) + 2) + "|"]
     for score in scores:
         cells = [f"{score.metrics[name]:.4f}" if name in score.metrics else "" for name in names]
-        lines.append(f"| {score.task} | {score.dataset['name']} | {' | '.join(cells)} |")
-    sources = dict.fromkeys(_source(score.source) for score in scores if score.source)
+        lines.append(row(plain(score.task), plain(score.dataset["name"]), *cells))
+    sources = dict.fromkeys(words for score in scores if (words := _source(score.source)))
     return "\n".join(lines + [f"\n{source}" for source in sources])
 
 
@@ -97,20 +102,38 @@ def _of_evaluate(content: dict[str, Any]) -> list[Score]:
     metadata = content["metadata"]
     source = {name: metadata[name] for name in ("commit", "report_generated_date", "versions") if name in metadata}
     return [
-        Score(f"{modality}-retrieval", {"name": name}, _numbers(values), {"command": "coma evaluate", **source})
+        Score(_task(modality), {"name": public_text(name)}, _numbers(values), {"command": "coma evaluate", **source})
         for modality, sets in content["metrics"].items()
         for name, values in sets.items()
     ]
+
+
+def _task(modality: str) -> str:
+    """Sets of one's own are of the modality "retrieval", which is a task already; MMEB's are "image" and "visdoc"."""
+    return modality if modality.endswith("retrieval") else f"{modality}-retrieval"
 
 
 def _of_plain(file: Path, content: Any) -> Score:
     if not isinstance(content, dict) or not {"task", "dataset", "metrics"} <= content.keys():
         raise ValueError(f"{file} is no file of results: those are {LAYOUT}.")
     task, dataset = content["task"], content["dataset"]
-    task = task["type"] if isinstance(task, dict) else task
+    task = task.get("type") if isinstance(task, dict) else task
     dataset = dataset if isinstance(dataset, dict) else {"name": dataset}
-    source = {name: content[name] for name in ("command", "commit", "versions") if name in content}
-    return Score(task, dataset, _numbers(content["metrics"]), source)
+    texts = [task, dataset.get("name"), *(dataset.get(name) or "" for name in ("type", "split", "revision"))]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(content["metrics"], dict):
+        raise ValueError(f"{file}: task and data set need names, and metrics are names with numbers: {LAYOUT}.")
+    dataset = {name: public_text(value) for name, value in dataset.items() if isinstance(value, str)}
+    source = {name: content[name] for name in ("command", "commit", "versions") if content.get(name)}
+    return Score(public_text(task), dataset, _numbers(content["metrics"]), source)
+
+
+def _check_layout(file: Path, content: dict[str, Any]) -> None:
+    metadata, metrics = content["metadata"], content["metrics"]
+    sets = list(metrics.values()) if isinstance(metrics, dict) else [None]
+    values = [scores for one in sets for scores in (one.values() if isinstance(one, dict) else [None])]
+    settings = metadata.get("settings", {}) if isinstance(metadata, dict) else None
+    if not isinstance(settings, dict) or not all(isinstance(one, dict) for one in values):
+        raise ValueError(f"{file} is not as `coma evaluate` leaves it: those files are {LAYOUT}.")
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
@@ -125,14 +148,18 @@ def _check_model(file: Path, metadata: dict[str, Any], model: "ComaForEmbedding"
     if theirs is None:
         return
     ours = probe(model, processor)
-    if max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > PROBE_TOLERANCE:
+    comparable = isinstance(theirs, list) and len(theirs) == len(ours) and all(isinstance(b, float) for b in theirs)
+    if not comparable or not all(abs(a - b) <= PROBE_TOLERANCE for a, b in zip(ours, theirs, strict=True)):
         name = metadata["settings"].get("model")
         raise ValueError(f"{file} has the results of another model, {name}: it embeds otherwise.")
 
 
 def _source(source: dict[str, Any]) -> str:
-    words = [f"`{source['command']}`"] if "command" in source else []
-    words += [f"commit {source['commit']}"] if source.get("commit") else []
-    words += [source["report_generated_date"]] if "report_generated_date" in source else []
-    words += [" ".join(f"{name} {version}" for name, version in source.get("versions", {}).items())]
-    return f"By {', '.join(word for word in words if word)}."
+    """A sentence on where scores come from, empty if nothing is known."""
+    versions = source.get("versions")
+    words = [code(public_text(str(source["command"])))] if source.get("command") else []
+    words += [f"commit {plain(source['commit'])}"] if source.get("commit") else []
+    words += [plain(source["report_generated_date"])] if source.get("report_generated_date") else []
+    if isinstance(versions, dict) and versions:
+        words.append(plain(" ".join(f"{name} {version}" for name, version in versions.items())))
+    return f"By {', '.join(words)}." if words else ""

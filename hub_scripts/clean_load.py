@@ -1,8 +1,8 @@
 """Loads a model as somebody does who has only torch and transformers, and embeds the golden inputs with it.
 
-It is run as a script in a process of its own, `clean_load.py MODEL REVISION ANSWER`, where nothing of this package can
-be imported: what is missing in the model is missed. The answer, a JSON file, has the embeddings, the names of weights
-that were not found or not used, and the versions of the libraries.
+It is run as a script in a process of its own, `clean_load.py MODEL COMMIT INPUTS ANSWER`, where nothing of this
+package can be imported: what is missing in the model is missed. The answer, a JSON file, has the embeddings, the names
+of weights that were not found or not used, and the versions of the libraries.
 """
 
 import base64
@@ -23,23 +23,20 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pillow", "torchvis
 
 
 def main(argv: list[str]) -> None:
-    """Writes the answer; the revision may be empty."""
-    name, revision, answer = argv
+    """Writes the answer; the commit, without which MODEL is a folder, may be empty."""
+    name, commit, inputs, answer = argv
     hide(THIS_PACKAGE)
-    folder, pinned = Path(name), {}
-    if not folder.is_dir():
-        from huggingface_hub import hf_hub_download, snapshot_download
-
-        folder = Path(hf_hub_download(name, GOLDEN_FILE, revision=revision or None)).parent
-        pinned = {"revision": folder.name}  # folders of the cache are named by commits: all comes from one
-    expected = json.loads((folder / GOLDEN_FILE).read_text(encoding="utf-8"))
+    pinned = {"revision": commit} if commit else {}
+    expected = json.loads(Path(inputs).read_text(encoding="utf-8"))
     if not expected["adapter"]:
         hide(OF_TRAINING)
         found = embed(name, pinned, decode_inputs(expected))
     else:  # of the base, transformers would want the same commit: it gets a folder
+        from huggingface_hub import snapshot_download
+
         place = snapshot_download(name, **pinned) if pinned else name
         found = embed(place, {}, decode_inputs(expected))
-    report = {**found, **pinned, "versions": library_versions(), "golden": expected}
+    report = {**found, **pinned, "versions": library_versions()}
     Path(answer).write_text(json.dumps(report), encoding="utf-8")
 
 
@@ -58,9 +55,11 @@ def embed(name: str, pinned: dict[str, str], inputs: list[Any]) -> dict[str, Any
     processor = AutoProcessor.from_pretrained(name, **options)
     with torch.no_grad():
         # One by one, as when they were made: in half precision a batch rounds otherwise.
-        rows = [model.eval()(**processor.process([item])).embeddings[0].float().tolist() for item in inputs]
+        rows = [model.eval()(**processor.process([item])).embeddings[0] for item in inputs]
+    dtypes = {"dtype": model.dtype, "embedding_dtype": rows[0].dtype}
+    found = {name: str(dtype).removeprefix("torch.") for name, dtype in dtypes.items()}
     keys = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
-    return {"embeddings": rows, "dtype": str(model.dtype).removeprefix("torch."), **keys}
+    return {"embeddings": [row.float().tolist() for row in rows], **found, **keys}
 
 
 def decode_inputs(golden: dict[str, Any]) -> list[Any]:

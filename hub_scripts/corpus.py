@@ -1,24 +1,29 @@
 """What `coma embed` reads: a folder of pictures, a text with a row per line, or a table; a piece at a time.
 
 Every source becomes rows of three columns: `id`, `text` and `image`, where a picture is the path of a file or the
-bytes of one. Nothing is decoded here.
+bytes of one. Nothing is decoded here. Tables are read by the reader that the trainings have, too.
 """
 
-import functools
-import json
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import csv
+
+from trainers.data.column_names import refuse_misnamed, tell_unread
+from trainers.data.image_folders import walk_images
+from trainers.data.pictures import PICTURE_SUFFIXES, ImageRoot, as_stored, root_of
+from trainers.data.records import TABLE_SUFFIXES, Record, Records, open_records, saved_dataset
+from trainers.data.schema import as_text, check_text
+from trainers.data.text_files import open_text, printable
+from trainers.rows import describe, fault
 
 
 __all__ = ["Columns", "Corpus", "open_corpus"]
 
-PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-NAMES = ("id", "text", "image")
+KINDS = f"a folder of pictures or end with .txt, {', '.join(TABLE_SUFFIXES)} (or be a folder of `save_to_disk`)"
 
 Row = dict[str, Any]
 
@@ -37,8 +42,9 @@ class Corpus(NamedTuple):
 
     Args:
         num_rows (`int`): how many there are.
-        read (`Callable[[int, int], list[dict]]`): rows from one number up to, and without, another; each has `id`
-            (`str`), `text` (`str` or `None`), `image` (`str`, `bytes` or `None`) and `path` (`str` or `None`).
+        read (`Callable[[int, int], list[dict]]`): rows from one number up to, and without, another; fastest in order.
+            Each has `id` (`str`), `text` (`str` or `None`), `image` (`str`, `bytes` or `None`), `path` (`str` or
+            `None`), and `error`: why it cannot be read, or `None`.
         left_alone (`int`): files of a folder that are no pictures.
     """
 
@@ -52,137 +58,151 @@ def open_corpus(path: Path, columns: Columns, image_root: Path | None = None) ->
     Opens a source by its kind, which is that of its name.
 
     Args:
-        path (`Path`): a folder, which is searched for pictures at any depth, or a file that ends with .txt, .csv,
-            .tsv, .jsonl or .parquet.
+        path (`Path`): a folder, which is searched for pictures at any depth, one of `Dataset.save_to_disk`, or a file
+            that ends with .txt, .csv, .tsv, .jsonl, .json or .parquet.
         columns (`Columns`): columns of a table.
         image_root (`Path`, *optional*): folder that relative paths of a table begin at, by default that of the table.
+            Paths may not leave it.
 
     Returns:
         `Corpus`
 
     Raises:
-        ValueError: if it is of no such kind, has no rows, or has no column with texts or pictures.
+        ValueError: if it is of no such kind, has no rows, or has no column with texts or pictures; and for a file in
+            which nobody knows where rows begin. A row that is bad is known by its `error`.
     """
-    image_root = path.parent if image_root is None else image_root
-    if path.is_dir():
-        return _folder(path)
-    if not path.exists():
-        raise ValueError(f"{path} is not there; give a folder of pictures or a .txt, .csv, .tsv, .jsonl or .parquet.")
-    if path.suffix == ".txt":
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        corpus = _from_table(pa.table({"text": lines}), Columns(), image_root)
-    elif path.suffix in (".csv", ".tsv"):
-        corpus = _from_table(_read_csv(path, columns), columns, image_root)
-    elif path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as lines:
-            corpus = _from_table(_read_jsonl(path, lines, columns), columns, image_root)
-    elif path.suffix == ".parquet":
-        corpus = _from_parquet(path, columns, image_root)
+    if not os.path.lexists(path):
+        raise ValueError(f"{printable(path)} is not there; it must be {KINDS}.")
+    if saved_dataset(path) is not None or (path.suffix.lower() in TABLE_SUFFIXES and not os.path.isdir(path)):
+        corpus = _table(open_records(path), columns, root_of(path, image_root))
+    elif os.path.isdir(path):
+        corpus = _folder(path)
+    elif path.suffix.lower() == ".txt":
+        records = Records(path.name, ["text"], lambda columns=None: _lines(path), None)
+        corpus = _table(records, Columns(), root_of(path, image_root), empty="")
     else:
-        raise ValueError(f"{path} must be a folder of pictures or end with .txt, .csv, .tsv, .jsonl or .parquet.")
+        raise ValueError(f"{printable(path)} must be {KINDS}.")
     if corpus.num_rows == 0:
         raise ValueError(f"{path} has no rows.")
     return corpus
 
 
 def _folder(folder: Path) -> Corpus:
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    pictures = [str(file.relative_to(folder)) for file in files if file.suffix.lower() in PICTURES]
-    if not pictures:
-        raise ValueError(f"{folder} has no pictures ({', '.join(PICTURES)}) among its {len(files)} files.")
-    table = pa.table({"id": pictures, "image": pictures})
-    return _from_table(table, Columns(), folder)._replace(left_alone=len(files) - len(pictures))
+    images, left_alone = walk_images(folder)
+    if not images:
+        kinds = ", ".join(PICTURE_SUFFIXES)
+        raise ValueError(f"{folder} has no pictures ({kinds}) among its {left_alone} files.")
+    table = pa.table({"name": [image.name for image in images], "error": [image.error for image in images]})
+    root = os.path.abspath(folder)
+
+    def row(number: int, name: str, error: str | None) -> Row:
+        if error is not None:
+            return _bad_row(number, folder.name, f"{name}: {error}", name)
+        return {"id": name, "text": None, "image": os.path.join(root, name), "path": name, "error": None}
+
+    def read(start: int, stop: int) -> list[Row]:
+        rows = table.slice(start, stop - start).to_pylist()
+        return [row(number, **values) for number, values in enumerate(rows, start)]
+
+    return Corpus(len(table), read, left_alone)
 
 
-def _read_csv(path: Path, columns: Columns) -> pa.Table:
-    # Whatever it looks like, a text is a text; only an empty field is none.
-    types = {name: pa.string() for name in (*NAMES, *filter(None, columns))}
-    convert = csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
-    parse = csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True)
-    return csv.read_csv(path, parse_options=parse, convert_options=convert)
+def _lines(path: Path) -> Iterator[Record]:
+    with open_text(path) as lines:
+        for line in lines:
+            yield {"text": line.removesuffix("\n")}
 
 
-def _read_jsonl(path: Path, lines: Iterable[str], columns: Columns) -> pa.Table:
-    rows = []
-    for number, line in enumerate(lines):
+def _table(records: Records, columns: Columns, root: ImageRoot, empty: str | None = None) -> Corpus:
+    """A table is gone through once to count its rows and to see its columns, where neither is known."""
+    seen, num_rows = set(records.columns or ()), records.num_rows
+    if records.columns is None or num_rows is None:
+        num_rows, first = 0, None
+        for record in records.rows():
+            num_rows += 1
+            if isinstance(record, ValueError):
+                first = first or record
+            elif records.columns is None:
+                seen.update(record)
+        if not seen and first is not None:
+            raise ValueError(f"No row of {records.name} can be read: {first}")
+    if not num_rows:
+        return Corpus(0, lambda start, stop: [])
+    table = _Table(records, _choose(records.columns or sorted(seen), columns), root, empty)
+    return Corpus(num_rows, table.read)
+
+
+def _choose(there: list[str], columns: Columns) -> Columns:
+    """The names of the columns that are read."""
+    for name in filter(None, columns):
+        if name not in there:
+            raise ValueError(f"There is no column {name!r}; there are {', '.join(there)}.")
+    defaults = {kind: name or kind for kind, name in columns._asdict().items()}
+    chosen = Columns(*(name if name in there else None for name in defaults.values()))
+    if chosen.text is None and chosen.image is None:
+        raise ValueError(f"No column is called text or image; name one of {', '.join(there)}.")
+    return chosen
+
+
+class _Table:
+    """Rows by their numbers; those that follow the last ones are read on, for others it begins anew."""
+
+    def __init__(self, records: Records, names: Columns, root: ImageRoot, empty: str | None) -> None:
+        self.records, self.names, self.root, self.empty = records, names, root, empty
+        self.known = [name or kind for kind, name in names._asdict().items()]
+        self.wanted: Iterable[str] | None = None
+        if records.columns is not None:
+            refuse_misnamed(records.columns, self.known)
+            tell_unread(records.name, records.columns, self.known)
+            self.wanted = [name for name in records.columns if name in self.known]
+        self.rows: Iterator[Record] = iter(())
+        self.next = -1
+
+    def read(self, start: int, stop: int) -> list[Row]:
+        if start != self.next:
+            self.rows = islice(self.records.rows(self.wanted), start, None)
+        read = [self._row(number, record) for number, record in zip(range(start, stop), self.rows, strict=False)]
+        self.next = stop
+        if len(read) < stop - start:
+            raise ValueError(f"{self.records.name} has changed while it was read: it ends at row {start + len(read)}.")
+        return read
+
+    def _row(self, number: int, record: Record) -> Row:
+        row_id = str(number)
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"Line {number + 1} of {path} is not JSON: {error}") from error
-        if not isinstance(rows[-1], dict):
-            raise ValueError(f"Line {number + 1} of {path} is not an object: {line[:80]!r}")
-    wanted = {*NAMES, *filter(None, columns)}
-    found = {name: None for row in rows for name in row if name in wanted}
-    try:
-        return pa.table({name: [row.get(name) for row in rows] for name in found})
-    except pa.ArrowException as error:
-        raise ValueError(f"A column of {path} has values of several types: {error}") from error
+            if isinstance(record, ValueError):
+                raise record
+            refuse_misnamed(record, self.known)
+            row_id = _id_of(record, self.names.id) or row_id
+            text = as_text(self._value(record, self.names.text), str(self.names.text)) or self.empty
+            given = self._value(record, self.names.image)
+            image = as_stored(given, str(self.names.image), self.root)
+        except ValueError as error:
+            return _bad_row(number, self.records.name, str(error), row_id)
+        stored = None if image is None else image["path"] if image["bytes"] is None else image["bytes"]
+        return {"id": row_id, "text": text, "image": stored, "path": _path_of(given, image), "error": None}
+
+    @staticmethod
+    def _value(record: dict[str, Any], name: str | None) -> Any:
+        return None if name is None else record.get(name)
 
 
-def _from_table(table: pa.Table, columns: Columns, image_root: Path) -> Corpus:
-    names = _choose(table.schema, columns)
-
-    def read(start: int, stop: int) -> list[Row]:
-        return _rows(table.slice(start, stop - start), names, start, image_root)
-
-    return Corpus(len(table), read)
+def _bad_row(number: int, where: str, reason: str, row_id: str) -> Row:
+    error = f"Row {number} of {where}: {reason}"
+    return {"id": row_id, "text": None, "image": None, "path": None, "error": error}
 
 
-def _from_parquet(path: Path, columns: Columns, image_root: Path) -> Corpus:
-    file = pq.ParquetFile(path, memory_map=True)
-    names = _choose(file.schema_arrow, columns)
-    groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
-
-    @functools.lru_cache(maxsize=1)  # the next piece often begins in the group in which this one ends
-    def read_group(number: int) -> pa.Table:
-        return file.read_row_group(number, columns=[name for name in names.values() if name])
-
-    def read(start: int, stop: int) -> list[Row]:
-        rows, first = [], 0
-        for number, length in enumerate(groups):
-            begin, end = max(start, first), min(stop, first + length)
-            if begin < end:
-                rows += _rows(read_group(number).slice(begin - first, end - begin), names, begin, image_root)
-            first += length
-        return rows
-
-    return Corpus(file.metadata.num_rows, read)
+def _id_of(record: dict[str, Any], column: str | None) -> str | None:
+    value = None if column is None else record.get(column)
+    if isinstance(value, bytes | list | dict):
+        raise fault(str(column), describe(value), "a name")
+    check_text(None if value is None else str(value), str(column))
+    return None if value is None else str(value)
 
 
-def _choose(schema: pa.Schema, columns: Columns) -> dict[str, str | None]:
-    names = {}
-    for default, name in columns._asdict().items():
-        if name is not None and name not in schema.names:
-            raise ValueError(f"There is no column {name!r}; there are {', '.join(schema.names)}.")
-        names[default] = name or (default if default in schema.names else None)
-    if names["text"] is None and names["image"] is None:
-        raise ValueError(f"No column is called text or image; name one of {', '.join(schema.names)}.")
-    for kind, allowed in (("text", _is_text), ("image", _is_image)):
-        if names[kind] is not None and not allowed(schema.field(names[kind]).type):
-            raise ValueError(f"Column {names[kind]!r} is {schema.field(names[kind]).type} and not {kind}.")
-    return names
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
-
-
-def _is_image(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return {"bytes", "path"} == {field.name for field in kind}
-    return _is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def _rows(table: pa.Table, names: dict[str, str | None], first: int, image_root: Path) -> list[Row]:
-    empty = [None] * len(table)
-    columns = {kind: table[name].to_pylist() if name else empty for kind, name in names.items()}
-    rows = []
-    for number, (row_id, text, image) in enumerate(zip(*columns.values(), strict=True), first):
-        path = image
-        if isinstance(image, dict):
-            image, path = image["bytes"] or image["path"], image["path"]
-        if isinstance(image, str):
-            image = str(image_root / image)
-        path = path if isinstance(path, str) else None
-        rows.append({"id": str(number if row_id is None else row_id), "text": text, "image": image, "path": path})
-    return rows
+def _path_of(given: Any, image: dict[str, Any] | None) -> str | None:
+    """A path as the table has it, by which people know the picture."""
+    path = given.get("path") if isinstance(given, dict) else given
+    if not isinstance(path, str) or (image is not None and image["bytes"] is not None and not isinstance(given, dict)):
+        return None  # a data: URI is no path
+    return (path if path.isascii() else printable(path)) or None

@@ -31,6 +31,7 @@ def main(argv: list[str]) -> int:
         raise ValueError("--texts trains the tokenizer of a tiny backbone, and there is none without --tiny.")
 
     from hub_scripts.folders import new_folder, save_model
+    from hub_scripts.training_record import write_stages
 
     with new_folder(arguments.out) as folder, tempfile.TemporaryDirectory() as temporary:
         backbone = _tiny_backbone(arguments, Path(temporary)) if arguments.tiny else arguments.backbone
@@ -45,6 +46,7 @@ def main(argv: list[str]) -> int:
         )
         if arguments.tiny:  # the temporary folder means nothing to anybody
             model.config.backbone_config._name_or_path = f"tiny random {arguments.backbone}"
+        write_stages(folder, [])
         save_model(model, processor, folder)
     print(_report(model, processor, arguments))
     return 0

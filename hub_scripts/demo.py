@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     import torch
 
     from modeling_coma import ComaForEmbedding, ComaProcessor
+    from trainers.base import ComaTrainer
     from trainers.metrics import Ranking
 
 
 __all__ = ["main"]
 
 UNSEEN, OTHER = "twemoji", "noto"
-NUM_COMPRESSION_TOKENS = 4
+BACKBONE = "tiny random Qwen2.5-VL"
+NUM_COMPRESSION_TOKENS, TURNS = 4, 3
 
 # Loads the folder where nothing of this package has been imported, and embeds what it is given.
 RELOAD = """
@@ -59,16 +61,19 @@ def main(argv: list[str]) -> int:
 
     from hub_scripts.demo_page import draw_page
     from hub_scripts.folders import new_folder, save_model
+    from hub_scripts.training_record import write_stages
     from trainers.data.emoji import emoji_retrieval
 
     started = time.perf_counter()
     with new_folder(arguments.out) as folder:
         model, processor = _create(arguments.seed)
-        _train(model, processor, arguments)
+        stages = _train(model, processor, arguments)
         unseen, other = emoji_retrieval(UNSEEN), emoji_retrieval(OTHER)
         rankings, neighbours = _evaluate(model, processor, unseen, other)
-        model.config.backbone_config._name_or_path = "tiny random Qwen2.5-VL"
+        model.config.backbone_config._name_or_path = BACKBONE
         table = _table(rankings, len(unseen.names))
+        (folder / "model").mkdir()
+        write_stages(folder / "model", stages)
         save_model(model, processor, folder / "model", _training(arguments), f"```\n{table.strip()}\n```")
         _check_reload(model, processor, folder / "model", unseen.images[0])
         draw_page(folder / "retrieval.png", unseen, other, neighbours)
@@ -99,8 +104,8 @@ def _create(seed: int) -> tuple["ComaForEmbedding", "ComaProcessor"]:
         return ComaForEmbedding.from_backbone(folder, NUM_COMPRESSION_TOKENS)
 
 
-def _train(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: Any) -> None:
-    """Both stages, on all styles but one."""
+def _train(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: Any) -> list[dict[str, Any]]:
+    """Both stages, on all styles but one; gives the record of them."""
     from trainers.data.emoji import STYLES, load_emoji
     from trainers.pixel_cache import CachingProcessor
     from trainers.rows import as_image, without_decoding
@@ -120,30 +125,44 @@ def _train(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: Any
             "seed": arguments.seed,
         }
         sys.stdout.write("\nStage 1, compression: dialogues answered from the compression tokens alone\n")
-        _compress(model, processor, caching, emoji, {**common, "max_steps": arguments.compression_steps})
+        first = _compress(model, processor, caching, emoji, {**common, "max_steps": arguments.compression_steps})
         sys.stdout.write("\nStage 2, matching: pictures and their names, by InfoNCE\n")
-        _match(model, processor, caching, emoji, {**common, "max_steps": arguments.contrastive_steps})
+        second = _match(model, processor, caching, emoji, {**common, "max_steps": arguments.contrastive_steps})
     model.eval()
+    return [first, second]
 
 
-def _compress(model: Any, processor: Any, caching: Any, emoji: Any, settings: dict) -> None:
+def _compress(model: Any, processor: Any, caching: Any, emoji: Any, settings: dict) -> dict[str, Any]:
     from trainers.compression import ComaCompressionCollator, ComaCompressionConfig, ComaCompressionTrainer
     from trainers.data.emoji import emoji_dialogues
 
-    rows = emoji_dialogues(emoji, seed=settings["seed"], turns=3, languages=())
+    rows = emoji_dialogues(emoji, seed=settings["seed"], turns=TURNS, languages=())
     config = ComaCompressionConfig(**settings, per_device_train_batch_size=64, learning_rate=3e-4)
     collator = ComaCompressionCollator(caching, compression_instruction=False)
-    ComaCompressionTrainer(model, config, processor, train_dataset=rows, data_collator=collator).train()
+    trainer = ComaCompressionTrainer(model, config, processor, train_dataset=rows, data_collator=collator)
+    trainer.train()
+    return _stage(trainer, turns=TURNS)
 
 
-def _match(model: Any, processor: Any, caching: Any, emoji: Any, settings: dict) -> None:
+def _match(model: Any, processor: Any, caching: Any, emoji: Any, settings: dict) -> dict[str, Any]:
     from trainers.contrastive import ComaContrastiveCollator, ComaContrastiveConfig, ComaContrastiveTrainer
     from trainers.data.emoji import emoji_pairs
 
     loss = {"temperature": 0.07, "bidirectional": True}
     config = ComaContrastiveConfig(**settings, **loss, per_device_train_batch_size=128, learning_rate=1.5e-3)
     collator = ComaContrastiveCollator(caching)
-    ComaContrastiveTrainer(model, config, processor, train_dataset=emoji_pairs(emoji), data_collator=collator).train()
+    rows = emoji_pairs(emoji)
+    trainer = ComaContrastiveTrainer(model, config, processor, train_dataset=rows, data_collator=collator)
+    trainer.train()
+    return _stage(trainer)
+
+
+def _stage(trainer: "ComaTrainer", **more: Any) -> dict[str, Any]:
+    from hub_scripts.settings import EMOJI
+    from hub_scripts.training_stage import describe_stage
+
+    source = {"model": BACKBONE, "data": EMOJI, "data_rows": len(trainer.train_dataset), **more}
+    return describe_stage(trainer, source, is_finished=True)
 
 
 def _training(arguments: Any) -> str:
@@ -210,6 +229,6 @@ def _check_reload(model: "ComaForEmbedding", processor: "ComaProcessor", folder:
     with torch.no_grad():
         here = model(**processor.process(["red apple", picture])).embeddings.flatten()
     difference = (here - torch.tensor(json.loads(printed.stdout))).abs().max().item()
-    if difference > 1e-6:
+    if not difference <= 1e-6:  # nor if it is not a number
         raise ValueError(f"The saved model gives other embeddings when it is loaded again: off by {difference:.1e}.")
     sys.stdout.write(f"\nReloaded in a clean process with AutoModel: largest difference {difference:.0e}\n")

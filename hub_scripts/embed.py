@@ -140,12 +140,14 @@ def _embed_rows(
     embeddings, errors = torch.zeros(len(rows), model.config.hidden_size), {}
     options = {"batch_tokens": arguments.batch_tokens, "num_workers": arguments.workers, "first_row": first_row}
     for batch in encode_batches(model, processor, items, **options):
-        if batch.failures and arguments.on_error == "raise":
-            reason = next(iter(batch.failures.values()))
+        # A row that could not be read is empty, and fails as such; why it is empty, the reader knows.
+        failures = {place: rows[place]["error"] or reason for place, reason in batch.failures.items()}
+        if failures and arguments.on_error == "raise":
+            reason = next(iter(failures.values()))
             raise ValueError(f"{reason} Mend it and go on by the same command, or add --on-error skip.")
         embeddings[batch.rows] = batch.embeddings
-        errors |= batch.failures
-        progress.update(len(batch.rows) + len(batch.failures))
+        errors |= failures
+        progress.update(len(batch.rows) + len(failures))
     return index_table(first_row, rows, embeddings, errors)
 
 
@@ -160,6 +162,6 @@ def _digest(rows: list[dict], metadata: dict[str, Any]) -> str:
         if isinstance(image, str):
             state = Path(image).stat() if Path(image).exists() else None
             image = f"{image} {state and (state.st_size, state.st_mtime_ns)}".encode()
-        digest.update(json.dumps([row["id"], row["text"]]).encode())
+        digest.update(json.dumps([row["id"], row["text"], row["error"]]).encode())
         digest.update(image or b"")
     return digest.hexdigest()

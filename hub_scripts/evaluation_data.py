@@ -1,19 +1,23 @@
 """What `coma evaluate` finds in the data it is given: sets by name, each read when its turn comes."""
 
+import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 from datasets import Dataset, get_dataset_config_names, load_dataset
 
 from hub_scripts.settings import EMOJI, emoji_styles
 from trainers.data.emoji import emoji_pairs, load_emoji
+from trainers.data.image_folders import is_system_file
 from trainers.data.mmeb import read_image_set
 from trainers.data.mmeb_sets import SETS
 from trainers.data.pairs import load_pairs
+from trainers.data.records import open_records, saved_dataset
+from trainers.data.schema import check_text
 from trainers.data.visual_documents import TABLES, read_visual_documents
 from trainers.evaluation import EvaluationSet
 from trainers.retrieval_callback import RetrievalSet
@@ -104,16 +108,15 @@ def _order(name: str) -> tuple[int, str]:
 
 
 def _sets_in(place: str, options: _Options) -> list[NamedSet]:
-    path = Path(place)
-    if place == FROM_HUB and not path.exists():
+    path, is_there = Path(place), os.path.exists(place)
+    if place == FROM_HUB and not is_there:
         return [_from_hub(name, one.repository, options) for name, one in SETS.items() if one.repository]
-    if place == EMOJI and not path.exists():
+    if place == EMOJI and not is_there:
         return [_pairs(place, lambda _: emoji_pairs(load_emoji(emoji_styles(evaluation=True))), options)]
-    if not path.exists():
+    if not is_there:
         return _on_hub(place, options)
-    if path.is_file() or (path / "dataset_info.json").exists():
-        load = partial(load_pairs, place, None, options.image_root)
-        return [_pairs(path.stem, load, options)]
+    if not path.is_dir() or saved_dataset(path) is not None:
+        return [_pairs(path.stem, partial(load_pairs, place, None, options.image_root), options)]
     inside = {name: one for name in SETS if (one := _part(path, name)) is not None}
     if not inside:
         raise ValueError(f"{place} has no folder or file that is named like a set of MMEB, and is no table of pairs.")
@@ -122,14 +125,18 @@ def _sets_in(place: str, options: _Options) -> list[NamedSet]:
 
 def _part(folder: Path, name: str) -> Path | None:
     """A folder with Parquet or JSON-lines files, or one such file."""
-    there = (one for suffix in ("", ".parquet", ".jsonl") if (one := folder / f"{name}{suffix}").exists())
-    return next(there, None)
+    there = [one for suffix in ("", ".parquet", ".jsonl") if (one := folder / f"{name}{suffix}").exists()]
+    if len(there) > 1:  # a folder without tables has pictures
+        there = [one for one in there if one.is_file() or any(one.glob("*.parquet")) or any(one.glob("*.jsonl"))]
+    if len(there) > 1:
+        raise ValueError(f"{folder} has the set {name} twice, {' and '.join(one.name for one in there)}: keep one.")
+    return there[0] if there else None
 
 
 def _local(name: str, path: Path, options: _Options) -> NamedSet:
     if SETS[name].modality == "visdoc":
         return _visual_documents(name, lambda table: _read(path, table), options)
-    return _images(name, lambda: _read(path).to_list(), options)
+    return _images(name, lambda: [row for file in _files(path) for row in _rows(file)], options)
 
 
 def _on_hub(repository: str, options: _Options) -> list[NamedSet]:
@@ -187,20 +194,42 @@ def _pairs(name: str, load: Callable[[BadRows], Dataset], options: _Options) -> 
     return NamedSet(name, OWN, "hit@1", read, sources, lambda: bad_rows.skipped)
 
 
-def _read(path: Path, table: str = "") -> Any:
-    """A table from a file, or from all files of a folder in the order of their names."""
-    path = path / table if table else path
-    files = sorted(path.glob("*.parquet")) or sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    files = [file for file in files if file.exists()]
-    if not files:
+def _files(path: Path) -> list[Path]:
+    """A file, or all files of a folder in the order of their names, which are of one kind."""
+    if not path.is_dir():
+        return [path]
+    kinds = {kind: sorted(path.glob(f"*.{kind}")) for kind in ("parquet", "jsonl")}
+    found = {kind: [file for file in files if not is_system_file(file.name)] for kind, files in kinds.items()}
+    if all(found.values()):
+        raise ValueError(f"{path} has .parquet and .jsonl files, and one of the two would not be read: keep one kind.")
+    if not any(found.values()):
         raise ValueError(f"{path} has no .parquet and no .jsonl file.")
-    names = [str(file) for file in files]
-    if files[0].suffix == ".jsonl":
-        return load_dataset("json", data_files=names, split="train")
-    if table == "corpus":  # too large to be read at once: it is mapped into memory
-        return load_dataset("parquet", data_files=names, split="train")
-    return (
-        Dataset(pq.read_table(names[0]))
-        if len(names) == 1
-        else load_dataset("parquet", data_files=names, split="train")
-    )
+    return found["parquet"] or found["jsonl"]
+
+
+def _rows(file: Path) -> Iterable[dict[str, Any]]:
+    for number, row in enumerate(open_records(file).rows()):
+        if isinstance(row, ValueError):
+            raise ValueError(f"Row {number} of {file} is bad: {row}") from row
+        try:
+            for column, value in row.items():
+                for text in value if isinstance(value, list) else [value]:
+                    check_text(text if isinstance(text, str) else None, column)
+        except ValueError as error:
+            raise ValueError(f"Row {number} of {file} is bad: {error}") from error
+        yield row
+
+
+def _read(path: Path, table: str) -> Dataset:
+    """A table of a set of visual documents; its pages are too large to be read at once, and are mapped into memory."""
+    if not (path / table).exists():
+        raise ValueError(f"{path} has no folder {table}.")
+    files = _files(path / table)
+    if table == "corpus" and files[0].suffix == ".parquet":
+        for file in files:
+            open_records(file)  # which says what is wrong with a damaged one
+        return load_dataset("parquet", data_files=list(map(str, files)), split="train")
+    try:
+        return Dataset.from_list([row for file in files for row in _rows(file)])
+    except pa.ArrowException as error:
+        raise ValueError(f"{path / table}: a column has values of several types: {error}") from error

@@ -160,4 +160,4 @@ def _sources(corpus: "Corpus") -> Iterator["Source"]:
 
     for start in range(0, corpus.num_rows, AT_ONE_TIME):
         for row in corpus.read(start, min(start + AT_ONE_TIME, corpus.num_rows)):
-            yield Source(row["id"], row["image"])
+            yield Source(row["id"], row["image"], row["error"])

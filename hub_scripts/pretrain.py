@@ -100,6 +100,7 @@ def _coma_folder(arguments: PretrainArguments, output_dir: Path) -> str:
     from hub_scripts.create import create_model
     from hub_scripts.folders import new_folder, save_model
     from hub_scripts.loading import is_adapter
+    from hub_scripts.training_record import write_stages
 
     if is_adapter(arguments.model) or AutoConfig.from_pretrained(arguments.model).model_type == "coma":
         return arguments.model
@@ -108,6 +109,7 @@ def _coma_folder(arguments: PretrainArguments, output_dir: Path) -> str:
         pixels = {"shortest_edge": arguments.min_pixels, "longest_edge": arguments.max_pixels}
         k, dtype = arguments.num_compression_tokens, arguments.dtype
         with new_folder(base) as folder:
+            write_stages(folder, [])
             save_model(*create_model(arguments.model, k, pixels=pixels, dtype=dtype), folder)
     return str(base)
 
@@ -140,7 +142,7 @@ def _load(
         return emoji_dialogues(load_emoji(emoji_styles(evaluation)), turns=arguments.turns, languages=())
     columns = DialogueColumns(**{name.name: getattr(arguments, name.name) for name in fields(DialogueColumns)})
     if arguments.data_format == "webdataset":
-        return stream_dialogues(path, columns, on_bad_row)
+        return stream_dialogues(path, columns, on_bad_row, arguments.image_root)
     if arguments.data_format == "messages":
         return load_dialogues(path, arguments.image_root, columns, on_bad_row)
     load = load_llava if arguments.data_format == "llava" else load_coma_sft

@@ -2,7 +2,7 @@
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
-from .configuration_coma import ComaConfig
+from .configuration_coma import TESTED_TRANSFORMERS, ComaConfig
 from .memory_coma import CompressionMemory
 from .modeling_coma import ComaForEmbedding, ComaOutput
 from .processing_coma import ComaProcessor
@@ -16,4 +16,11 @@ ComaConfig.register_for_auto_class()
 ComaForEmbedding.register_for_auto_class("AutoModel")
 ComaProcessor.register_for_auto_class()
 
-__all__ = ["ComaConfig", "ComaForEmbedding", "ComaOutput", "ComaProcessor", "CompressionMemory"]
+__all__ = [
+    "TESTED_TRANSFORMERS",
+    "ComaConfig",
+    "ComaForEmbedding",
+    "ComaOutput",
+    "ComaProcessor",
+    "CompressionMemory",
+]

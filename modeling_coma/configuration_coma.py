@@ -1,6 +1,15 @@
 """Configuration of a CoMa embedding model: a vision-language backbone and its compression tokens."""
 
+import transformers
+from packaging.version import Version
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+# The oldest and the newest transformers with which the tests of this code have passed. A saved folder says so.
+TESTED_TRANSFORMERS = ("5.18.0", "5.24.0")
 
 
 class ComaConfig(PreTrainedConfig):
@@ -12,6 +21,8 @@ class ComaConfig(PreTrainedConfig):
         compression_token_ids (`list[int]`): vocabulary ids of the K tokens (1 to 256), in the order of the input.
         pooling (`str`): how their last hidden states become one embedding, `"mean"` (section 3.2) or `"last"`.
         normalize (`bool`): whether embeddings are L2-normalised.
+        tested_transformers (`list[str]`): oldest and newest transformers that the code of a folder was tested with, of
+            which loading by another says a line. What is saved next has the range of the code that is saved.
         kwargs: `eos_token_id`, at which `generate` stops, `pad_token_id`, and what `PreTrainedConfig` takes.
     Raises `ValueError` for a pooling that does not exist, and for ids that are repeated, out of range or too many.
     """
@@ -25,14 +36,18 @@ class ComaConfig(PreTrainedConfig):
         compression_token_ids: list[int] | None = None,
         pooling: str = "mean",
         normalize: bool = True,
+        tested_transformers: list[str] | None = None,
         **kwargs,
     ):
+        if tested_transformers is not None:
+            _compare_with_tested(*tested_transformers)
         if isinstance(backbone_config, dict):
             backbone_config = AutoConfig.for_model(**backbone_config)
         self.backbone_config, self.compression_token_ids = backbone_config, compression_token_ids or []
         self.pooling, self.normalize = pooling, normalize
         if backbone_config is not None:
             self._validate()
+            self.tested_transformers = list(TESTED_TRANSFORMERS)
             self.hidden_size = self.get_text_config().hidden_size  # DeepSpeed and sentence-transformers look here
             kwargs["tie_word_embeddings"] = backbone_config.tie_word_embeddings
         super().__init__(**kwargs)
@@ -52,4 +67,12 @@ class ComaConfig(PreTrainedConfig):
             raise ValueError(f"compression_token_ids must be 1 to 256 distinct ids below {vocab_size}, got {ids}.")
 
 
-__all__ = ["ComaConfig"]
+def _compare_with_tested(oldest: str, newest: str):
+    if not Version(oldest) <= Version(transformers.__version__) <= Version(newest):
+        logger.warning_once(
+            f"This model was tested with transformers {oldest} to {newest}, and runs with {transformers.__version__}: "
+            "if embeddings or answers look wrong, install one of those."
+        )
+
+
+__all__ = ["TESTED_TRANSFORMERS", "ComaConfig"]

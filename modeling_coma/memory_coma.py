@@ -19,6 +19,10 @@ class CompressionMemory:
         return len(self.next_position)
 
     @property
+    def num_columns(self) -> int:
+        return self.layers[0][0].shape[2]
+
+    @property
     def num_bytes(self) -> int:
         return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
 
@@ -46,6 +50,7 @@ class CompressionMemory:
 
 def gather_columns(hidden_states: torch.FloatTensor, columns: torch.LongTensor) -> torch.FloatTensor:
     """Hidden states `(batch_size, K, hidden_size)` at the columns `(batch_size, K)` of each row."""
+    columns = columns.to(hidden_states.device)  # a model may be spread over several
     return hidden_states.gather(1, columns[..., None].expand(-1, -1, hidden_states.shape[-1]))
 
 

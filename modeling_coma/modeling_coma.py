@@ -6,11 +6,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForImageTextToText, AutoTokenizer, GenerationMixin, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .cache_coma import cache_argument, cache_of
 from .configuration_coma import ComaConfig
+from .generation_coma import sequences_per_row, with_special_ids
 from .loss_coma import IGNORE_INDEX, answer_cross_entropy
 from .memory_coma import CompressionMemory, gather_columns
 from .processing_coma import ComaProcessor
@@ -24,6 +26,9 @@ class ComaOutput(ModelOutput):
     embeddings: torch.FloatTensor | None = None  # (batch_size, hidden_size)
     compression_states: torch.FloatTensor | None = None  # (batch_size, K, hidden_size), last hidden states
     answer_states: torch.FloatTensor | None = None  # (num_answer_tokens, hidden_size), row-major, predict `labels`
+    # Of the input, not of a dialogue: for the embeddings and after every layer; of every layer.
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None  # (batch_size, sequence_length, hidden_size) each
+    attentions: tuple[torch.FloatTensor, ...] | None = None  # (batch_size, num_heads, sequence_length, …) each
 
 
 class ComaForEmbedding(PreTrainedModel):
@@ -55,6 +60,11 @@ class ComaForEmbedding(PreTrainedModel):
         processor = ComaProcessor.from_backbone(name_or_path, num_compression_tokens, **hub_kwargs)
         old = len(AutoTokenizer.from_pretrained(name_or_path, **hub_kwargs))  # what a CoMa checkpoint has, it keeps
         backbone = AutoModelForImageTextToText.from_pretrained(name_or_path, **kwargs)
+        if offloaded := [name for name, parameter in backbone.named_parameters() if parameter.is_meta]:
+            raise ValueError(
+                f"{name_or_path}: {len(offloaded)} weights are offloaded, first {offloaded[0]}: none can be drawn. "
+                "Make the model without `device_map`, save it, and load what was saved with one."
+            )
         if bad := [name for name, parameter in backbone.named_parameters() if not parameter.isfinite().all()]:
             raise ValueError(f"{name_or_path}: {len(bad)} weights are not finite, first {bad[0]}.")
         ids, tokenizer = processor.compression_token_ids, processor.tokenizer
@@ -77,7 +87,7 @@ class ComaForEmbedding(PreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
         image_grid_thw: torch.LongTensor | None = None,
@@ -87,6 +97,9 @@ class ComaForEmbedding(PreTrainedModel):
         labels: torch.LongTensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         dialogue_view: str = "compressed",
+        inputs_embeds: torch.FloatTensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> ComaOutput:
         r"""
         Embeds a batch and, where a dialogue is given, answers it from the compression tokens alone.
@@ -102,23 +115,37 @@ class ComaForEmbedding(PreTrainedModel):
             num_items_in_batch (`int` or scalar `torch.Tensor`): divisor of the loss; by default its number of labels.
             dialogue_view (`str`): what a dialogue sees besides its own past: `"compressed"`, the compression tokens
                 alone (section 3.1); `"full"`, all of the input but them, which is the backbone as it was.
+            inputs_embeds: cannot be used, because rows are told by their ids.
+            output_attentions, output_hidden_states (`bool`): whether to return `attentions`, which "eager" attention
+                alone keeps, and `hidden_states`, of the input and not of a dialogue; by default what the config says.
+            return_dict (`bool`): `False` for a tuple instead of a [`ComaOutput`]; by default what the config says.
         Raises `ValueError` for rows without exactly K compression tokens, and for embeddings that are not finite.
         """
-        encoder = (input_ids, attention_mask, pixel_values, image_grid_thw, mm_encoder_outputs)
+        if input_ids is None or inputs_embeds is not None:
+            raise ValueError(
+                "The compression tokens are found by their ids: pass `input_ids`, and no `inputs_embeds`."
+            )
+        if dialogue_input_ids is None and labels is not None:
+            raise ValueError("`labels` belong to a dialogue: pass `dialogue_input_ids` too.")
+        inputs, columns = self._prepare(input_ids, attention_mask, pixel_values, image_grid_thw, mm_encoder_outputs)
+        inputs["output_attentions"] = self.config.output_attentions if output_attentions is None else output_attentions
+        inputs["output_hidden_states"] = (
+            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        )
         if dialogue_input_ids is None:
-            if labels is not None:
-                raise ValueError("`labels` belong to a dialogue: pass `dialogue_input_ids` too.")
-            inputs, columns = self._prepare(*encoder)
-            states = gather_columns(self.backbone.model(**inputs, use_cache=False).last_hidden_state, columns)
-            return ComaOutput(embeddings=self.pool(states), compression_states=states)
+            outputs = self.backbone.model(**inputs, use_cache=False, return_dict=True)
+            states = gather_columns(outputs.last_hidden_state, columns)
+            return self._with_layers(ComaOutput(embeddings=self.pool(states), compression_states=states), outputs)
         mask = torch.ones_like(dialogue_input_ids) if dialogue_attention_mask is None else dialogue_attention_mask
         dialogue = (dialogue_input_ids, mask)
-        checkpointing = self.training and self.backbone.model.language_model.gradient_checkpointing
-        if dialogue_view == "compressed" and not checkpointing:
-            return self.answer(self.compress(*encoder), *dialogue, labels, num_items_in_batch)
+        if dialogue_view == "compressed" and not self._is_checkpointing:
+            memory, outputs = self._compress(inputs, columns)
+            return self._with_layers(self.answer(memory, *dialogue, labels, num_items_in_batch), outputs)
         # Checkpointing does without a key-value cache: the two passes become one, behind a mask.
-        states, dialogue_states = self._masked_pass(*self._prepare(*encoder), dialogue, dialogue_view)
-        return self._output(states, dialogue_states, mask, labels, num_items_in_batch)
+        outputs = self._masked_pass(inputs, columns, dialogue, dialogue_view)
+        states, length = gather_columns(outputs.last_hidden_state, columns), input_ids.shape[1]
+        output = self._output(states, outputs.last_hidden_state[:, length:], mask, labels, num_items_in_batch)
+        return self._with_layers(output, outputs, length)
 
     def encode_images(self, pixel_values: Tensor, image_grid_thw: Tensor) -> dict[str, ModelOutput]:
         """Image features, to pass as `mm_encoder_outputs`. A frozen vision tower runs without gradients."""
@@ -128,11 +155,7 @@ class ComaForEmbedding(PreTrainedModel):
 
     def compress(self, *args, **kwargs) -> CompressionMemory:
         """Compresses a batch to K columns of key-value cache per row; inputs as in `forward`, without a dialogue."""
-        inputs, columns = self._prepare(*args, **kwargs)
-        outputs = self.backbone.model(**inputs, use_cache=True)
-        states = gather_columns(outputs.last_hidden_state, columns)
-        next_position = inputs["position_ids"][0].gather(1, columns[:, -1:])[:, 0] + 1
-        return CompressionMemory.from_cache(outputs.past_key_values, columns, next_position, states)
+        return self._compress(*self._prepare(*args, **kwargs))[0]
 
     def answer(
         self,
@@ -143,32 +166,53 @@ class ComaForEmbedding(PreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> ComaOutput:
         """Second half of `forward`: dialogues that see a memory and their own past."""
-        position_ids = memory.next_position[:, None] + _count(dialogue_attention_mask)
+        mask, position_ids = self._after(memory, dialogue_attention_mask)
         hidden = self.backbone.model(
             input_ids=dialogue_input_ids,
-            attention_mask=F.pad(dialogue_attention_mask, (memory.layers[0][0].shape[2], 0), value=1),
-            position_ids=position_ids.expand(3, -1, -1),
-            past_key_values=memory.to_cache(),
+            attention_mask=mask,
+            position_ids=position_ids,
             use_cache=True,
+            return_dict=True,
+            **{cache_argument(type(self.backbone.model).forward): memory.to_cache()},
         ).last_hidden_state
         return self._output(memory.compression_states, hidden, dialogue_attention_mask, labels, num_items_in_batch)
 
     @torch.no_grad()
-    def generate(
+    def generate_from_memory(
         self, memory: CompressionMemory, dialogue_input_ids: Tensor, dialogue_attention_mask: Tensor, **kwargs
-    ) -> torch.LongTensor:
-        """Continues dialogues (of shape `(batch_size, length)`, padded on the left, ending where the answer begins)
-        from K columns of memory; `kwargs` go to the backbone's `generate`. Returns the new tokens only."""
+    ) -> torch.LongTensor | ModelOutput:
+        r"""
+        Continues dialogues from K columns of memory. (A remote model with a method `generate` is made another class by
+        transformers, which cannot be pickled.)
+
+        Args:
+            memory ([`CompressionMemory`]): of as many rows as there are dialogues.
+            dialogue_input_ids, dialogue_attention_mask (`torch.LongTensor` of shape `(batch_size, length)`):
+                Dialogues, padded on the left, that end where the answers begin.
+            kwargs: settings of the backbone's `generate`: `max_new_tokens`, `num_beams`, `do_sample`, `streamer`, a
+                `generation_config` … `max_length` counts the tokens of the dialogue, too.
+        Returns the new tokens only, of shape `(batch_size * num_return_sequences, length)`; with
+        `return_dict_in_generate` they are the `sequences` of what the backbone returns.
+        Raises `ValueError` for settings that a memory cannot serve, `TypeError` for arguments that nothing knows.
+        """
         if not dialogue_attention_mask[:, -1].all():
             raise ValueError("Dialogues to be continued are padded on the left; a row here ends with padding.")
-        prefix = dialogue_input_ids.new_tensor(self.config.compression_token_ids).expand(len(memory), -1)
-        # The backbone adds these offsets to the positions that it counts from the attention mask.
-        self.backbone.model.rope_deltas = (memory.next_position - self.config.num_compression_tokens)[:, None]
-        kwargs = {"eos_token_id": self.config.eos_token_id, "pad_token_id": self.config.pad_token_id, **kwargs}
-        input_ids = torch.cat([prefix, dialogue_input_ids], dim=1)
-        mask = torch.cat([torch.ones_like(prefix), dialogue_attention_mask], dim=1)
-        sequences = self.backbone.generate(input_ids, attention_mask=mask, past_key_values=memory.to_cache(), **kwargs)
-        return sequences[:, input_ids.shape[1] :]
+        mask, position_ids = self._after(memory, dialogue_attention_mask)
+        copies = sequences_per_row(kwargs, self.backbone.generation_config)
+        if copies > 1:  # the backbone repeats the rows of everything but a cache
+            memory = memory.select(torch.arange(len(memory)).repeat_interleave(copies))
+        special_ids = {"eos_token_id": self.config.eos_token_id, "pad_token_id": self.config.pad_token_id}
+        output = self.backbone.generate(
+            dialogue_input_ids,
+            attention_mask=mask,
+            position_ids=position_ids,
+            **{cache_argument(GenerationMixin.prepare_inputs_for_generation): memory.to_cache()},
+            **with_special_ids(kwargs, **special_ids),
+        )
+        if isinstance(output, Tensor):
+            return output[:, dialogue_input_ids.shape[1] :]
+        output.sequences = output.sequences[:, dialogue_input_ids.shape[1] :]
+        return output
 
     def pool(self, states: Tensor) -> Tensor:
         """Embeddings `(batch_size, hidden_size)` from the states of the compression tokens (paper, section 3.2)."""
@@ -201,7 +245,28 @@ class ComaForEmbedding(PreTrainedModel):
         columns = _compression_columns(input_ids, attention_mask, self.config.compression_token_ids)
         return {**inputs, "mm_encoder_outputs": dict(mm_encoder_outputs or {})}, columns
 
-    def _masked_pass(self, inputs: dict, columns: Tensor, dialogue: tuple, view: str) -> tuple[Tensor, Tensor]:
+    @property
+    def _is_checkpointing(self) -> bool:
+        return self.training and self.backbone.model.language_model.gradient_checkpointing
+
+    def _compress(self, inputs: dict, columns: Tensor) -> tuple[CompressionMemory, ModelOutput]:
+        outputs = self.backbone.model(**inputs, use_cache=True, return_dict=True)
+        states = gather_columns(outputs.last_hidden_state, columns)
+        next_position = inputs["position_ids"][0].gather(1, columns[:, -1:])[:, 0] + 1
+        return CompressionMemory.from_cache(cache_of(outputs), columns, next_position, states), outputs
+
+    def _after(self, memory: CompressionMemory, dialogue_attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The mask over a memory and dialogues, and the positions of the dialogues."""
+        rows, mask = len(dialogue_attention_mask), dialogue_attention_mask
+        if len(memory) != rows:
+            message = f"{rows} dialogues cannot be answered from a memory of {len(memory)} rows"
+            raise ValueError(f"{message}: `memory.select(rows)` takes, and repeats, some of them.")
+        if self._is_checkpointing:
+            raise ValueError("Layers with gradient checkpointing would pass the memory over: `eval()` the model.")
+        position_ids = memory.next_position.to(mask.device)[:, None] + _count(mask)
+        return F.pad(mask, (memory.num_columns, 0), value=1), position_ids.expand(3, -1, -1)
+
+    def _masked_pass(self, inputs: dict, columns: Tensor, dialogue: tuple, view: str) -> ModelOutput:
         """Input and dialogue in one pass: the causal mask without the rectangle that the dialogue must not see."""
         if view not in ("compressed", "full"):
             raise ValueError(f"dialogue_view={view!r} does not exist; choose 'compressed' or 'full'.")
@@ -215,19 +280,24 @@ class ComaForEmbedding(PreTrainedModel):
             config=self.config.get_text_config(),
             inputs_embeds=torch.empty(*input_ids.shape, 1, dtype=self.dtype, device=input_ids.device),
             attention_mask=torch.cat([inputs["attention_mask"], dialogue[1]], dim=1),
-            past_key_values=None,
             and_mask_function=lambda row, head, query, key: (query < length) | visible[row, key],
+            **{cache_argument(create_causal_mask): None},
         )
         if mask is None or len(mask.shape) != 4:
             raise ValueError("This attention implementation takes no mask; choose sdpa or eager.")
-        hidden_states = self.backbone.model(
-            input_ids=input_ids,
-            attention_mask=mask,
-            position_ids=torch.cat([positions, (start + _count(dialogue[1])).expand(3, -1, -1)], dim=2),
-            mm_encoder_outputs=inputs["mm_encoder_outputs"],
-            use_cache=False,
-        ).last_hidden_state
-        return gather_columns(hidden_states, columns), hidden_states[:, length:]
+        positions = torch.cat([positions, (start + _count(dialogue[1])).expand(3, -1, -1)], dim=2)
+        inputs = {**inputs, "input_ids": input_ids, "attention_mask": mask, "position_ids": positions}
+        return self.backbone.model(**inputs, use_cache=False, return_dict=True)
+
+    def _with_layers(self, output: ComaOutput, outputs: ModelOutput, length: int | None = None) -> ComaOutput:
+        """Adds states and attentions of the layers, of an input of this length, where they were asked for."""
+        output.hidden_states, output.attentions = outputs.hidden_states, outputs.attentions
+        if length is not None:  # `output_hidden_states` may select layers; the others are None
+            if states := outputs.hidden_states:
+                output.hidden_states = tuple(None if layer is None else layer[:, :length] for layer in states)
+            if weights := outputs.attentions:
+                output.attentions = tuple(layer[..., :length, :length] for layer in weights)
+        return output
 
     def _output(self, states: Tensor, hidden: Tensor, mask: Tensor, labels: Tensor | None, items: Any) -> ComaOutput:
         output = ComaOutput(embeddings=self.pool(states), compression_states=states)
@@ -235,9 +305,9 @@ class ComaForEmbedding(PreTrainedModel):
             is_answer = labels[:, 1:] != IGNORE_INDEX
             if (labels[:, 0] != IGNORE_INDEX).any() or (is_answer & ~(mask[:, 1:] & mask[:, :-1]).bool()).any():
                 raise ValueError("Nothing predicts padding, or the first token of a dialogue: label them -100.")
-            output.answer_states, targets = hidden[:, :-1][is_answer], labels[:, 1:][is_answer]
-            weight = self.get_output_embeddings().weight
-            output.loss = answer_cross_entropy(output.answer_states, weight, targets, items)
+            output.answer_states = hidden[:, :-1][is_answer.to(hidden.device)]
+            head = self.get_output_embeddings()
+            output.loss = answer_cross_entropy(output.answer_states, head, labels[:, 1:][is_answer], items)
         return output
 
 

@@ -19,13 +19,13 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("modeling_coma", "trainers", "hub_scripts")  # a room imports the rooms before it, never those after it
 LIBRARY = ("modeling_coma", "trainers")
 OUTSIDE = ("tests", "benchmarks")
-# numpy and PIL: the types of transformers' own image processing
-SHIPPED_WITH = {*sys.stdlib_module_names, "torch", "transformers", "numpy", "PIL"}
+# numpy and PIL: the types of transformers' own image processing; packaging: what transformers compares versions with
+SHIPPED_WITH = {*sys.stdlib_module_names, "torch", "transformers", "numpy", "PIL", "packaging"}
 
 # Lines of code: docstrings, comments and blanks are free.
 MAX_FILE_LINES = 260
 MAX_FUNCTION_LINES = 40
-MAX_MODEL_LINES = 600
+MAX_MODEL_LINES = 700
 
 BANNED = {
     "print": "the library logs, commands print",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -135,7 +135,7 @@ class ComaCompressionTrainer(SkippingTrainer):
                 args.on_bad_row,
             )
         super().__init__(model, args, processing_class, peft_config, **kwargs)
-        if (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()) and not args.gradient_checkpointing:
+        if (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()) and not _checkpoints(args):
             raise ValueError(
                 "Set gradient_checkpointing: FSDP and ZeRO-3 free the weights of a layer after its backward pass, and "
                 "only with checkpointing does a step go through each layer once."
@@ -143,7 +143,10 @@ class ComaCompressionTrainer(SkippingTrainer):
         if args.kl_weight > 0 and teacher is None and not hasattr(self.model, "disable_adapter"):
             raise ValueError("kl_weight > 0 needs a teacher: train an adapter (peft_config), or pass `teacher`.")
         if teacher is not None:
-            teacher = teacher.requires_grad_(False).eval().to(self.accelerator.device)
+            teacher = teacher.requires_grad_(False).eval()
+            # Offloaded, or spread over devices, it is where it is to be.
+            if not hasattr(teacher, "hf_device_map") and not any(weight.is_meta for weight in teacher.parameters()):
+                teacher = teacher.to(self.accelerator.device)
         self.teacher = teacher
         self.token_similarity = TokenSimilarity()
         self.add_callback(self.token_similarity)
@@ -163,7 +166,7 @@ class ComaCompressionTrainer(SkippingTrainer):
             loss = loss + args.kl_weight * self._kl(inputs, outputs.answer_states, num_items_in_batch)
         if self.is_logging_step():
             labels = inputs["labels"][inputs["labels"] != -100]
-            hits = answer_hits(outputs.answer_states, _head(self.coma), labels)
+            hits = answer_hits(outputs.answer_states, self.coma.get_output_embeddings(), labels)
             meter.add("answer_accuracy", hits.sum(), hits.numel())
         counts = (inputs["labels"] != -100).any()  # not the batch that stands for rows left out
         images = counts * len(inputs.get("image_grid_thw", ()))
@@ -178,14 +181,16 @@ class ComaCompressionTrainer(SkippingTrainer):
         adapted = self.accelerator.unwrap_model(self.model)
         with torch.no_grad():
             if self.teacher is not None:
-                expected, teacher_head = self.teacher(**inputs, dialogue_view="full"), _head(self.teacher)
+                expected = self.teacher(**inputs, dialogue_view="full")
+                teacher_head = self.teacher.get_output_embeddings()
             else:
                 with adapted.disable_adapter():
-                    expected, teacher_head = adapted(**inputs, dialogue_view="full"), _head(self.coma)
+                    expected = adapted(**inputs, dialogue_view="full")
+                teacher_head = _without_adapter(self.coma.get_output_embeddings())
         kl = answer_kl(
             states,
             expected.answer_states,
-            _head(self.coma),
+            self.coma.get_output_embeddings(),
             teacher_head,
             self.args.kl_temperature,
             num_items,
@@ -249,6 +254,26 @@ class ComaCompressionTrainer(SkippingTrainer):
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=rows)
 
 
-def _head(model: ComaForEmbedding) -> Head:
-    """Hidden states to logits. The matrix is made once, with trained tokens unless they are disabled now."""
-    return partial(F.linear, weight=model.get_output_embeddings().weight)
+def _without_adapter(head: torch.nn.Module) -> Head:
+    """
+    Hidden states to the logits of the teacher, which has no adapter. The KL makes its logits a second time in the
+    backward pass, when the adapter is back, so it is switched off at every call, and for the head alone.
+    """
+    adapted = [module for module in head.modules() if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+
+    def logits(hidden: torch.Tensor) -> torch.Tensor:
+        for module in adapted:
+            module.enable_adapters(False)
+        try:
+            return head(hidden)
+        finally:
+            for module in adapted:
+                module.enable_adapters(True)
+
+    return logits
+
+
+def _checkpoints(args: TrainingArguments) -> bool:
+    """Newer versions of transformers call it activation checkpointing."""
+    names = ("activation_checkpointing", "gradient_checkpointing")
+    return any(getattr(args, name, False) for name in names)

@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from modeling_coma.inputs_coma import to_messages, to_rgb
+from trainers.data.text_files import check_regular
 from trainers.rows import as_image
 
 
@@ -307,6 +308,8 @@ def _size(image: Any) -> tuple[int, int]:
         return image.shape[1], image.shape[0]
     if isinstance(image, Image.Image):
         return image.size
+    if not isinstance(image, bytes):
+        check_regular(image)  # opening a FIFO waits for ever
     with Image.open(BytesIO(image) if isinstance(image, bytes) else image) as file:
         return file.size
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing import Value
 from typing import Any, TypeVar
 
+import PIL.Image
 from datasets import Dataset, Features, Image, LargeList, List
 from datasets.fingerprint import Hasher
 from transformers.utils import logging
@@ -45,8 +46,13 @@ def describe(value: Any) -> str:
         return "nothing"
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
+    if isinstance(value, PIL.Image.Image):  # whose own description is an address in memory
+        return f"the picture {getattr(value, 'filename', '') or value.size}"
     # A path is of no use without its end.
-    return _cut(repr(value), 400) if isinstance(value, str) else f"{type(value).__name__} {_cut(repr(value), 80)}"
+    try:
+        return _cut(repr(value), 400) if isinstance(value, str) else f"{type(value).__name__} {_cut(repr(value), 80)}"
+    except RecursionError:
+        return f"{type(value).__name__} that is nested too deep to be shown"
 
 
 def _cut(text: str, length: int) -> str:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+from transformers.pipelines import SUPPORTED_TASKS
 
 from hub_scripts.card import CardSources, write_model_card
 from hub_scripts.card_results import read_results, results_table
 from hub_scripts.card_training import training_section
 from hub_scripts.identity import probe
-from hub_scripts.training_record import TRAINING_FILE, read_training_record
+from hub_scripts.training_record import TRAINING_FILE, read_training_record, write_stages
 
 
 STAGE = {
@@ -64,7 +66,8 @@ def test_the_card_of_a_trained_model(coma_pair: tuple, evaluated: Path, plain: P
     card = ModelCard.load(folder / "README.md")
     data = card.data
     assert (data.license, data.base_model, data.base_model_relation) == ("apache-2.0", "org/backbone", "finetune")
-    assert (data.library_name, data.pipeline_tag) == ("transformers", "feature-extraction")
+    assert (data.library_name, data.pipeline_tag) == ("sentence-transformers", "sentence-similarity")
+    assert data.pipeline_tag not in SUPPORTED_TASKS, "the Hub would show a pipeline that knows no compression tokens"
     found = {(one.dataset_name, one.metric_type): one for one in data.eval_results}
     assert found["CIRR", "hit@1"].metric_value == 0.75 and found["CIRR", "hit@1"].task_type == "image-retrieval"
     shop = found["Shop", "ndcg_at_10"]
@@ -90,11 +93,16 @@ def test_the_card_of_a_trained_model(coma_pair: tuple, evaluated: Path, plain: P
 
 def test_the_card_of_an_untrained_model(coma_pair: tuple, tmp_path: Path) -> None:
     """The backbone lay in a folder: its name is no name of the Hub, and where it lay is not told."""
+    write_stages(tmp_path, [])
     write_model_card(tmp_path, *coma_pair)
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.base_model is None and card.data.eval_results is None and card.data.license is None
     assert "Nothing was trained" in card.text and "Not evaluated." in card.text and "binds" in card.text
     assert str(tmp_path.parent) not in card.content
+    (tmp_path / TRAINING_FILE).unlink()
+    write_model_card(tmp_path, *coma_pair)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert "Nothing was trained" not in card.text and "Not recorded" in card.text, "who does not say is not untrained"
 
 
 def test_the_card_of_an_adapter(coma_pair: tuple, tmp_path: Path) -> None:
@@ -112,12 +120,82 @@ def test_results_of_another_model(coma_pair: tuple, evaluated: Path) -> None:
         read_results([evaluated], *coma_pair)
 
 
+@pytest.mark.parametrize("probe_of", ["nothing but NaN", "another size", "words", "no list"])
+def test_results_whose_model_cannot_be_told(coma_pair: tuple, evaluated: Path, probe_of: str) -> None:
+    """NaN is near nothing, and a shorter probe is of a smaller model."""
+    content = json.loads(evaluated.read_text())
+    mine = content["metadata"]["settings"]["probe"]
+    others = {"nothing but NaN": [float("nan")] * len(mine), "another size": mine[1:], "words": ["a"] * len(mine)}
+    content["metadata"]["settings"]["probe"] = others.get(probe_of, 0.5)
+    evaluated.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="results of another model, my-coma"):
+        read_results([evaluated], *coma_pair)
+
+
+def test_a_task_is_named_once(coma_pair: tuple, evaluated: Path) -> None:
+    """Sets of one's own are of the modality "retrieval"."""
+    content = json.loads(evaluated.read_text())
+    scores = {"hit@1": 0.5}
+    content["metrics"] = {"retrieval": {"pairs": scores}, "image": {"CIRR": scores}, "visdoc": {"ViDoRe": scores}}
+    evaluated.write_text(json.dumps(content))
+    found = read_results([evaluated], *coma_pair)
+    assert [score.task for score in found] == ["retrieval", "image-retrieval", "visdoc-retrieval"]
+    assert "| retrieval | pairs | 0.5000 |" in results_table(found)
+
+
+HOSTILE = "a|b <script>alert(1)</script> `x` *y*\n---\nlicense: mit\n# head [l](javascript:1): - #"
+
+
+def test_words_of_others_stay_words(coma_pair: tuple, tmp_path: Path) -> None:
+    """In names of data, models, metrics, commands and folders; in Markdown, HTML and YAML."""
+    folder = tmp_path / f"model {HOSTILE.replace('/', '')[:40]}"
+    folder.mkdir()
+    stage = {**STAGE, "model": HOSTILE, "data": HOSTILE, "settings": {"instructions": {HOSTILE: HOSTILE}}}
+    stage |= {"stage": HOSTILE, HOSTILE: 1, "adapter": {"r": HOSTILE}}
+    (folder / TRAINING_FILE).write_text(json.dumps([stage]))
+    result = {"task": HOSTILE, "dataset": {"name": HOSTILE, "split": HOSTILE}, "metrics": {HOSTILE: 0.5}}
+    (tmp_path / "r.json").write_text(json.dumps({**result, "command": HOSTILE, "commit": HOSTILE}))
+    coma_pair[0].config.backbone_config._name_or_path = f"/home/{HOSTILE}"
+    write_model_card(folder, *coma_pair, sources=CardSources(results_files=[tmp_path / "r.json"]))
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.license is None and card.data.base_model is None
+    (found,) = card.data.eval_results
+    assert " ".join(HOSTILE.split()) in found.dataset_name and found.metric_value == 0.5
+
+    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(card.text)
+    children = [child for token in tokens for child in token.children or ()]
+    assert not {"html_block", "hr"} & {token.type for token in tokens}
+    assert "html_inline" not in {child.type for child in children}
+    assert {child.attrs["href"] for child in children if child.type == "link_open"} == {
+        "https://arxiv.org/abs/2511.08480"
+    }
+    headings = [tokens[place + 1].content for place, token in enumerate(tokens) if token.type == "heading_open"]
+    assert headings[1:4] == ["Use", "Facts", "Training"] and headings[5:] == ["Results", "Limits"], headings
+    tables = [token for token in tokens if token.type == "table_open"]
+    assert len(tables) == 3, "facts, one stage, results"
+    for code in (token.content for token in tokens if token.type == "fence"):
+        compile(code, "snippet", "exec")
+
+
+def test_a_line_on_sources_says_something(coma_pair: tuple, tmp_path: Path) -> None:
+    result = {"task": "t", "dataset": "d", "metrics": {"n": 0.5}, "commit": None, "versions": {}}
+    (tmp_path / "r.json").write_text(json.dumps(result))
+    assert "By" not in results_table(read_results([tmp_path / "r.json"], *coma_pair))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "is not JSON"),
         ("{}", "is no file of results"),
         ('[{"task": "t", "dataset": "d"}]', "is no file of results"),
+        ('{"task": "t", "dataset": "d", "metrics": [1]}', "need names"),
+        ('{"task": ["t"], "dataset": "d", "metrics": {"n": 0.5}}', "need names"),
+        ('{"task": "t", "dataset": {"type": "d"}, "metrics": {"n": 0.5}}', "need names"),
+        ('{"metadata": {}, "metrics": [1]}', "is not as `coma evaluate` leaves it"),
+        ('{"metadata": {}, "metrics": {"image": {"CIRR": 1}}}', "is not as `coma evaluate` leaves it"),
+        ('{"metadata": {"settings": 1}, "metrics": {}}', "is not as `coma evaluate` leaves it"),
+        ("[" * 100_000, "is not JSON"),
         ('{"task": "t", "dataset": "d", "metrics": {"n": 3, "x": "high", "y": NaN}}', "no metrics that are numbers"),
     ],
 )

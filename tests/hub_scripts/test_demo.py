@@ -8,6 +8,7 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 from hub_scripts.cli import main
+from hub_scripts.training_record import read_training_record
 
 
 @pytest.mark.slow
@@ -29,6 +30,13 @@ def test_demo(tmp_path, capsys, monkeypatch):
     card = (tmp_path / "demo" / "model" / "README.md").read_text(encoding="utf-8")
     assert f"{scores[0]:.2%}" in card
     assert "8 steps of 128 pairs" in card
+
+    # What is trained upon it knows how it came about, and what the emoji were asked.
+    first, second = read_training_record("demo/model")
+    assert (first["stage"], first["steps"], first["rows_per_step"], first["turns"]) == ("compression", 2, 64, 3)
+    assert (second["stage"], second["steps"], second["rows_per_step"]) == ("contrastive", 8, 128)
+    assert {stage["num_compression_tokens"] for stage in (first, second)} == {model.config.num_compression_tokens}
+    assert (second["data"], second["data_rows"], "turns" in second) == ("emoji", 3 * 1595, False)
 
 
 def test_demo_overwrites_nothing(tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,3 +118,189 @@ def test_differences_are_shares_of_the_length() -> None:
     with pytest.raises(ValueError, match="The vector of a has 1 dimensions, the golden one 2"):
         dict(differences({"golden": golden, "embeddings": [[3.0], [1.0]]}))
     assert torch.tensor(golden["embeddings"]).shape == (2, 2)
+
+
+SECRET = "root:x:0:0 (the secret)"
+NORMALIZE = {"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.models.Normalize"}
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    file = tmp_path / "home_alice" / "passwd"
+    file.parent.mkdir()
+    file.write_text(SECRET)
+    return file
+
+
+def dry_run(coma_command: Callable, source: Path, out: Path, *options: str) -> tuple[int, str, str]:
+    return coma_command("push", source, "org/my-coma", "--dry-run", out, *options)
+
+
+def everything_in(folder: Path) -> str:
+    return "\n".join(f"{p.name}\n{p.read_bytes().decode(errors='replace')}" for p in folder.rglob("*") if p.is_file())
+
+
+def test_only_what_belongs_is_sent_and_the_rest_is_named(
+    source: Path, coma_command: Callable, tmp_path: Path, secret: Path
+) -> None:
+    """Modules are those that modules.json names, with the files that modules have; a licence goes along."""
+    modules = json.loads((source / "modules.json").read_text())
+    (source / "modules.json").write_text(json.dumps([*modules, NORMALIZE]))
+    for folder in ("1_Normalize", "1_x", "checkpoint-5", ".git"):
+        (source / folder).mkdir()
+    (source / "1_x" / "passwd").symlink_to(secret)
+    (source / "1_Normalize" / "config.json").write_text("{}")
+    files = {"1_Normalize/notes.txt", "training_args.bin", ".env", "optimizer.pt", "mine.json", "trainer_state.json"}
+    for name in files:
+        (source / name).write_text(SECRET)
+    (source / "LICENSE").write_text("Apache-2.0")
+    code, said, error = dry_run(coma_command, source, tmp_path / "out")
+    assert code == 0, error
+    assert SECRET not in everything_in(tmp_path / "out")
+    sent = {file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert {"LICENSE", "1_Normalize/config.json", "modules.json", "model.safetensors"} <= sent
+    listed = {line.split()[2] for line in said.splitlines() if " MB  " in line and "files" not in line}
+    assert listed == sent
+    left_out = {line.split("  ")[-1] for line in said.splitlines() if "left out" in line}
+    assert left_out == files | {"1_x/", "checkpoint-5/", ".git/"}
+
+
+@pytest.mark.parametrize(
+    "name", ["chat_template.jinja", "modules.json", "LICENSE", "coma_training.json", "tokenizer_config.json"]
+)
+def test_a_link_out_of_the_folder_is_not_followed(source, coma_command, tmp_path, secret, name) -> None:
+    (source / name).unlink(missing_ok=True)
+    (source / name).symlink_to(secret)
+    code, _, error = dry_run(coma_command, source, tmp_path / "out")
+    assert code == 1 and f"{source / name} is a link that leads out of the folder" in error
+    assert error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("path", ["../home_alice", "/etc", ".git", "1_x/.."])
+def test_a_module_lies_in_the_folder(source: Path, coma_command: Callable, tmp_path: Path, secret: Path, path) -> None:
+    (secret.parent / "config.json").write_text(SECRET)
+    modules = json.loads((source / "modules.json").read_text())
+    (source / "modules.json").write_text(json.dumps([*modules, {**NORMALIZE, "path": path}]))
+    code, _, error = dry_run(coma_command, source, tmp_path / "out")
+    assert code == 1 and f"names the folder {path!r}" in error and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_snapshot_in_the_cache_of_the_hub_is_a_model(source: Path, coma_command: Callable, tmp_path: Path) -> None:
+    """There, all files are links into `blobs`; and weights may lie on another disk."""
+    (tmp_path / "disk").mkdir()
+    (source / "model.safetensors").rename(tmp_path / "disk" / "w.safetensors")
+    home = tmp_path / "models--org--a"
+    snapshot, blobs = home / "snapshots" / "abc", home / "blobs"
+    snapshot.mkdir(parents=True)
+    source.rename(blobs)
+    for file in [file for file in blobs.rglob("*") if file.is_file()]:
+        link = snapshot / file.relative_to(blobs)
+        link.parent.mkdir(exist_ok=True)
+        moved = file.rename(blobs / f"{file.parent.name}-{file.name}")
+        link.symlink_to(Path("../" * len(link.relative_to(home).parts[:-1]), "blobs", moved.name))
+    (snapshot / "model.safetensors").symlink_to(tmp_path / "disk" / "w.safetensors")
+    code, _, error = dry_run(coma_command, snapshot, tmp_path / "out")
+    assert code == 0, error
+    assert not any(file.is_symlink() for file in (tmp_path / "out").rglob("*"))
+    assert '"query": "Find: "' in (tmp_path / "out" / "config_sentence_transformers.json").read_text()
+
+
+def test_where_it_was_made_is_nobodys_business(
+    make_backbone: Callable, coma_command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative paths as they were typed, in the configuration, the record, the results and the card."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(make_backbone(), tmp_path / "home_alice" / "secretproject" / "backbone")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    backbone = "../home_alice/secretproject/backbone"
+    assert coma_command("create", backbone, "made", "--num-compression-tokens", "4")[0] == 0
+    stage = {"stage": "compression", "model": "../home_alice/m", "data": "../home_alice/secretproject/dial.jsonl"}
+    stage |= {"image_root": "../home_alice/pictures", "steps": 1, "settings": {}, "adapter": None, "epochs": None}
+    (tmp_path / "work" / "made" / "coma_training.json").write_text(json.dumps([stage]))
+    tokenizer = json.loads(Path("made/tokenizer_config.json").read_text())
+    tokenizer["name_or_path"] = tokenizer["special_tokens_map_file"] = "/home_alice/secretproject/x.json"
+    Path("made/tokenizer_config.json").write_text(json.dumps(tokenizer))
+    result = {"task": "retrieval", "dataset": "../home_alice/shop.jsonl", "metrics": {"hit@1": 0.5}}
+    result["command"] = "python ../home_alice/eval.py --api_key hunter2hunter2 --url https://alice:hunter2@host/v1"
+    Path("results.json").write_text(json.dumps(result))
+    code, _, error = dry_run(coma_command, Path("made"), Path("out"), "--results", "results.json")
+    assert code == 0, error
+    published = everything_in(Path("out"))
+    for word in ("alice", "secretproject", "hunter2", str(tmp_path), str(Path.home()) + "/"):
+        assert word not in published, word
+    assert "dial.jsonl" in published and "shop.jsonl" in published and "made from backbone" in published
+
+
+def test_a_model_that_gives_no_numbers_is_not_published(source: Path, coma_command: Callable, tmp_path: Path) -> None:
+    weights = load_file(source / "model.safetensors")
+    name = next(name for name in weights if "merger" in name and weights[name].dim() == 2)
+    weights[name][0] = float("nan")
+    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    code, _, error = dry_run(coma_command, source, tmp_path / "out")
+    assert code == 1 and "is not finite: are there NaN weights?" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_difference_that_is_no_number_is_beyond_any_tolerance() -> None:
+    nan = float("nan")
+    golden = {"names": ["a", "b", "c"], "embeddings": [[nan, 4.0], [1.0, 0.0], [nan, nan]]}
+    report = {"golden": golden, "embeddings": [[3.0, 4.0], [nan, 0.0], [nan, nan]]}
+    assert dict(differences(report)) == dict.fromkeys("abc", float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["org/my..coma"], "my..coma"),
+        (["org/my-coma.git"], "my-coma.git"),
+        (["org//my-coma"], "give ORG/NAME"),
+        (["https://huggingface.co/org/my-coma"], "give ORG/NAME"),
+        (["org/" + "x" * 100], "xxx"),
+        (["org/my-coma", "--base-model", "../../backbone"], "no name on the Hub"),
+        (["org/my-coma", "--license", "mit\nbase_model: x"], "no identifier of the Hub"),
+    ],
+)
+def test_names_are_checked_before_anything_is_loaded(options, words, source, coma_command, tmp_path) -> None:
+    code, _, error = coma_command("push", tmp_path / "none", *options, "--dry-run", tmp_path / "out")
+    assert code == 1 and words in error and error.count("\n") == 1 and "none" not in error.replace("is none", "")
+
+
+def test_what_is_no_model_and_a_folder_of_somebody(source: Path, coma_command: Callable, tmp_path: Path) -> None:
+    code, _, error = coma_command("push", tmp_path / "none", "org/my-coma", "--dry-run", tmp_path / "out")
+    assert code == 1 and "is neither a folder nor a model on the Hub" in error and error.count("\n") == 1
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    code, _, error = dry_run(coma_command, source, tmp_path / "out")
+    assert code == 1 and "nothing is overwritten" in error and (tmp_path / "out" / "mine.txt").read_text() == "mine"
+
+
+FULL_DISK = """
+import resource, signal, sys
+from hub_scripts.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [100_000, 1_000])
+def test_a_disk_that_is_full_is_a_line(source: Path, tmp_path: Path, size: int) -> None:
+    """A limit on the size of files stands for it: the weights do not fit, or not even the code."""
+    command = [
+        sys.executable,
+        "-c",
+        FULL_DISK,
+        str(size),
+        "push",
+        str(source),
+        "org/a",
+        "--dry-run",
+        str(tmp_path / "o"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-1000:]
+    assert done.stderr.splitlines()[-1].startswith("coma push: error: ") and "large" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "o").exists()

@@ -44,8 +44,78 @@ def test_what_differs_is_named(published: Path, coma_command: Callable) -> None:
 
 
 def test_a_folder_that_was_never_pushed(coma_folder: Path, coma_command: Callable) -> None:
-    code, _, error = coma_command("verify", coma_folder)
-    assert code == 1 and "FileNotFoundError" in error and GOLDEN_FILE in error and error.count("\n") == 1
+    """It loads and is whole; only what it would be compared with is not there."""
+    code, said, error = coma_command("verify", coma_folder)
+    assert code == 1 and "does not load" not in error
+    assert f"{coma_folder} loads, but has no golden vectors ({GOLDEN_FILE})" in error and "coma push" in error
+    assert said.splitlines() == [f"model     {coma_folder} (float32)", "weights   complete"]
+
+
+def damaged(golden: dict) -> dict[str, str]:
+    nan = json.loads(json.dumps(golden))
+    nan["embeddings"][1][0] = float("nan")
+    return {
+        "half": json.dumps(golden)[:500],
+        "no object": "[]",
+        "no vectors": json.dumps({**golden, "embeddings": []}),
+        "a vector too few": json.dumps({**golden, "embeddings": golden["embeddings"][1:]}),
+        "not a number": json.dumps(nan),
+        "words for numbers": json.dumps({**golden, "embeddings": [["a"]] * 4}),
+        "no precision": json.dumps({**golden, "dtype": "int3"}),
+        "no versions": json.dumps({name: value for name, value in golden.items() if name != "versions"}),
+        "a picture that is none": json.dumps(golden).replace("iVBOR", "AAAAA"),
+        "deep": "[" * 100_000,
+    }
+
+
+def test_damaged_golden_vectors_are_named(published: Path, coma_command: Callable) -> None:
+    """Before anything is loaded, so that the model is not blamed."""
+    for what, content in damaged(json.loads((published / GOLDEN_FILE).read_text())).items():
+        (published / GOLDEN_FILE).write_text(content)
+        code, said, error = coma_command("verify", published)
+        assert code == 1 and f"{GOLDEN_FILE} is damaged" in error and error.count("\n") == 1, what
+        assert not said
+
+
+def test_what_is_no_model(published: Path, coma_command: Callable, make_backbone: Callable, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    cases = {
+        tmp_path / "empty": "is no model: it has neither config.json nor adapter_config.json",
+        published / "config.json": "is neither a folder nor the name of a repository",
+        tmp_path / "none": "is neither a folder nor the name of a repository",
+        make_backbone(): "is a qwen2_5_vl model and no CoMa model",
+    }
+    for model, words in cases.items():
+        code, said, error = coma_command("verify", model)
+        assert (code, said) == (1, "") and words in error and error.count("\n") == 1
+    code, _, error = coma_command("verify", published, "--revision", "v1")
+    assert code == 1 and "is a folder, and --revision is for models on the Hub" in error
+    (published / "config.json").write_text("{")
+    code, _, error = coma_command("verify", published)
+    assert code == 1 and "is damaged" in error and error.count("\n") == 1
+
+
+def test_a_folder_without_its_processor_does_not_load(published: Path, coma_command: Callable) -> None:
+    for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        (published / name).unlink()
+    code, _, error = coma_command("verify", published)
+    assert code == 1 and "does not load in a process without coma-embedding" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("tolerance", ["nan", "-1", "inf", "x"])
+def test_a_tolerance_is_a_number(published: Path, coma_command: Callable, tolerance: str) -> None:
+    """Everything is within a tolerance of infinity, and nothing within one that is no number."""
+    with pytest.raises(SystemExit):
+        coma_command("verify", published, f"--tolerance={tolerance}")
+
+
+def test_another_precision_is_a_fault(published: Path, coma_command: Callable) -> None:
+    """Within the tolerance that is given, but not what was published."""
+    model = ComaForEmbedding.from_pretrained(published, dtype=torch.bfloat16)
+    model.save_pretrained(published)
+    code, said, _ = coma_command("verify", published, "--tolerance", "0.5")
+    assert code == 1 and "DIFFERS" not in said
+    assert "weights   they compute in bfloat16, and golden vectors were made in float32" in said
 
 
 def test_faults_and_changes_in_words() -> None:

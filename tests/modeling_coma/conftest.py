@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from modeling_coma import ComaProcessor
+from tests.checkpointing import set_checkpointing
 
 
 @pytest.fixture
@@ -63,8 +64,7 @@ def run() -> Callable[..., Any]:
     """`run(model, batch, checkpointing)`: the two passes, or with gradient checkpointing the one behind a mask."""
 
     def forward(model, batch: dict, checkpointing: bool):
-        model.train()
-        (model.gradient_checkpointing_enable if checkpointing else model.gradient_checkpointing_disable)()
+        set_checkpointing(model.train(), checkpointing)
         return model(**batch)
 
     return forward

@@ -7,6 +7,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
+from tests.checkpointing import set_checkpointing
+
 
 K = 4
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -93,7 +95,7 @@ def test_checkpointing_gives_the_adapter_the_same_gradients(coma, batch):
     for checkpointing in (False, True):
         adapted = adapt(model)
         if checkpointing:
-            adapted.gradient_checkpointing_enable()
+            set_checkpointing(adapted)
         adapted.train()(**batch).loss.backward()
         found.append({name: p.grad for name, p in adapted.named_parameters() if p.requires_grad})
     assert len(found[0]) > 10

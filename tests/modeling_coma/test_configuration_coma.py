@@ -1,9 +1,14 @@
 """A configuration composes the backbone's, refuses what cannot be, and survives its JSON."""
 
+import json
+
 import pytest
-from transformers import AutoConfig
+import transformers
+from packaging.version import Version
+from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from modeling_coma import ComaConfig
+from modeling_coma.configuration_coma import TESTED_TRANSFORMERS
 
 
 @pytest.fixture
@@ -57,3 +62,49 @@ def test_impossible_pooling_is_named(make_backbone):
 
 def test_256_tokens_are_allowed(make_backbone):
     assert ComaConfig(AutoConfig.from_pretrained(make_backbone()), list(range(256))).num_compression_tokens == 256
+
+
+LINE = "This model was tested with transformers {} to {}, and runs with " + transformers.__version__
+
+
+@pytest.fixture
+def saved(make_coma, tmp_path):
+    model, processor = make_coma()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def state(folder, tested: list[str] | None):
+    """Has the `config.json` of a folder say this range, or none."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["tested_transformers"]
+    path.write_text(json.dumps(config if tested is None else {**config, "tested_transformers": tested}))
+
+
+def test_a_folder_says_what_its_code_was_tested_with(saved):
+    assert json.loads((saved / "config.json").read_text())["tested_transformers"] == list(TESTED_TRANSFORMERS)
+    oldest, newest = map(Version, TESTED_TRANSFORMERS)
+    assert oldest < newest
+
+
+@pytest.mark.parametrize("tested", [["4.0.0", "4.1.0"], ["99.0.0", "99.1.0"]])
+def test_outside_of_the_range_of_a_folder_one_line_is_logged(saved, tested, caplog, monkeypatch):
+    monkeypatch.setattr(transformers.utils.logging.get_logger("transformers"), "propagate", True)
+    tested = [*tested[:1], f"{tested[1]}.{id(caplog)}"]  # a line is logged once in a process: here is another
+    state(saved, tested)
+    for _ in range(2):
+        model, _ = AutoModel.from_pretrained(saved), AutoProcessor.from_pretrained(saved)
+    lines = [record.message for record in caplog.records if "was tested with" in record.message]
+    assert len(lines) == 1 and lines[0].startswith(LINE.format(*tested)) and "\n" not in lines[0]
+    model.save_pretrained(saved)  # with the code that is here
+    assert json.loads((saved / "config.json").read_text())["tested_transformers"] == list(TESTED_TRANSFORMERS)
+
+
+@pytest.mark.parametrize("tested", [None, ["1.0.0", "99.0.0"], [transformers.__version__] * 2])
+def test_old_folders_and_those_within_are_silent(saved, tested, caplog, monkeypatch):
+    monkeypatch.setattr(transformers.utils.logging.get_logger("transformers"), "propagate", True)
+    state(saved, tested)
+    AutoModel.from_pretrained(saved)
+    assert not [record for record in caplog.records if "was tested with" in record.message]

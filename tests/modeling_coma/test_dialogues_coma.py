@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from modeling_coma import loss_coma
+from tests.checkpointing import set_checkpointing
 
 
 K = 4
@@ -183,7 +184,7 @@ def test_a_dialogue_does_not_change_the_embedding(coma, batch, checkpointing, ru
 def test_answers_do_not_see_what_is_said_later(coma, pad, kwargs):
     model, processor = coma
     if kwargs.pop("checkpointing", False):
-        model.train().gradient_checkpointing_enable()
+        set_checkpointing(model.train())
     first = [{"role": "user", "content": "what is this?"}, {"role": "assistant", "content": "an apple"}]
     states = []
     for question, answer in (("red?", "no"), ("is it a tree?", "yes, below a sky"), (None, None)):
@@ -242,7 +243,7 @@ def test_chunks_and_items_reach_the_loss_of_the_model(coma, batch, monkeypatch, 
         torch.testing.assert_close(output.loss, expected / 2, **CLOSE)
     monkeypatch.setattr(loss_coma, "CHUNK", 7)
     assert count > 3 * 7
-    model.gradient_checkpointing_disable()
+    set_checkpointing(model, False)
     loss = model(**inputs).loss
     torch.testing.assert_close(loss, expected, **CLOSE)
     assert_same_gradients(gradients(model, loss), reference)

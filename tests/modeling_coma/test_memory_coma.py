@@ -5,6 +5,7 @@ import torch
 from transformers import DynamicCache
 
 from modeling_coma import ComaForEmbedding, CompressionMemory
+from tests.checkpointing import set_checkpointing
 
 
 K = 4
@@ -108,7 +109,7 @@ def test_use_leaves_a_memory_as_it_was(coma, mixed_inputs, dialogues, pad):
     assert isinstance(cache, DynamicCache) and cache.get_seq_length() == K
     before = [(keys.clone(), values.clone()) for keys, values in memory.layers]
     first = model.answer(memory, *dialogues.values()).loss
-    model.generate(memory, *prompts(processor, pad, list(range(7))), max_new_tokens=3, do_sample=False)
+    model.generate_from_memory(memory, *prompts(processor, pad, list(range(7))), max_new_tokens=3, do_sample=False)
     for (keys, values), (old_keys, old_values) in zip(memory.layers, before, strict=True):
         assert torch.equal(keys, old_keys) and torch.equal(values, old_values)
     assert torch.equal(model.answer(memory, *dialogues.values()).loss, first)
@@ -141,7 +142,7 @@ def test_gradients_flow_through_a_memory_or_stop_where_it_is_detached(coma, mixe
 @one_backbone
 def test_checkpointing_keeps_no_memory_and_says_so(coma, mixed_inputs):
     model, processor = coma
-    model.train().gradient_checkpointing_enable()
+    set_checkpointing(model.train())
     with pytest.raises(ValueError, match=r"No full cache: .*`eval\(\)`"):
         model.compress(**processor.process(mixed_inputs))
     assert len(model.eval().compress(**processor.process(mixed_inputs))) == len(mixed_inputs)
@@ -162,14 +163,14 @@ def test_generation_is_greedy_decoding_by_recomputation(coma, mixed_inputs, pad)
     memory = model.compress(**processor.process(mixed_inputs))
     rows = list(range(len(mixed_inputs)))
     ids, mask = prompts(processor, pad, rows)
-    texts = model.generate(memory, ids, mask, max_new_tokens=6, do_sample=False)
+    texts = model.generate_from_memory(memory, ids, mask, max_new_tokens=6, do_sample=False)
     assert texts.shape == (len(rows), 6)
     assert len({tuple(text.tolist()) for text in texts}) > 3  # they are not all the same
     with torch.no_grad():
         for row in rows:
             expected = greedy_oracle(model, memory.select(torch.tensor([row])), ids[row][mask[row] == 1], 6)
             assert texts[row, : len(expected)].tolist() == expected
-            single = model.generate(
+            single = model.generate_from_memory(
                 memory.select(torch.tensor([row])), *prompts(processor, pad, [row]), max_new_tokens=6, do_sample=False
             )
             assert single[0].tolist() == texts[row].tolist()
@@ -183,15 +184,17 @@ def test_generation_depends_on_nothing_done_before(coma, mixed_inputs, pad):
     ids = prompts(processor, pad, [0, 1])
     embeddings = [model(**batch).embeddings for batch in (images, texts)]
     of_images, of_texts = model.compress(**images), model.compress(**texts)
-    first = model.generate(of_images, *ids, **options)
-    second = model.generate(of_texts, *ids, **options)
+    first = model.generate_from_memory(of_images, *ids, **options)
+    second = model.generate_from_memory(of_texts, *ids, **options)
     assert not torch.equal(first, second)
-    assert torch.equal(model.generate(of_images, *ids, **options), first)
-    model.generate(of_texts.select(torch.tensor([0])), *prompts(processor, pad, [0]), **options)  # another batch size
-    assert torch.equal(model.generate(of_images, *ids, **options), first)
+    assert torch.equal(model.generate_from_memory(of_images, *ids, **options), first)
+    model.generate_from_memory(
+        of_texts.select(torch.tensor([0])), *prompts(processor, pad, [0]), **options
+    )  # another batch size
+    assert torch.equal(model.generate_from_memory(of_images, *ids, **options), first)
     for batch, expected in zip((images, texts), embeddings, strict=True):
         assert torch.equal(model(**batch).embeddings, expected)
-    assert torch.equal(model.generate(model.compress(**images), *ids, **options), first)
+    assert torch.equal(model.generate_from_memory(model.compress(**images), *ids, **options), first)
 
 
 @one_backbone
@@ -199,9 +202,9 @@ def test_an_answer_ends_at_its_end_of_turn(coma, mixed_inputs, pad):
     model, processor = coma
     memory = model.compress(**processor.process(mixed_inputs[:2]))
     ids = prompts(processor, pad, [0, 1])
-    free = model.generate(memory, *ids, max_new_tokens=6, do_sample=False)
+    free = model.generate_from_memory(memory, *ids, max_new_tokens=6, do_sample=False)
     stop = int(free[0, 2])
-    ended = model.generate(memory, *ids, max_new_tokens=6, do_sample=False, eos_token_id=stop)
+    ended = model.generate_from_memory(memory, *ids, max_new_tokens=6, do_sample=False, eos_token_id=stop)
     after = free[0].tolist().index(stop) + 1
     assert ended[0, :after].tolist() == free[0, :after].tolist()
     assert set(ended[0, after:].tolist()) <= {model.config.pad_token_id}
@@ -212,8 +215,8 @@ def test_an_answer_ends_at_its_end_of_turn(coma, mixed_inputs, pad):
 def test_a_model_in_training_generates_the_same(coma, mixed_inputs, pad):
     model, processor = coma
     memory, ids = model.compress(**processor.process(mixed_inputs[:2])), prompts(processor, pad, [0, 1])
-    expected = model.generate(memory, *ids, max_new_tokens=4, do_sample=False)
-    assert torch.equal(model.train().generate(memory, *ids, max_new_tokens=4, do_sample=False), expected)
+    expected = model.generate_from_memory(memory, *ids, max_new_tokens=4, do_sample=False)
+    assert torch.equal(model.train().generate_from_memory(memory, *ids, max_new_tokens=4, do_sample=False), expected)
     assert not expected.requires_grad
 
 
@@ -222,13 +225,13 @@ def test_padding_on_the_right_is_refused(coma, mixed_inputs, pad):
     model, processor = coma
     memory = model.compress(**processor.process(mixed_inputs[:2]))
     with pytest.raises(ValueError, match="padded on the left; a row here ends with padding"):
-        model.generate(memory, *prompts(processor, pad, [0, 1], side="right"), max_new_tokens=2)
+        model.generate_from_memory(memory, *prompts(processor, pad, [0, 1], side="right"), max_new_tokens=2)
 
 
 def test_padding_of_dialogues_is_never_seen(coma, mixed_inputs, pad):
     model, processor = coma
     memory, (ids, mask) = model.compress(**processor.process(mixed_inputs[:2])), prompts(processor, pad, [0, 1])
-    expected = model.generate(memory, ids, mask, max_new_tokens=4, do_sample=False)
+    expected = model.generate_from_memory(memory, ids, mask, max_new_tokens=4, do_sample=False)
     assert (mask == 0).any()
     other = torch.where(mask == 0, 33, ids)
-    assert torch.equal(model.generate(memory, other, mask, max_new_tokens=4, do_sample=False), expected)
+    assert torch.equal(model.generate_from_memory(memory, other, mask, max_new_tokens=4, do_sample=False), expected)

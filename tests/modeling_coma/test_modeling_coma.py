@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from modeling_coma.processing_coma import compression_tokens
 
@@ -209,3 +210,97 @@ def test_a_copy_is_independent(coma, mixed_inputs):
     with torch.no_grad():
         other.get_input_embeddings().weight.mul_(2)
     assert torch.equal(embed(model, processor, mixed_inputs), expected)
+
+
+def layers(config) -> int:
+    return config.get_text_config().num_hidden_layers
+
+
+def test_states_and_attentions_of_the_layers_are_given_where_asked(coma, mixed_inputs):
+    model, processor = coma
+    batch = processor.process(mixed_inputs)
+    plain = model(**batch)
+    assert plain.hidden_states is None and plain.attentions is None
+    output = model(**batch, output_hidden_states=True)
+    assert torch.equal(output.embeddings, plain.embeddings) and output.attentions is None
+    assert {states.shape for states in output.hidden_states} == {(*batch["input_ids"].shape, model.config.hidden_size)}
+    assert len(output.hidden_states) == layers(model.config) + 1
+    assert torch.equal(output.hidden_states[-1][:, -4:], output.compression_states)
+    model.set_attn_implementation("eager")
+    output = model(**batch, output_attentions=True)
+    assert output.hidden_states is None and len(output.attentions) == layers(model.config)
+    length, heads = batch["input_ids"].shape[1], model.config.get_text_config().num_attention_heads
+    for weights in output.attentions:
+        assert weights.shape == (len(mixed_inputs), heads, length, length)
+        of_tokens = weights[:, :, -4:].sum(dim=-1)
+        torch.testing.assert_close(of_tokens, torch.ones_like(of_tokens), atol=1e-5, rtol=1e-5)
+
+
+@one_backbone
+def test_the_states_are_those_of_the_input_whatever_is_said_about_it(coma, batch, run):
+    """In two passes, in one behind a mask, and in the full view."""
+    model, _ = coma
+    model.set_attn_implementation("eager")
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    inputs = batch()
+    encoder = {name: value for name, value in inputs.items() if "dialogue" not in name and name != "labels"}
+    expected = model(**encoder, **asked)
+    real = inputs["attention_mask"].bool()
+    for kwargs, checkpointing in (({}, False), ({}, True), ({"dialogue_view": "full"}, False)):
+        output = run(model, {**inputs, **kwargs, **asked}, checkpointing)
+        assert output.loss is not None
+        assert len(output.hidden_states) == layers(model.config) + 1
+        for found, states in zip(output.hidden_states, expected.hidden_states, strict=True):
+            torch.testing.assert_close(found[real], states[real], atol=1e-5, rtol=1e-5)
+        for found, weights in zip(output.attentions, expected.attentions, strict=True):
+            assert found.shape == weights.shape
+            rows = real[:, None, :, None].expand_as(found)
+            torch.testing.assert_close(found[rows], weights[rows], atol=1e-5, rtol=1e-5)
+
+
+@one_backbone
+def test_what_the_config_says_about_outputs_is_heard(coma, mixed_inputs):
+    model, processor = coma
+    batch = processor.process(mixed_inputs)
+    expected = model(**batch)
+    model.config.output_hidden_states = True
+    assert model(**batch).hidden_states is not None
+    assert model(**batch, output_hidden_states=False).hidden_states is None
+    model.config.output_hidden_states, model.config.return_dict = False, False
+    found = model(**batch)
+    assert isinstance(found, tuple) and torch.equal(found[0], expected.embeddings)
+    assert torch.equal(model(**batch, return_dict=True).embeddings, expected.embeddings)
+
+
+@one_backbone
+def test_embeddings_of_tokens_are_refused_in_a_sentence(coma, mixed_inputs):
+    """And an absent one, which PEFT passes, is none."""
+    model, processor = coma
+    batch = processor.process(mixed_inputs)
+    vectors = model.get_input_embeddings()(batch["input_ids"])
+    message = "found by their ids: pass `input_ids`, and no `inputs_embeds`"
+    for given in ({"inputs_embeds": vectors}, {**batch, "inputs_embeds": vectors}, {}):
+        with pytest.raises(ValueError, match=message):
+            model(**given)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'pixels'"):
+        model(**batch, pixels=1)
+    assert model(**batch, inputs_embeds=None, return_dict=None).embeddings.isfinite().all()
+
+
+@one_backbone
+def test_gradients_reach_the_states_of_the_layers(coma, mixed_inputs):
+    model, processor = coma
+    output = model(**processor.process(mixed_inputs), output_hidden_states=True)
+    output.hidden_states[1].retain_grad()
+    output.embeddings[:, 0].sum().backward()
+    assert output.hidden_states[1].grad.abs().max() > 0
+
+
+@one_backbone
+def test_a_model_may_be_adapted_as_one_that_embeds(coma, mixed_inputs):
+    """PEFT's task type for embedding models passes all of these arguments on."""
+    model, processor = coma
+    batch = processor.process(mixed_inputs)
+    expected = model(**batch).embeddings
+    config = LoraConfig(task_type="FEATURE_EXTRACTION", target_modules=r".*language_model.*q_proj")
+    assert torch.equal(get_peft_model(model, config)(**batch).embeddings, expected)

@@ -8,21 +8,22 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
+from hub_scripts.sentence_transformers_files import write_sentence_transformers_files
 from hub_scripts.tiny_backbone import MODEL_TYPES
 
 
 FILES = {"configuration_coma.py", "inputs_coma.py", "loss_coma.py", "memory_coma.py", "modeling_coma.py"}
-FILES |= {"processing_coma.py"}
+FILES |= {"processing_coma.py", "cache_coma.py", "generation_coma.py"}
 
 STRANGER = """
-import importlib.util, shutil, sys
+import importlib.util, pickle, shutil, sys
 from pathlib import Path
 sys.path += sys.argv[2:]
 import numpy as np, torch
@@ -48,8 +49,11 @@ def run(folder, **kwargs):
     ids, marks = torch.tensor(rows["input_ids"]), torch.tensor(rows["assistant_masks"])
     labels = ids.masked_fill(marks == 0, -100)
     output = model(**batch, dialogue_input_ids=ids, labels=labels)
-    texts = model.generate(model.compress(**batch), ids[:, :-4], torch.ones_like(ids[:, :-4]), max_new_tokens=3)
+    asked = ids[:, :-4]
+    texts = model.generate_from_memory(model.compress(**batch), asked, torch.ones_like(asked), max_new_tokens=3)
+    other = pickle.loads(pickle.dumps(model))
     return model, processor, {
+        "pickled": other(**batch).embeddings, "same class": type(other) is type(model),
         "embeddings": output.embeddings, "loss": output.loss, "texts": texts,
         "module": type(model).__module__, "lost": {name: list(keys) for name, keys in info.items() if keys},
     }
@@ -72,6 +76,24 @@ torch.save((report, results), root / "results.pt")
 """
 
 
+def libraries() -> set[str]:
+    """The folders that torch and the others are imported from."""
+    return {str(Path(library.__file__).parents[1]) for library in (np, torch, transformers)}
+
+
+def run_isolated(words: list[str], folder: Path) -> None:
+    """Python without `site`, whose .pth files would bring in a package that is installed as editable.
+
+    What will be removed from transformers is an error here: the code of the model has another name as remote code, so
+    that no filter of this package's tests sees its warnings.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and "HF_" not in name}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf_home")}
+    command = [sys.executable, "-I", "-S", "-W", "error::FutureWarning", *words]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory, make_coma, picture):
     """What this process computes and what the stranger's does, for every backbone."""
@@ -85,13 +107,7 @@ def stranger(tmp_path_factory, make_coma, picture):
         model.save_pretrained(root / model_type)
         processor.save_pretrained(root / model_type)
         assert FILES <= {path.name for path in (root / model_type).iterdir()}
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and "HF_" not in name}
-    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(root.parent / "hf_home")}
-    # Isolated and without `site`, whose .pth files would bring in a package that is installed as editable.
-    libraries = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    command = [sys.executable, "-I", "-S", "-c", STRANGER, str(root), *libraries]
-    done = subprocess.run(command, cwd=root.parent, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_isolated(["-c", STRANGER, str(root), *libraries()], root.parent)
     report, results = torch.load(root / "results.pt", weights_only=True)
     assert report == {"importable": False}, "the stranger could import the package: it proves nothing"
     return here, results
@@ -105,7 +121,9 @@ def expected(model, processor, inputs: list) -> dict:
     rows = processor.process_dialogues([turn] * 3)
     ids, marks = torch.tensor(rows["input_ids"]), torch.tensor(rows["assistant_masks"])
     output = model(**batch, dialogue_input_ids=ids, labels=ids.masked_fill(marks == 0, -100))
-    texts = model.generate(model.compress(**batch), ids[:, :-4], torch.ones_like(ids[:, :-4]), max_new_tokens=3)
+    texts = model.generate_from_memory(
+        model.compress(**batch), ids[:, :-4], torch.ones_like(ids[:, :-4]), max_new_tokens=3
+    )
     return {"embeddings": output.embeddings, "loss": output.loss, "texts": texts}
 
 
@@ -118,6 +136,46 @@ def test_a_stranger_gets_the_same_bits(stranger, model_type):
         assert part["lost"] == {}
         for name, value in here.items():
             assert torch.equal(part[name], value), name
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_a_stranger_may_pickle_the_model(stranger, model_type):
+    """As sentence-transformers does for several processes."""
+    there = stranger[1][model_type]
+    assert there["same class"] is True
+    assert there["pickled"].shape == there["embeddings"].shape
+    torch.testing.assert_close(there["pickled"], there["embeddings"], atol=1e-6, rtol=0)
+
+
+SEVERAL = """
+import sys
+sys.path += sys.argv[2:]
+import numpy as np
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+
+if __name__ == "__main__":
+    folder = sys.argv[1]
+    model = SentenceTransformer(folder, trust_remote_code=True, device="cpu")
+    assert type(model[0].auto_model).__module__.startswith("transformers_modules.")
+    inputs = [f"apple {number}" for number in range(5)]
+    inputs += [Image.new("RGB", (84, 56), colour) for colour in ("red", "blue")]
+    several = model.encode(inputs, device=["cpu", "cpu"], batch_size=2, chunk_size=2)
+    np.savez(folder + "/found.npz", one=model.encode(inputs, batch_size=2), several=several)
+"""
+
+
+@pytest.mark.distributed
+def test_several_processes_of_sentence_transformers(make_coma, tmp_path):
+    model, processor = make_coma()
+    folder = tmp_path / "model"
+    model.save_pretrained(folder), processor.save_pretrained(folder)
+    write_sentence_transformers_files(folder)
+    (tmp_path / "several.py").write_text(SEVERAL)
+    run_isolated([str(tmp_path / "several.py"), str(folder), *libraries()], tmp_path)
+    found = np.load(folder / "found.npz")
+    assert found["one"].shape == (7, model.config.hidden_size) and np.ptp(found["one"], axis=0).max() > 0.1
+    assert np.abs(found["several"] - found["one"]).max() < 1e-6
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

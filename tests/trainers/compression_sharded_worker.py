@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from tests.checkpointing import set_checkpointing
 from trainers.compression import ComaCompressionCollator
 from trainers.compression_evaluation import evaluate_compression
 from trainers.data.emoji import emoji_dialogues, load_emoji
@@ -26,7 +27,7 @@ from trainers.lora import freeze_vision, lora_config
 def load(folder: str, adapter: bool) -> ComaForEmbedding | PeftModel:
     model = ComaForEmbedding.from_pretrained(folder)
     freeze_vision(model)
-    model.gradient_checkpointing_enable()
+    set_checkpointing(model)
     torch.manual_seed(0)
     return get_peft_model(model, lora_config(model, lora_dropout=0.0)) if adapter else model
 

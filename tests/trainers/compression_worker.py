@@ -13,6 +13,7 @@ from datasets import Dataset
 from torch.distributed.tensor import DTensor
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from tests.checkpointing import CHECKPOINTING
 from trainers.compression import ComaCompressionCollator, ComaCompressionConfig, ComaCompressionTrainer
 from trainers.data.emoji import emoji_dialogues, load_emoji
 from trainers.lora import lora_config
@@ -27,7 +28,7 @@ KEPT = {"save_strategy": "steps", "save_steps": 5, "max_steps": 7}
 TRAININGS: dict[str, dict[str, Any]] = {
     "adapter": {"kl_weight": 0.5, "adapter": True},
     "full": {"gradient_accumulation_steps": 2},
-    "checkpointing": {"gradient_checkpointing": True},
+    "checkpointing": {CHECKPOINTING: True},
     "grouped": {**GROUPED, "batches_per_step": 2},
     "long": {**KEPT, "optim": "adamw_torch", "learning_rate": 1e-3, "adapter": True, "dropout": 0.1},
     "long grouped": {**GROUPED, **KEPT, "batches_per_step": 2},

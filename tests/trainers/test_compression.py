@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import cpu_offload, disk_offload
 from peft import PeftModel
 from safetensors import safe_open
 from transformers import Trainer, TrainingArguments
 
+from tests.checkpointing import CHECKPOINTING
 from trainers.compression import ComaCompressionCollator, ComaCompressionConfig
 from trainers.lora import lora_config, merge_adapter
 
@@ -83,7 +85,7 @@ def test_gradient_checkpointing_takes_the_same_steps(make_coma, compression_trai
     results = []
     for checkpointing in (False, True):
         model, processor = make_coma()
-        settings = {**SGD, "learning_rate": 0.05, "gradient_checkpointing": checkpointing, "kl_weight": 0.5}
+        settings = {**SGD, "learning_rate": 0.05, CHECKPOINTING: checkpointing, "kl_weight": 0.5}
         peft_config = lora_config(model, lora_dropout=0.0)
         trainer = compression_trainer((model, processor), compression_rows(8), peft_config=peft_config, **settings)
         results.append(trained(trainer))
@@ -167,6 +169,50 @@ def test_the_kl_is_from_the_model_without_its_adapter(make_coma, compression_tra
     for name, gradient in gradients.items():
         torch.testing.assert_close(trainer.model.get_parameter(name).grad, gradient, atol=1e-6, rtol=1e-4)
     assert kl > 1e-3
+
+
+def test_the_kl_knows_an_adapter_of_the_head(make_coma, compression_trainer, compression_rows):
+    """The head is a module like others: with its adapter for the student, without for the teacher, backward too."""
+    model, processor = make_coma(tie_word_embeddings=False)
+    teacher, rows = copy.deepcopy(model), compression_rows(8)
+    target = r".*language_model.*\.(q|v)_proj|.*lm_head"
+    peft_config = lora_config(model, lora_dropout=0.0, target_modules=target, trainable_token_indices=None)
+    settings = {**SGD, "kl_weight": 0.6, "cross_entropy_weight": 0.3, "per_device_train_batch_size": 8}
+    trainer = compression_trainer((model, processor), rows, peft_config=peft_config, max_steps=3, **settings)
+    trainer.train()
+    batch = ComaCompressionCollator(processor)(rows)
+    labels = batch["labels"][batch["labels"] != -100]
+    with torch.no_grad():
+        p = teacher.get_output_embeddings()(teacher(**batch, dialogue_view="full").answer_states)
+    trainer.model.zero_grad()
+    logits = model.get_output_embeddings()(trainer.model(**batch).answer_states)
+    plain = model.get_output_embeddings().base_layer(trainer.model(**batch).answer_states)
+    assert (logits - plain).abs().max() > 1e-3  # the adapter of the head is not zero any more
+    kl = F.kl_div(logits.log_softmax(-1), p.log_softmax(-1), log_target=True, reduction="batchmean")
+    expected = 0.6 * kl + 0.3 * F.cross_entropy(logits, labels)
+    expected.backward()
+    gradients = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+    assert any("lm_head" in name and gradient.abs().max() > 0 for name, gradient in gradients.items())
+    trainer.model.zero_grad()
+    trainer.current_gradient_accumulation_steps = 1
+    loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=len(labels))
+    loss.backward()
+    torch.testing.assert_close(loss, expected, **CLOSE)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(trainer.model.get_parameter(name).grad, gradient, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("offload", [cpu_offload, disk_offload])
+def test_a_teacher_may_be_offloaded(make_coma, compression_trainer, compression_rows, offload, tmp_path):
+    results, where = [], {"offload_dir": str(tmp_path / "offloaded")} if offload is disk_offload else {}
+    for is_offloaded in (False, True):
+        model, processor = make_coma()
+        teacher = copy.deepcopy(model).eval()
+        teacher = offload(teacher, **where) if is_offloaded else teacher
+        settings = {**SGD, "kl_weight": 1.0, "cross_entropy_weight": 0.5, "teacher": teacher}
+        results.append(trained(compression_trainer((model, processor), compression_rows(8), **settings)))
+    torch.testing.assert_close(torch.tensor(results[1][1]), torch.tensor(results[0][1]), **CLOSE)
+    assert_same(results[1][0], results[0][0])
 
 
 def merged_head(adapted):

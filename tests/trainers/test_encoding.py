@@ -1,5 +1,6 @@
 """Embedding many items gives what embedding each alone gives, and looks at each picture once."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -145,3 +146,8 @@ def test_weights_that_are_not_finite_are_said_with_the_rows(coma: Coma) -> None:
     model.get_input_embeddings().weight.data.fill_(float("nan"))
     with pytest.raises(ValueError, match=r"rows \[0, 1\].*not finite"):
         embed_items(model, processor, ["an apple", "it"])
+
+
+def test_lengths_do_not_wait_for_what_is_no_file(make_coma: Callable, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    assert token_lengths(make_coma()[1], [{"image": str(tmp_path / "a.png")}]) > 0

@@ -1,11 +1,14 @@
 """Rows that know their number, images that stay as they are stored, and errors that are no fault of a row."""
 
 import io
+import sys
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
 
-from trainers.rows import BadRows, NumberedRows, as_image, without_decoding
+from trainers.rows import BadRows, NumberedRows, as_image, describe, without_decoding
 
 
 @pytest.fixture
@@ -103,3 +106,13 @@ def test_a_fault_of_the_program_is_no_bad_row():
 
     with pytest.raises(KeyError):
         BadRows("skip").apply(collate, [{}])
+
+
+def test_values_are_described_by_what_people_know_them_by(tmp_path: Path) -> None:
+    PILImage.new("RGB", (3, 4)).save(tmp_path / "a.png")
+    assert describe(PILImage.open(tmp_path / "a.png")) == f"the picture {tmp_path / 'a.png'}"
+    assert describe(PILImage.new("RGB", (3, 4))) == "the picture (3, 4)"
+    deep: list = []
+    for _ in range(sys.getrecursionlimit()):
+        deep = [deep]
+    assert describe(deep) == "list that is nested too deep to be shown"

@@ -20,20 +20,26 @@ import pyarrow as pa
 from datasets import Dataset, Features
 from transformers.utils import logging
 
+from trainers.data.column_names import misnamed, tell_unread
 from trainers.data.records import Record, Records
 from trainers.rows import BadRows, undecoded
 
 
 __all__ = ["Policy", "build_dataset", "convert_records", "need_columns"]
 
-LAYOUT = 1  # another number when other rows are made of the same records
+LAYOUT = 2  # another number when other rows are made of the same records
 BATCH_ROWS, BATCH_BYTES = 1000, 2**25
 
 Policy = str | BadRows
 
 
 def build_dataset(
-    records: Records, convert: partial, features: Features, on_bad_row: Policy = "raise", columns: Iterable[str] = ()
+    records: Records,
+    convert: partial,
+    features: Features,
+    on_bad_row: Policy = "raise",
+    columns: Iterable[str] = (),
+    known: Iterable[str] | None = None,
 ) -> Dataset:
     r"""
     Makes a data set of records.
@@ -50,6 +56,8 @@ def build_dataset(
             `"raise"`, or `"skip"` to leave bad rows out; a [`BadRows`] afterwards knows how many, and why.
         columns (`Iterable[str]`, *optional*):
             Columns that at least one record must have.
+        known (`Iterable[str]`, *optional*):
+            Columns that are read: the others are named in the log, and not read where that is cheaper.
 
     Returns:
         `Dataset`: read from a file by memory mapping.
@@ -72,7 +80,10 @@ def build_dataset(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as temporary:  # there as a whole, or not at all
             new = Path(temporary, file.name)
-            need_columns(records.name, _write(new, records, convert, features, bad_rows), columns)
+            seen = _write(new, records, convert, features, bad_rows, known)
+            need_columns(records.name, seen, columns)
+            if known is not None:
+                tell_unread(records.name, seen, known)
             new.with_suffix(".skipped.json").write_text(json.dumps(list(bad_rows.reasons.items())), encoding="utf-8")
             new.with_suffix(".skipped.json").replace(skipped)
             new.replace(file)
@@ -100,13 +111,25 @@ def convert_records(records: Iterable[Record], convert: partial, bad_rows: BadRo
             yield row
 
 
-def _write(file: Path, records: Records, convert: partial, features: Features, bad_rows: BadRows) -> set[str]:
+def _write(
+    file: Path,
+    records: Records,
+    convert: partial,
+    features: Features,
+    bad_rows: BadRows,
+    known: Iterable[str] | None,
+) -> set[str]:
     """Writes what `Dataset.from_file` reads; gives the columns that were seen."""
     seen, schema, written = set(records.columns or ()), features.arrow_schema, 0
     pictures = [name for name, feature in features.items() if undecoded(feature) != feature]
 
+    wanted = None
+    if known is not None and records.columns is not None:
+        meant = misnamed(records.columns, known)
+        wanted = [name for name in records.columns if name in {*known, *meant}]
+
     def watched() -> Iterator[Record]:
-        for record in records.rows():
+        for record in records.rows(wanted):
             if records.columns is None and isinstance(record, dict):
                 seen.update(record)
             yield record

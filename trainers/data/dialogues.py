@@ -11,13 +11,14 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from trainers.data.build import Policy, build_dataset
-from trainers.data.pictures import as_stored, as_stored_list
+from trainers.data.column_names import refuse_misnamed
+from trainers.data.pictures import ImageRoot, as_stored, as_stored_list, root_of
 from trainers.data.records import open_records, saved_dataset
-from trainers.data.schema import DIALOGUE_FEATURES, check_dialogue, check_text, validate_dialogues
+from trainers.data.schema import DIALOGUE_FEATURES, as_text, check_dialogue, check_text, validate_dialogues
 from trainers.rows import describe, fault
 
 
-__all__ = ["PLACEHOLDER", "DialogueColumns", "dialogue_row", "load_dialogues", "mapped_row", "root_of"]
+__all__ = ["PLACEHOLDER", "DialogueColumns", "dialogue_row", "load_dialogues", "mapped_row"]
 
 PLACEHOLDER = "<image>"
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -54,6 +55,11 @@ class DialogueColumns:
         named = [name for field, name in values.items() if name != getattr(usual, field)]
         return named if self.question is not None else sorted({*named, self.messages})
 
+    def known(self) -> list[str]:
+        """The columns that are read."""
+        talk = [self.messages] if self.question is None else [self.question, str(self.answer)]
+        return [self.images, self.text, *talk]
+
 
 def load_dialogues(
     source: str | Path | Dataset,
@@ -87,10 +93,10 @@ def load_dialogues(
     """
     columns = columns or DialogueColumns()
     needed, dataset = columns.needed(), saved_dataset(source)
-    if columns == DialogueColumns() and dataset is not None and _is_ready(dataset):
+    if columns == DialogueColumns() and dataset is not None and image_root is None and _is_ready(dataset):
         return validate_dialogues(dataset, on_bad_row)
     convert = partial(mapped_row, columns=columns, root=root_of(source, image_root))
-    return build_dataset(open_records(source), convert, DIALOGUE_FEATURES, on_bad_row, needed)
+    return build_dataset(open_records(source), convert, DIALOGUE_FEATURES, on_bad_row, needed, columns.known())
 
 
 def _is_ready(dataset: Dataset) -> bool:
@@ -103,35 +109,28 @@ def _is_ready(dataset: Dataset) -> bool:
     return not any(pc.any(pc.match_substring(pc.struct_field(c, "content"), PLACEHOLDER)).as_py() for c in contents)
 
 
-def root_of(source: str | Path | Dataset, image_root: str | Path | None) -> str:
-    """The folder at which relative paths begin."""
-    if image_root is not None:
-        return str(Path(image_root).absolute())
-    if isinstance(source, Dataset):
-        return str(Path.cwd())
-    path = Path(source).absolute()
-    return str(path if path.is_dir() else path.parent)
-
-
-def mapped_row(record: dict[str, Any], columns: DialogueColumns, root: str) -> dict[str, Any]:
+def mapped_row(record: dict[str, Any], columns: DialogueColumns, root: ImageRoot) -> dict[str, Any]:
     """A row of stage 1 from a record with these columns."""
+    refuse_misnamed(record, columns.known())
     images = as_stored_list(record.get(columns.images), columns.images, root)
+    text = record.get(columns.text)
     if columns.question is None:
         if columns.messages not in record:
             hint = "; its `conversations` are what `load_llava` reads" if "conversations" in record else ""
             raise fault(columns.messages, f"a row with the columns {sorted(record)}{hint}", "messages")
         messages = record[columns.messages]
     else:
+        text = as_text(text, columns.text)
         messages = _turns(record.get(columns.question), record.get(columns.answer), columns)
     names = (columns.messages, "role", "content")
-    return dialogue_row(images, record.get(columns.text), messages, root, names)
+    return dialogue_row(images, text, messages, root, names)
 
 
 def dialogue_row(
     images: list[dict[str, Any]],
     text: Any,
     messages: Any,
-    root: str,
+    root: ImageRoot,
     names: tuple[str, str, str] = ("messages", "role", "content"),
     roles: dict[str, str] = ROLES,
     placeholders: bool = False,
@@ -156,7 +155,7 @@ def dialogue_row(
     return row
 
 
-def _content(content: Any, column: str, root: str) -> tuple[str, int, list[dict[str, Any]]]:
+def _content(content: Any, column: str, root: ImageRoot) -> tuple[str, int, list[dict[str, Any]]]:
     """Its text, the number of placeholders that were in it, and its own pictures."""
     if isinstance(content, str):
         check_text(content, column)
@@ -180,11 +179,13 @@ def _content(content: Any, column: str, root: str) -> tuple[str, int, list[dict[
     return "\n".join(filter(None, texts)), placeholders, images
 
 
-def _picture(block: dict[str, Any], column: str, root: str) -> dict[str, Any] | None:
+def _picture(block: dict[str, Any], column: str, root: ImageRoot) -> dict[str, Any] | None:
     """The picture of a block, or `None` for a placeholder."""
     names = [name for name in ("image", "image_url", "url", "path", "base64") if block.get(name) not in (None, "")]
     if not names:
         return None
+    if len(names) > 1:
+        raise fault(column, f"a block with {' and '.join(names)}", "one picture")
     value, column = block[names[0]], f"{column}.{names[0]}"
     if names[0] == "base64":
         value = f"data:image;base64,{value}"
@@ -198,13 +199,18 @@ def _turns(questions: Any, answers: Any, columns: DialogueColumns) -> list[dict[
     if len(questions) != len(answers):
         found = f"{len(questions)} questions and {len(answers)} answers"
         raise fault(f"{columns.question}, {columns.answer}", found, "an answer to every question")
-    for name, values in ((columns.question, questions), (columns.answer, answers)):
-        for value in values:
-            if not isinstance(value, str) or not value.strip():
-                raise fault(str(name), describe(value), "a text")
+    questions = [_turn(value, str(columns.question)) for value in questions]
+    answers = [_turn(value, str(columns.answer)) for value in answers]
     pairs = zip(questions, answers, strict=True)
     return [
         {"role": role, "content": text}
         for pair in pairs
         for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
+
+
+def _turn(value: Any, column: str) -> str:
+    text = as_text(value, column)
+    if text is None or not text.strip():
+        raise fault(column, describe(value), "a text")
+    return text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ from typing import Any
 from datasets import Dataset, Features
 
 from trainers.data.build import Policy, build_dataset
-from trainers.data.pictures import picture_files
+from trainers.data.image_folders import walk_images
 from trainers.data.records import Record, Records
 from trainers.data.schema import DIALOGUE_FEATURES, PAIR_FEATURES, PICTURE_FEATURES, check_dialogue, check_pair
+from trainers.data.text_files import open_text
 from trainers.rows import fault
 
 
@@ -27,7 +28,8 @@ def load_folder(folder: str | Path, on_bad_row: Policy = "raise") -> Dataset:
 
     Args:
         folder (`str` or `Path`):
-            Searched at any depth; files that are no pictures by their names are left alone.
+            Searched at any depth, links included; files that are no pictures by their names are left alone, and so is
+            what systems leave behind: hidden files, `__MACOSX` and the like.
         on_bad_row (`str` or [`BadRows`], *optional*, defaults to `"raise"`):
             As in [`load_pairs`].
 
@@ -35,7 +37,8 @@ def load_folder(folder: str | Path, on_bad_row: Policy = "raise") -> Dataset:
         `Dataset`: columns `images` (one picture each) and `text` (`None`): rows of stage 1 that lack a dialogue.
 
     Raises:
-        ValueError: if it is no folder, or has no pictures.
+        ValueError: if it is no folder, or has no pictures; and, as a bad row, for a folder that cannot be listed, a
+            link that leads nowhere, a picture that is no file, and a name that is not UTF-8.
     """
     return _load(folder, _picture_row, PICTURE_FEATURES, on_bad_row)
 
@@ -83,17 +86,29 @@ def load_folder_dialogues(
 
 def _load(folder: str | Path, row: Callable, features: Features, on_bad_row: Policy, **settings: Any) -> Dataset:
     folder = Path(folder).absolute()
-    files = list(picture_files(folder)) if folder.is_dir() else []
-    if not files:
+    images = walk_images(folder).images if folder.is_dir() else []
+    if not images:
         raise ValueError(f"{folder} must be a folder with pictures in it, at any depth.")
 
-    def read() -> Iterator[Record]:
-        return ({"file": str(file)} for file in files)
+    def read(columns: Iterable[str] | None = None) -> Iterator[Record]:
+        for image in images:
+            if image.error is not None:
+                yield ValueError(f"{image.name}: {image.error}")
+            else:
+                yield {"file": str(folder / image.name)}
 
-    beside = [file.with_suffix(".txt") for file in files] if settings.get("captions") == "sidecar" else []
-    times = [file.stat().st_mtime_ns for file in beside if file.is_file()]
-    records = Records(folder.name, ["file"], read, ([str(file) for file in files], times))
+    beside = [folder / image.name for image in images if settings.get("captions") == "sidecar"]
+    times = [_changed(file.with_suffix(".txt")) for file in beside]
+    records = Records(folder.name, ["file"], read, (str(folder), images, times), len(images))
     return build_dataset(records, partial(row, **settings), features, on_bad_row)
+
+
+def _changed(file: Path) -> int | None:
+    """When a file was written, if it is there."""
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _picture_row(record: dict[str, str]) -> dict[str, Any]:
@@ -118,7 +133,11 @@ def _dialogue_row(record: dict[str, str], captions: str, question: str) -> dict[
 
 
 def _stored(record: dict[str, str]) -> dict[str, Any]:
-    if not Path(record["file"]).stat().st_size:
+    try:
+        size = Path(record["file"]).stat().st_size
+    except OSError as error:  # since the folder was listed
+        raise fault("file", f"{record['file']}, which is gone ({error.strerror})", "a picture") from error
+    if not size:
         raise fault("file", f"{record['file']} with 0 bytes", "a picture")
     return {"bytes": None, "path": record["file"]}
 
@@ -142,12 +161,17 @@ def _from_name(name: str) -> str:
 
 def _from_sidecar(file: Path) -> str:
     beside = file.with_suffix(".txt")
+    if not beside.exists():
+        raise fault("sidecar", f"no {beside.name} beside {file.name}", "a caption in it")
     try:
-        return beside.read_text(encoding="utf-8").strip()
-    except FileNotFoundError as error:
-        raise fault("sidecar", f"no {beside.name} beside {file.name}", "a caption in it") from error
-    except UnicodeDecodeError as error:
-        raise fault("sidecar", f"{beside.name}, which is not UTF-8 ({error})", "a caption in UTF-8") from error
+        with open_text(beside) as text:
+            caption = text.read()
+        caption.encode()
+    except UnicodeEncodeError as error:
+        raise fault("sidecar", f"{beside.name}, which is not UTF-8", "a caption in UTF-8") from error
+    except (OSError, ValueError) as error:
+        raise fault("sidecar", f"{beside.name}, which cannot be read ({error})", "a caption in it") from error
+    return caption.strip()
 
 
 CAPTIONS: dict[str, Captioner] = {

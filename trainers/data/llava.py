@@ -9,14 +9,16 @@ from typing import Any
 from datasets import Dataset
 
 from trainers.data.build import Policy, build_dataset
-from trainers.data.dialogues import dialogue_row, root_of
-from trainers.data.pictures import as_stored_list
+from trainers.data.column_names import refuse_misnamed
+from trainers.data.dialogues import dialogue_row
+from trainers.data.pictures import ImageRoot, as_stored_list, root_of
 from trainers.data.records import open_records
 from trainers.data.schema import DIALOGUE_FEATURES
 
 
 __all__ = ["llava_row", "load_coma_sft", "load_llava"]
 
+KNOWN = ("id", "image", "images", "conversations")  # a picture is in one of the two
 SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 
 
@@ -52,11 +54,12 @@ def _load(
     source: str | Path | Dataset, image_root: str | Path | None, on_bad_row: Policy, placeholders: bool
 ) -> Dataset:
     convert = partial(llava_row, root=root_of(source, image_root), placeholders=placeholders)
-    return build_dataset(open_records(source), convert, DIALOGUE_FEATURES, on_bad_row, ["conversations"])
+    return build_dataset(open_records(source), convert, DIALOGUE_FEATURES, on_bad_row, ["conversations"], KNOWN)
 
 
-def llava_row(record: dict[str, Any], root: str, placeholders: bool = True) -> dict[str, Any]:
+def llava_row(record: dict[str, Any], root: ImageRoot, placeholders: bool = True) -> dict[str, Any]:
     """A row of stage 1; without `placeholders`, there may be none of them."""
+    refuse_misnamed(record, KNOWN[1:])
     column = "images" if record.get("image") is None and "images" in record else "image"
     images = as_stored_list(record.get(column), column, root)
     turns = record.get("conversations")

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from trainers.data.mmeb_prompts import candidate_prompts, query_prompt, to_content
 from trainers.data.mmeb_sets import MmebSet
+from trainers.data.pictures import root_of
 from trainers.evaluation import EvaluationSet, UniqueInputs
 
 
@@ -106,7 +107,7 @@ class _Reader:
     """Checks rows of a set, and finds their pictures."""
 
     def __init__(self, of: MmebSet, image_root: Path) -> None:
-        self.of, self.image_root = of, image_root
+        self.of, self.image_root = of, root_of(None, image_root)
         self.there: set[str] = set()
 
     def check(self, number: int, row: dict[str, Any], columns: Sequence[str]) -> None:
@@ -127,7 +128,7 @@ class _Reader:
 
     def content(self, number: int, column: str, prompt: str, path: str) -> list[dict]:
         """The content of a message, its picture being there."""
-        image = str(self.image_root / path) if path else None
+        image = self.path(number, column.replace("text", "img_path"), path) if path else None
         if image is not None and image not in self.there:
             if not Path(image).is_file():
                 self.refuse(number, column.replace("text", "img_path"), f"no file {image}", "a picture (image root?)")
@@ -136,6 +137,13 @@ class _Reader:
             return to_content(prompt, image)
         except ValueError as error:
             return self.refuse(number, column, f"what {error}", "a text, a picture or both")
+
+    def path(self, number: int, column: str, path: str) -> str:
+        """Where a picture is, below the image root."""
+        try:
+            return self.image_root.path(path, column)
+        except ValueError as error:
+            raise ValueError(f"Row {number} of {self.of.name}, {error}.") from error
 
     def refuse(self, number: int, column: str, found: str, expected: str) -> Any:
         """Raises the error of a malformed row."""

@@ -19,10 +19,11 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 
 from trainers.data.build import Policy, build_dataset
+from trainers.data.column_names import refuse_misnamed
 from trainers.data.mmeb_prompts import IMAGE_MARK
 from trainers.data.mmeb_sets import SETS
 from trainers.data.pairs import item_of, negatives_of
-from trainers.data.pictures import as_stored
+from trainers.data.pictures import ImageRoot, as_stored, root_of
 from trainers.data.records import open_records
 from trainers.data.schema import PAIR_FEATURES, check_pair
 from trainers.rows import BadRows, describe, fault
@@ -38,6 +39,8 @@ TRAIN_SETS = tuple(
     if one.modality == "image" and one.in_distribution
 )
 COLUMNS = ("qry", "qry_image_path", "pos_text", "pos_image_path")
+NEGATIVES = ("neg_text", "neg_image_path")
+KNOWN = (*COLUMNS, *NEGATIVES)
 
 
 def load_mmeb_train(
@@ -71,19 +74,19 @@ def load_mmeb_train(
             its number, column, what was found and what was expected.
     """
     folder = Path(folder).absolute()
-    root = folder if image_root is None else Path(image_root).absolute()
+    root = root_of(folder, image_root)
     if split not in SPLITS:
         raise ValueError(f"split={split!r} does not exist; choose {' or '.join(SPLITS)}.")
     datasets = []
     for name in TRAIN_SETS if sets is None else sets:
         for file in _files(folder, name, split):
             records = open_records(file)._replace(name=f"{name}/{file.name}")
-            convert = partial(mmeb_row, name=name, root=str(root))
+            convert = partial(mmeb_row, name=name, root=root)
             bad_rows = BadRows(on_bad_row.policy if isinstance(on_bad_row, BadRows) else on_bad_row)
-            datasets.append(build_dataset(records, convert, PAIR_FEATURES, bad_rows, COLUMNS))
+            datasets.append(build_dataset(records, convert, PAIR_FEATURES, bad_rows, COLUMNS, KNOWN))
             if isinstance(on_bad_row, BadRows):
                 on_bad_row.take({f"{records.name}, {row}": reason for row, reason in bad_rows.reasons.items()})
-            _check_unpacked(datasets[-1], root, name)
+            _check_unpacked(datasets[-1], root.folder, name)
     return concatenate_datasets(datasets)
 
 
@@ -98,7 +101,7 @@ def _files(folder: Path, name: str, split: str) -> list[Path]:
     return files
 
 
-def _check_unpacked(dataset: Dataset, root: Path, name: str) -> None:
+def _check_unpacked(dataset: Dataset, root: str, name: str) -> None:
     """The first picture must be there: what all rows lack is told at once."""
     row = dataset.with_format("arrow")[:1].to_pylist()[0]
     picture = row["query"]["image"] or row["positive"]["image"]
@@ -109,25 +112,25 @@ def _check_unpacked(dataset: Dataset, root: Path, name: str) -> None:
         )
 
 
-def mmeb_row(record: dict[str, Any], name: str, root: str) -> dict[str, Any]:
+def mmeb_row(record: dict[str, Any], name: str, root: ImageRoot) -> dict[str, Any]:
     """A row of stage 2."""
+    refuse_misnamed(record, KNOWN)
     row: dict[str, Any] = {"source": name}
     for side, columns in (("query", COLUMNS[:2]), ("positive", COLUMNS[2:])):
         for column in columns:
             if not isinstance(record.get(column), str | None) and column.endswith(("qry", "text")):
                 raise fault(column, describe(record[column]), "a text")
         row[side] = _item(record.get(columns[0]), record.get(columns[1]), columns, root)
-    columns = ("neg_text", "neg_image_path")
-    texts, images = (_listed(record.get(column), column) for column in columns)
+    texts, images = (_listed(record.get(column), column) for column in NEGATIVES)
     for place, text in enumerate(texts):
         picture = as_stored(images[place], f"neg_image_path[{place}]", root) if place < len(images) else None
         texts[place] = _unmarked(text, picture is not None, f"neg_text[{place}]")
-    row["negatives"] = negatives_of(texts, images, columns, root)
+    row["negatives"] = negatives_of(texts, images, NEGATIVES, root)
     check_pair(row)
     return row
 
 
-def _item(text: Any, image: Any, columns: Sequence[str], root: str) -> dict[str, Any]:
+def _item(text: Any, image: Any, columns: Sequence[str], root: ImageRoot) -> dict[str, Any]:
     picture = as_stored(image, columns[1], root)
     return item_of(_unmarked(text, picture is not None, columns[0]), picture, tuple(columns), root)
 

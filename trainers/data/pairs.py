@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -12,12 +12,13 @@ from typing import Any
 from datasets import Dataset, Features, Value
 
 from trainers.data.build import Policy, build_dataset
-from trainers.data.dialogues import root_of
-from trainers.data.pictures import as_stored
+from trainers.data.column_names import refuse_misnamed
+from trainers.data.pictures import ImageRoot, as_stored, root_of
 from trainers.data.records import open_records, saved_dataset
 from trainers.data.schema import (
     DIALOGUE_FEATURES,
     PAIR_FEATURES,
+    as_text,
     check_messages,
     check_pair,
     check_text,
@@ -103,7 +104,8 @@ def load_pairs(
         return _load_ready(source, image_root, on_bad_row)
     check_named(named)
     convert = partial(pair_row, named=named, root=root_of(source, image_root))
-    return build_dataset(open_records(source), convert, features_of(named), on_bad_row, named.values())
+    known = list(named.values())
+    return build_dataset(open_records(source), convert, features_of(named), on_bad_row, known, known)
 
 
 def check_named(named: dict[str, str]) -> None:
@@ -137,8 +139,9 @@ def load_triplets(
         ValueError: as in [`load_pairs`].
     """
     features = Features({name: PAIR_FEATURES[name] for name in ("query", "positive", "negatives")})
-    convert = partial(_triplet, root=root_of(source, image_root))
-    return build_dataset(open_records(source), convert, features, on_bad_row, ["anchor", "positive"])
+    convert, records = partial(_triplet, root=root_of(source, image_root)), open_records(source)
+    known = None if records.columns is None else _of_triplet(records.columns)
+    return build_dataset(records, convert, features, on_bad_row, ["anchor", "positive"], known)
 
 
 def _load_ready(source: str | Path | Dataset, image_root: str | Path | None, on_bad_row: Policy) -> Dataset:
@@ -146,14 +149,15 @@ def _load_ready(source: str | Path | Dataset, image_root: str | Path | None, on_
     records = open_records(source if dataset is None else dataset)
     if records.columns is not None and not {"query", "positive"} <= set(records.columns):
         raise ValueError(f"Name the columns of {source} (query_text, positive_image, …): {records.columns}.")
-    if dataset is not None:
+    if dataset is not None and image_root is None:
         return validate_pairs(dataset, on_bad_row)
     convert = partial(_ready, root=root_of(source, image_root))
-    return build_dataset(records, convert, READY_FEATURES, on_bad_row, ["query", "positive"])
+    return build_dataset(records, convert, READY_FEATURES, on_bad_row, ["query", "positive"], READY_FEATURES)
 
 
-def pair_row(record: dict[str, Any], named: dict[str, str], root: str) -> dict[str, Any]:
+def pair_row(record: dict[str, Any], named: dict[str, str], root: ImageRoot) -> dict[str, Any]:
     """A row of stage 2 from a record; `named` are the columns of [`PairColumns`] that are given."""
+    refuse_misnamed(record, named.values())
     values = {name: record.get(column) for name, column in named.items()}
     row: dict[str, Any] = {}
     for side in ("query", "positive"):
@@ -172,7 +176,8 @@ def _names(named: dict[str, str], side: str) -> tuple[str, str]:
     return named.get(f"{side}_text", f"{side}_text"), named.get(f"{side}_image", f"{side}_image")
 
 
-def _ready(record: dict[str, Any], root: str) -> dict[str, Any]:
+def _ready(record: dict[str, Any], root: ImageRoot) -> dict[str, Any]:
+    refuse_misnamed(record, READY_FEATURES)
     negatives = record.get("negatives")
     if not isinstance(negatives, list | None):
         raise fault("negatives", describe(negatives), "a list of items")
@@ -184,13 +189,20 @@ def _ready(record: dict[str, Any], root: str) -> dict[str, Any]:
     return _checked({**row, "messages": messages})
 
 
-def _triplet(record: dict[str, Any], root: str) -> dict[str, Any]:
+def _triplet(record: dict[str, Any], root: ImageRoot) -> dict[str, Any]:
+    refuse_misnamed(record, _of_triplet(record))
     row = {side: _any_item(record.get(name), name, root) for side, name in (("query", "anchor"), ("positive",) * 2)}
     names = [name for name in record if ANY_NEGATIVE.fullmatch(name) and record[name] not in (None, "")]
     return _checked({**row, "negatives": [_any_item(record[name], name, root) for name in names]})
 
 
-def _any_item(value: Any, column: str, root: str) -> dict[str, Any]:
+def _of_triplet(names: Iterable[str]) -> list[str]:
+    """The columns that are read of those that are there, and those that could be."""
+    negatives = [name for name in names if ANY_NEGATIVE.fullmatch(name)]
+    return ["anchor", "positive", *(negatives or ["negative"])]
+
+
+def _any_item(value: Any, column: str, root: ImageRoot) -> dict[str, Any]:
     """A text, a picture, or `{"text", "image"}`."""
     if isinstance(value, dict) and value and value.keys() <= {"text", "image"}:
         return item_of(value.get("text"), value.get("image"), (f"{column}.text", f"{column}.image"), root)
@@ -199,18 +211,16 @@ def _any_item(value: Any, column: str, root: str) -> dict[str, Any]:
     return item_of(None, value, (column, column), root)
 
 
-def item_of(text: Any, image: Any, columns: tuple[str, str], root: str) -> dict[str, Any]:
+def item_of(text: Any, image: Any, columns: tuple[str, str], root: ImageRoot) -> dict[str, Any]:
     """A query or document of a text and a picture; empty strings are nothing, as in MMEB."""
-    if isinstance(text, int | float) and not isinstance(text, bool) and not math.isnan(text):
-        text = str(text)  # a number in a table is a text, unless it stands for none
-    check_text(text, columns[0])
+    text = as_text(text, columns[0])
     picture = as_stored(image, columns[1], root)
     if picture is None and not (text or "").strip():
         raise fault(" and ".join(dict.fromkeys(columns)), "neither a text nor a picture", "one of them, or both")
     return {"text": text or None, "image": picture}
 
 
-def negatives_of(text: Any, image: Any, columns: tuple[str, str], root: str) -> list[dict[str, Any]]:
+def negatives_of(text: Any, image: Any, columns: tuple[str, str], root: ImageRoot) -> list[dict[str, Any]]:
     """Hard negatives of a text and a picture, or of lists of them, which go together."""
     texts, images = (value if isinstance(value, list) else [value] for value in (text, image))
     length = max(len(texts), len(images))

@@ -5,28 +5,74 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from trainers.rows import describe, fault
 
 
-__all__ = ["PICTURE_SUFFIXES", "as_stored", "as_stored_list", "picture_files"]
+__all__ = ["PICTURE_SUFFIXES", "ImageRoot", "as_stored", "as_stored_list", "root_of"]
 
 PICTURE_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 EXPECTED = "a path, the bytes of a file, a data: URI or nothing"
+LONGEST_PATH, LONGEST_NAME = 4095, 255  # bytes that Linux takes; longer ones raise where nobody knows the row
 
 
-def as_stored(value: Any, column: str, root: str) -> dict[str, Any] | None:
+class ImageRoot(NamedTuple):
+    """
+    The folder at which the relative paths of a table begin, and which they may not leave.
+
+    A table may come from anybody, so `../../etc/x.png` is refused. Absolute paths are taken, unless a folder was
+    given: then they must lead into it. What counts is the path as it is written: a link in the folder may lead
+    anywhere, for links are made by whoever owns the disk, and folders of links are how data are shared on clusters.
+
+    Args:
+        folder (`str`): an absolute path.
+        given (`bool`): whether somebody named it; otherwise it is that of the table.
+    """
+
+    folder: str
+    given: bool
+
+    def path(self, value: str, column: str) -> str:
+        """
+        The absolute path of an image.
+
+        Raises:
+            ValueError: if it leads out of the folder, or is longer than paths can be.
+        """
+        path = value if os.path.isabs(value) else os.path.join(self.folder, value)
+        if len(os.fsencode(path)) > LONGEST_PATH or any(len(os.fsencode(n)) > LONGEST_NAME for n in path.split("/")):
+            found = f"a text of {len(value)} characters, {value[:40]!r}…"
+            raise fault(column, found, "a path; base64 begins with data:image/png;base64,")
+        if os.path.isabs(value) and not self.given:
+            return value
+        path = os.path.normpath(path)  # and this is what is opened: a link before a `..` leads nowhere else
+        if os.path.commonpath([self.folder, path]) != self.folder:
+            told = "(`image_root`) that all of them are in"
+            raise fault(column, describe(value), f"a path inside of {self.folder}, or another image root {told}")
+        return path
+
+
+def root_of(source: Any, image_root: str | Path | None) -> ImageRoot:
+    """The folder at which relative paths begin: the one that is given, that of a file, or that of this process."""
+    if image_root is not None:
+        return ImageRoot(os.path.abspath(image_root), True)
+    if not isinstance(source, str | Path):
+        return ImageRoot(os.getcwd(), False)
+    path = os.path.abspath(source)
+    return ImageRoot(path if os.path.isdir(path) else os.path.dirname(path), False)
+
+
+def as_stored(value: Any, column: str, root: ImageRoot) -> dict[str, Any] | None:
     """
     A picture as `datasets` stores it.
 
     Args:
         value: a path, a `file:` or `data:` URI, bytes, `{"bytes", "path"}`, or nothing (`None` or an empty text).
         column (`str`): where it stands, for error messages.
-        root (`str`): folder at which relative paths begin.
+        root ([`ImageRoot`]): folder at which relative paths begin.
 
     Returns:
         `dict` with `bytes` and `path`, one of them `None`; or `None` for nothing.
@@ -35,6 +81,8 @@ def as_stored(value: Any, column: str, root: str) -> dict[str, Any] | None:
         ValueError: for anything else, an address on the network among it.
     """
     if isinstance(value, dict) and value and value.keys() <= {"bytes", "path"}:
+        if not isinstance(value.get("bytes"), bytes | bytearray | memoryview | None):
+            raise fault(f"{column}.bytes", describe(value["bytes"]), "the bytes of a file")
         value = value.get("path") if value.get("bytes") is None else value["bytes"]
     if value is None or value == "":
         return None
@@ -49,21 +97,28 @@ def as_stored(value: Any, column: str, root: str) -> dict[str, Any] | None:
     return _from_text(value, column, root)
 
 
-def _from_text(value: str, column: str, root: str) -> dict[str, Any]:
+def _from_text(value: str, column: str, root: ImageRoot) -> dict[str, Any]:
     scheme = value.partition(":")[0].lower() if ":" in value else ""
     if scheme == "data":
         return {"bytes": _from_data_uri(value, column), "path": None}
     if scheme in ("http", "https", "ftp", "s3", "gs", "hf"):
         raise fault(column, describe(value), "a file: nothing is fetched from the network, download it first")
     if scheme == "file":
-        value = unquote(urlsplit(value).path)
+        value = _from_file_uri(value, column)
     if "\0" in value or not value.strip():
         raise fault(column, describe(value), EXPECTED)
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise fault(column, f"{ascii(value)[:80]}, which is not UTF-8", EXPECTED) from error
-    return {"bytes": None, "path": os.path.join(root, value)}
+    return {"bytes": None, "path": root.path(value, column)}
+
+
+def _from_file_uri(value: str, column: str) -> str:
+    try:
+        return unquote(urlsplit(value).path, errors="strict")
+    except ValueError as error:
+        raise fault(column, describe(value), f"file:///path, but: {error}") from error
 
 
 def _from_data_uri(value: str, column: str) -> bytes:
@@ -79,7 +134,7 @@ def _from_data_uri(value: str, column: str) -> bytes:
     return content
 
 
-def as_stored_list(value: Any, column: str, root: str) -> list[dict[str, Any]]:
+def as_stored_list(value: Any, column: str, root: ImageRoot) -> list[dict[str, Any]]:
     """The same for a list, or for one picture; none may be missing in a list."""
     if not isinstance(value, list | tuple):
         picture = as_stored(value, column, root)
@@ -88,8 +143,3 @@ def as_stored_list(value: Any, column: str, root: str) -> list[dict[str, Any]]:
     if None in pictures:
         raise fault(f"{column}[{pictures.index(None)}]", "nothing", "a picture")
     return pictures
-
-
-def picture_files(folder: Path) -> Iterator[Path]:
-    """The pictures in a folder, at any depth, in the order of their names."""
-    yield from sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file())

@@ -33,10 +33,12 @@ class Source(NamedTuple):
     Args:
         id (`str`): name of its row.
         image (`str`, `bytes` or `None`): path or content of its file.
+        error (`str`, *optional*): why the row cannot be read.
     """
 
     id: str
     image: str | bytes | None
+    error: str | None = None
 
 
 async def generate_dialogues(
@@ -145,6 +147,8 @@ async def _write_one(source: Source, chat: Chat, output: QAOutput, settings: QAS
     stats: dict[str, Any] = {"id": source.id, "picture": None}
     writing = None
     try:
+        if source.error is not None:
+            raise Rejected("row cannot be read", source.error)
         picture = await asyncio.to_thread(read_picture, source.image)
         stats["picture"] = picture.digest
         writing = Writing(chat, picture, settings, source.id)

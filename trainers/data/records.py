@@ -1,29 +1,35 @@
 """Tables and lists of any kind as records, one after the other, so that a bad one is known by its number.
 
-A file that is read as a whole by a library fails as a whole, without a row. So tables of text are read here line by
-line; Parquet and data sets, whose columns have types, in batches. Memory does not grow with the number of rows.
+This is the one reader of tables, for all commands. A file that is read as a whole by a library fails as a whole,
+without a row. So tables of text are read here line by line; Parquet and data sets, whose columns have types, in
+batches. Memory does not grow with the number of rows, but of .json, which is parsed from a text.
+
+Texts in columns of any type of Arrow (strings, large, views, categories) are texts, and a `ClassLabel` is its name.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, load_from_disk
+from datasets import ClassLabel, Dataset, Features, List, load_from_disk
 
-from trainers.rows import describe, without_decoding
+from trainers.data.csv_rows import csv_header, csv_rows
+from trainers.data.json_rows import json_rows, jsonl_rows
+from trainers.data.text_files import check_regular
+from trainers.rows import fault, without_decoding
 
 
-__all__ = ["Record", "Records", "open_records", "saved_dataset"]
+__all__ = ["TABLE_SUFFIXES", "Record", "Records", "open_records", "saved_dataset"]
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 BATCH = 256  # rows of a batch, which may have pictures in them
-SURROGATES = "surrogateescape"  # bytes that are not UTF-8 are carried to the check of their row
+# What a damaged file, or a value that Python has no type for, raises when it is read.
+UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError)
 
 Record = dict[str, Any] | ValueError  # a row, or why it cannot be read
 
@@ -35,21 +41,39 @@ class Records(NamedTuple):
     Args:
         name (`str`): what it is called in messages.
         columns (`list[str]`, *optional*): its columns, where all rows have the same.
-        rows (`Callable[[], Iterator[Record]]`): gives its rows from the first.
+        rows (`Callable[..., Iterator[Record]]`): gives its rows from the first; with names of columns, it may leave
+            out the others.
         identity (`Any`): differs when the content does.
+        num_rows (`int`, *optional*): how many there are, where that is known without reading them.
     """
 
     name: str
     columns: list[str] | None
-    rows: Callable[[], Iterator[Record]]
+    rows: Callable[..., Iterator[Record]]
     identity: Any
+    num_rows: int | None = None
 
 
 def saved_dataset(source: str | Path | Dataset) -> Dataset | None:
-    """The data set that a source is, or that was saved in the folder that it names."""
+    """
+    The data set that a source is, or that was saved in the folder that it names; `None` for anything else.
+
+    Raises:
+        ValueError: for a folder with several data sets, or with a damaged one.
+    """
     if isinstance(source, Dataset):
         return source
-    return load_from_disk(str(source)) if Path(source, "state.json").exists() else None
+    if not isinstance(source, str | Path):
+        raise ValueError(f"A {type(source).__name__} is no source of rows: give a `Dataset`, a file or a folder.")
+    if os.path.isfile(os.path.join(source, "dataset_dict.json")):
+        splits = sorted(file.parent.name for file in Path(source).glob("*/state.json"))
+        raise ValueError(f"{source} has several data sets: give the folder of one of them, {', '.join(splits)}.")
+    if not os.path.isfile(os.path.join(source, "state.json")):
+        return None
+    try:
+        return load_from_disk(str(source))
+    except (*UNREADABLE, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{source} cannot be read as a data set of `save_to_disk`: {error}") from error
 
 
 def open_records(source: str | Path | Dataset) -> Records:
@@ -69,115 +93,109 @@ def open_records(source: str | Path | Dataset) -> Records:
     if (dataset := saved_dataset(source)) is not None:
         return _of_dataset(dataset, "the data set" if isinstance(source, Dataset) else Path(source).name)
     path = Path(source).absolute()
-    if not path.is_file() or path.suffix not in SUFFIXES:
-        raise ValueError(f"{path} must be a folder of `save_to_disk`, or a file that ends with {', '.join(SUFFIXES)}.")
+    suffix = path.suffix.lower()
+    if suffix not in TABLE_SUFFIXES or os.path.isdir(path):
+        kinds = ", ".join(TABLE_SUFFIXES)
+        raise ValueError(f"{path} must be a folder of `save_to_disk`, or a file that ends with {kinds}.")
+    check_regular(path)
     state = path.stat()
     identity = (str(path), state.st_size, state.st_mtime_ns)
-    if path.suffix == ".parquet":
+    if suffix == ".parquet":
         return _of_parquet(path, identity)
-    if path.suffix in (".csv", ".tsv"):
-        separator = "\t" if path.suffix == ".tsv" else ","
-        with path.open(encoding="utf-8-sig", errors=SURROGATES, newline="") as file:
-            header = next(csv.reader(file, delimiter=separator), [])
-        if len(set(header)) < len(header) or "" in header:
-            raise ValueError(f"{path}: its first line, {header}, must name every column, each in another way.")
-        return Records(path.name, header, lambda: _csv_rows(path, separator), identity)
-    read = _jsonl_rows if path.suffix == ".jsonl" else _json_rows
-    return Records(path.name, None, lambda: read(path), identity)
+    if suffix in (".csv", ".tsv"):
+        separator = "\t" if suffix == ".tsv" else ","
+        return Records(
+            path.name, csv_header(path, separator), lambda columns=None: csv_rows(path, separator), identity
+        )
+    read = jsonl_rows if suffix == ".jsonl" else json_rows
+    return Records(path.name, None, lambda columns=None: read(path), identity)
 
 
 def _of_dataset(dataset: Dataset, name: str) -> Records:
-    rows = without_decoding(dataset).with_format("arrow")
+    rows = without_decoding(dataset)
 
-    def read() -> Iterator[Record]:
-        for table in rows.iter(BATCH):
-            yield from table.to_pylist()
+    def read(columns: Iterable[str] | None = None) -> Iterator[Record]:
+        kept = rows if columns is None else rows.select_columns(list(columns))
+        batches = kept.with_format("arrow").iter(BATCH)
+        return _rows_of(batches, dataset.features, name)
 
-    return Records(name, dataset.column_names, read, dataset._fingerprint)
+    return Records(name, dataset.column_names, read, dataset._fingerprint, len(dataset))
 
 
 def _of_parquet(path: Path, identity: Any) -> Records:
     try:
-        file = pq.ParquetFile(path, memory_map=True)
-    except pa.ArrowException as error:
+        file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+        schema = file.schema_arrow
+    except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
+    if len(set(schema.names)) < len(schema.names):
+        raise ValueError(f"{path}: its columns, {schema.names}, must each have another name.")
 
-    def read() -> Iterator[Record]:
-        for batch in file.iter_batches(BATCH):
-            yield from batch.to_pylist()
+    def read(columns: Iterable[str] | None = None) -> Iterator[Record]:
+        batches = file.iter_batches(BATCH, columns=None if columns is None else list(columns))
+        return _rows_of(batches, _features_of(schema), str(path))
 
-    return Records(path.name, file.schema_arrow.names, read, identity)
-
-
-def _csv_rows(path: Path, separator: str) -> Iterator[Record]:
-    """Whatever it looks like, a text is a text."""
-    with path.open(encoding="utf-8-sig", errors=SURROGATES, newline="") as file:
-        reader = csv.reader(file, delimiter=separator, strict=True)
-        header = next(reader)
-        while True:
-            try:
-                values = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield ValueError(f"line {reader.line_num}: found no row ({error}), expected quotes in pairs")
-                continue
-            if len(values) == len(header):
-                yield dict(zip(header, values, strict=True))
-            elif values:  # a blank line is no row
-                found = f"{len(values)} values, expected {len(header)}, one for each of {header}"
-                yield ValueError(f"line {reader.line_num}: found {found}")
+    return Records(path.name, schema.names, read, identity, file.metadata.num_rows)
 
 
-def _jsonl_rows(path: Path) -> Iterator[Record]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield _parse(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, f"line {number}")
-
-
-def _parse(line: bytes, place: str) -> Record:
+def _features_of(schema: pa.Schema) -> dict[str, Any]:
+    """What `datasets` has written down about the columns, if it has made the file."""
+    if not schema.metadata or b"huggingface" not in schema.metadata:
+        return {}
     try:
-        row = json.loads(line.decode())
-    except (ValueError, RecursionError) as error:
-        what = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "not JSON"
-        return ValueError(f"{place}: found {ascii(line[:60])}, which is {what} ({error}), expected a JSON object")
-    return _object(row, f"{place}: ")
+        return Features.from_arrow_schema(schema)
+    except (ValueError, KeyError, TypeError, AttributeError):  # from another version: the columns are as they are
+        return {}
 
 
-def _object(row: Any, place: str) -> Record:
-    if isinstance(row, dict):
-        return row
-    return ValueError(f"{place}found {describe(row)}, expected a JSON object with the columns as its keys")
-
-
-def _json_rows(path: Path) -> Iterator[Record]:
-    """A list of objects, parsed one at a time; after a syntax error nobody knows where the next would begin."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8: {error}. As .jsonl, its good rows could be told from the bad."
-        ) from error
-    parse, place = json.JSONDecoder().raw_decode, _skip(text, 0)
-    if text[place : place + 1] != "[":
-        raise ValueError(f"{path} must hold a list, [{{…}}, …]; rows one below the other belong into a .jsonl file.")
-    place, number = _skip(text, place + 1), 0
-    while text[place : place + 1] != "]":
+def _rows_of(batches: Iterable[Any], features: dict[str, Any], where: str) -> Iterator[Record]:
+    """Rows of Arrow tables."""
+    number, batches = 0, iter(batches)
+    while True:
         try:
-            row, place = parse(text, place)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: its row {number} is not JSON: {error}") from error
-        yield _object(row, "")
-        number, place = number + 1, _skip(text, place)
-        if text[place : place + 1] not in (",", "]"):
-            raise ValueError(
-                f"{path}: after its row {number - 1}, found {text[place : place + 20]!r}, expected , or ]"
-            )
-        place = _skip(text, place + 1) if text[place] == "," else place
+            batch = next(batches, None)
+        except UNREADABLE as error:
+            raise ValueError(f"{where}: from its row {number} on it cannot be read: {error}") from error
+        if batch is None:
+            return
+        labels = {name: features[name] for name in batch.schema.names if _is_label(features.get(name))}
+        try:
+            rows: list[Record] = batch.to_pylist()
+        except UNREADABLE:  # somewhere in the batch: the rows one by one tell where
+            rows = [_row_at(batch, place) for place in range(len(batch))]
+        yield from (_named(row, labels) if labels else row for row in rows)
+        number += len(batch)
 
 
-def _skip(text: str, place: int) -> int:
-    while text[place : place + 1].isspace():
-        place += 1
-    return place
+def _row_at(batch: Any, place: int) -> Record:
+    row = {}
+    for name in batch.schema.names:
+        try:
+            row[name] = batch[name][place].as_py()
+        except UNREADABLE as error:
+            return fault(name, f"a value that cannot be read ({error})", "one that can")
+    return row
+
+
+def _is_label(feature: Any) -> bool:
+    return isinstance(feature.feature if isinstance(feature, List) else feature, ClassLabel)
+
+
+def _named(row: Record, labels: dict[str, Any]) -> Record:
+    """A row with the names of its labels in place of their numbers."""
+    if isinstance(row, ValueError):
+        return row
+    try:
+        return row | {name: _label(row[name], feature, name) for name, feature in labels.items()}
+    except ValueError as error:
+        return error
+
+
+def _label(value: Any, feature: Any, column: str) -> Any:
+    if isinstance(value, list):
+        return [_label(one, feature.feature, column) for one in value]
+    if value is None or value == -1:  # by which `datasets` says that there is none
+        return None
+    if not 0 <= value < feature.num_classes:
+        raise fault(column, f"the label {value}", f"one of the {feature.num_classes} that the data set names")
+    return feature.names[value]

@@ -6,7 +6,9 @@ before. Pictures are checked for being there and are not decoded: that is the wo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +16,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, Value
 from transformers.utils import logging
 
+from trainers.data.column_names import refuse_misnamed
 from trainers.rows import BadRows, describe, fault, without_decoding
 
 
@@ -22,6 +25,7 @@ __all__ = [
     "ITEM_FEATURES",
     "PAIR_FEATURES",
     "PICTURE_FEATURES",
+    "as_text",
     "check_dialogue",
     "check_messages",
     "check_pair",
@@ -66,7 +70,7 @@ def validate_dialogues(dataset: Dataset, on_bad_row: str | BadRows = "raise") ->
 
 def validate_pairs(dataset: Dataset, on_bad_row: str | BadRows = "raise") -> Dataset:
     """As [`validate_dialogues`], for rows of stage 2: `query`, `positive`, maybe `negatives` and `source`."""
-    return validate(dataset, PAIR_FEATURES, {"query", "positive"}, check_pair, on_bad_row)
+    return validate(dataset, PAIR_FEATURES, {"query", "positive"}, check_pair, on_bad_row, known=("group",))
 
 
 def validate(
@@ -75,9 +79,11 @@ def validate(
     required: set[str],
     check: Callable[[dict], None],
     on_bad_row: str | BadRows = "raise",
+    known: Iterable[str] = (),
 ) -> Dataset:
-    """As [`validate_dialogues`], for any columns and any check of a row."""
+    """As [`validate_dialogues`], for any columns and any check of a row; `known` are other columns that are read."""
     _check_columns(dataset, features, required)
+    refuse_misnamed(dataset.column_names, {*features, *known})
     bad_rows = on_bad_row if isinstance(on_bad_row, BadRows) else BadRows(on_bad_row)
     present = [name for name in features if name in dataset.column_names]
     rows = without_decoding(dataset).select_columns(present).with_format("arrow")
@@ -118,9 +124,13 @@ def _fits(found: pa.DataType, expected: pa.DataType) -> bool:
         if expected.equals(Image().pa_type) and _fits(found, pa.string()):
             return True  # a path
         names = [field.name for field in found] if pa.types.is_struct(found) else []
+        refuse_misnamed(names, [field.name for field in expected])
         known = [field for field in expected if field.name in names]
         return bool(known) and all(_fits(found.field(field.name).type, field.type) for field in known)
-    return pa.types.is_large_string(found) if pa.types.is_string(expected) else pa.types.is_large_binary(found)
+    kinds = (pa.types.is_large_string, pa.types.is_string_view)
+    if not pa.types.is_string(expected):
+        kinds = (pa.types.is_large_binary, pa.types.is_binary_view)
+    return any(is_kind(found) for is_kind in kinds)
 
 
 def _without_bytes(array: pa.Array) -> pa.Array:
@@ -129,11 +139,15 @@ def _without_bytes(array: pa.Array) -> pa.Array:
         values = [_without_bytes(values) for values in array.flatten()]
         names = [field.name for field in array.type]
         return pa.StructArray.from_arrays(values, names, mask=array.is_null())
-    if pa.types.is_list(array.type):
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
         start = array.offsets[0].as_py()
         values = _without_bytes(array.values[start : array.offsets[-1].as_py()])
-        return pa.ListArray.from_arrays(pc.subtract(array.offsets, start), values, mask=array.is_null())
-    return pc.binary_length(array) if pa.types.is_binary(array.type) else array
+        made = pa.ListArray if pa.types.is_list(array.type) else pa.LargeListArray
+        return made.from_arrays(pc.subtract(array.offsets, start), values, mask=array.is_null())
+    if pa.types.is_binary_view(array.type):
+        array = array.cast(pa.large_binary())
+    is_binary = pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)
+    return pc.binary_length(array) if is_binary else array
 
 
 def check_dialogue(row: dict[str, Any], column: str = "messages", keys: tuple[str, str] = KEYS) -> None:
@@ -185,10 +199,24 @@ def check_pair(row: dict[str, Any]) -> None:
     check_text(row.get("source"), "source")
 
 
+def as_text(value: Any, column: str) -> str | None:
+    """
+    The text of a cell of a table, for columns that somebody named as such: a number is the text of its digits, for
+    tables do not tell the two apart. In rows of the schemas, which do, a text is a string ([`check_text`]).
+    """
+    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    if is_number and math.isfinite(value):  # what is no number stands for nothing, and is no text
+        return str(value)
+    check_text(value, column)
+    return value
+
+
 def check_text(text: Any, column: str) -> None:
     """A text is a string that can be stored, or nothing."""
     if not isinstance(text, str | None):
         raise fault(column, describe(text), "a text")
+    if text is not None and "\0" in text:
+        raise fault(column, f"{ascii(text[max(0, text.index(chr(0)) - 10) :][:20])} with a NUL in it", "a text")
     if text is not None and not text.isascii():
         try:
             text.encode()

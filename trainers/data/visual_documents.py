@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
@@ -80,17 +81,32 @@ class _Inputs(Sequence):
     def __init__(self, prompts: list[str], rows: list[int], corpus: Dataset, name: str) -> None:
         self.prompts, self.rows, self.name = prompts, rows, name
         self.pages = without_decoding(corpus.select_columns(["image"])).with_format("arrow")
+        self._check()
 
     def __len__(self) -> int:
         return len(self.prompts) + len(self.pages)
+
+    def _check(self) -> None:
+        """Pages are the bytes of files in the table: a path would begin nobody knows where."""
+        kind = self.pages[:]["image"].type
+        if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+            raise ValueError(f"The corpus of {self.name}, image: found {kind}; expected the bytes of pictures.")
+        first = 0
+        for chunk in self.pages[:]["image"].chunks:
+            if (lacking := pc.index(chunk.field("bytes").is_null(), True).as_py()) >= 0:
+                told = chunk[lacking].as_py()
+                found = f"the path {told['path']!r}" if told and told.get("path") else "nothing"
+                raise ValueError(
+                    f"Row {first + lacking} of the corpus of {self.name}, image: found {found}; expected a picture, "
+                    "as the bytes of its file."
+                )
+            first += len(chunk)
 
     def __getitem__(self, number: int) -> list[dict]:
         if number < len(self.prompts):
             return [{"role": "user", "content": self.prompts[number]}]
         row = number - len(self.prompts)
         image = as_image(self.pages[row]["image"][0].as_py())
-        if image is None:
-            raise ValueError(f"Row {row} of the corpus of {self.name}, image: found nothing; expected a picture.")
         return [{"role": "user", "content": to_content(f"{IMAGE_MARK} {PAGE_INSTRUCTION}", image)}]
 
     def called(self, number: int) -> str:

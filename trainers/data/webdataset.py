@@ -7,8 +7,10 @@ member as it goes and ends at the first that it cannot parse, without a name; so
 
 from __future__ import annotations
 
-import json
+import lzma
+import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from glob import glob
@@ -18,28 +20,37 @@ from typing import Any
 from datasets import Features, IterableDataset, Value
 
 from trainers.data.dialogues import DialogueColumns, mapped_row
+from trainers.data.image_folders import is_system_file
+from trainers.data.json_rows import RepeatedKey, parse_json
 from trainers.data.llava import llava_row
 from trainers.data.pairs import PairColumns, check_named, features_of, pair_row
-from trainers.data.pictures import PICTURE_SUFFIXES
+from trainers.data.pictures import PICTURE_SUFFIXES, ImageRoot, root_of
 from trainers.data.schema import DIALOGUE_FEATURES
+from trainers.data.text_files import check_regular, printable
 from trainers.rows import ROW, BadRows, describe, fault, undecoded
 
 
 __all__ = ["stream_dialogues", "stream_pairs"]
 
 TEXT_SUFFIXES = (".txt", ".text", ".caption", ".cls")
+# What a shard raises that is damaged, by its kind of compression.
+UNREADABLE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
 Sample = dict[str, Any]
+Member = tuple[str, bytes | ValueError]  # its ending; its content, or why there is none
 
 
 def stream_dialogues(
-    shards: str | Path | Sequence[str | Path], columns: DialogueColumns | None = None, on_bad_row: str = "raise"
+    shards: str | Path | Sequence[str | Path],
+    columns: DialogueColumns | None = None,
+    on_bad_row: str = "raise",
+    image_root: str | Path | None = None,
 ) -> IterableDataset:
     r"""
     Streams rows of stage 1 from WebDataset shards.
 
-    A sample has pictures (`0001.jpg`; of several, `0001.1.png`, `0001.2.png`), which come in the order of their
-    names, and a `0001.json` with `messages` or LLaVA's `conversations`; or texts in members that `columns` names by
-    their endings (`question="q.txt"`, `answer="a.txt"`).
+    A sample has pictures (`0001.jpg`; of several, `0001.1.png`, … `0001.12.png`), which come in the order of their
+    names, numbers counting as numbers, and a `0001.json` with `messages` or LLaVA's `conversations`; or texts in
+    members that `columns` names by their endings (`question="q.txt"`, `answer="a.txt"`).
 
     Args:
         shards (`str`, `Path` or a sequence of them):
@@ -48,6 +59,8 @@ def stream_dialogues(
             Other names of the columns.
         on_bad_row (`str`, *optional*, defaults to `"raise"`):
             `"raise"`, or `"skip"` to leave bad samples out, which is logged.
+        image_root (`str` or `Path`, *optional*):
+            Folder at which paths in a JSON begin, where it has any; by default that of the shard.
 
     Returns:
         `IterableDataset`: columns `images`, `text`, `messages`, and `row`, which is shard and key.
@@ -57,17 +70,20 @@ def stream_dialogues(
     """
     columns = columns or DialogueColumns()
     columns.needed()
-    return _stream(shards, partial(_dialogue, columns=columns), DIALOGUE_FEATURES, on_bad_row)
+    return _stream(shards, partial(_dialogue, columns=columns), DIALOGUE_FEATURES, on_bad_row, image_root)
 
 
 def stream_pairs(
-    shards: str | Path | Sequence[str | Path], columns: PairColumns, on_bad_row: str = "raise"
+    shards: str | Path | Sequence[str | Path],
+    columns: PairColumns,
+    on_bad_row: str = "raise",
+    image_root: str | Path | None = None,
 ) -> IterableDataset:
     r"""
     Streams rows of stage 2 from WebDataset shards.
 
     Args:
-        shards, on_bad_row:
+        shards, on_bad_row, image_root:
             As in [`stream_dialogues`].
         columns ([`PairColumns`]):
             Names of members by their endings (`positive_text="txt"`), or of keys of the .json; `"image"` is the first
@@ -81,95 +97,162 @@ def stream_pairs(
     """
     named = columns.named()
     check_named(named)
-    return _stream(shards, partial(_pair, named=named), features_of(named), on_bad_row)
+    return _stream(shards, partial(_pair, named=named), features_of(named), on_bad_row, image_root)
 
 
 def _stream(
-    shards: str | Path | Sequence[str | Path], convert: partial, features: Features, on_bad_row: str
+    shards: str | Path | Sequence[str | Path],
+    convert: partial,
+    features: Features,
+    on_bad_row: str,
+    image_root: str | Path | None,
 ) -> IterableDataset:
     BadRows(on_bad_row)  # a policy that does not exist is said now
     patterns = [shards] if isinstance(shards, str | Path) else shards
-    files = [file for pattern in patterns for file in sorted(glob(str(pattern), recursive=True))]
+    files = [file for pattern in patterns for file in _matching(str(pattern))]
     if not files:
         raise ValueError(f"There are no shards: nothing matches {[str(pattern) for pattern in patterns]}.")
+    for file in files:
+        check_regular(file)
     streamed = Features({**{name: undecoded(of) for name, of in features.items()}, ROW: Value("string")})
-    settings = {"shards": files, "convert": convert, "on_bad_row": on_bad_row}
+    settings = {"shards": files, "convert": convert, "on_bad_row": on_bad_row, "image_root": image_root}
     return IterableDataset.from_generator(_rows, features=streamed, gen_kwargs=settings)
 
 
-def _rows(shards: list[str], convert: partial, on_bad_row: str) -> Iterator[dict[str, Any]]:
+def _matching(pattern: str) -> list[str]:
+    """A file of this name, whatever signs are in it, or those that match the pattern."""
+    return [pattern] if Path(pattern).is_file() else sorted(glob(pattern, recursive=True))
+
+
+def _rows(
+    shards: list[str], convert: partial, on_bad_row: str, image_root: str | Path | None
+) -> Iterator[dict[str, Any]]:
     for shard in shards:
-        name = Path(shard).name
+        name, root = printable(Path(shard).name), root_of(shard, image_root)
         bad_rows = BadRows(on_bad_row, "the shards")
         key = "its beginning"
         try:
             for key, sample in _samples(shard):
                 try:
-                    row = convert(_record(sample))
+                    row = convert(_record(sample), root=root)
                 except ValueError as error:
                     bad_rows.report(f"{name}/{key}", str(error))
                     continue
                 yield {**row, ROW: f"{name}/{key}"}
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except UNREADABLE as error:
             bad_rows.report(f"{name}/{key}", f"after it, the shard cannot be read: {error}")
 
 
-def _samples(shard: str) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+def _samples(shard: str) -> Iterator[tuple[str, list[Member]]]:
     """Neighbours of one name, which ends at the first dot: the key, and endings with contents."""
     key, members = None, []
     with tarfile.open(shard, "r|*") as tar:
         for member in tar:
             path = PurePosixPath(member.name)
-            if not member.isfile() or path.name.startswith("."):
+            if member.isdir() or any(is_system_file(part) and part != ".." for part in path.parts):
                 continue
             stem, _, ending = path.name.partition(".")
-            if (found := str(path.with_name(stem))) != key:
+            if (found := printable(path.with_name(stem))) != key:
                 if members:
                     yield key, members
                 key, members = found, []
-            members.append((ending.lower(), tar.extractfile(member).read()))
-    if members:
-        yield key, members
+            members.append((printable(ending.lower()), _content(tar, member)))
+        if members:
+            yield key, members
+        _check_end(tar)
 
 
-def _record(members: list[tuple[str, bytes]]) -> Sample:
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | ValueError:
+    if printable(member.name) != member.name:
+        return ValueError(f"found the member {printable(member.name)}, whose name is not UTF-8, expected another name")
+    if not member.isfile():
+        found = "a link" if member.issym() or member.islnk() else "a device or a FIFO"
+        return ValueError(f"found {found} in place of the member {member.name}, expected a file in the shard")
+    return tar.extractfile(member).read()
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """
+    After the last member a tar file has zeros. With nothing there it was cut short; with more, one archive was put
+    after another, or `tarfile` has taken a damaged header for the end.
+    """
+    rest = tar.fileobj.read(tarfile.BLOCKSIZE)
+    if not rest:
+        raise tarfile.ReadError("it has no end mark and may lack members")
+    while rest:
+        if rest.strip(b"\0"):
+            raise tarfile.ReadError("more follows after its end mark or after a damaged header")
+        rest = tar.fileobj.read(tarfile.RECORDSIZE)
+
+
+def _natural(ending: str) -> list[str | int]:
+    """An order in which numbers count as numbers: 2.png before 10.png."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", ending)]
+
+
+def _record(members: list[Member]) -> Sample:
     """Columns of a sample: its members by their endings, the keys of its JSON, and its pictures."""
     sample: Sample = {}
     parsed: Sample = {}
     for ending, content in members:
-        suffix = f".{ending.rpartition('.')[2]}"
+        if isinstance(content, ValueError):
+            raise content
         if ending in sample:
             raise fault(ending, "two members", "one member of each name")
-        try:
-            sample[ending] = content.decode() if suffix in (*TEXT_SUFFIXES, ".json") else content
-        except UnicodeDecodeError as error:
-            raise fault(ending, f"{describe(content)}, which are not UTF-8 ({error})", "a text in UTF-8") from error
-        if suffix == ".json":
-            parsed |= _parse(sample.pop(ending), ending)
-    pictures = [ending for ending, _ in members if f".{ending.rpartition('.')[2]}" in PICTURE_SUFFIXES]
+        sample[ending] = _decoded(ending, content)
+        if _suffix(ending) == ".json":
+            more = _parse(sample.pop(ending), ending)
+            if both := sorted(parsed.keys() & more):
+                raise fault(ending, f"the key {both[0]!r}, which another JSON of the sample has too", "it once")
+            parsed |= more
+    pictures = [ending for ending, _ in members if _suffix(ending) in PICTURE_SUFFIXES]
     if pictures:
-        if empty := [ending for ending in pictures if not sample[ending]]:
-            raise fault(empty[0], "0 bytes", "a picture")
-        parsed["images"] = [sample[ending] for ending in sorted(pictures)]
-        parsed["image"] = parsed["images"][0]
+        parsed |= _pictures(
+            {ending: sample[ending] for ending in sorted(pictures, key=_natural)}, parsed.get("images")
+        )
+    if both := sorted(parsed.keys() & sample):
+        raise fault(both[0], "a member and a key of the JSON", "one of them")
     return parsed | sample
+
+
+def _suffix(ending: str) -> str:
+    return f".{ending.rpartition('.')[2]}"
+
+
+def _decoded(ending: str, content: bytes) -> str | bytes:
+    try:
+        return content.decode("utf-8-sig") if _suffix(ending) in (*TEXT_SUFFIXES, ".json") else content
+    except UnicodeDecodeError as error:
+        raise fault(ending, f"{describe(content)}, which are not UTF-8 ({error})", "a text in UTF-8") from error
+
+
+def _pictures(members: dict[str, bytes], listed: Any) -> Sample:
+    """The columns `images` and `image`; of the pictures that a JSON lists there are as many."""
+    if empty := [ending for ending, content in members.items() if not content]:
+        raise fault(empty[0], "0 bytes", "a picture")
+    if isinstance(listed, list) and len(listed) != len(members):
+        raise fault("images", f"{len(listed)} in the JSON and {len(members)} members", "as many")
+    images = list(members.values())
+    return {"images": images, "image": images[0]}
 
 
 def _parse(text: str, column: str) -> Sample:
     try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        parsed = parse_json(text)
+    except RepeatedKey as error:
+        raise ValueError(f"column {column}: {error}") from error
+    except ValueError as error:
         raise fault(column, f"{ascii(text[:60])} ({error})", "JSON") from error
     if not isinstance(parsed, dict):
         raise fault(column, describe(parsed), "a JSON object")
     return parsed
 
 
-def _dialogue(sample: Sample, columns: DialogueColumns) -> dict[str, Any]:
+def _dialogue(sample: Sample, columns: DialogueColumns, root: ImageRoot) -> dict[str, Any]:
     if "conversations" in sample and columns.messages not in sample:
-        return llava_row({**sample, "image": sample.get("images")}, "")
-    return mapped_row(sample, columns, "")
+        return llava_row({**sample, "image": sample.get("images")}, root)
+    return mapped_row(sample, columns, root)
 
 
-def _pair(sample: Sample, named: dict[str, str]) -> dict[str, Any]:
-    return pair_row(sample, named, "")
+def _pair(sample: Sample, named: dict[str, str], root: ImageRoot) -> dict[str, Any]:
+    return pair_row(sample, named, root)

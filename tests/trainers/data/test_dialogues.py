@@ -144,3 +144,39 @@ def test_the_good_rows_survive(tmp_path: Path, conversation: Callable) -> None:
     (tmp_path / "llava.jsonl").write_text('{"conversations": []}')
     with pytest.raises(ValueError, match="`conversations` are what `load_llava` reads"):
         load_dialogues(tmp_path / "llava.jsonl")
+
+
+def test_numbers_in_columns_of_questions_and_answers(tmp_path: Path) -> None:
+    """They are the texts of their digits, as in pairs; what is no number and no text is a bad row."""
+    rows = [{"text": 7, "q": "How many?", "a": 3}, {"text": "t", "q": ["How many?", 2], "a": [1.5, "x"]}]
+    bad = [
+        {"text": "t", "q": "q", "a": True},
+        {"text": "t", "q": "q", "a": float("nan")},
+        {"text": [1], "q": "q", "a": 1},
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, [*rows, *bad])))
+    bad_rows = BadRows("skip")
+    talks = load_dialogues(tmp_path / "t.jsonl", None, DialogueColumns(question="q", answer="a"), bad_rows)
+    assert [[message["content"] for message in row] for row in talks["messages"]] == [
+        ["How many?", "3"],
+        ["How many?", "1.5", "2", "x"],
+    ]
+    assert list(talks["text"]) == ["7", "t"] and list(bad_rows.reasons) == [2, 3, 4]
+
+
+def test_a_block_with_two_pictures(tmp_path: Path) -> None:
+    block = {"type": "image", "image": "a.png", "url": "b.png"}
+    row = {"messages": [{"role": "user", "content": [block]}, {"role": "assistant", "content": "a"}]}
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    with pytest.raises(
+        ValueError, match=r"messages\[0\]\.content\[0\]: found a block with image and url, expected one"
+    ):
+        load_dialogues(tmp_path / "t.jsonl")
+
+
+def test_a_saved_data_set_with_an_image_root(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    rows = [{"images": [{"bytes": None, "path": "a.png"}], "text": None, "messages": talk}]
+    dataset = Dataset.from_list(rows, DIALOGUE_FEATURES)
+    loaded = NumberedRows(load_dialogues(dataset, tmp_path))
+    assert loaded[0]["images"] == [{"bytes": None, "path": str(tmp_path / "a.png")}]

@@ -184,3 +184,13 @@ def test_triplets_of_sentence_transformers(folder: Path, make_coma: Callable) ->
     assert ComaContrastiveCollator(make_coma()[1])([row])["owners"].tolist() == [0, 0]
     with pytest.raises(ValueError, match=r"has no columns \['anchor'\]"):
         load_triplets(dataset.remove_columns("anchor"))
+
+
+def test_ready_rows_with_an_image_root(folder: Path) -> None:
+    rows = [{"query": {"text": "q", "image": None}, "positive": {"text": None, "image": "a.png"}, "negatives": []}]
+    dataset = Dataset.from_list(rows, features=Features({name: PAIR_FEATURES[name] for name in rows[0]}))
+    found = NumberedRows(load_pairs(dataset, image_root=folder))[0]
+    assert found["positive"]["image"] == {"bytes": None, "path": str(folder / "a.png")}
+    outside = Dataset.from_list([{**rows[0], "positive": {"text": None, "image": "../a.png"}}])
+    with pytest.raises(ValueError, match=r"column positive\.image: found '../a\.png', expected a path inside of"):
+        load_pairs(outside, image_root=folder)

@@ -207,3 +207,15 @@ def test_an_error_of_ours_is_not_taken_for_a_failed_row(sources: list[Source], t
     chat: Chat = Broken()
     with QAOutput(tmp_path / "out.jsonl", {}) as output, pytest.raises(RuntimeError, match="a fault"):
         asyncio.run(generate_dialogues(sources, chat, output, QASettings()))
+
+
+def test_a_row_that_cannot_be_read_fails_with_its_reason(sources: list[Source], tmp_path: Path) -> None:
+    with ChatServer() as server:
+        generate(
+            server,
+            [sources[0], Source("x", None, "Row 1 of t.csv: column image: found 3"), sources[1]],
+            tmp_path / "o",
+        )
+    assert [row["id"] for row in rows_in(tmp_path / "o")] == ["0.png", "1.png"]
+    (failed,) = rows_in(tmp_path / "o.failed.jsonl")
+    assert failed == {"id": "x", "reason": "row cannot be read", "detail": "Row 1 of t.csv: column image: found 3"}

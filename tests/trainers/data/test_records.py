@@ -1,11 +1,15 @@
 """Every kind of file gives the same records, one by one, and a bad one does not take the others with it."""
 
 import json
+import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, List, Value
 
+from trainers.data.pairs import PairColumns, load_pairs
 from trainers.data.records import open_records
 
 
@@ -75,3 +79,100 @@ def test_what_cannot_be_read_at_all_is_said(tmp_path: Path, name: str, content: 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         list(open_records(tmp_path / name).rows())
+
+
+def test_what_is_no_table_is_said(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.csv")
+    (tmp_path / "link.jsonl").symlink_to("nowhere")
+    (tmp_path / "device.json").symlink_to("/dev/zero")
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "several").mkdir()
+    (tmp_path / "several" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    for source, message in (
+        ("fifo.csv", "must be a file; it is a FIFO"),
+        ("link.jsonl", "cannot be read: No such file"),
+        ("device.json", "must be a file; it is a FIFO, a device"),
+        ("missing.csv", "cannot be read: No such file"),
+        ("folder.csv", "must be a folder of `save_to_disk`, or a file"),
+        ("several", "several has several data sets"),
+        ("x" * 5000 + ".csv", "File name too long"),
+        ("a\0.csv", "null byte"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            open_records(tmp_path / source)
+    with pytest.raises(ValueError, match="A list is no source of rows"):
+        open_records([{"a": 1}])
+    (tmp_path / "T.CSV").write_text("a\n1\n")
+    assert list(open_records(tmp_path / "T.CSV").rows()) == [{"a": "1"}]
+
+
+def test_labels_are_their_names(tmp_path: Path) -> None:
+    """And not the numbers by which `datasets` stores them."""
+    names = ClassLabel(names=["cat", "dog"])
+    features = Features({"label": names, "many": List(names), "n": Value("int64")})
+    dataset = Dataset.from_dict({"label": [1, 0, -1], "many": [[0, 1], [], None], "n": [1, 0, 2]}, features)
+    dataset.save_to_disk(tmp_path / "saved")
+    dataset.to_parquet(tmp_path / "t.parquet")
+    expected = [
+        {"label": "dog", "many": ["cat", "dog"], "n": 1},
+        {"label": "cat", "many": [], "n": 0},
+        {"label": None, "many": None, "n": 2},
+    ]
+    for source in (dataset, tmp_path / "saved", tmp_path / "t.parquet"):
+        assert list(open_records(source).rows()) == expected
+        assert list(open_records(source).rows(["label"])) == [{"label": row["label"]} for row in expected]
+    pairs = load_pairs(dataset, PairColumns(query_text="n", positive_text="label"), on_bad_row="skip")
+    assert list(pairs["positive"]) == [{"text": "dog", "image": None}, {"text": "cat", "image": None}]
+
+
+def test_values_that_cannot_be_read_are_bad_rows(tmp_path: Path) -> None:
+    raw = pa.array([b"a", b"\xff", b"c"])
+    broken = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
+    times = pa.array([0, 2**62, 1], pa.timestamp("s"))
+    pq.write_table(pa.table({"a": broken, "b": ["x", "y", "z"]}), tmp_path / "texts.parquet")
+    pq.write_table(
+        pa.table({"a": times.cast(pa.int64()).view(pa.timestamp("ms")), "b": ["x"] * 3}), tmp_path / "t.parquet"
+    )
+    for name in ("texts.parquet", "t.parquet"):
+        first, bad, last = open_records(tmp_path / name).rows()
+        assert first["b"] and last["b"] and str(bad).startswith("column a: found a value that cannot be read")
+        assert [row["b"] for row in open_records(tmp_path / name).rows(["b"])][1]  # nobody asked for the bad one
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
+    file, rows = tmp_path / "t.parquet", [f"text number {number} " * 20 for number in range(4000)]
+    pq.write_table(pa.table({"query": rows, "positive": rows}), file, row_group_size=500, use_dictionary=False)
+    whole = file.read_bytes()
+    for content in (whole[:-100], whole[: len(whole) // 2], b"", b"PAR1" * 5):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"t\.parquet cannot be read as Parquet"):
+            open_records(file)
+    middle = len(whole) // 2
+    file.write_bytes(whole[:middle] + b"\xff" * 2000 + whole[middle + 2000 :])
+    for policy in ("raise", "skip"):
+        with pytest.raises(ValueError, match=r"t\.parquet: from its row \d+ on it cannot be read: \S+"):
+            load_pairs(file, PairColumns(query_text="query", positive_text="positive"), on_bad_row=policy)
+
+
+def test_a_damaged_data_set_is_named(tmp_path: Path) -> None:
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    for name in ("state.json", "dataset_info.json", "data-00000-of-00001.arrow"):
+        file = tmp_path / "saved" / name
+        whole = file.read_bytes()
+        for content in (whole[: len(whole) // 2], b"", b"{}"):
+            if (name, content) == ("dataset_info.json", b"{}"):
+                continue  # it lacks a description, and the columns have types without
+            file.write_bytes(content)
+            with pytest.raises(ValueError, match="saved cannot be read as a data set of `save_to_disk`"):
+                list(open_records(tmp_path / "saved").rows())
+        file.unlink()
+        if name != "state.json":
+            with pytest.raises(ValueError, match="saved cannot be read as a data set"):
+                open_records(tmp_path / "saved")
+        file.write_bytes(whole)
+
+
+def test_columns_of_one_name(tmp_path: Path) -> None:
+    pq.write_table(pa.table([["x"], ["y"]], names=["a", "a"]), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"t\.parquet: its columns, \['a', 'a'\], must each have another name"):
+        open_records(tmp_path / "t.parquet")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from datasets import Dataset, Features, Image, List, Value
 
@@ -106,3 +107,22 @@ def test_paths_large_strings_and_columns_that_are_all_none(conversation: Callabl
     rows = {"images": [["a.png"]], "text": [None], "messages": [conversation("q", "a")], "more": [1]}
     dataset = Dataset.from_dict(rows, features=Features(features))
     assert validate_dialogues(dataset) is dataset
+
+
+def test_texts_and_pictures_of_other_types_of_arrow() -> None:
+    """Views and large lists, as Polars writes them."""
+    image = pa.struct({"bytes": pa.binary_view(), "path": pa.large_string()})
+    item = pa.struct({"text": pa.string_view(), "image": image})
+    picture = {"text": None, "image": {"bytes": b"x", "path": None}}
+    values = {"query": {"text": "a", "image": None}, "positive": picture}
+    schema = pa.schema({"query": item, "positive": item, "negatives": pa.large_list(item)})
+    good, bad = {**values, "negatives": [values["query"]]}, {**values, "negatives": [{"text": None, "image": None}]}
+    rows = Dataset(pa.Table.from_pylist([good, bad, good], schema))
+    bad_rows = BadRows("skip")
+    assert len(validate_pairs(rows, bad_rows)) == 2 and list(bad_rows.reasons) == [1]
+
+
+def test_a_text_with_a_nul_is_refused() -> None:
+    rows = [{"query": {"text": "a"}, "positive": {"text": "b\0c"}}]
+    with pytest.raises(ValueError, match=r"^Row 0 of the data set is bad: column positive\.text: found .*NUL"):
+        validate_pairs(Dataset.from_list(rows))

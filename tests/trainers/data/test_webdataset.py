@@ -1,7 +1,10 @@
 """Tar shards are streamed, by one worker or several, and what is bad in them is named by shard and key."""
 
+import gzip
 import io
 import json
+import os
+import random
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -112,6 +115,29 @@ BAD: dict[str, tuple[dict[str, bytes], str]] = {
     "an empty picture": ({"1.png": b"", "1.txt": b"x"}, "column png: found 0 bytes, expected a picture"),
     "an empty text": ({"1.png": b"x", "1.txt": b" "}, "column txt and .*: found neither"),
     "twice": ({"1.png": b"x", "1.txt": b"x", "1.TXT": b"y"}, "column txt: found two members"),
+    "a repeated key": (
+        {"1.json": b'{"kind": 1, "kind": 2}', "1.png": b"x", "1.txt": b"x"},
+        "column json: found the key 'kind' twice in an object",
+    ),
+    "a key of two JSONs": (
+        {"1.a.json": b'{"kind": 1}', "1.b.json": b'{"kind": 2}', "1.png": b"x", "1.txt": b"x"},
+        "column b.json: found the key 'kind', which another JSON of the sample has too",
+    ),
+    "a key and a member": (
+        {"1.json": b'{"txt": "y"}', "1.png": b"x", "1.txt": b"x"},
+        "column txt: found a member and a key of the JSON",
+    ),
+    "pictures that a JSON lists and that are not there": (
+        {"1.json": b'{"images": ["a", "b"]}', "1.png": b"x", "1.txt": b"x"},
+        "column images: found 2 in the JSON and 1 members",
+    ),
+    "UTF-16": ({"1.txt": "x".encode("utf-16"), "1.png": b"x"}, "column txt: found 4 bytes, which are not UTF-8"),
+    "a NUL": ({"1.txt": b"x\0y", "1.png": b"x"}, "column txt: found .* with a NUL in it"),
+    "a path out of the folder": (
+        {"1.txt": b"x", "1.json": b'{"image": "../a.png"}'},
+        "column image: found '../a.png', expected a path inside of",
+    ),
+    "deep": ({"1.json": b"[" * 100_000, "1.png": b"x"}, "column json: found .*, expected JSON"),
     "a picture as text": (
         {"1.txt": b"x", "1.png": b"x", "1.json": b'{"image": 3}', "1.jpg": b""},
         "column jpg: found 0 b",
@@ -147,3 +173,90 @@ def test_what_is_wrong_from_the_start(tmp_path: Path) -> None:
         stream_pairs(tmp_path / "*.tar", PairColumns(query_image="png"))
     with pytest.raises(ValueError, match="on_bad_row='drop' does not exist"):
         stream_dialogues(tmp_path / "*.tar", on_bad_row="drop")
+
+
+def test_numbers_in_names_count_as_numbers(write_shard: Callable, conversation: Callable) -> None:
+    members = {f"1.{number}.png": b"%d" % number for number in (10, 1, 12, 2, 11, 9)}
+    members["1.json"] = json.dumps({"messages": conversation("q", "a")}).encode()
+    (row,) = stream_dialogues(write_shard("a.tar", members))
+    assert [int(image["bytes"]) for image in row["images"]] == [1, 2, 9, 10, 11, 12]
+
+
+def test_what_systems_leave_is_no_member(write_shard: Callable, conversation: Callable) -> None:
+    talk = json.dumps({"messages": conversation("q", "a")}).encode("utf-8-sig")
+    members = {"./1.png": b"x", "./1.json": talk, "./._1.png": b"y", "__MACOSX/1.png": b"y", "./.git/1.png": b"y"}
+    (row,) = stream_dialogues(write_shard("a.tar", {**members, "Thumbs.db": b"y", "a/.DS_Store": b"y"}))
+    assert [image["bytes"] for image in row["images"]] == [b"x"]
+
+
+def test_members_that_are_no_files(tmp_path: Path) -> None:
+    """A link to another picture, which some archivers write, is not left out of its sample in silence."""
+    kinds = {b"1": tarfile.LNKTYPE, b"2": tarfile.SYMTYPE, b"3": tarfile.FIFOTYPE, b"4": tarfile.CHRTYPE}
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, kind in {b"0": None, **kinds, b"5": None}.items():
+            for ending, content in (("0.png", b"x"), ("txt", b"t")):
+                info = tarfile.TarInfo(f"{name.decode()}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+            if kind is not None:
+                info = tarfile.TarInfo(f"{name.decode()}.1.png")
+                info.type, info.linkname = kind, "0.0.png"
+                tar.addfile(info)
+    columns = PairColumns(query_image="image", positive_text="txt")
+    assert [row["row"] for row in stream_pairs(tmp_path / "a.tar", columns, "skip")] == ["a.tar/0", "a.tar/5"]
+    with pytest.raises(ValueError, match=r"^Row a\.tar/1 of the shards is bad: found a link in place of the member 1"):
+        list(stream_pairs(tmp_path / "a.tar", columns))
+
+
+def test_names_that_are_not_utf8(write_shard: Callable) -> None:
+    shard = write_shard("a.tar", {**GOOD, "caf\udce9.png": b"x", "caf\udce9.txt": b"x", "2.png": b"x", "2.txt": b"x"})
+    columns = PairColumns(query_image="image", positive_text="txt")
+    with pytest.raises(ValueError, match=r"^Row a\.tar/caf\\xe9 of the shards is bad: .*not UTF-8"):
+        list(stream_pairs(shard, columns))
+    assert [row["row"] for row in stream_pairs(shard, columns, "skip")] == ["a.tar/0", "a.tar/2"]
+    renamed = shard.rename(shard.with_name("\udce9.tar"))
+    assert [row["row"] for row in stream_pairs(renamed, columns, "skip")] == ["\\xe9.tar/0", "\\xe9.tar/2"]
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+def test_shards_that_lack_something_or_have_more(write_shard: Callable, ending: str) -> None:
+    columns = PairColumns(query_image="png", positive_text="txt")
+    other = {"1.png": b"x", "1.txt": b"b"}
+    members = {**GOOD, **other}
+    whole = write_shard("a.tar", members).read_bytes()
+    pack = gzip.compress if ending == "tar.gz" else bytes
+    shard = write_shard("b.tar", GOOD).with_name(f"c.{ending}")
+    beyond = 4 * 1024  # of four members with a header and a block each
+    for content, message in (
+        (whole[:beyond], "it has no end mark and may lack members"),
+        (whole + whole, "more follows after its end mark"),
+        (whole[:2048] + b"?" * 512 + whole[2560:], "more follows after its end mark or after a damaged header"),
+    ):
+        shard.write_bytes(pack(content))
+        with pytest.raises(ValueError, match=f"of the shards is bad: after it, the shard cannot be read: {message}"):
+            list(stream_pairs(shard, columns))
+        read = [row["row"].rpartition("/")[2] for row in stream_pairs(shard, columns, "skip")]
+        assert read in (["0", "1"], ["0"])
+    for place in (20, 60, 100):
+        broken = bytearray(gzip.compress(b"".join(random.Random(0).randbytes(512) for _ in range(4)) + whole))
+        broken[place] ^= 255
+        shard.write_bytes(broken)
+        with pytest.raises(ValueError, match=f"^Row c.{ending}/its beginning of the shards is bad"):
+            list(stream_pairs(shard, columns))
+
+
+def test_shards_are_files(tmp_path: Path, write_shard: Callable) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    for shards in (tmp_path / "*.tar", tmp_path / "a.tar"):
+        with pytest.raises(ValueError, match=r"a\.tar must be a file; it is a FIFO"):
+            stream_dialogues(shards)
+    (shard,) = [write_shard("b[1].tar", GOOD)]
+    assert len(list(stream_pairs(shard, PairColumns(query_image="png", positive_text="txt")))) == 1
+
+
+def test_paths_in_a_json_begin_at_the_image_root(write_shard: Callable, tmp_path: Path) -> None:
+    shard = write_shard("a.tar", {"1.json": b'{"image": "a.png"}', "1.txt": b"x"})
+    columns = PairColumns(query_image="image", positive_text="txt")
+    for root, folder in ((None, tmp_path), (tmp_path / "pictures", tmp_path / "pictures")):
+        (row,) = stream_pairs(shard, columns, image_root=root)
+        assert row["query"]["image"]["path"] == str(folder / "a.png")

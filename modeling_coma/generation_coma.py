@@ -1,0 +1,84 @@
+"""Settings of `generate` that make sense where a memory stands for the input; the others are refused by name."""
+
+import copy
+from typing import Any
+
+from transformers import GenerationConfig
+
+
+# Arguments of the backbone's `generate` beside what a `GenerationConfig` has.
+ARGUMENTS = {"generation_config", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"}
+ARGUMENTS |= {"streamer", "synced_gpus", "tokenizer"}
+
+CACHE = "the memory is the cache that answers are read from"
+ASSISTANT = "nothing guesses tokens ahead from a memory"
+OTHER_DECODING = "from a memory there are greedy search, sampling and beam search"
+NO_INPUT = "without its input there is nothing to guide an answer away from"
+# name: (value that does nothing, why no other can be)
+REFUSED = {
+    "use_cache": (True, CACHE),
+    "cache_implementation": (None, CACHE),
+    "cache_config": (None, CACHE),
+    "max_cache_len": (None, CACHE),
+    "prefill_chunk_size": (None, CACHE),
+    "assistant_model": (None, ASSISTANT),
+    "assistant_early_exit": (None, ASSISTANT),
+    "prompt_lookup_num_tokens": (None, ASSISTANT),
+    "use_mtp": (False, ASSISTANT),
+    "penalty_alpha": (0, OTHER_DECODING),
+    "dola_layers": (None, OTHER_DECODING),
+    "constraints": (None, OTHER_DECODING),
+    "force_words_ids": (None, OTHER_DECODING),
+    "num_beam_groups": (1, OTHER_DECODING),
+    "custom_generate": (None, OTHER_DECODING),
+    "guidance_scale": (1, NO_INPUT),
+    "negative_prompt_ids": (None, NO_INPUT),
+    "negative_prompt_attention_mask": (None, NO_INPUT),
+    "token_healing": (False, "it rewrites the dialogue"),
+}
+
+
+def sequences_per_row(kwargs: dict[str, Any], defaults: GenerationConfig) -> int:
+    r"""
+    Checks what is given to `generate`, and says how many rows of cache it wants for every row of input.
+
+    Args:
+        kwargs (`dict[str, Any]`): arguments of a call, a `generation_config` among them or not.
+        defaults (`GenerationConfig`): the model's own, for what neither of them says.
+    Raises `ValueError` for settings that a memory cannot serve, `TypeError` for arguments that nothing knows.
+    """
+    config = kwargs.get("generation_config")
+
+    def setting(name: str) -> Any:
+        given = [kwargs.get(name), getattr(config, name, None), getattr(defaults, name, None)]
+        # Saved after training with gradient checkpointing, a backbone may say `use_cache=False`, and means training.
+        given = given[:2] if name == "use_cache" else given
+        return next((value for value in given if value is not None), None)
+
+    for name, (neutral, why) in REFUSED.items():
+        if setting(name) not in (None, neutral):
+            raise ValueError(f"`{name}={setting(name)!r:.60}` cannot be used with a memory: {why}. Leave it out.")
+    unknown = sorted(name for name in kwargs.keys() - REFUSED.keys() - known_arguments() if kwargs[name] is not None)
+    if unknown:
+        raise TypeError(
+            f"generate_from_memory has no argument {', '.join(unknown)}: the memory stands for all of the input. It "
+            "takes the settings of a `GenerationConfig`, and " + ", ".join(sorted(ARGUMENTS)) + "."
+        )
+    return max(setting("num_beams") or 1, setting("num_return_sequences") or 1)
+
+
+def known_arguments() -> set[str]:
+    return {*vars(GenerationConfig()), *ARGUMENTS}
+
+
+def with_special_ids(kwargs: dict[str, Any], **special_ids: Any) -> dict[str, Any]:
+    """Arguments for the backbone's `generate`: these token ids, and a cache in use, where a call says nothing."""
+    kwargs = {name: value for name, value in kwargs.items() if name in known_arguments() - REFUSED.keys()}
+    if (config := kwargs.get("generation_config")) is None:
+        return {**special_ids, "use_cache": True, **kwargs}
+    config = copy.deepcopy(config)
+    config.update(**special_ids, use_cache=True, defaults_only=True)
+    return {**kwargs, "generation_config": config}
+
+
+__all__ = ["sequences_per_row", "with_special_ids"]
