@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hub_scripts.card import CardSources, write_model_card
-from hub_scripts.sentence_transformers_files import write_sentence_transformers_files
 from hub_scripts.training_record import TRAINING_FILE
 from modeling_coma import ComaForEmbedding, ComaProcessor
 
@@ -49,7 +48,7 @@ def save_model(
     trained_in: Path | None = None,
 ) -> None:
     """
-    Saves weights, code, tokenizer, processor, the files of sentence-transformers and a model card.
+    Saves weights, code, tokenizer, processor (with the files of sentence-transformers) and a model card.
 
     Args:
         model ([`ComaForEmbedding`]): the model.
@@ -60,7 +59,6 @@ def save_model(
     """
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    write_sentence_transformers_files(folder)
     if trained_in is not None and (trained_in / TRAINING_FILE).exists():
         shutil.copy(trained_in / TRAINING_FILE, folder)
     write_model_card(folder, model, processor, sources=CardSources(training=training, results=results))

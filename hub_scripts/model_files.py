@@ -8,11 +8,12 @@ from pathlib import Path, PurePosixPath
 import modeling_coma
 from hub_scripts.clean_load import GOLDEN_FILE
 from hub_scripts.training_record import TRAINING_FILE
+from modeling_coma.sentence_transformers_coma import FILES
 
 
 __all__ = ["SENTENCE_TRANSFORMERS_FILES", "belonging", "is_inside", "module_folders", "others"]
 
-SENTENCE_TRANSFORMERS_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+SENTENCE_TRANSFORMERS_FILES = tuple(FILES)
 CODE = tuple(sorted(file.name for file in Path(modeling_coma.__file__).parent.glob("*_coma.py")))
 WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors", "adapter_model.safetensors")
 PATTERNS = (

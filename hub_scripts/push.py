@@ -168,7 +168,6 @@ def _copy_companions(source: Path, folder: Path) -> None:
     licence; and what training left for the card, without paths. What else lies there is named.
     """
     from hub_scripts.model_files import SENTENCE_TRANSFORMERS_FILES, belonging, module_folders, others
-    from hub_scripts.sentence_transformers_files import write_sentence_transformers_files
     from hub_scripts.training_record import read_training_record, write_stages
 
     names, modules = belonging(source, linked_weights=True), module_folders(source)
@@ -179,7 +178,6 @@ def _copy_companions(source: Path, folder: Path) -> None:
             shutil.copyfile(path, folder / name)
     if (stages := read_training_record(source)) is not None:
         write_stages(folder, stages)
-    write_sentence_transformers_files(folder)
     for name in others(source, names):
         sys.stdout.write(f"{'left out':>13}  {name}\n")
 

@@ -111,14 +111,10 @@ def load_trainable(arguments: ModelArguments) -> tuple["ComaForEmbedding", "Coma
 
 def train(trainer: "ComaTrainer", config: "TrainingArguments", arguments: ModelArguments) -> str:
     """Trains to the end, from a checkpoint if the settings say so, and saves. Returns what is to be said then."""
-    from hub_scripts.sentence_transformers_files import write_sentence_transformers_files
     from hub_scripts.training_record import TrainingRecord, read_training_record
 
     record = TrainingRecord(trainer, arguments, read_training_record(arguments.model))
     trainer.add_callback(record)
-    if config.should_save:  # at the beginning, so that what `push_to_hub` pushes meanwhile has them
-        Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-        write_sentence_transformers_files(Path(config.output_dir))
     resume = config.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=resume.lower() == "true" or resume if resume else None)
     if trainer.args.should_save:

@@ -1,15 +1,29 @@
 """Anything that can be embedded, as chat messages with checked RGB pictures."""
 
+import os
+import reprlib
+import stat
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
-from PIL.Image import DecompressionBombError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from .templates_coma import ROLES, check_text
 
 
-def to_messages(item: Any, row: int = 0) -> list[dict]:
+MAX_IMAGE_PIXELS = 2**30 // 12  # that of Pillow: 256 MB of RGB
+# What Pillow raises for files that are cut off or damaged, and warnings where these are made errors.
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, AttributeError, RuntimeError, LookupError)
+DECODE_ERRORS += (ArithmeticError, EOFError, MemoryError, AssertionError, BufferError, struct.error, zlib.error)
+DECODE_ERRORS += (Image.DecompressionBombError, Warning)
+
+
+def to_messages(item: Any, row: int = 0, tokens: tuple[str, ...] = ()) -> list[dict]:
     r"""
     Converts one input to chat messages.
 
@@ -17,59 +31,162 @@ def to_messages(item: Any, row: int = 0) -> list[dict]:
         item: a text; a picture (PIL image or `np.ndarray`); `{"text": …, "image": …}`, whose values may be lists and
             whose keys are in the order of the prompt; or chat messages, which interleave texts and pictures at will.
         row (`int`): place in the batch, for error messages.
-    Raises `ValueError` for an input without content, and for a type that means nothing here.
+        tokens (`tuple[str, ...]`): what texts must not type, the `control_tokens` of a processor.
+    Raises `ValueError` for an input without content, for a type that means nothing here, and for such texts.
     """
     if isinstance(item, str | Image.Image | np.ndarray):
         item = {"text" if isinstance(item, str) else "image": item}
+    if isinstance(item, dict) and "role" in item:
+        item = [item]
     if isinstance(item, list) and item and all(isinstance(message, dict) and "role" in message for message in item):
-        messages = [{**message, "content": _blocks(message.get("content"), row)} for message in item]
+        messages = [_message(message, row) for message in _unwrapped(item)]
     elif isinstance(item, dict) and item and item.keys() <= {"text", "image"}:
-        pairs = [(k, v) for k in item for v in (item[k] if isinstance(item[k], list) else [item[k]]) if v is not None]
-        messages = [{"role": "user", "content": _blocks([{"type": k, k: v} for k, v in pairs], row)}]
+        values = {kind: value if isinstance(value, list | tuple) else [value] for kind, value in item.items()}
+        blocks = [{"type": kind, kind: value} for kind in values for value in values[kind] if value is not None]
+        messages = [{"role": "user", "content": _blocks(blocks, row)}]
     else:
         what = 'a text, a PIL image, {"text": …, "image": …} or a list of chat messages with roles'
-        raise ValueError(f"Row {row}: cannot embed {type(item).__name__} {str(item)[:80]!r}; give {what}.")
-    if not any(block["type"] == "image" or block["text"].strip() for m in messages for block in m["content"]):
-        raise ValueError(f"Row {row} is empty: it has no image and no text other than blanks.")
+        raise ValueError(f"Row {row}: cannot embed {type(item).__name__} {reprlib.repr(item)}; give {what}.")
+    said = [block for message in messages for block in message["content"] if message["role"] != "system"]
+    if not any(block["type"] == "image" or block["text"].strip() for block in said):
+        raise ValueError(f"Row {row} is empty: it has no image and no text other than blanks and instructions.")
+    # As a template joins them: a token may be typed across two blocks.
+    texts = ("".join(block.get("text", "\n") for block in message["content"]) for message in messages)
+    check_text("\n".join(texts), row, tokens)
     return messages
 
 
+def _unwrapped(messages: list[dict]) -> Iterator[Any]:
+    """In a batch with other inputs, sentence-transformers wraps chat messages in a block of a user's message."""
+    for message in messages:
+        match message:
+            case {"content": [{"type": "message", "message": list() as inner}]}:
+                yield from inner
+            case _:
+                yield message
+
+
+def _message(message: Any, row: int) -> dict:
+    if not isinstance(message, dict) or message.get("role") not in ROLES:
+        role = reprlib.repr(message.get("role") if isinstance(message, dict) else message)
+        raise ValueError(f"Row {row}: a message has the role {role}; roles are {', '.join(ROLES)}.")
+    if ignored := [key for key, value in message.items() if key not in ("role", "content") and value is not None]:
+        raise ValueError(f"Row {row}: a message has a role and content, and no {ignored}, which nothing reads.")
+    return {"role": message["role"], "content": _blocks(message.get("content"), row)}
+
+
 def _blocks(content: str | list[dict] | None, row: int) -> list[dict]:
+    if not isinstance(content, str | list | tuple | None):
+        what = f"a text or a list of blocks, not {type(content).__name__} {reprlib.repr(content)}"
+        raise ValueError(f"Row {row}: the content of a message is {what}.")
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else list(content or [])
     for place, block in enumerate(blocks):
-        kind = block.get("type") if isinstance(block, dict) else None
-        image = [block[key] for key in ("image", "path") if block.get(key) is not None] if kind == "image" else []
-        if not image and not (kind == "text" and isinstance(block.get("text"), str)):
-            raise ValueError(f"Row {row}: a content block is a text or an image that is there, not {str(block)[:80]}.")
-        blocks[place] = {"type": "image", "image": image[0]} if image else block
+        given = {k: v for k, v in block.items() if v is not None} if isinstance(block, dict) else {}
+        kind, *names = (given.pop("type", None), *given)
+        if kind == "image" and len(names) == 1 and names[0] in ("image", "path", "url"):
+            blocks[place] = {"type": "image", "image": given[names[0]]}
+        elif not (kind == "text" and names == ["text"] and isinstance(given["text"], str)):
+            found = {k: v if isinstance(v, str | None) else type(v).__name__ for k, v in given.items()}
+            found = reprlib.repr({"type": kind, **found} if given else block)
+            raise ValueError(f"Row {row}: a content block is a text or an image that is there, not {found}.")
     return blocks
 
 
-def to_rgb(image: Any, row: int = 0) -> Image.Image:
+def to_rgb(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
     r"""
     Decodes a picture to 8-bit RGB: transparency is laid on white, 16-bit greys are scaled, EXIF rotation is applied.
 
     Args:
         image: a PIL image, a `np.ndarray` of shape `(height, width[, 3])` in uint8, a path or the bytes of a file.
         row (`int`): place in the batch, for error messages.
+        max_pixels (`int`): what is larger is not decoded.
     Raises `ValueError` for a picture that cannot be decoded, or whose longer side is over 200 times the shorter one.
     """
-    try:
-        if isinstance(image, bytes | str | Path):
-            image = Image.open(BytesIO(image) if isinstance(image, bytes) else image)
-        if getattr(image, "mode", None) == "F" or getattr(image, "dtype", np.uint8) not in (np.uint8, np.uint16):
+    with open_image(image, row, max_pixels) as picture:
+        picture.load()
+        if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            picture = ImageOps.exif_transpose(picture)
+        if picture.mode == "F":
             raise TypeError("no telling which number is white; scale the pixels to np.uint8")
-        image = ImageOps.exif_transpose(Image.fromarray(image) if isinstance(image, np.ndarray) else image)
-        if image.mode.startswith("I"):  # 16-bit greys, which PIL would clip to white
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-        if image.has_transparency_data:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        image = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, TypeError, AttributeError, RuntimeError, DecompressionBombError) as e:
-        raise ValueError(f"Row {row}: cannot decode the image {str(image)[:80]!r}: {e}") from e
-    if min(image.size) == 0 or max(image.size) > 200 * min(image.size):  # the limit of the Qwen image processors
-        raise ValueError(f"Row {row}: {image.width}x{image.height} pixels; an image has at least 1x1, at most 1:200.")
-    return image
+        if picture.mode.startswith("I"):  # 16-bit greys, which PIL would clip to white
+            picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
+        if picture.has_transparency_data:
+            above = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), above)
+        rgb = picture.convert("RGB")
+    if min(rgb.size) == 0 or max(rgb.size) > 200 * min(rgb.size):  # the limit of the Qwen image processors
+        raise ValueError(f"Row {row}: {rgb.width}x{rgb.height} pixels; an image has at least 1x1, at most 1:200.")
+    return rgb
 
 
-__all__ = ["to_messages", "to_rgb"]
+@contextmanager
+def open_image(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> Iterator[Image.Image]:
+    """
+    Gives the PIL image of whatever [`to_rgb`] takes, with nothing decoded: of a file the header is read. Whatever is
+    wrong with it, there or in the block, is one `ValueError` that names the row and the file.
+    """
+    try:
+        with ExitStack() as files:
+            if isinstance(image, str | os.PathLike):
+                picture = _identify(files.enter_context(open_regular_file(image)))
+            elif isinstance(image, bytes):
+                picture = _identify(BytesIO(image))
+            elif isinstance(image, np.ndarray):
+                if image.ndim not in (2, 3):
+                    raise ValueError("the shape of an image is (height, width) or (height, width, 3)")
+                if image.dtype not in (np.uint8, np.uint16):
+                    raise TypeError("no telling which number is white; scale the pixels to np.uint8")
+                picture = Image.fromarray(image)
+            elif isinstance(image, Image.Image):
+                picture = image
+            else:
+                raise TypeError("an image is a PIL image, a np.ndarray, the path or the bytes of a file")
+            if picture.width * picture.height > max_pixels:
+                much = f"{picture.width}x{picture.height} pixels are over the limit of {max_pixels}"
+                raise ValueError(f"{much}; shrink it, or raise `max_image_pixels` of the processor")
+            yield picture
+    except DECODE_ERRORS as error:
+        why = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+        why = " ".join(why.split())[:200]
+        raise ValueError(f"Row {row}: cannot decode the image {_name(image)}: {why}") from error
+
+
+def open_regular_file(path: str | os.PathLike) -> BinaryIO:
+    """Opens a file to be read; a pipe, a device or a socket, which may have no end, is not opened: `ValueError`."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("it is a folder, a pipe, a device or a socket, and no regular file")
+    return open(path, "rb")
+
+
+def _identify(file: BinaryIO) -> Image.Image:
+    """`Image.open` without its limit of pixels, which belongs to the whole process and warns before it raises."""
+    prefix, known = file.read(16), 0
+    for load_plugins in (Image.preinit, Image.init):  # the common formats first
+        load_plugins()
+        for factory, accept in (Image.OPEN[name] for name in Image.ID[known:]):
+            try:
+                accepted = accept is None or accept(prefix)
+                if accepted and not isinstance(accepted, str):  # a text says which library is not there
+                    file.seek(0)
+                    return factory(file, "")
+            except (SyntaxError, IndexError, TypeError, struct.error):  # it is of another format
+                continue
+        known = len(Image.ID)
+    raise UnidentifiedImageError("it is in no format that Pillow can read")
+
+
+def _name(image: Any) -> str:
+    """An image in an error message: its path, if it has one."""
+    path = getattr(image, "filename", "") if isinstance(image, Image.Image) else image
+    if isinstance(path, str | os.PathLike) and os.fspath(path):
+        shown = repr(os.fspath(path))
+        return shown if len(shown) <= 400 else f"{shown[:200]}…{shown[-100:]}"
+    if isinstance(image, bytes):
+        return f"of {len(image)} bytes"
+    if isinstance(image, np.ndarray):
+        return f"of shape {image.shape} and dtype {image.dtype}"
+    is_open = isinstance(image, Image.Image)
+    return f"of {image.width}x{image.height} pixels" if is_open else f"{type(image).__name__} {reprlib.repr(image)}"
+
+
+__all__ = ["MAX_IMAGE_PIXELS", "open_image", "open_regular_file", "to_messages", "to_rgb"]

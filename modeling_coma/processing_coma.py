@@ -1,32 +1,29 @@
 """Processor: any mixture of texts and pictures to tensors that end with the compression tokens."""
 
+import os
+import reprlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
-from transformers.utils import logging
+from transformers.utils import has_file, logging
 
-from .inputs_coma import to_messages, to_rgb
+from .inputs_coma import MAX_IMAGE_PIXELS, to_messages, to_rgb
+from .options_coma import call_options, check_image_options, check_pixel_budget, is_int
+from .sentence_transformers_coma import FILES, write_sentence_transformers_files
+from .templates_coma import (
+    DIALOGUE_TEMPLATE,
+    IMAGE_TOKENS,
+    INPUT_TEMPLATE,
+    PLACEHOLDER,
+    ROLES,
+    check_text,
+    find_tokens,
+)
 
 
 logger = logging.get_logger(__name__)
-
-IMAGE_TOKENS = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
-OPTIONS = {"compression_instruction", "max_length", "truncation", "padding_side", "return_tensors"}
-OPTIONS |= {"videos_kwargs", "audio_kwargs"}  # which sentence-transformers passes to every processor
-# An input is rendered as it is; a system message is an instruction on a line of its own.
-INPUT_TEMPLATE = (
-    "{% for message in messages %}{% if message.content is string %}{{ message.content }}{% else %}"
-    "{% for block in message.content %}{% if block.type == 'image' %}{{ '" + "".join(IMAGE_TOKENS) + "' }}"
-    "{% else %}{{ block.text }}{% endif %}{% endfor %}{% endif %}{{ '' if loop.last else '\n' }}{% endfor %}"
-)
-# ChatML. Between the generation marks stands what the model says, its end of turn included.
-DIALOGUE_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
-    "{% if message.role == 'assistant' %}{% generation %}{{ message.content + '<|im_end|>' }}{% endgeneration %}"
-    "{% else %}{{ message.content + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 
 
 class ComaProcessor(ProcessorMixin):
@@ -40,6 +37,7 @@ class ComaProcessor(ProcessorMixin):
         num_compression_tokens (`int`): K.
         image_instruction, text_instruction (`str`): line of stage 1 after an input with, or without, pictures.
         max_length (`int`, *optional*): limit of a row in tokens, image and compression tokens included.
+        max_image_pixels (`int`): a picture with more is refused before it is decoded, as it could fill the memory.
     Raises `ValueError` if the tokenizer lacks compression tokens, or the pixel budget holds no image token.
     """
 
@@ -47,22 +45,25 @@ class ComaProcessor(ProcessorMixin):
         self,
         image_processor: Any = None,
         tokenizer: Any = None,
-        chat_template: dict[str, str] | None = None,
+        chat_template: dict[str, str] | str | None = None,
         num_compression_tokens: int = 32,
         image_instruction: str = "\nSummarize above image and text in a few words.",
         text_instruction: str = "\nSummarize above text in a few words.",
         max_length: int | None = None,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
     ):
-        chat_template = chat_template or {"default": INPUT_TEMPLATE, "dialogue": DIALOGUE_TEMPLATE}
+        if not isinstance(chat_template, dict):
+            chat_template = {"default": chat_template or INPUT_TEMPLATE, "dialogue": DIALOGUE_TEMPLATE}
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        if not is_int(max_image_pixels) or max_image_pixels < 1:
+            raise ValueError(f"max_image_pixels must be an int of 1 or more, got {max_image_pixels!r}.")
+        self.max_image_pixels = max_image_pixels
         self.num_compression_tokens, self.max_length = num_compression_tokens, max_length
         self.image_instruction, self.text_instruction = image_instruction, text_instruction
         vocabulary = tokenizer.get_vocab()
         if missing := [token for token in compression_tokens(num_compression_tokens) if token not in vocabulary]:
             raise ValueError(f"The tokenizer lacks {missing}; ComaForEmbedding.from_backbone adds them.")
-        side, size = image_processor.patch_size * image_processor.merge_size, image_processor.size
-        if not side**2 <= size["longest_edge"] >= size["shortest_edge"]:
-            raise ValueError(f"The pixel budget, {size}, does not hold an image token, which is {side}x{side} pixels.")
+        check_pixel_budget(image_processor, image_processor.size)
 
     @classmethod
     def from_backbone(cls, name_or_path: str, num_compression_tokens: int = 32, **kwargs) -> "ComaProcessor":
@@ -78,35 +79,63 @@ class ComaProcessor(ProcessorMixin):
     def compression_token_ids(self) -> list[int]:
         return self.tokenizer.convert_tokens_to_ids(compression_tokens(self.num_compression_tokens))
 
+    @property
+    def control_tokens(self) -> tuple[str, ...]:
+        """What texts must not type: the special tokens of the tokenizer, and all others of the form `<…>`."""
+        added = (token for _, token in sorted(self.tokenizer.added_tokens_decoder.items()))
+        return tuple(t.content for t in added if t.special or (t.content[0], t.content[-1]) == ("<", ">"))
+
     def process(self, inputs: list, **kwargs) -> BatchFeature:
         """Texts, pictures, dicts and chat messages, mixed at will (see `to_messages`), to tensors; see `__call__`."""
         if not isinstance(inputs, list | tuple) or not inputs:
-            raise ValueError(f"Give a list of inputs, even if of one, not {type(inputs).__name__} {inputs!r:.80}.")
-        conversations = [to_messages(item, row) for row, item in enumerate(inputs)]
+            found = f"{type(inputs).__name__} {reprlib.repr(inputs)}"
+            raise ValueError(f"Give a list of inputs, even if of one, not {' '.join(found.split())}.")
+        tokens = self.control_tokens
+        conversations = [to_messages(item, row, tokens) for row, item in enumerate(inputs)]
         contents = ([block for message in messages for block in message["content"]] for messages in conversations)
         images = [[block["image"] for block in blocks if block["type"] == "image"] for blocks in contents]
-        return self(images, self.apply_chat_template(conversations), **{"return_tensors": "pt", **kwargs})
+        texts = super().apply_chat_template(conversations)
+        if not any("return_tensors" in (kwargs.get(group) or {}) for group in ("text_kwargs", "common_kwargs")):
+            kwargs = {"return_tensors": "pt", **kwargs}
+        return self(images, texts, **kwargs)
+
+    def apply_chat_template(self, conversation: list, chat_template: str | None = None, **kwargs) -> Any:
+        """As in [`ProcessorMixin`], of messages that [`to_messages`] has checked. This is the way that
+        sentence-transformers takes."""
+        is_batch = isinstance(conversation, list | tuple) and isinstance(next(iter(conversation), None), list | tuple)
+        conversations = list(conversation) if is_batch else [conversation]
+        tokens = self.control_tokens
+        if chat_template in (None, "default"):
+            conversations = [to_messages(messages, row, tokens) for row, messages in enumerate(conversations)]
+        elif chat_template == "dialogue":
+            for row, messages in enumerate(conversations):
+                _check_dialogue(messages, row, tokens)
+        return super().apply_chat_template(conversations if is_batch else conversations[0], chat_template, **kwargs)
 
     def process_dialogues(self, dialogues: list[list[dict]], add_generation_prompt: bool = False) -> BatchFeature:
-        """Lists of messages to unpadded rows of `input_ids`, and of `assistant_masks` with 1 where the answers are."""
+        """Lists of messages to unpadded rows of `input_ids`, and of `assistant_masks` with 1 where the answers are.
+        Raises `ValueError` for a message that is no text of a system, user or assistant, or types a special token."""
+        if not isinstance(dialogues, list | tuple) or not dialogues:
+            raise ValueError(f"Give a list of dialogues, even if of one, not {reprlib.repr(dialogues)}.")
+        tokens = self.control_tokens
+        for row, messages in enumerate(dialogues):
+            _check_dialogue(messages, row, tokens)
         options = {"chat_template": self.chat_template["dialogue"], "add_generation_prompt": add_generation_prompt}
         options |= {"return_dict": True, "return_assistant_tokens_mask": True}
-        dialogues = self.tokenizer.apply_chat_template(dialogues, **options)
-        of_inputs = {*self.tokenizer.convert_tokens_to_ids(IMAGE_TOKENS), *self.compression_token_ids}
-        if bad := [row for row, ids in enumerate(dialogues["input_ids"]) if not of_inputs.isdisjoint(ids)]:
-            raise ValueError(f"Dialogues are text: rows {bad} have image or compression tokens in them.")
-        return dialogues
+        return self.tokenizer.apply_chat_template(list(dialogues), **options)
 
     def process_images(self, images: list, rows: list[int], **images_kwargs) -> dict[str, np.ndarray]:
         """`pixel_values` and `image_grid_thw` of images; `rows` are their places in the batch, for error messages."""
-        images = [to_rgb(*pair) for pair in zip(images, rows, strict=True)]
+        images = [to_rgb(image, row, self.max_image_pixels) for image, row in zip(images, rows, strict=True)]
         features = self.image_processor(images, return_tensors="pt", **images_kwargs)  # which all its backends know
         return {name: tensor.numpy() for name, tensor in features.items()}
 
     def __call__(
         self,
-        images: list | None = None,
+        images: Any = None,
         text: str | list[str] | None = None,
+        videos: None = None,
+        audio: None = None,
         images_kwargs: dict | None = None,
         **kwargs,
     ) -> BatchFeature:
@@ -114,45 +143,99 @@ class ComaProcessor(ProcessorMixin):
         Rendered texts and their pictures to the arguments of [`ComaForEmbedding`]. Compression tokens are added here.
 
         Args:
-            images (`list`): pictures in the order of the placeholders, flat or one list per row.
-            text (`str` or `list[str]`): rows, with one `<|image_pad|>` per picture; by default a row per picture.
+            images: a picture, or pictures in the order of the placeholders, flat or one list per row.
+            text (`str` or `list[str]`): rows, with `<|vision_start|><|image_pad|><|vision_end|>` where a picture
+                stands, and no other special token; by default a row per picture.
             images_kwargs (`dict`): passed to the image processor, `size` for instance.
             kwargs: `compression_instruction`, whether to add the line of stage 1 (`False` by default); `max_length`,
                 at which text is cut with a warning or, if `truncation=False`, an error; `padding_side` ("left" by
                 default); `return_tensors`; `text_kwargs` and `common_kwargs` with any of them.
         Raises `ValueError` for pictures that cannot be used or placed, and for rows too long even without their text.
         """
-        options = {"max_length": self.max_length} | kwargs
-        options |= options.pop("text_kwargs", {}) | options.pop("common_kwargs", {})
-        if unknown := {n for n, v in options.items() if v is not None and (n, v) != ("padding", True)} - OPTIONS:
-            raise TypeError(f"ComaProcessor has no options {sorted(unknown)}; it has {sorted(OPTIONS)}.")
-        images = images or []
-        text = [text] if isinstance(text, str) else text or ["".join(IMAGE_TOKENS)] * len(images)
-        images = _images_per_row(images, [row.count(IMAGE_TOKENS[1]) for row in text])
+        if videos is not None or audio is not None:
+            raise TypeError("CoMa embeds texts and images, no videos and no audio: give some frames as images.")
+        options, images_kwargs = {"max_length": self.max_length} | call_options(kwargs), images_kwargs or {}
+        check_image_options(self.image_processor, images_kwargs)
+        images = _as_list(images)
+        text = [PLACEHOLDER] * len(images) if text is None else [text] if isinstance(text, str) else text
+        if not isinstance(text, list | tuple) or not text:
+            raise ValueError(f"Give `images`, `text` (a str or a list of them), or both, not {reprlib.repr(text)}.")
+        images = _images_per_row(images, self._count_placeholders(text))
         if empty := [row for row, content in enumerate(text) if not content.strip()]:
             raise ValueError(f"Rows {empty} are empty: they have no image and no text other than blanks.")
         features, lengths = {}, iter(())
         if any(images):
             flat = [(image, row) for row, of_row in enumerate(images) for image in of_row]
-            features = self.process_images(*zip(*flat, strict=True), **(images_kwargs or {}))
+            features = self.process_images(*zip(*flat, strict=True), **images_kwargs)
             lengths = iter(np.prod(features["image_grid_thw"], axis=1) // self.image_processor.merge_size**2)
         rows, image_ids = [], self.tokenizer.convert_tokens_to_ids(IMAGE_TOKENS)
-        for row, ids in enumerate(self.tokenizer(text, add_special_tokens=False)["input_ids"]):
+        for row, ids in enumerate(self.tokenizer(list(text), add_special_tokens=False)["input_ids"]):
             repeats = np.ones(len(ids), dtype=int)  # of each token: an image placeholder stands for many
             repeats[np.array(ids) == image_ids[1]] = [next(lengths) for _ in images[row]]
             tail = self.compression_token_ids
             if options.get("compression_instruction"):
                 instruction = self.image_instruction if images[row] else self.text_instruction
+                check_text(instruction, row, self.control_tokens)
                 tail = self.tokenizer(instruction, add_special_tokens=False)["input_ids"] + tail
             ids = _cut(np.repeat(ids, repeats), image_ids, len(tail), row, options)
             rows.append(np.concatenate([ids, tail]).astype(np.int64))
-        features |= _pad(rows, self.tokenizer.pad_token_id, options.get("padding_side", "left"))
+        features |= _pad(rows, self.tokenizer.pad_token_id, options.get("padding_side") or "left")
         return BatchFeature(features, tensor_type=options.get("return_tensors"))
+
+    def _count_placeholders(self, text: list[str]) -> list[int]:
+        """How many pictures each rendered text shows. Other special tokens are the template's, or typed: refused."""
+        own = {token for token in self.control_tokens if token in self.chat_template["default"]} - {*IMAGE_TOKENS}
+        tokens = tuple(token for token in self.control_tokens if token not in own)
+        counts = []
+        for row, content in enumerate(text):
+            if not isinstance(content, str):
+                raise ValueError(f"Row {row}: `text` is a str or a list of them, not {reprlib.repr(content)}.")
+            check_text(content, row)
+            found = find_tokens(content, tokens)
+            if typed := [token for token in found if token != PLACEHOLDER]:
+                whole = f"where an image stands, a text has {PLACEHOLDER}, and no other special token"
+                raise ValueError(f"Row {row}: its text types {typed[0]!r}, a special token of the tokenizer: {whole}.")
+            counts.append(len(found))
+        return counts
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
+        """As in [`ProcessorMixin`], and where they are missing the files by which sentence-transformers loads."""
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        write_sentence_transformers_files(Path(save_directory))
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def _upload_modified_files(self, working_dir: str, repo_id: str, files_timestamps: dict, **kwargs) -> Any:
+        """Of the files of sentence-transformers a repository gets those that it lacks: it may have its own prompts."""
+        for name in FILES:
+            try:
+                is_there = has_file(repo_id, name, revision=kwargs.get("revision"), token=kwargs.get("token"))
+            except OSError:  # a branch that the push will make
+                is_there = False
+            files_timestamps |= {name: float("inf" if is_there else "-inf")}  # of the last change that it has
+        return super()._upload_modified_files(working_dir, repo_id, files_timestamps, **kwargs)
 
 
 def compression_tokens(num_compression_tokens: int) -> list[str]:
     """`<|ctoken_pad_0|>` …, named as in the published CoMa checkpoints."""
     return [f"<|ctoken_pad_{index}|>" for index in range(num_compression_tokens)]
+
+
+def _check_dialogue(messages: Any, row: int, tokens: tuple[str, ...]):
+    if not isinstance(messages, list | tuple) or not messages:
+        raise ValueError(f"Row {row}: a dialogue is a list of messages, not {reprlib.repr(messages)}.")
+    for number, message in enumerate(messages):
+        given = {k: v for k, v in message.items() if v is not None} if isinstance(message, dict) else {}
+        if given.keys() != {"role", "content"} or given["role"] not in ROLES or not isinstance(given["content"], str):
+            what = f"a role ({', '.join(ROLES)}) and a text as content, not {reprlib.repr(message)}"
+            raise ValueError(f"Row {row}: message {number} of a dialogue has {what}.")
+        check_text(given["content"], row, tokens, f"Dialogues are text: message {number}")
+
+
+def _as_list(images: Any) -> list:
+    """A list of images, or of lists of them; one image is a list of one, an array of four dimensions several."""
+    if images is None or isinstance(images, list | tuple):
+        return list(images or [])
+    return list(images) if isinstance(images, np.ndarray) and images.ndim == 4 else [images]
 
 
 def _images_per_row(images: list, counts: list[int]) -> list[list]:

@@ -9,27 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from datasets import Column, Dataset
-from PIL import Image
 from torch.utils.data import DataLoader
 from transformers.utils import logging
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from modeling_coma.inputs_coma import to_messages, to_rgb
-from trainers.data.text_files import check_regular
+from modeling_coma.inputs_coma import open_image, to_messages, to_rgb
 from trainers.rows import as_image
 
 
 __all__ = ["EncodedBatch", "batches_by_length", "embed_items", "encode_batches", "token_lengths"]
 
 CHUNK = 1024  # rows that are rendered and tokenized at one time
-# What a bad row raises, and what Pillow says of a picture that would fill the memory.
-BAD_ROW = (ValueError, OSError, Image.DecompressionBombError)
+BAD_ROW = (ValueError, OSError)
 
 
 class EncodedBatch(NamedTuple):
@@ -132,20 +128,20 @@ def encode_batches(
 
 def token_lengths(processor: ComaProcessor, items: Sequence[Any]) -> np.ndarray:
     """Tokens of every row, compression tokens included, without decoding a picture; 0 for rows that cannot be read."""
-    rows, lengths = _Rows(items), np.zeros(len(items), dtype=np.int64)
+    rows, lengths, tokens = _Rows(items), np.zeros(len(items), dtype=np.int64), processor.control_tokens
     for start in range(0, len(items), CHUNK):
         conversations = {}
         chunk = list(range(start, min(start + CHUNK, len(items))))
         for row, item in zip(chunk, rows.fetch(chunk), strict=True):
             try:
-                conversations[row] = to_messages(item)
+                conversations[row] = to_messages(item, tokens=tokens)
             except ValueError:  # it is reported, with its row, when its turn comes
                 continue
         if conversations:
             texts = processor.apply_chat_template(list(conversations.values()))
-            tokens = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+            ids_of_rows = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
             images = [_image_tokens(processor, messages) for messages in conversations.values()]
-            lengths[list(conversations)] = [len(ids) + more for ids, more in zip(tokens, images, strict=True)]
+            lengths[list(conversations)] = [len(ids) + more for ids, more in zip(ids_of_rows, images, strict=True)]
     lengths[lengths > 0] += processor.num_compression_tokens
     return lengths if processor.max_length is None else lengths.clip(max=processor.max_length)
 
@@ -295,23 +291,11 @@ def _image_tokens(processor: ComaProcessor, messages: list[dict]) -> int:
     tokens = 0
     for block in (block for message in messages for block in message["content"] if block["type"] == "image"):
         try:
-            width, height = _size(block["image"])
-            tokens += processor.image_processor.get_number_of_image_patches(height, width, {}) // area - 1
-        except (*BAD_ROW, SyntaxError, ZeroDivisionError):  # it is reported, with its row, when it is decoded
+            with open_image(block["image"], max_pixels=processor.max_image_pixels) as image:
+                tokens += processor.image_processor.get_number_of_image_patches(*image.size[::-1], {}) // area - 1
+        except ValueError:  # it is reported, with its row, when it is decoded
             continue
     return tokens
-
-
-def _size(image: Any) -> tuple[int, int]:
-    """Width and height; of a file only the header is read."""
-    if isinstance(image, np.ndarray):
-        return image.shape[1], image.shape[0]
-    if isinstance(image, Image.Image):
-        return image.size
-    if not isinstance(image, bytes):
-        check_regular(image)  # opening a FIFO waits for ever
-    with Image.open(BytesIO(image) if isinstance(image, bytes) else image) as file:
-        return file.size
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -51,6 +51,7 @@ class CachingProcessor(ComaProcessor):
             image_instruction=processor.image_instruction,
             text_instruction=processor.text_instruction,
             max_length=processor.max_length,
+            max_image_pixels=processor.max_image_pixels,
         )
         caching.pixels = {}  # key -> patches and grid of one picture
         return caching

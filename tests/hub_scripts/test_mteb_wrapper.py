@@ -9,8 +9,10 @@ import torch
 
 mteb = pytest.importorskip("mteb")
 
+from mteb.models import SentenceTransformerEncoderWrapper  # noqa: E402
 from mteb.results import TaskResult  # noqa: E402
 from mteb.types import PromptType  # noqa: E402
+from sentence_transformers import SentenceTransformer  # noqa: E402
 
 from hub_scripts.mteb_emoji import EmojiT2IRetrieval, main  # noqa: E402
 from hub_scripts.mteb_wrapper import ComaEncoder  # noqa: E402
@@ -68,6 +70,20 @@ def test_what_mteb_is_told_of_the_model(encoder: ComaEncoder, coma_folder: Path)
     meta = encoder.mteb_model_meta
     assert meta.name == f"{coma_folder.parent.name}/{coma_folder.name}" and meta.embed_dim == 64
     assert meta.modalities == ["text", "image"] and meta.n_parameters == encoder.model.num_parameters()
+
+
+def test_the_wrapper_of_mteb_for_sentence_transformers(encoder: ComaEncoder, coma_folder: Path) -> None:
+    """It has to be told of pictures; then, without instructions, it scores as ours does."""
+    wrapped = SentenceTransformerEncoderWrapper(SentenceTransformer(str(coma_folder), trust_remote_code=True))
+    task = EmojiT2IRetrieval()
+    task.number = 40
+    task.metadata = task.metadata.model_copy(update={"prompt": None})
+    with pytest.raises(ValueError, match=r"supports \['text'\], but none overlap"):
+        mteb.evaluate(wrapped, [task], cache=None)
+    wrapped.mteb_model_meta = wrapped.mteb_model_meta.model_copy(update={"modalities": ["text", "image"]})
+    encoder = ComaEncoder(str(coma_folder), device="cpu", use_instructions=False)
+    found, expected = (mteb.evaluate(m, [task], cache=None).task_results[0].get_score() for m in (wrapped, encoder))
+    assert found == pytest.approx(expected, abs=1e-4) and found > 0
 
 
 @pytest.mark.slow

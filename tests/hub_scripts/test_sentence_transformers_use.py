@@ -1,5 +1,6 @@
 """What people do with a folder in sentence-transformers: prompts, small embeddings, processes, fine-tuning."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from hub_scripts.folders import save_model
-from hub_scripts.sentence_transformers_files import write_sentence_transformers_files
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.data.emoji import load_emoji
 
@@ -45,9 +45,9 @@ def test_prompts_of_the_folder_belong_to_queries_and_documents(
     make_coma: Callable, mixed: list[Any], tmp_path: Path
 ) -> None:
     save_model(*make_coma(), tmp_path)
-    (tmp_path / "config_sentence_transformers.json").unlink()
+    config = tmp_path / "config_sentence_transformers.json"
     prompts = {"query": "Find it.", "document": "What is it?"}
-    write_sentence_transformers_files(tmp_path, prompts)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"prompts": prompts}))
     loaded = SentenceTransformer(str(tmp_path), device="cpu", trust_remote_code=True)
     for encode, prompt in ((loaded.encode_query, "Find it."), (loaded.encode_document, "What is it?")):
         expected = direct(tmp_path, [instructed(prompt, item) for item in mixed])

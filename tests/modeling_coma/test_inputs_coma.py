@@ -1,14 +1,20 @@
 """Every kind of input becomes messages, every kind of picture becomes RGB, and what cannot be names its row."""
 
+import gc
 import io
+import os
+import re
+import socket
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_coma.inputs_coma import to_messages, to_rgb
+from modeling_coma.inputs_coma import MAX_IMAGE_PIXELS, open_image, to_messages, to_rgb
 
 
 RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
@@ -84,6 +90,10 @@ def test_a_type_that_means_nothing_names_the_row_and_the_way_out(item):
         {"type": "image"},
         {"type": "image", "image": None},
         {"type": "video", "video": "x.mp4"},
+        {"type": "image", "image": "x.png", "text": "a"},
+        {"type": "image", "image": "x.png", "path": "y.png"},
+        {"type": "image", "image": "x.png", "min_pixels": 5},
+        {"type": "text", "text": "a", "image": "x.png"},
         {"text": "a"},
         "a",
         None,
@@ -92,6 +102,42 @@ def test_a_type_that_means_nothing_names_the_row_and_the_way_out(item):
 def test_a_block_without_content_names_the_row(block):
     with pytest.raises(ValueError, match="Row 3: a content block is a text or an image that is there"):
         to_messages([{"role": "user", "content": [block]}], 3)
+
+
+@pytest.mark.parametrize("message", [{"role": "tool"}, {"role": None}, {"role": ["user"]}, {"role": "user\n"}])
+def test_another_role_names_the_row(message):
+    with pytest.raises(ValueError, match="Row 3: a message has the role .*; roles are system, user, assistant"):
+        to_messages([{"role": "user", "content": "a"}, {"content": "a", **message}], 3)
+
+
+@pytest.mark.parametrize("content", [5, {"type": "text", "text": "a"}, b"a"])
+def test_content_of_another_type_names_the_row(content):
+    with pytest.raises(ValueError, match="Row 3: the content of a message is a text or a list of blocks, not"):
+        to_messages([{"role": "user", "content": content}], 3)
+
+
+def test_what_nothing_reads_is_refused_and_what_is_none_is_not_there():
+    message = {"role": "user", "content": [{"type": "text", "text": "a", "image": None}], "name": None}
+    assert to_messages([message])[0]["role"] == "user" and to_messages(message) == to_messages([message])
+    with pytest.raises(ValueError, match=r"Row 3: a message has a role and content, and no \['tool_calls'\]"):
+        to_messages([{**message, "tool_calls": []}], 3)
+
+
+def test_an_instruction_alone_is_nothing_to_embed():
+    with pytest.raises(ValueError, match="Row 3 is empty: .*instructions"):
+        to_messages([{"role": "system", "content": "Find it."}, {"role": "user", "content": " "}], 3)
+
+
+def test_chat_messages_that_sentence_transformers_wrapped():
+    """In a batch with other inputs they come as a block of a message, behind the prompt."""
+    inner = [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]
+    wrapped = [{"role": "user", "content": [{"type": "message", "message": inner}]}]
+    prompt = {"role": "system", "content": "p"}
+    assert to_messages(wrapped) == to_messages(inner)
+    assert to_messages([prompt, *wrapped]) == to_messages([prompt, *inner])
+    for bad in ([*wrapped[0]["content"], text("b")], [{"type": "message", "message": "a"}]):
+        with pytest.raises(ValueError, match="Row 0: a content block"):
+            to_messages([{"role": "user", "content": bad}])
 
 
 def test_none_inside_lists_is_not_the_word_none():
@@ -214,13 +260,175 @@ def test_what_is_no_picture_names_the_row(image):
         to_rgb(image, 2)
 
 
-FORMATS = ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"]
+def noise() -> Image.Image:
+    """Whose file is longer than its header by far."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+
+
+def one_line(message: str) -> bool:
+    """Short, of one line, and without the address of an object."""
+    return "\n" not in message and len(message) < 800 and not re.search("at 0x", message)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "x" * 5000,
+        b"x" * 5000,
+        "data:image/png;base64," + "A" * 5000,
+        "a\ud800.png",
+        "a\nb\0.png",
+        Path("y" * 300),
+        {"bytes": b"x" * 5000, "path": None},
+        ["a.png"],
+        object(),
+        io.BytesIO(b"x"),
+        True,
+        np.zeros((2, 2, 2, 2, 2), np.uint8),
+        np.zeros(5, np.uint8),
+        np.full((3, 3), "a"),
+    ],
+    ids=lambda image: type(image).__name__,
+)
+def test_a_value_that_is_no_picture_is_named_in_a_line(image):
+    with pytest.raises(ValueError, match="^Row 2: cannot decode the image") as caught:
+        to_rgb(image, 2)
+    assert one_line(str(caught.value)), caught.value
+    str(caught.value).encode()  # and can be written to a log
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_a_broken_file_is_named_by_its_path(picture, tmp_path, file_format):
+    """However it was opened, and to the end of its name."""
+    path = tmp_path / f"{'long' * 30} photo.{file_format.lower()}"
+    data = file_bytes(noise(), file_format)
+    path.write_bytes(data[: len(data) * 2 // 3])
+    given = [path, str(path)]
+    if file_format != "WEBP":  # whose decoder takes all of it when it is opened
+        given.append(Image.open(path))
+    for image in given:
+        with pytest.raises(ValueError, match=f"^Row 2: cannot decode the image {re.escape(repr(str(path)))}: ") as e:
+            to_rgb(image, 2)
+        assert one_line(str(e.value)), e.value
+    with pytest.raises(ValueError, match=f"^Row 2: cannot decode the image of {len(data) // 2} bytes: ") as e:
+        to_rgb(data[: len(data) // 2], 2)
+    assert one_line(str(e.value)), e.value
+
+
+def test_a_broken_picture_without_a_path_is_named_by_its_size():
+    data = file_bytes(noise(), "JPEG")
+    with pytest.raises(ValueError, match="^Row 2: cannot decode the image of 40x30 pixels: image file is truncated"):
+        to_rgb(Image.open(io.BytesIO(data[: len(data) // 2])), 2)
+
+
+def test_only_regular_files_are_opened(picture, tmp_path, monkeypatch):
+    """A pipe waits for a writer that never comes, a device never ends; a link to a picture is one."""
+    picture(12, 8).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    monkeypatch.chdir(tmp_path)  # the path of a socket is short
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket.png")
+        for path in ("pipe.png", "/dev/zero", "/dev/null", "socket.png", str(tmp_path), "link to pipe.png"):
+            if path.startswith("link"):
+                os.symlink("pipe.png", path)
+            with pytest.raises(ValueError, match=f"Row 2: cannot decode the image '{path}': it is a folder, a pipe"):
+                to_rgb(path, 2)
+    os.symlink("a.png", "link.png")
+    assert to_rgb("link.png").size == (12, 8)
+
+
+def png_of(width: int, height: int, colours: int = 2) -> bytes:
+    """A small file with many pixels: it says how many, and its rows compress to nothing."""
+    row = b"\0" * (1 + width * (1 if colours == 0 else 3))
+    packer, body = zlib.compressobj(9), []
+    for _ in range(height):
+        body.append(packer.compress(row))
+    body.append(packer.flush())
+    header = struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", b"".join(body)), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def test_a_bomb_is_refused_by_its_header(tmp_path):
+    """Without a warning, without the limit of Pillow, which belongs to the whole process."""
+    assert MAX_IMAGE_PIXELS == Image.MAX_IMAGE_PIXELS == 89_478_485
+    path, bomb = tmp_path / "bomb.png", bytearray(png_of(4, 4))
+    for width, height in ((13_300, 13_300), (9_460, 9_460), (2**31 - 1, 2**31 - 1)):
+        bomb[16:33] = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0) + b"    "
+        bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
+        path.write_bytes(bomb)
+        for image in (path, bytes(bomb)):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                with pytest.raises(ValueError, match=f"Row 2: .*{width}x{height} pixels are over the limit of 8947"):
+                    to_rgb(image, 2)
+    with pytest.raises(ValueError, match=r"bomb\.png.*shrink it, or raise `max_image_pixels` of the processor"):
+        to_rgb(path)
+    assert Image.MAX_IMAGE_PIXELS == 89_478_485
+
+
+def test_the_limit_of_pixels_holds_for_pictures_in_every_form(picture):
+    image = picture(20, 10)
+    for given in (image, np.asarray(image), file_bytes(image, "PNG"), file_bytes(image, "TIFF")):
+        assert to_rgb(given, max_pixels=200).size == (20, 10)
+        with pytest.raises(ValueError, match="Row 2: .*20x10 pixels are over the limit of 199"):
+            to_rgb(given, 2, max_pixels=199)
+
+
+def test_the_limit_acts_beyond_that_of_pillow(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # as if the picture were nine times what it warns at
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert to_rgb(png_of(10, 9)).size == (10, 9)
+
+
+def peak_memory(function) -> float:
+    """What a call takes at most beyond what was taken before, in MB, as Linux counts it."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())
+    function()
+    peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    return (int(peak[1]) - int(before[1])) / 1024
+
+
+def test_a_transparent_picture_takes_three_times_its_memory():
+    """The picture, white, and the one upon the other; it once were four."""
+    data, own = file_bytes(Image.new("RGBA", (4000, 4000)), "PNG"), 4000 * 4000 * 4 / 2**20
+    assert 2 * own < peak_memory(lambda: to_rgb(data)) < 3.5 * own
+
+
+def test_an_opened_picture_is_the_header_and_no_more(tmp_path):
+    data = file_bytes(noise(), "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
+    for image in (tmp_path / "cut.jpg", data[: len(data) // 2]):
+        with open_image(image) as opened:
+            assert opened.size == (40, 30)
+
+
+def test_a_format_that_is_none():
+    with pytest.raises(ValueError, match="of 19 bytes: it is in no format that Pillow can read"):
+        to_rgb(b"GIF8, or so it says", 0)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "ICO", "PPM", "TGA", "JPEG2000"])
+def test_every_format_is_recognised_as_pillow_does(picture, file_format):
+    """A file is opened by the same plugins in the same order, and only by its content."""
+    data = file_bytes(picture(32, 32), file_format)
+    with open_image(data) as ours:
+        theirs = Image.open(io.BytesIO(data))
+        assert (ours.format, ours.mode, ours.size) == (theirs.format, theirs.mode, theirs.size)
+        assert np.array_equal(np.asarray(ours.convert("RGB")), np.asarray(theirs.convert("RGB")))
+
+
+FORMATS = ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "ICO"]
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_truncated_files_name_the_row(picture, file_format):
-    data = file_bytes(picture(40, 30), file_format)
-    assert to_rgb(data).size == (40, 30)
+    data = file_bytes(picture(48, 48), file_format)  # a square: ICO has no others
+    assert to_rgb(data).size == (48, 48)
     for length in (1, 8, 20, len(data) // 3, len(data) // 2):
         with pytest.raises(ValueError, match="Row 2: cannot decode the image"):
             to_rgb(data[:length], 2)
@@ -239,7 +447,7 @@ def test_damaged_files_decode_or_name_the_row(picture, file_format):
             try:
                 assert to_rgb(damaged.tobytes(), 2).mode == "RGB"
             except ValueError as error:
-                assert str(error).startswith("Row 2: ")
+                assert str(error).startswith("Row 2: ") and one_line(str(error)), error
                 refused += 1
     assert refused > 10
 

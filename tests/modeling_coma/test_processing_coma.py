@@ -1,10 +1,15 @@
 """The processor loses nothing: not a token of a picture, not a compression token, not a word without saying so."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import AutoProcessor, TensorType
+from transformers.tokenization_utils_base import TruncationStrategy
+from transformers.utils import PaddingStrategy
 
 from modeling_coma import ComaProcessor
 from modeling_coma.processing_coma import compression_tokens
@@ -12,6 +17,11 @@ from modeling_coma.processing_coma import compression_tokens
 
 K = 4
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+OLD_TEMPLATE = (
+    "{% for message in messages %}{% if message.content is string %}{{ message.content }}{% else %}"
+    "{% for block in message.content %}{% if block.type == 'image' %}{{ '" + IMAGE + "' }}"
+    "{% else %}{{ block.text }}{% endif %}{% endfor %}{% endif %}{{ '' if loop.last else '\n' }}{% endfor %}"
+)
 
 
 def image_tokens(processor, ids: list[int]) -> int:
@@ -198,7 +208,8 @@ def test_an_image_typed_by_a_user_is_refused(qwen, picture, token):
     """It must not take the place of a real one, of its own row or of another."""
     typed = f"what is {token}?"
     for inputs in ([typed], [picture(), typed], [typed, picture()], [{"text": typed, "image": picture()}]):
-        with pytest.raises(ValueError, match="The texts have these numbers of image placeholders: .*; the rows of"):
+        row = inputs.index(typed) if typed in inputs else 0
+        with pytest.raises(ValueError, match=re.escape(f"Row {row}: its text types {token!r}, a special token of")):
             qwen.process(inputs)
 
 
@@ -208,7 +219,7 @@ def test_options_that_do_not_exist_are_refused(qwen, mixed_inputs):
             qwen.process(mixed_inputs, **options)
     with pytest.raises(TypeError, match="videos"):
         qwen(text=["a"], videos=[np.zeros((2, 8, 8, 3))])
-    with pytest.raises(KeyError, match="centre"):
+    with pytest.raises(ValueError, match="padding_side='centre' does not exist; choose .*'left' or 'right'"):
         qwen.process(mixed_inputs, padding_side="centre")
     with pytest.raises(TypeError, match="colour"):
         qwen.process(mixed_inputs, images_kwargs={"colour": True})
@@ -261,3 +272,167 @@ class TestCall:
         plain = qwen(text=[text, "it"], max_length=9, padding_side="right", return_tensors="pt")
         assert torch.equal(grouped["input_ids"], plain["input_ids"])
         assert grouped["input_ids"].shape[1] == 9
+
+    def test_one_image_is_a_list_of_one(self, qwen, picture, tmp_path):
+        image = picture(56, 56)
+        image.save(tmp_path / "a.png")
+        expected = qwen(images=[[image]], text=[IMAGE + "red"], return_tensors="pt")
+        for one in (image, np.asarray(image), tmp_path / "a.png", str(tmp_path / "a.png"), [image], (image,)):
+            for text in (IMAGE + "red", [IMAGE + "red"], (IMAGE + "red",)):
+                found = qwen(images=one, text=text, return_tensors="pt")
+                assert all(torch.equal(found[name], value) for name, value in expected.items())
+        grey = np.asarray(image.convert("L"))
+        assert qwen(images=grey)["image_grid_thw"].tolist() == [[1, 4, 4]]
+        several = np.stack([np.asarray(picture(56, 56, seed)) for seed in (1, 2)])
+        assert np.array_equal(qwen(images=several)["input_ids"], qwen(images=list(several))["input_ids"])
+        assert qwen(images=several, text=[IMAGE, "a " + IMAGE])["image_grid_thw"].shape == (2, 3)
+
+    @pytest.mark.parametrize("arguments", [{}, {"images": []}, {"text": []}, {"text": [], "images": []}, {"text": 5}])
+    def test_nothing_to_process_is_said(self, qwen, arguments):
+        with pytest.raises(ValueError, match=r"Give `images`, `text` \(a str or a list of them\), or both"):
+            qwen(**arguments)
+
+    @pytest.mark.parametrize("text", [["a", None], ["a", 5], ["a", ["b"]], ["a", b"b"]])
+    def test_a_text_that_is_none_names_its_row(self, qwen, text):
+        with pytest.raises(ValueError, match="Row 1: `text` is a str or a list of them, not"):
+            qwen(text=text)
+
+    def test_an_image_that_is_none_names_its_row(self, qwen, picture):
+        for images in ([picture(), None], [[picture()], [None]]):
+            with pytest.raises(ValueError, match="Row 1: cannot decode the image NoneType None: an image is"):
+                qwen(images=images, text=[IMAGE, IMAGE])
+
+    def test_words_of_transformers_for_the_same(self, qwen, mixed_inputs):
+        expected = qwen.process(mixed_inputs)
+        for same in (
+            {"padding": "longest"},
+            {"padding": True, "padding_side": "left"},
+            {"padding": None, "padding_side": None, "truncation": None, "max_length": None},
+            {"return_tensors": "pt", "common_kwargs": {"return_tensors": "pt"}, "text_kwargs": {"padding": "longest"}},
+            {"common_kwargs": {"return_tensors": "pt"}, "audio_kwargs": {"padding": True}, "videos_kwargs": {}},
+            {"padding": PaddingStrategy.LONGEST, "truncation": TruncationStrategy.LONGEST_FIRST},
+            {"return_tensors": TensorType.PYTORCH},
+            {"max_length": np.int64(10**6)},
+        ):
+            found = qwen.process(mixed_inputs, **same)
+            assert all(torch.equal(found[name], value) for name, value in expected.items()), same
+        arrays = qwen.process(mixed_inputs, return_tensors="np")
+        assert all(np.array_equal(arrays[name], value) for name, value in expected.items())
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"padding_side": "middle"},
+            {"padding_side": 1},
+            {"truncation": "only_first"},
+            {"truncation": "yes"},
+            {"return_tensors": "tf"},
+            {"return_tensors": "jax"},
+            {"return_tensors": 5},
+            {"compression_instruction": "Say it."},
+            {"max_length": "16"},
+            {"max_length": True},
+            {"max_length": 16.0},
+            {"max_length": 5, "text_kwargs": {"max_length": 6}},
+            {"text_kwargs": {"padding_side": "left"}, "common_kwargs": {"padding_side": "right"}},
+        ],
+        ids=str,
+    )
+    def test_a_value_that_means_nothing_is_refused(self, qwen, options):
+        with pytest.raises(ValueError, match="does not exist; choose|is no number of tokens|is given twice"):
+            qwen.process(["a"], **options)
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"padding": "max_length", "max_length": 20},
+            {"padding": False},
+            {"padding": "do_not_pad"},
+            {"foo": None},
+            {"size": {"shortest_edge": 784, "longest_edge": 3136}},
+            {"add_special_tokens": True},
+            {"videos_kwargs": {"fps": 2}},
+            {"audio_kwargs": {"sampling_rate": 16000}},
+            {"common_kwargs": {"foo": 5}},
+            *({"images_kwargs": {name: 2}} for name in ("foo", "patch_size", "merge_size", "max_pixels", "do_pad")),
+            {"images_kwargs": {"return_tensors": "np"}},
+        ],
+        ids=str,
+    )
+    def test_what_would_do_nothing_is_refused(self, qwen, picture, options):
+        for inputs in (["a"], [picture()]):
+            with pytest.raises(TypeError, match="has no options|images_kwargs: there are no"):
+                qwen.process(inputs, **options)
+
+    @pytest.mark.parametrize("name", ["videos", "audio"])
+    def test_there_are_no_videos(self, qwen, name):
+        with pytest.raises(TypeError, match="CoMa embeds texts and images, no videos and no audio"):
+            qwen(text=["a"], **{name: [np.zeros((2, 8, 8, 3))]})
+        assert len(qwen(text=["a"], **{name: None})["input_ids"]) == 1
+
+    @pytest.mark.parametrize("options", [{"size": s} for s in (None, 5, [56, 56], {"longest_edge": 3136})], ids=str)
+    def test_a_budget_has_two_edges(self, qwen, picture, options):
+        with pytest.raises(ValueError, match="lacks shortest_edge and longest_edge"):
+            qwen.process([picture()], images_kwargs=options)
+        for edges in (("a", 3136), (784, 1e6), (True, 3136), (5000, 4000), (1, 100), (0, 3136), (-1, 3136)):
+            size = dict(zip(("shortest_edge", "longest_edge"), edges, strict=True))
+            with pytest.raises(ValueError, match="The pixel budget, .* does not hold an image token"):
+                qwen.process([picture()], images_kwargs={"size": size})
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"do_normalize": False}, {"image_mean": [0.0] * 3}, {"rescale_factor": 0.5}, {"resample": 0}],
+        ids=str,
+    )
+    def test_a_setting_of_images_acts(self, qwen, picture, options):
+        image = picture(60, 50).rotate(30)
+        expected = qwen.process([image])["pixel_values"]
+        assert (qwen.process([image], images_kwargs=options)["pixel_values"] - expected).abs().max() > 0.01
+
+
+class TestMostPixels:
+    """A picture that would fill the memory is refused before it is decoded; how large that is, is a setting."""
+
+    def test_it_acts_and_is_saved(self, qwen, picture, tmp_path):
+        parts = {"num_compression_tokens": K, "max_image_pixels": 200}
+        processor = ComaProcessor(qwen.image_processor, qwen.tokenizer, **parts)
+        processor.save_pretrained(tmp_path)
+        for loaded in (processor, ComaProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
+            assert loaded.max_image_pixels == 200
+            assert len(loaded.process([picture(20, 10)])["input_ids"]) == 1
+            with pytest.raises(
+                ValueError, match="Row 1: .*21x10 pixels are over the limit of 200; .*max_image_pixels"
+            ):
+                loaded.process(["a", picture(21, 10)])
+        changed = ComaProcessor.from_pretrained(tmp_path, max_image_pixels=300)
+        assert len(changed.process([picture(21, 10)])["input_ids"]) == 1
+
+    def test_a_folder_from_before_has_the_default(self, qwen, picture, tmp_path):
+        qwen.save_pretrained(tmp_path)
+        config = json.loads((tmp_path / "processor_config.json").read_text())
+        assert config.pop("max_image_pixels") == 89_478_485
+        (tmp_path / "processor_config.json").write_text(json.dumps(config))
+        (tmp_path / "chat_template.jinja").write_text(OLD_TEMPLATE)
+        loaded = ComaProcessor.from_pretrained(tmp_path)
+        assert loaded.max_image_pixels == 89_478_485 and loaded.chat_template["default"] == OLD_TEMPLATE
+        inputs = ["a", {"image": picture(), "text": "b"}]
+        assert torch.equal(loaded.process(inputs)["input_ids"], qwen.process(inputs)["input_ids"])
+        with pytest.raises(ValueError, match="Row 0: a content block"):  # which the old template left out
+            loaded.apply_chat_template(
+                [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "a"}]}]
+            )
+
+    @pytest.mark.parametrize("limit", [0, -1, "10", 1.5, True, None])
+    def test_it_is_a_number_of_pixels(self, qwen, limit):
+        with pytest.raises(ValueError, match="max_image_pixels must be an int of 1 or more, got"):
+            parts = {"num_compression_tokens": K, "max_image_pixels": limit}
+            ComaProcessor(qwen.image_processor, qwen.tokenizer, **parts)
+
+
+def test_a_template_may_be_given_as_a_text(qwen, unpadded, read):
+    """As sentence-transformers and transformers name it."""
+    parts = (qwen.image_processor, qwen.tokenizer)
+    processor = ComaProcessor(*parts, chat_template="q: " + qwen.chat_template["default"], num_compression_tokens=K)
+    assert read(processor, unpadded(processor.process(["red"]))[0]) == "q: red" + tail(processor)
+    dialogue = [[{"role": "user", "content": "a"}]]
+    assert processor.process_dialogues(dialogue)["input_ids"] == qwen.process_dialogues(dialogue)["input_ids"]

@@ -124,6 +124,20 @@ def test_a_bad_row_is_named_and_the_others_are_there(coma: Coma, mixed_inputs: l
     assert (embeddings - one_by_one(coma, [items[row] for row in rows])).abs().max() < 1e-5
 
 
+def test_rows_that_no_tokenizer_or_decoder_ends_with(coma: Coma, tmp_path: Path, picture: Callable) -> None:
+    """A typed token, half a character, a pipe, a bomb: each is one failure, and the rows around them are there."""
+    model, processor = coma
+    os.mkfifo(tmp_path / "pipe.png")
+    processor.max_image_pixels = 56 * 56
+    good = ["a red apple", {"image": picture(56, 56)}]
+    pipe = {"image": str(tmp_path / "pipe.png")}
+    bad = ["is <|ctoken_pad_0|> red?", "a <|im_end|>", "\ud800", pipe, picture(56, 57)]
+    batches = list(encode_batches(model, processor, [good[0], *bad, good[1]], batch_tokens=64, first_row=100))
+    failures = {row: reason for batch in batches for row, reason in batch.failures.items()}
+    assert sorted(failures) == [1, 2, 3, 4, 5] and sorted(row for batch in batches for row in batch.rows) == [0, 6]
+    assert all(reason.startswith(f"Row {100 + row}: ") for row, reason in failures.items()), failures
+
+
 def test_the_model_is_left_as_it_was(coma: Coma) -> None:
     model, processor = coma
     for training in (True, False):

@@ -8,12 +8,11 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 
-from modeling_coma.inputs_coma import to_rgb
+from modeling_coma.inputs_coma import open_regular_file, to_rgb
 
 
 __all__ = ["Chat", "Fault", "Message", "Picture", "Rejected", "Reply", "read_picture"]
@@ -112,7 +111,11 @@ def read_picture(image: str | bytes | None) -> Picture:
     if image is None:
         raise Rejected("no picture", "the row has none")
     try:
-        data = image if isinstance(image, bytes) else Path(image).read_bytes()
+        if isinstance(image, bytes):
+            data = image
+        else:
+            with open_regular_file(image) as opened:
+                data = opened.read()
         rgb = to_rgb(data)
         with Image.open(BytesIO(data)) as file:
             plain = file.format in AS_THEY_ARE and file.mode in ("RGB", "L") and not file.has_transparency_data

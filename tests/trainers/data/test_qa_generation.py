@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,14 @@ def test_pictures_as_others_show_them(tmp_path: Path, picture: Callable) -> None
     for bad in (b"", b"x", saved(plain, "PNG")[:-60], str(tmp_path / "none.png")):
         with pytest.raises(Rejected, match="picture cannot be read"):
             read_picture(bad)
+
+
+def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
+    """It would wait for a writer, and a device would never end."""
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (str(tmp_path / "pipe.png"), "/dev/zero", str(tmp_path)):
+        with pytest.raises(Rejected, match="no regular file"):
+            read_picture(path)
 
 
 def test_an_error_of_ours_is_not_taken_for_a_failed_row(sources: list[Source], tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""How inputs and dialogues become text: two chat templates, and the tokens that no text may type into them."""
+
+import functools
+import re
+
+
+ROLES = ("system", "user", "assistant")
+IMAGE_TOKENS = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
+PLACEHOLDER = "".join(IMAGE_TOKENS)  # of one image, whatever its size
+
+# What can only be a mistake raises, so that nothing is left out, and no word "None" is put in, by whoever renders.
+_CHECK_ROLE = (
+    "{% if message.role not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('The role of a message is system, user or assistant.') }}{% endif %}"
+)
+# An input is rendered as it is; a system message is an instruction on a line of its own.
+INPUT_TEMPLATE = (
+    "{% for message in messages %}" + _CHECK_ROLE + "{% if message.content is string %}{{ message.content }}"
+    "{% elif message.content is undefined or message.content is mapping or message.content is not iterable %}"
+    "{{ raise_exception('The content of a message is a text or a list of blocks.') }}"
+    "{% else %}{% for block in message.content %}"
+    "{% if block.type == 'image' %}{{ '" + PLACEHOLDER + "' }}"
+    "{% elif block.type == 'text' and block.text is string %}{{ block.text }}"
+    "{% else %}{{ raise_exception('A content block is an image, or a text that is there.') }}{% endif %}"
+    "{% endfor %}{% endif %}{{ '' if loop.last else '\n' }}{% endfor %}"
+)
+# ChatML. Between the generation marks stands what the model says, its end of turn included.
+DIALOGUE_TEMPLATE = (
+    "{% for message in messages %}"
+    + _CHECK_ROLE
+    + "{% if message.content is not string %}{{ raise_exception('A message of a dialogue is a text.') }}{% endif %}"
+    "{{ '<|im_start|>' + message.role + '\n' }}"
+    "{% if message.role == 'assistant' %}{% generation %}{{ message.content + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ message.content + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def find_tokens(text: str, tokens: tuple[str, ...]) -> list[str]:
+    """Placeholders of images and other `tokens` in a text, from left to right; a placeholder is found as a whole."""
+    return _pattern(tokens).findall(text)
+
+
+@functools.lru_cache(maxsize=32)
+def _pattern(tokens: tuple[str, ...]) -> re.Pattern:
+    longest_first = sorted(tokens, key=len, reverse=True)  # <|ctoken_pad_1|> is not the beginning of another token
+    return re.compile("|".join(map(re.escape, (PLACEHOLDER, *longest_first))))
+
+
+def check_text(text: str, row: int, tokens: tuple[str, ...] = (), what: str = "its text") -> None:
+    """
+    Raises `ValueError` for a text that types one of the `tokens`, which would be read as what it stands for (another
+    speaker, an image, the embedding), and for half a character, which no tokenizer takes.
+    """
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            found = f"{ascii(text[error.start])} at {error.start}, half a character (a lone surrogate)"
+            way_out = "take it out, or decode with errors='replace'"
+            raise ValueError(f"Row {row}: {what} has {found}, which is not UTF-8: {way_out}.") from error
+    if tokens and (found := find_tokens(text, tokens)):
+        before, _, after = text.partition(found[0])
+        excerpt = f"{before[-20:]}{found[0]}{after[:20]}"  # sentence-transformers sorts rows, and numbers help little
+        way_out = f"take it out, or break it up, as {found[0][:1] + ' ' + found[0][1:]!r}"
+        message = f"types {found[0]!r}, a special token of the tokenizer, in {excerpt!r}: {way_out}"
+        raise ValueError(f"Row {row}: {what} {message}.")
+
+
+__all__ = ["DIALOGUE_TEMPLATE", "IMAGE_TOKENS", "INPUT_TEMPLATE", "PLACEHOLDER", "ROLES", "check_text", "find_tokens"]
