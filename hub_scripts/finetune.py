@@ -109,7 +109,8 @@ def _trainer(arguments: FinetuneArguments, config: "ComaContrastiveConfig") -> "
         kwargs["data_collator"] = ComaContrastiveCollator.of(caching, config)
     trainer = ComaContrastiveTrainer(model, config, processor, adapter, **kwargs)
     if arguments.eval_data is not None:
-        task = RetrievalSet.from_rows(without_decoding(kwargs["eval_dataset"]), config.instructions)
+        rows = without_decoding(kwargs["eval_dataset"])
+        task = RetrievalSet.from_rows(rows, config.instructions, config.on_bad_row)
         trainer.add_callback(RetrievalCallback(trainer, task))
     return trainer
 

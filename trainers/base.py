@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from huggingface_hub import CommitInfo
 from peft import LoraConfig, PeftModel
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
@@ -31,11 +31,12 @@ NEVER_CALLED = {"compute_metrics", "compute_loss_func", "preprocess_logits_for_m
 NEED_ROWS = ("length_column", "sub_batch_size")
 
 
-class Meter:
+class Meter(TrainerCallback):
     """Sums of what happened since the last log, on this process; `flush` gives the means over all processes."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
+        self._rates: set[str] = set()
         self._clear()
 
     def _clear(self) -> None:
@@ -50,16 +51,20 @@ class Meter:
 
     def add_rate(self, name: str, total: torch.Tensor | float) -> None:
         """Adds to what is logged per second as `name`."""
+        self._rates.add(name)
         self.add(name, total, 0.0)
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        self._started = time.perf_counter()  # what was before the training does not count for the rates
+
     def flush(self) -> dict[str, float]:
-        """Means and rates since the last flush. Every process must have the same names."""
+        """Means and rates since the last flush, but no mean of nothing. Every process must have the same names."""
         seconds, names = time.perf_counter() - self._started, sorted(self._sums)
         sums = self.accelerator.reduce(torch.stack([self._sums[name] for name in names])).tolist() if names else []
         self._clear()
-        return {
-            name: total / count if count else total / seconds for name, (total, count) in zip(names, sums, strict=True)
-        }
+        divisors = [seconds if name in self._rates else count for name, (_, count) in zip(names, sums, strict=True)]
+        totals = (total for total, _ in sums)
+        return {name: total / by for name, total, by in zip(names, totals, divisors, strict=True) if by}
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -115,6 +120,7 @@ class ComaTrainer(Trainer):
             args.accelerator_config.dispatch_batches = False  # cut `pixel_values`, too, by the number of rows
         super().__init__(model, args, processing_class=processing_class, **kwargs)
         self.meter, self.seen = Meter(self.accelerator), SeenInputs(self.accelerator)
+        self.add_callback(self.meter)
         self.add_callback(self.seen)
         self.add_callback(SamplerEpoch())
 

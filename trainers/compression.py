@@ -15,13 +15,13 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.base import ComaTrainer
 from trainers.callbacks import TokenSimilarity
 from trainers.compression_collator import ComaCompressionCollator
 from trainers.compression_evaluation import evaluate_compression
 from trainers.losses import Head, answer_hits, answer_kl
 from trainers.ranges import AT_LEAST_0, COUNT, POSITIVE, check_ranges
 from trainers.samplers import LengthGroupedBatches
+from trainers.skipped_batches import SkippingTrainer
 from trainers.training_config import ComaTrainingArguments
 
 
@@ -104,7 +104,7 @@ class ComaCompressionConfig(ComaTrainingArguments):
             )
 
 
-class ComaCompressionTrainer(ComaTrainer):
+class ComaCompressionTrainer(SkippingTrainer):
     r"""
     Trains stage 1. The model's own forward computes the cross-entropy; here are the KL from the teacher, what is
     logged, and an evaluation that tells how much the compression tokens carry.
@@ -178,8 +178,9 @@ class ComaCompressionTrainer(ComaTrainer):
             labels = inputs["labels"][inputs["labels"] != -100]
             hits = answer_hits(outputs.answer_states, self.coma.get_output_embeddings(), labels)
             meter.add("answer_accuracy", hits.sum(), hits.numel())
-        images = len(inputs.get("image_grid_thw", ()))
-        tokens = inputs["attention_mask"].sum() + inputs["dialogue_attention_mask"].sum()
+        counts = (inputs["labels"] != -100).any()  # not the batch that stands for rows left out
+        images = counts * len(inputs.get("image_grid_thw", ()))
+        tokens = counts * (inputs["attention_mask"].sum() + inputs["dialogue_attention_mask"].sum())
         meter.add_rate("tokens_per_second", tokens)
         meter.add_rate("images_per_second", images)
         self.seen.add(images, tokens)
@@ -206,8 +207,13 @@ class ComaCompressionTrainer(ComaTrainer):
         )
         # Of a step, the parts of all its batches and processes add up; DDP will average the gradients.
         parts = 1 if num_items is None else self.accelerator.num_processes
-        self.meter.add("kl", kl.detach(), 1 / (self.current_gradient_accumulation_steps * parts))
+        of_step = 0 if self.skipped_batches.is_empty else 1
+        self.meter.add("kl", kl.detach(), of_step / (self.current_gradient_accumulation_steps * parts))
         return kl * parts
+
+    def number_of_rows(self, batch: dict[str, Any]) -> int:
+        """Rows of a batch that have something to be trained on."""
+        return int((batch["labels"] != -100).any(dim=1).sum())
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of similar length where the rows have a `length_column`, else as in `Trainer`."""
