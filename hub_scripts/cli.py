@@ -10,6 +10,8 @@ import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 
+from hub_scripts.terminal import drop_unwritten, flush, is_read, one_line, show_every_letter
+
 
 __all__ = ["COMMANDS", "coma_version", "main"]
 
@@ -41,9 +43,12 @@ from a backbone to a search:
 `coma COMMAND --help` explains a command and shows its use.
 An error is one line and exit code 1, or 2 for a wrong command line; with --debug it is a traceback."""
 
-# What bad input, missing files and missing extras raise. Anything else is a fault of ours and keeps its traceback.
-EXPECTED = (ValueError, OSError, ImportError)
+# What bad input, missing files, missing extras and too small a machine raise. Anything else is a fault of ours and
+# keeps its traceback.
+EXPECTED = (ValueError, OSError, ImportError, MemoryError)
 LONGEST_ERROR = 600  # characters; transformers can list every model it knows
+INTERRUPTED = 130  # exit code, as shells have it for SIGINT
+NOBODY_READS = 141  # … and for SIGPIPE
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         argv (`list[str]`, *optional*): the command line without the name of the program.
 
     Returns:
-        `int`: exit code; 1 for an error, 130 if interrupted.
+        `int`: exit code; 1 for an error, 130 if interrupted, 141 if nobody reads what it prints any more.
     """
     argv = sys.argv[1:] if argv is None else argv
     options = argv[: argv.index("--")] if "--" in argv else argv
@@ -64,16 +69,24 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if "--debug" not in options:
         warnings.simplefilter("ignore", FutureWarning)  # of libraries, to each other's authors
+    show_every_letter(sys.stdout)
+    command, debug = arguments.command, "--debug" in options
     try:
-        return importlib.import_module(f"hub_scripts.{arguments.command.replace('-', '_')}").main(arguments.arguments)
+        code = importlib.import_module(f"hub_scripts.{command.replace('-', '_')}").main(arguments.arguments)
+        flush()
+        return code
     except EXPECTED as error:
-        if "--debug" in options:
+        if isinstance(error, BrokenPipeError) and not is_read():
+            return NOBODY_READS
+        if debug:
             raise
-        print(f"coma {arguments.command}: error: {_one_line(error)}", file=sys.stderr)
+        print(f"coma {command}: error: {_one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"coma {arguments.command}: interrupted", file=sys.stderr)
-        return 130
+        print(f"coma {command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        drop_unwritten()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,7 +114,10 @@ def coma_version() -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = one_line(" ".join(str(error).split()))
+    if isinstance(error, MemoryError):  # Python's own says nothing
+        message = f"the memory of this machine is not enough. {message}".strip()
+    message = message or type(error).__name__
     return message if len(message) <= LONGEST_ERROR else f"{message[:LONGEST_ERROR]} … (--debug shows all of it)"
 
 

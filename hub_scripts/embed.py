@@ -4,8 +4,9 @@ Tables end with .csv, .tsv, .jsonl or .parquet and have a column `text`, a colum
 bytes of a file), or both; a row with both shows the picture first. The result has the rows in the order of the input.
 
 It is made in parts, in the folder OUT.parts. After an interruption the same command goes on where it was: parts whose
-rows and model are the same are kept. A row that cannot be embedded is an error with its number, unless it is to be
-skipped: then OUT.skipped.jsonl says which rows are not there, and why.
+rows are the same are kept. Parts of another model or corpus are refused, as is a folder of that name that is nobody's.
+A row that cannot be embedded is an error with its number and its file, unless it is to be skipped: then
+OUT.skipped.jsonl says which rows are not there, and why.
 
   coma embed my-coma photos/ photos.parquet
   coma embed my-coma products.csv products.parquet --text-column title --image-column file --image-root images/
@@ -16,15 +17,18 @@ import argparse
 import hashlib
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_scripts.arguments import add_model_options, command_parser, positive
+from hub_scripts.embedding_parts import PartsFolder
+from hub_scripts.terminal import one_line
 
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from hub_scripts.corpus import Corpus
     from modeling_coma import ComaForEmbedding, ComaProcessor
 
@@ -35,32 +39,37 @@ __all__ = ["main"]
 def main(argv: list[str]) -> int:
     """Runs `coma embed`; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    out, parts = arguments.out, arguments.out.with_name(f"{arguments.out.name}.parts")
-    if out.exists():
-        raise ValueError(f"{out} is there already, and nothing is overwritten: remove it or give another file.")
 
+    from trainers.one_writer import one_writer
+
+    with one_writer(arguments.out):
+        _embed(arguments)
+    return 0
+
+
+def _embed(arguments: argparse.Namespace) -> None:
     from hub_scripts.corpus import Columns, open_corpus
     from hub_scripts.index import join_parts
     from hub_scripts.loading import load_model
 
+    parts = PartsFolder.of(arguments.out)
+    parts.check_free()
     columns = Columns(arguments.id_column, arguments.text_column, arguments.image_column)
     corpus = open_corpus(arguments.inputs, columns, arguments.image_root)
     if corpus.left_alone:
-        print(f"{corpus.left_alone} files of {arguments.inputs} are no pictures and are left alone")
+        print(f"{corpus.left_alone} files of {one_line(arguments.inputs)} are no pictures and are left alone")
     model, processor = load_model(arguments.model, arguments.dtype, arguments.device)
-    parts.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     metadata = _metadata(arguments, model, processor)
-    files, embedded = _embed_parts(arguments, corpus, model, processor, parts, metadata)
-    skipped_file = out.with_name(f"{out.name}.skipped.jsonl")
-    rows, skipped = join_parts(files, out, skipped_file, metadata)
-    shutil.rmtree(parts)
+    parts.begin({**metadata, **_settings(arguments)})
+    files, embedded = _embed_parts(arguments, corpus, model, processor, parts.folder, metadata)
+    rows, skipped = join_parts(files, arguments.out, parts.skipped, metadata)
+    parts.remove()
     seconds = time.perf_counter() - started
-    print(f"{rows} rows of {model.config.hidden_size} numbers in {out}")
+    print(f"{rows} rows of {model.config.hidden_size} numbers in {one_line(arguments.out)}")
     print(f"{embedded} embedded now, in {seconds:.1f} s: {embedded / seconds:.1f} a second")
     if skipped:
-        print(f"{skipped} rows skipped, listed in {skipped_file}")
-    return 0
+        print(f"{skipped} rows skipped, listed in {one_line(parts.skipped)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,6 +105,17 @@ def _metadata(arguments: argparse.Namespace, model: "ComaForEmbedding", processo
     }
 
 
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What else the parts depend on."""
+    root = arguments.image_root
+    return {
+        "inputs": os.path.abspath(arguments.inputs),
+        "columns": [arguments.id_column, arguments.text_column, arguments.image_column],
+        "image_root": None if root is None else os.path.abspath(root),
+        "part_rows": arguments.part_rows,
+    }
+
+
 def _embed_parts(
     arguments: argparse.Namespace,
     corpus: "Corpus",
@@ -107,7 +127,7 @@ def _embed_parts(
     """Makes the parts that are not there yet; returns all of them, and how many rows were embedded."""
     from transformers.utils import logging
 
-    from hub_scripts.index import read_part_digest, write_part
+    from hub_scripts.index import part_is_good, write_part
 
     files, embedded = [], 0
     with logging.tqdm(total=corpus.num_rows, desc="Embedding", unit="row", smoothing=0.05) as progress:
@@ -115,11 +135,12 @@ def _embed_parts(
             rows = corpus.read(start, min(start + arguments.part_rows, corpus.num_rows))
             digest = _digest(rows, metadata)
             files.append(parts / f"{start:012d}.parquet")
-            if read_part_digest(files[-1]) == digest:
+            if part_is_good(files[-1], digest, with_errors=arguments.on_error == "skip"):
                 progress.total -= len(rows)
                 continue
-            write_part(files[-1], _embed_rows(arguments, rows, start, model, processor, progress), digest)
-            embedded += len(rows)
+            table = _embed_rows(arguments, rows, start, model, processor, progress)
+            write_part(files[-1], table, digest)
+            embedded += table["error"].null_count
     return files, embedded
 
 
@@ -130,38 +151,82 @@ def _embed_rows(
     model: "ComaForEmbedding",
     processor: "ComaProcessor",
     progress: Any,
-) -> Any:
+) -> "pa.Table":
     import torch
 
     from hub_scripts.index import index_table
     from trainers.encoding import encode_batches
 
-    items = [{"image": row["image"], "text": row["text"]} for row in rows]
+    unfit = _unfit(rows, first_row)
+    # What cannot be embedded is reported among the failures, as all others are.
+    items = [
+        None if place in unfit else {"image": row["image"], "text": row["text"]} for place, row in enumerate(rows)
+    ]
     embeddings, errors = torch.zeros(len(rows), model.config.hidden_size), {}
     options = {"batch_tokens": arguments.batch_tokens, "num_workers": arguments.workers, "first_row": first_row}
-    for batch in encode_batches(model, processor, items, **options):
-        # A row that could not be read is empty, and fails as such; why it is empty, the reader knows.
-        failures = {place: rows[place]["error"] or reason for place, reason in batch.failures.items()}
-        if failures and arguments.on_error == "raise":
-            reason = next(iter(failures.values()))
-            raise ValueError(f"{reason} Mend it and go on by the same command, or add --on-error skip.")
-        embeddings[batch.rows] = batch.embeddings
-        errors |= failures
-        progress.update(len(batch.rows) + len(failures))
+    try:
+        for batch in encode_batches(model, processor, items, **options):
+            for place, reason in batch.failures.items():
+                errors[place] = _with_path(unfit.get(place, reason), rows[place]["path"])
+            if errors and arguments.on_error == "raise":
+                reason = errors[min(errors)]
+                raise ValueError(
+                    f"{reason.removesuffix('.')}. Mend it and go on by the same command, or add --on-error skip."
+                )
+            embeddings[batch.rows] = batch.embeddings
+            progress.update(len(batch.rows) + len(batch.failures))
+    except torch.OutOfMemoryError as error:
+        hint = f"Go on by the same command with fewer --batch-tokens than {arguments.batch_tokens}."
+        raise MemoryError(hint) from error
     return index_table(first_row, rows, embeddings, errors)
+
+
+def _unfit(rows: list[dict], first_row: int) -> dict[int, str]:
+    """What is wrong with rows before anybody looks at their pictures, by place."""
+    reasons = {}
+    for place, row in enumerate(rows):
+        names = [name for name in ("id", "text", "path") if not _is_unicode(row[name])]
+        if row["error"] is not None:  # whoever read it knows why
+            reasons[place] = row["error"]
+        elif names:
+            what = "a file name" if names[0] == "path" else f"the {names[0]}"
+            reasons[place] = f"Row {first_row + place}: {what} is not UTF-8 and cannot be stored: {row[names[0]]!r}."
+    return reasons
+
+
+def _is_unicode(text: str | None) -> bool:
+    """Whether a text can be written to a file; not so with halves of surrogate pairs, or bytes of other encodings."""
+    try:
+        (text or "").encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _with_path(reason: str, path: str | None) -> str:
+    """What is wrong with a row, and with which file."""
+    return reason if path is None or path in reason else f"{reason.removesuffix('.')}; the image is {path!r}."
 
 
 def _digest(rows: list[dict], metadata: dict[str, Any]) -> str:
     """What a part is made of: the model, its settings, the texts, and the pictures or the state of their files."""
     from hub_scripts.identity import rounded
 
-    settings = {**metadata, "versions": None, "probe": rounded(metadata["probe"])}
+    settings = {**metadata, "model": None, "versions": None, "probe": rounded(metadata["probe"])}
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
     for row in rows:
         image = row["image"]
         if isinstance(image, str):
-            state = Path(image).stat() if Path(image).exists() else None
-            image = f"{image} {state and (state.st_size, state.st_mtime_ns)}".encode()
+            image = f"{image} {_state(image)}".encode("utf-8", "surrogatepass")
         digest.update(json.dumps([row["id"], row["text"], row["error"]]).encode())
         digest.update(image or b"")
     return digest.hexdigest()
+
+
+def _state(image: str) -> tuple[int, int] | None:
+    """Differs when the content of a file does."""
+    try:
+        state = os.stat(image)
+    except (OSError, ValueError):  # it is not there, or this is no path
+        return None
+    return state.st_size, state.st_mtime_ns

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_scripts.arguments import DTYPES, command_parser, positive
+from hub_scripts.terminal import one_line
 from trainers.data.qa_prompts import FORMATS
 
 
@@ -57,16 +58,17 @@ def main(argv: list[str]) -> int:
         arguments.inputs, Columns(arguments.id_column, None, arguments.image_column), arguments.image_root
     )
     if corpus.left_alone:
-        print(f"{corpus.left_alone} files of {arguments.inputs} are no pictures and are left alone")
+        print(f"{corpus.left_alone} files of {one_line(arguments.inputs)} are no pictures and are left alone")
     started = time.perf_counter()
     asyncio.run(_generate(arguments, corpus))
     report = report_on(QAFiles.of(arguments.out))
     report_file = arguments.out.with_name(f"{arguments.out.name}.report.json")
     report_file.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
-    sys.stdout.writelines(f"{line}\n" for line in report_lines(report))
-    print(f"written      {arguments.out}, in {time.perf_counter() - started:.1f} s; the same numbers in {report_file}")
+    sys.stdout.writelines(f"{one_line(line)}\n" for line in report_lines(report))
+    seconds, out = time.perf_counter() - started, one_line(arguments.out)
+    print(f"written      {out}, in {seconds:.1f} s; the same numbers in {one_line(report_file)}")
     if report["rows"]["failed"]:
-        print(f"failed       {arguments.out}.failed.jsonl says why; --retry-failed tries them again")
+        print(f"failed       {out}.failed.jsonl says why; --retry-failed tries them again")
     if not report["rows"]["good"]:
         raise ValueError(f"None of the {report['rows']['failed']} pictures has a dialogue: {report['failures']}")
     return 0
@@ -112,6 +114,13 @@ def _add_server_options(group: argparse._ArgumentGroup) -> None:
     add("--timeout", type=float, default=120, metavar="S", help="seconds for a reply (default: %(default)s)")
     add("--retries", type=int, default=6, metavar="N", help="of a request that failed (default: %(default)s)")
     add("--backoff", type=float, default=0.5, metavar="S", help="seconds before the first one (default: %(default)s)")
+    add(
+        "--max-wait",
+        type=float,
+        default=300,
+        metavar="S",
+        help="seconds that a server may ask to be left alone; a picture has failed if it asks for more (default: 300)",
+    )
 
 
 async def _generate(arguments: argparse.Namespace, corpus: "Corpus") -> None:
@@ -148,11 +157,22 @@ async def _chat(arguments: argparse.Namespace) -> AsyncIterator["Chat"]:
         return
     from trainers.data.qa_server import ServerChat, ServerSettings
 
-    names = ("concurrency", "requests_per_second", "timeout", "retries", "backoff")
+    names = ("concurrency", "requests_per_second", "timeout", "retries", "backoff", "max_wait")
     written |= {name: getattr(arguments, name) for name in names}
-    key = arguments.api_key_file and arguments.api_key_file.read_text(encoding="utf-8").strip()
+    key = None if arguments.api_key_file is None else _read_key(arguments.api_key_file)
     async with ServerChat(ServerSettings(arguments.server, arguments.model, key, **written)) as chat:
         yield chat
+
+
+def _read_key(file: Path) -> str:
+    """The key in a file. What is wrong with it is said without showing it."""
+    try:
+        key = file.read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text with a key in it.") from error
+    if not key:
+        raise ValueError(f"{file} is empty, and there should be a key in it.")
+    return key
 
 
 def _sources(corpus: "Corpus") -> Iterator["Source"]:

@@ -8,15 +8,23 @@ that made the file.
   coma search my-coma photos.parquet "the same, but in blue" --image bicycle.jpg
 """
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hub_scripts.arguments import add_model_options, command_parser, positive
+from hub_scripts.embedding_parts import SAME_MODEL, probe_cosine
+from hub_scripts.terminal import one_line
+
+
+if TYPE_CHECKING:
+    import torch
+
+    from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
 __all__ = ["main"]
 
-SAME_MODEL = 0.99  # cosine of the probes; other precisions of one model stay above it
 WIDEST_TEXT = 60  # characters of a text in the table
 
 
@@ -33,8 +41,6 @@ def main(argv: list[str]) -> int:
     if arguments.query is None and arguments.image is None:
         parser.error("give a QUERY, an --image, or both")
 
-    import torch
-
     from hub_scripts.identity import probe
     from hub_scripts.index import index_metadata, nearest
     from hub_scripts.loading import load_model
@@ -42,22 +48,28 @@ def main(argv: list[str]) -> int:
     metadata = index_metadata(arguments.index)
     model, processor = load_model(arguments.model, arguments.dtype, arguments.device)
     _check_same_model(metadata, arguments, probe(model, processor))
-    image = None if arguments.image is None else str(arguments.image)
-    with torch.no_grad():
-        inputs = processor.process([{"image": image, "text": arguments.query}]).to(model.device)
-        query = model(**inputs).embeddings[0].float().cpu()
+    hits = nearest(arguments.index, _embed_query(arguments, model, processor), arguments.k)
     print("rank  cosine  id")
-    for rank, hit in enumerate(nearest(arguments.index, query, arguments.k), 1):
+    for rank, hit in enumerate(hits, 1):
         print(f"{rank:>4}  {hit.score:>6.3f}  {_describe(hit.row)}")
     return 0
 
 
-def _check_same_model(metadata: dict[str, Any], arguments: Any, numbers: list[float]) -> None:
+def _embed_query(arguments: Any, model: "ComaForEmbedding", processor: "ComaProcessor") -> "torch.Tensor":
     import torch
 
-    theirs, ours = torch.tensor(metadata["probe"]), torch.tensor(numbers)
-    cosine = torch.cosine_similarity(ours, theirs, dim=0).item() if len(ours) == len(theirs) else 0.0
-    if cosine < SAME_MODEL:
+    image = None if arguments.image is None else str(arguments.image)
+    try:
+        inputs = processor.process([{"image": image, "text": arguments.query}]).to(model.device)
+    except ValueError as error:  # the one row that there is
+        raise ValueError(f"The query cannot be embedded: {re.sub(r'^Row 0:? ', '', str(error))}") from error
+    with torch.no_grad():
+        return model(**inputs).embeddings[0].float().cpu()
+
+
+def _check_same_model(metadata: dict[str, Any], arguments: Any, numbers: list[float]) -> None:
+    cosine = probe_cosine(numbers, metadata["probe"])
+    if not cosine >= SAME_MODEL:  # NaN is not, either
         made = f"{metadata['model']}, K {metadata['num_compression_tokens']}, {metadata['dim']} dimensions"
         raise ValueError(
             f"{arguments.index} was made by another model ({made}): a picture embedded by both has a cosine of "
@@ -67,7 +79,6 @@ def _check_same_model(metadata: dict[str, Any], arguments: Any, numbers: list[fl
 
 def _describe(row: dict[str, Any]) -> str:
     """The row in one line: its id, the path of its picture where that is something else, the beginning of its text."""
-    text = " ".join((row["text"] or "").split())
-    text = text if len(text) <= WIDEST_TEXT else f"{text[: WIDEST_TEXT - 1]}…"
+    text = one_line(" ".join((row["text"] or "").split()), WIDEST_TEXT)
     image = row["image"] if row["image"] != row["id"] else None
-    return "  ".join(part for part in (row["id"], image, text) if part)
+    return "  ".join(part for part in (one_line(row["id"] or ""), one_line(image or ""), text) if part)

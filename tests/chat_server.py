@@ -1,22 +1,26 @@
 """A chat server in the manner of OpenAI, on 127.0.0.1, that answers about the picture it was sent, or misbehaves."""
 
 import base64
+import gzip
 import hashlib
 import json
 import socket
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
-__all__ = ["ChatServer", "misbehaving"]
+__all__ = ["ChatServer", "Happening", "completion", "drip", "flood", "misbehaving", "packed", "send"]
 
 # One request in two meets one of these, the first time that it is sent.
 MISCHIEF = ["500", "503", "429", "time-out", "truncated", "empty", "slow", "closed", "half a body", "html"]
-Behaviour = Callable[[dict, int], str]
+# What happens: a status, one of MISCHIEF, `say ` and the text of a reply, or a function that answers all by itself.
+Happening = str | Callable[[BaseHTTPRequestHandler], None]
+Behaviour = Callable[[dict, int], Happening]
 
 
 def misbehaving(body: dict, visit: int) -> str:
@@ -43,6 +47,60 @@ def reply_to(body: dict) -> str:
         return "Here they are:\n\n" + "\n".join(things)
     turn = 1 + len(messages) // 2
     return f"In turn {turn}, {picture} shows number {turn * 111}."
+
+
+def completion(content: Any, **more: Any) -> bytes:
+    """A chat completion with this content."""
+    return json.dumps({"choices": [{"message": {"content": content}, "finish_reason": "stop", **more}]}).encode()
+
+
+def send(body: bytes, status: int = 200, **headers: str) -> Happening:
+    """Answers with this body and these headers (`Retry_After` for `Retry-After`)."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        for name, value in ({"Content_Length": str(len(body))} | headers).items():
+            request.send_header(name.replace("_", "-"), value)
+        request.end_headers()
+        request.wfile.write(body)
+
+    return answer
+
+
+def flood(sent: list[int], piece: bytes, number: int, **headers: str) -> Happening:
+    """Sends a piece time after time, in chunks; `sent` afterwards has the bytes that somebody took."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        for name, value in ({"Transfer_Encoding": "chunked"} | headers).items():
+            request.send_header(name.replace("_", "-"), value)
+        request.end_headers()
+        for _ in range(number):
+            request.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+            sent.append(len(piece))
+
+    return answer
+
+
+def drip(number: int, pause: float) -> Happening:
+    """Sends a body byte by byte, slowly, so that there is always something to wait for."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", str(number))
+        request.end_headers()
+        for _ in range(number):
+            request.wfile.write(b" ")
+            request.wfile.flush()
+            time.sleep(pause)
+
+    return answer
+
+
+def packed(body: bytes, encoding: str = "gzip") -> Happening:
+    """A body that nobody asked to be packed."""
+    pack = {"gzip": gzip.compress, "deflate": zlib.compress}.get(encoding, bytes)
+    return send(pack(body), Content_Encoding=encoding)
 
 
 class ChatServer:
@@ -105,8 +163,11 @@ class ChatServer:
             with self.lock:
                 self.open -= 1
 
-    def answer(self, request: BaseHTTPRequestHandler, body: dict, how: str) -> None:
-        """`how` is a status, one of MISCHIEF, or the text of the reply after `say `."""
+    def answer(self, request: BaseHTTPRequestHandler, body: dict, how: Happening) -> None:
+        if callable(how):
+            request.close_connection = True
+            how(request)
+            return
         usage = {"prompt_tokens": 100, "completion_tokens": 10}
         if how == "time-out":
             self.time_out.wait(5)

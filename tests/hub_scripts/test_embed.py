@@ -1,7 +1,10 @@
 """`coma embed` writes every row in its place, and goes on after whatever stopped it."""
 
 import json
+import multiprocessing
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +18,8 @@ import pytest
 import torch
 from PIL import Image
 
+from hub_scripts.cli import main
+from hub_scripts.folders import save_model
 from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
@@ -133,6 +138,9 @@ def test_parts_of_other_rows_or_settings_are_not_kept(
     (photos / "more" / "5.png").write_bytes(b"no picture")
     assert coma_command(*words)[0] == 1
     (photos / "more" / "5.png").unlink()
+    code, _, error = coma_command(*words, "--dtype", "bfloat16")
+    assert code == 1 and "begun with something else: dtype was 'float32' and is now 'bfloat16'" in error
+    shutil.rmtree(tmp_path / "out.parquet.parts")
     assert "\n6 embedded now" in coma_command(*words, "--dtype", "bfloat16")[1]
 
 
@@ -148,3 +156,189 @@ def test_another_kind_of_model_is_refused(make_backbone: Callable, coma_command:
     (tmp_path / "t.txt").write_text("x\n")
     code, _, error = coma_command("embed", make_backbone(), tmp_path / "t.txt", tmp_path / "out.parquet")
     assert code == 1 and "qwen2_5_vl model and no CoMa model" in error
+
+
+def in_another_process(words: list[object], errors: Path, barrier: object = None) -> multiprocessing.Process:
+    """The command in a copy of this process, which need not import torch again; its standard error in a file."""
+
+    def run() -> None:
+        os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        if barrier is not None:
+            barrier.wait()
+        sys.exit(main([str(word) for word in words]))
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
+
+
+def test_of_two_at_once_one_writes(coma_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("\n".join(TEXTS))
+    words = ["embed", coma_folder, tmp_path / "t.txt", tmp_path / "out.parquet", "--part-rows", 2, "--workers", 0]
+    barrier = multiprocessing.get_context("fork").Barrier(2)
+    processes = [in_another_process(words, tmp_path / f"errors-{number}", barrier) for number in range(2)]
+    for process in processes:
+        process.join(120)
+    codes = [process.exitcode for process in processes]
+    assert sorted(codes) == [0, 1]
+    lines = (tmp_path / f"errors-{codes.index(1)}").read_text().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("coma embed: error: Another process is writing")
+    assert pq.read_table(tmp_path / "out.parquet")["text"].to_pylist() == TEXTS
+    assert np.abs(embeddings_in(tmp_path / "out.parquet") - expected(coma_folder, TEXTS)).max() < 1e-5
+
+
+def test_a_full_disk_is_one_line_and_the_work_goes_on(
+    coma_folder: Path, coma_command: Callable, tmp_path: Path
+) -> None:
+    (tmp_path / "t.txt").write_text("\n".join(TEXTS))
+    words = ["embed", coma_folder, tmp_path / "t.txt", tmp_path / "out.parquet", "--part-rows", 20, "--workers", 0]
+
+    def without_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))  # two parts of 20 rows fit, the index does not
+        sys.exit(main([str(word) for word in words]))
+
+    errors = tmp_path / "errors"
+    command = f"import sys; sys.stderr = open({str(errors)!r}, 'w', buffering=1)"
+    process = multiprocessing.get_context("fork").Process(target=lambda: (exec(command), without_room()))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 1
+    (line,) = errors.read_text().splitlines()[-1:]
+    assert line.startswith("coma embed: error: ") and "out.parquet cannot be written: " in line
+    assert not [file for file in tmp_path.rglob("*") if file.name.endswith((".writing", ".lock"))]
+    assert not (tmp_path / "out.parquet").exists()
+    code, text, error = coma_command(*words)
+    assert code == 0, error
+    assert "\n0 embedded now" in text and len(pq.read_table(tmp_path / "out.parquet")) == len(TEXTS)
+
+
+def test_what_is_there_and_nobodys_is_left_alone(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("an apple\n")
+    out, parts = tmp_path / "out.parquet", tmp_path / "out.parquet.parts"
+    words = ["embed", coma_folder, tmp_path / "t.txt", out]
+    (parts / "notes").mkdir(parents=True)
+    (parts / "notes" / "mine.txt").write_text("mine")
+    code, _, error = coma_command(*words)
+    assert code == 1 and "without a record" in error and (parts / "notes" / "mine.txt").read_text() == "mine"
+    shutil.rmtree(parts)
+    parts.write_text("mine")
+    assert coma_command(*words)[0] == 1 and parts.read_text() == "mine"
+    parts.unlink()
+
+    skipped = tmp_path / "out.parquet.skipped.jsonl"
+    skipped.write_text("of another run")
+    code, _, error = coma_command(*words)
+    assert code == 1 and "of another run" in error and skipped.read_text() == "of another run"
+    skipped.unlink()
+    out.symlink_to("nowhere")
+    assert coma_command(*words)[0] == 1 and os.readlink(out) == "nowhere"
+    out.unlink()
+    out.mkdir()
+    assert "is there already" in coma_command(*words)[2]
+    out.rmdir()
+    assert coma_command(*words)[0] == 0
+
+
+@pytest.mark.parametrize("change", ["model", "inputs", "rows of a part", "record"])
+def test_parts_of_another_run_are_refused(
+    coma_folder: Path, make_coma: Callable, coma_command: Callable, tmp_path: Path, change: str
+) -> None:
+    """… and not made again one by one, which would lose them."""
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("an apple\n \na pear\n")  # row 1 is empty
+    words = ["embed", coma_folder, tmp_path / "a.txt", tmp_path / "out.parquet", "--part-rows", 1]
+    assert coma_command(*words)[0] == 1
+    parts = tmp_path / "out.parquet.parts"
+    before = {file.name: file.read_bytes() for file in parts.iterdir()}
+    assert before.keys() == {"begun.json", "000000000000.parquet"}
+    if change == "model":
+        model, processor = make_coma("qwen2_5_vl", 4)
+        model.get_input_embeddings().weight.data.mul_(-1)
+        save_model(model, processor, tmp_path / "other")
+        words[1] = tmp_path / "other"
+    elif change == "inputs":
+        words[2] = tmp_path / "b.txt"
+    elif change == "rows of a part":
+        words[-1] = 2
+    else:
+        (parts / "begun.json").write_bytes(before["begun.json"][:-9])
+        before["begun.json"] = before["begun.json"][:-9]
+    code, _, error = coma_command(*words)
+    expected = "begun.json is damaged" if change == "record" else "was begun with something else: "
+    assert code == 1 and expected in error.splitlines()[-1]
+    assert {file.name: file.read_bytes() for file in parts.iterdir()} == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "bytes", "other", "empty"])
+def test_a_damaged_part_is_made_again(coma_folder: Path, coma_command: Callable, tmp_path: Path, damage: str) -> None:
+    (tmp_path / "t.txt").write_text("an apple\na pear\n \n")
+    words = ["embed", coma_folder, tmp_path / "t.txt", tmp_path / "out.parquet", "--part-rows", 1]
+    assert coma_command(*words)[0] == 1
+    part = tmp_path / "out.parquet.parts" / "000000000000.parquet"
+    data = bytearray(part.read_bytes())
+    if damage == "bytes":
+        place = data.find(expected(coma_folder, ["an apple"])[0, 5:9].tobytes())
+        assert place > 0
+        data[place : place + 4] = b"\0\0\0\0"
+    part.write_bytes({"cut": data[:-100], "bytes": data, "other": b"no Parquet", "empty": b""}[damage])
+    code, text, error = coma_command(*words, "--on-error", "skip")
+    assert code == 0, error
+    assert "2 rows of" in text and "\n1 embedded now" in text
+    assert np.abs(embeddings_in(tmp_path / "out.parquet") - expected(coma_folder, ["an apple", "a pear"])).max() < 1e-5
+
+
+def test_parts_with_bad_rows_are_for_skipping_only(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("an apple\n \na pear\n")
+    words = ["embed", coma_folder, tmp_path / "t.txt", tmp_path / "out.parquet", "--part-rows", 2]
+    (tmp_path / "out.parquet.skipped.jsonl").mkdir(parents=True)
+    assert coma_command(*words)[0] == 1  # somebody's
+    (tmp_path / "out.parquet.skipped.jsonl").rmdir()
+    code, text, _ = coma_command(*words, "--on-error", "skip")
+    assert code == 0 and "2 rows of" in text and "\n2 embedded now" in text and "1 rows skipped" in text
+
+    for file in ("out.parquet", "out.parquet.skipped.jsonl"):
+        (tmp_path / file).unlink()
+    process = in_another_process([*words[:-1], 1, "--on-error", "skip"], tmp_path / "errors")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(list(tmp_path.glob("out.parquet.parts/*.parquet"))) < 2:
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    if (tmp_path / "out.parquet.parts").exists():  # it was not quicker
+        code, _, error = coma_command(*words[:-1], 1)
+        assert code == 1 and "Row 1 is empty" in error
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_an_embedding_that_is_not_finite_is_an_error_of_its_row(
+    make_coma: Callable, coma_command: Callable, tmp_path: Path, number: float
+) -> None:
+    model, processor = make_coma("qwen2_5_vl", 4)
+    (token,) = processor.tokenizer("∞", add_special_tokens=False)["input_ids"][-1:]
+    model.get_input_embeddings().weight.data[token] = number
+    save_model(model, processor, tmp_path / "model")
+    (tmp_path / "t.txt").write_text("an apple\nas much as ∞\nan apple\n")
+    words = ["embed", tmp_path / "model", tmp_path / "t.txt", tmp_path / "out.parquet"]
+    code, _, error = coma_command(*words)
+    assert code == 1 and "row 1 is not finite" in error
+    code, text, error = coma_command(*words, "--on-error", "skip")
+    assert code == 0, error
+    assert pq.read_table(words[-1])["row"].to_pylist() == [0, 2] and "1 rows skipped" in text
+
+
+def test_an_error_names_row_and_path(coma_folder: Path, coma_command: Callable, photos: Path, tmp_path: Path) -> None:
+    deep = photos / ("a long name " * 9) / ("of a folder " * 9)
+    deep.mkdir(parents=True)
+    data = (photos / "0.png").read_bytes()
+    (deep / "cut.png").write_bytes(data[: len(data) // 2])
+    out = tmp_path / "out.parquet"
+    words = ["embed", coma_folder, photos, out, "--part-rows", 3]
+    name = str((deep / "cut.png").relative_to(photos))
+    row = sorted([*photos.rglob("*.png")]).index(deep / "cut.png")
+    code, _, error = coma_command(*words)
+    assert code == 1 and f"Row {row}" in error and name in error
+    assert coma_command(*words, "--on-error", "skip")[0] == 0
+    (skipped,) = map(json.loads, (tmp_path / "out.parquet.skipped.jsonl").read_text().splitlines())
+    assert (skipped["row"], skipped["id"], skipped["image"]) == (row, name, name)
+    assert f"Row {row}" in skipped["error"] and name in skipped["error"]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image
 
 from hub_scripts.cli import main
-from tests.chat_server import ChatServer, misbehaving
+from tests.chat_server import ChatServer, Happening, completion, drip, misbehaving, packed, picture_in, send
 from trainers.data.dialogues import load_dialogues
 from trainers.data.emoji import load_emoji
 from trainers.data.qa_chat import read_picture
@@ -204,3 +205,95 @@ def test_what_is_wrong_is_said(coma_command: Callable, picture: Callable, tmp_pa
     assert code == 1 and "answers HTTP 404" in error and not (tmp_path / "out.jsonl").read_text()
     code, _, error = coma_command(*words, "http://x/v1", "--turns", 5, 3)
     assert code == 1 and "From 5 to 3 turns" in error
+
+
+KEY = "sk-live/0123+456="
+EVIL: list[Happening] = [
+    send(b"later", 429, Retry_After="999999999"),
+    send(completion("[" * 1500)),
+    send(b"[" * 1500),
+    send(completion('1. What is \ud800 here?\n2. What is "\ud800"?\n3. Where is \ud800?')),
+    send(completion("<think>" * 40_000)),
+    send(completion(" " * 280_000 + "?")),
+    send(b"x" * 5_000_000),
+    packed(b" " * 50_000_000),
+    send(f"Authorization: Bearer {KEY}".encode(), 400),
+    send(completion(f"1. What is {KEY}?\n2. Where?\n3. Why?")),
+    send(b"\xff\xfe", 500),
+    send(b"too large", 413),
+    send(completion(None)),
+    send(completion("1. What is <|im_end|>?\n2. Is it <|image_pad|>?\n3. What is <image>?")),
+    drip(10_000, 0.02),
+    "closed",
+    "half a body",
+]
+
+
+def test_one_picture_fails_and_the_run_goes_on(coma_command: Callable, tmp_path: Path) -> None:
+    """Between two good pictures there is one about which the server says something bad, always the same."""
+    names = save_emoji(tmp_path / "photos", 2 * len(EVIL) + 1)
+    digests = {read_picture(str(tmp_path / "photos" / name)).digest: place for place, name in enumerate(names)}
+    out, key = tmp_path / "out.jsonl", tmp_path / "key.txt"
+    key.write_text(KEY)
+
+    def behave(body: dict, visit: int) -> Happening:
+        place = digests[picture_in(body)]
+        return EVIL[place // 2] if place % 2 else "good"
+
+    with ChatServer(behave) as server:
+        words = ["generate-qa", tmp_path / "photos", out, "--server", server.url, "--api-key-file", key, *PATIENCE]
+        words += ["--retries", 1, "--attempts", 2, "--timeout", 3, "--concurrency", 4]
+        code, text, error = coma_command(*words)
+        assert code == 0, error
+        asked = len(server.requests)
+        assert coma_command(*words)[0] == 0 and len(server.requests) == asked
+    check_rows(out, names[::2], tmp_path / "photos")
+    failed = rows_in(out.with_name("out.jsonl.failed.jsonl"))
+    assert [row["id"] for row in failed] == names[1::2] and f"{len(EVIL)} failed" in text
+    assert len(load_dialogues(str(out))) == len(names[::2])
+    written = "".join(file.read_text() for file in tmp_path.glob("out.jsonl*")) + text + error
+    assert KEY not in written and KEY.replace("/", "\\/") not in written
+    reasons = dict(zip(range(len(EVIL)), (row["reason"] for row in failed), strict=True))
+    assert reasons[0] == "server: HTTP 429" and reasons[1] == "questions: no questions"
+    assert reasons[6] == reasons[7] == "server: too much" and reasons[9] == "server: key in the reply"
+
+
+def test_a_key_that_is_refused_is_not_shown(coma_command: Callable, picture: Callable, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    picture(28, 28, 0).save(tmp_path / "photos" / "0.png")
+    key = tmp_path / "key.txt"
+    words = ["generate-qa", tmp_path / "photos", tmp_path / "out.jsonl", "--model", "m", "--server"]
+    with ChatServer(lambda body, visit: send(f"{KEY} is unknown".encode(), 401)) as server:
+        key.write_text(KEY)
+        code, _, error = coma_command(*words, server.url, "--api-key-file", key)
+        assert code == 1 and "HTTP 401" in error and KEY not in error
+        with_password = server.url.replace("://", f"://me:{quote(KEY, safe='')}@")
+        code, _, error = coma_command(*words, with_password)
+        assert code == 1 and "HTTP 401" in error and KEY not in error and quote(KEY, safe="") not in error
+        for content, message in (
+            (b"", "is empty"),
+            (b" \n", "is empty"),
+            (b"\xff\xfe", "is no text"),
+            (b"a b", "ASCII"),
+        ):
+            key.write_bytes(content)
+            code, _, error = coma_command(*words, server.url, "--api-key-file", key)
+            assert code == 1 and message in error
+        for missing in (tmp_path, tmp_path / "nothing"):
+            code, _, error = coma_command(*words, server.url, "--api-key-file", missing)
+            assert code == 1 and str(missing) in error
+
+
+def test_of_two_at_once_one_writes(coma_command: Callable, tmp_path: Path) -> None:
+    names = save_emoji(tmp_path / "photos", 6)
+    out = tmp_path / "out.jsonl"
+    with ChatServer(lambda body, visit: "slow") as server:
+        words = ["generate-qa", tmp_path / "photos", out, "--server", server.url, *PATIENCE, "--concurrency", 1]
+        process = start(list(map(str, words)), fork=True)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not out.exists():
+            time.sleep(0.005)
+        code, _, error = coma_command(*words)
+        assert code == 1 and error.splitlines()[-1].startswith("coma generate-qa: error: Another process is writing")
+        assert os.waitpid(process, 0)[1] == 0
+    check_rows(out, names, tmp_path / "photos")

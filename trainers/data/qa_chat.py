@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -19,6 +20,20 @@ __all__ = ["Chat", "Fault", "Message", "Picture", "Rejected", "Reply", "read_pic
 
 AS_THEY_ARE = ("JPEG", "PNG", "WEBP")  # formats that every server reads
 ORIENTATION = 0x0112  # the EXIF tag
+MOST_BYTES = 256 * 2**20  # of a file; no server takes as much
+# What Pillow raises for files that are damaged or too large, here and there.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 # `{"role": "user" | "assistant", "content": str, "picture": Picture (optional, shown before the text)}`
 Message = dict[str, Any]
@@ -111,19 +126,26 @@ def read_picture(image: str | bytes | None) -> Picture:
     if image is None:
         raise Rejected("no picture", "the row has none")
     try:
-        if isinstance(image, bytes):
-            data = image
-        else:
-            with open_regular_file(image) as opened:
-                data = opened.read()
+        data = image if isinstance(image, bytes) else _read_file(image)
         rgb = to_rgb(data)
         with Image.open(BytesIO(data)) as file:
             plain = file.format in AS_THEY_ARE and file.mode in ("RGB", "L") and not file.has_transparency_data
             plain = plain and file.getexif().get(ORIENTATION, 1) == 1 and getattr(file, "n_frames", 1) == 1
             mime = Image.MIME[file.format] if plain else "image/png"
-    except (OSError, ValueError) as error:
-        raise Rejected("picture cannot be read", str(error).removeprefix("Row 0: ")) from error
+    except UNREADABLE as error:
+        why = str(error).removeprefix("Row 0: ") or type(error).__name__
+        where = "" if isinstance(image, bytes) or image in why else f"{image}: "
+        raise Rejected("picture cannot be read", f"{where}{why}") from error
     return Picture(data if plain else _encoded(rgb.save), mime, data)
+
+
+def _read_file(path: str) -> bytes:
+    """The content of a regular file: a FIFO or a device would be read for ever."""
+    with open_regular_file(path) as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES} bytes")
+    return data
 
 
 def _encoded(save: Callable[..., None]) -> bytes:

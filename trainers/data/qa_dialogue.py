@@ -17,6 +17,8 @@ from trainers.data.qa_prompts import ANSWER_PROMPT, FORMATS, REQUESTS, draw, pro
 __all__ = ["Dialogue", "QASettings", "Writing"]
 
 T = TypeVar("T")
+LONGEST_REPLY = 500_000  # characters, thoughts included
+MOST_QUESTIONS = 100  # of one reply
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,10 @@ class Writing:
             for fault in (name for name, found in faults.items() if found):
                 raise Fault(fault, f"asked for questions, the model wrote {reply.text[-200:]!r}")
             good: list[str] = []
-            for question in find_questions(reply.text):
+            questions = find_questions(reply.text)
+            if len(questions) > MOST_QUESTIONS:
+                self.dialogue.dropped["question: too many"] += len(questions) - MOST_QUESTIONS
+            for question in questions[:MOST_QUESTIONS]:
                 if fault := question_fault(question, good, self.settings.limits):
                     self.dialogue.dropped[f"question: {fault}"] += 1
                 else:
@@ -194,6 +199,8 @@ class Writing:
             self.dialogue.count(reply)
             attempts -= 1
             try:
+                if len(reply.text) > LONGEST_REPLY:
+                    raise Fault("too long", f"the reply has {len(reply.text)} characters")
                 return check(reply._replace(text=without_thoughts(reply.text)))
             except Fault as fault:
                 self.dialogue.dropped[f"{what}: {fault.reason}"] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ REFUSAL = re.compile(
     r"|\bcannot be (determined|answered|identified) (from|based|with)\b",
     re.IGNORECASE,
 )
+# What a tokenizer takes for one of its own tokens, and `load_dialogues` for the place of an image: stage 1 refuses it.
+SPECIAL_TOKEN = re.compile(r"<\|[^<>|\s]{1,64}\|>|<image>")
 SAYS_NOTHING = frozenset(
     "a an the this that these those it its is are was were be being been there here he she they them his her their "
     "of in on at to by with from for and as has have had do does".split()
@@ -47,13 +50,15 @@ def question_fault(question: str, earlier: Iterable[str], limits: Limits) -> str
         limits ([`Limits`]): lengths.
 
     Returns:
-        `str` or `None`: `"empty"`, `"too long"`, `"repeated"`, or nothing.
+        `str` or `None`: `"empty"`, `"too long"`, `"no text"`, `"special token"`, `"repeated"`, or nothing.
     """
     words = plain(question)
     if not words:
         return "empty"
     if len(question) > limits.question:
         return "too long"
+    if fault := _unfit(question):
+        return fault
     if words in map(plain, earlier) or LOOP.search(words):
         return "repeated"
     return None
@@ -70,21 +75,28 @@ def answer_fault(question: str | None, answer: str, earlier: Iterable[str], limi
         limits ([`Limits`]): lengths.
 
     Returns:
-        `str` or `None`: `"empty"`, `"too long"`, `"refusal"`, `"repeated"`, `"answers itself"` (whoever has read the
-        question knows the answer without the picture), or nothing.
+        `str` or `None`: `"empty"`, `"too long"`, `"no text"`, `"special token"`, `"refusal"`, `"repeated"`, `"answers
+        itself"` (whoever has read the question knows the answer without the picture), or nothing.
     """
     words = plain(answer)
     if not words:
         return "empty"
     if len(answer) > limits.answer:
         return "too long"
-    if is_refusal(answer):
-        return "refusal"
+    if fault := _unfit(answer) or ("refusal" if is_refusal(answer) else None):
+        return fault
     if (len(words.split()) > 4 and words in map(plain, earlier)) or LOOP.search(words):
         return "repeated"
     if question is not None and _in_the_question(words, plain(question)):
         return "answers itself"
     return None
+
+
+def _unfit(text: str) -> str | None:
+    """Whether it cannot stand in a row of stage 1: halves of surrogate pairs, control characters, special tokens."""
+    if any(unicodedata.category(letter) in ("Cc", "Cs") and letter not in "\t\n\r" for letter in text):
+        return "no text"
+    return "special token" if SPECIAL_TOKEN.search(text) else None
 
 
 def is_refusal(text: str) -> bool:

@@ -147,8 +147,7 @@ async def _write_one(source: Source, chat: Chat, output: QAOutput, settings: QAS
     stats: dict[str, Any] = {"id": source.id, "picture": None}
     writing = None
     try:
-        if source.error is not None:
-            raise Rejected("row cannot be read", source.error)
+        _check_names(source, output.home)
         picture = await asyncio.to_thread(read_picture, source.image)
         stats["picture"] = picture.digest
         writing = Writing(chat, picture, settings, source.id)
@@ -161,11 +160,30 @@ async def _write_one(source: Source, chat: Chat, output: QAOutput, settings: QAS
     return WrittenRow(True, row, stats | writing.dialogue.stats())
 
 
+def _check_names(source: Source, home: Path) -> None:
+    """A row that was not read, or whose name or path cannot stand in a file of UTF-8, has no dialogue."""
+    if source.error is not None:
+        raise Rejected("row cannot be read", source.error)
+    path = _shown_path(source.image, home) if isinstance(source.image, str) else ""
+    for name in (source.id, path):
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise Rejected(
+                "name is not UTF-8", f"{name!r} cannot stand in a row; give the file another one"
+            ) from error
+
+
+def _shown_path(image: str, home: Path) -> str:
+    """Where a file is, from the folder of the rows if it lies there."""
+    path, folder = Path(os.path.abspath(image)), Path(os.path.abspath(home.parent))
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
 def _path_of(source: Source, picture: Picture, home: Path) -> str:
-    """Where the file of a picture is, from the folder of the rows if it lies there; a missing one is written."""
+    """Where the file of a picture is; a missing one is written."""
     if isinstance(source.image, str):
-        path, folder = Path(os.path.abspath(source.image)), Path(os.path.abspath(home.parent))
-        return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+        return _shown_path(source.image, home)
     path = home.with_name(f"{home.name}.images") / f"{picture.digest}.{picture.mime.removeprefix('image/')}"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)

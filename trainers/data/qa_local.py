@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +47,7 @@ class LocalChat:
         temperature: float = 0.0,
         max_tokens: int = 1024,
     ) -> None:
-        if min(batch_size, max_tokens) < 1 or temperature < 0:
+        if min(batch_size, max_tokens) < 1 or not 0 <= temperature < math.inf:
             raise ValueError(
                 f"batch_size={batch_size} and max_tokens={max_tokens} must be 1 or more, "
                 f"temperature={temperature} not below 0."
@@ -124,7 +125,10 @@ class LocalChat:
             if request.reply is None:
                 await asyncio.sleep(0)  # others may be about to ask
                 batch = self._waiting[: self.batch_size]
-                replies = await asyncio.to_thread(self._generate, [one.messages for one in batch])
+                try:
+                    replies = await asyncio.to_thread(self._generate, [one.messages for one in batch])
+                except torch.OutOfMemoryError as error:
+                    raise MemoryError(f"Take a smaller batch than {self.batch_size}, or fewer pixels.") from error
                 del self._waiting[: len(batch)]
                 for one, reply in zip(batch, replies, strict=True):
                     one.reply = reply

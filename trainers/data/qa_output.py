@@ -13,9 +13,10 @@ or half a line, is what was being written when the process ended: it is removed 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -68,13 +69,17 @@ class QAOutput:
             self._finish_retry()
             repair(self.files)
             self._open = [file.open("ab") for file in self.files]
+            stack.callback(self._close)
             self._leaving = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for file in self._open:
-            file.close()
         self._leaving.close()
+
+    def _close(self) -> None:
+        for file in self._open:
+            with suppress(OSError):  # half a line that a full disk left: it has been said, and is repaired
+                file.close()
 
     def written(self) -> Iterator[WrittenRow]:
         """What has been written so far, in order."""
@@ -87,8 +92,12 @@ class QAOutput:
             (stats, written.stats | {"good": written.good}),
             (rows if written.good else failed, written.row),
         ):
-            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-            file.flush()
+            try:
+                file.write(_encoded(line) + b"\n")
+                file.flush()
+            except OSError as error:
+                what = f"{file.name} cannot be written: {error.strerror}"
+                raise OSError(f"{what}. Mend that and go on by the same command.") from error
 
     def retry(self) -> QAOutput:
         """An output in a folder of its own, which takes the place of this one by [`~QAOutput.take_retry`]."""
@@ -96,8 +105,7 @@ class QAOutput:
 
     def take_retry(self) -> None:
         """Puts the files of a `retry` that is finished in the place of these."""
-        for file in self._open:
-            file.close()
+        self._close()
         (self._retry_folder / "complete").touch()
         self._finish_retry()
         self._open = [file.open("ab") for file in self.files]
@@ -119,16 +127,35 @@ class QAOutput:
     def _check_settings(self) -> None:
         path = self.out.with_name(f"{self.out.name}.settings.json")
         if not path.exists():
-            if self.out.exists():
-                raise ValueError(f"{self.out} is there already and was not written by this: give another file.")
+            for file in self.files:
+                if os.path.lexists(file):
+                    raise ValueError(f"{file} is there already and was not written by this: give another file.")
             temporary = path.with_suffix(".writing")
             temporary.write_text(json.dumps(self.settings, indent=1), encoding="utf-8")
             temporary.replace(path)
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = _read_settings(path)
         names = sorted({name for name in before.keys() | self.settings if before.get(name) != self.settings.get(name)})
         if names:
             changed = ", ".join(f"{n} was {before.get(n)!r} and is now {self.settings.get(n)!r}" for n in names)
             raise ValueError(f"{self.out} was begun with other settings: {changed}. Keep them, or give another file.")
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("it is no object")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): give another file.") from error
+    return settings
+
+
+def _encoded(line: dict[str, Any]) -> bytes:
+    """JSON as a person reads it; with escapes where it is no UTF-8, such as the name of a file."""
+    try:
+        return json.dumps(line, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(line).encode()
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -144,7 +171,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(file, 1):
             try:
                 found = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"Line {number} of {path} is not JSON: {error}") from error
             if not isinstance(found, dict):
                 raise ValueError(f"Line {number} of {path} is not an object.")
@@ -160,10 +187,13 @@ def read_rows(files: QAFiles) -> Iterator[WrittenRow]:
     """
     good, failed = read_lines(files.rows), read_lines(files.failed)
     for number, stats in enumerate(read_lines(files.stats)):
-        row = next(good if stats["good"] else failed, None)
-        if row is None or row["id"] != stats["id"]:
+        is_good = stats.get("good")
+        if not isinstance(is_good, bool) or "id" not in stats:
+            raise ValueError(f"Line {number + 1} of {files.stats} does not say what became of which picture.")
+        row = next(good if is_good else failed, None)
+        if row is None or row.get("id") != stats["id"]:
             raise ValueError(f"Line {number + 1} of {files.stats} is about {stats['id']!r}, but its row is {row}.")
-        yield WrittenRow(stats["good"], row, stats)
+        yield WrittenRow(is_good, row, stats)
     if next(good, None) is not None or next(failed, None) is not None:
         raise ValueError(f"{files.rows} or {files.failed} has more rows than {files.stats} has lines.")
 

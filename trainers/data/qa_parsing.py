@@ -11,18 +11,17 @@ from trainers.data.qa_chat import Fault
 
 __all__ = ["find_questions", "without_thoughts"]
 
-# Of some models the mark at which thoughts begin is part of the prompt, and the reply has only the one at their end.
-THOUGHTS = re.compile(
-    r"<think(?:ing)?>.*?</think(?:ing)?>|\A(?:(?!<think).)*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE
-)
-FENCE = re.compile(r"^\s*```[\w-]*\s*$", re.MULTILINE)
+# Nothing here may go back over what it has read: a reply can be 280,000 characters of anything. So quantifiers over
+# blanks are possessive (`*+`), and what may stand between them does not overlap.
+THOUGHT = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+FENCE = re.compile(r"^[ \t]*+```[\w-]*+[ \t\r]*+$", re.MULTILINE)
 # 1. 1) (1) 1: Q1. Question 1: - * • and any of them in bold
 MARK = re.compile(
-    r"^\s*(?:\*\*|__)?\s*(?:(?:q|question|frage|问题|質問)?\s*[(\[]?\d{1,2}\s*[.):\]、．：]|[-*•–‣]\s)"
-    r"\s*(?:\*\*|__)?\s*",
+    r"(?:\*\*|__)?\s*+(?:(?:q|question|frage|问题|質問)?\s*+[(\[]?\d{1,2}\s*+[.):\]、．：]|[-*•–‣]\s)"
+    r"\s*+(?:\*\*|__)?\s*+",
     re.IGNORECASE,
 )
-LABEL = re.compile(r"^(?:q|question|frage|问题|質問)\s*[:：]\s*", re.IGNORECASE)
+LABEL = re.compile(r"(?:q|question|frage|问题|質問)\s*+[:：]\s*+", re.IGNORECASE)
 AROUND = " \t\r\n\"'“”„«»「」`*_,"
 QUESTION_MARKS = ("?", "？", "؟", "⁇", "？」")
 
@@ -51,14 +50,26 @@ def find_questions(text: str) -> list[str]:
 
 
 def without_thoughts(text: str) -> str:
-    """A reply without what a model that thinks aloud says before it."""
-    return THOUGHTS.sub("", text).strip()
+    """A reply without what a model that thinks aloud says before it, and without a thought that does not end."""
+    kept, start, thinking, first = [], 0, False, True
+    for mark in THOUGHT.finditer(text):
+        ends = bool(mark[1])
+        if not thinking and not ends:
+            kept.append(text[start : mark.start()])
+            thinking = True
+        elif ends and (thinking or first):
+            # Of some models the mark at which thoughts begin is part of the prompt, and the reply has only the end.
+            start, thinking = mark.end(), False
+        first = False
+    if not thinking:
+        kept.append(text[start:])
+    return "".join(kept).strip()
 
 
 def _from_json(text: str) -> list[str]:
     try:
         found, _ = json.JSONDecoder().raw_decode(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise Fault("no questions", f"JSON that cannot be read ({error}): {text[:200]!r}") from error
     if isinstance(found, dict):
         lists = [value for value in found.values() if isinstance(value, list)]
@@ -76,10 +87,15 @@ def _question_of(item: Any) -> str | None:
 
 
 def _from_lines(text: str) -> list[str]:
-    lines = [line for line in text.splitlines() if line.strip()]
-    marked = [MARK.sub("", line) for line in lines if MARK.match(line)]
+    lines = [line.lstrip() for line in text.splitlines() if line.strip()]
+    marked = [line[mark.end() :] for line in lines if (mark := MARK.match(line))]
     return marked or lines
 
 
 def _bare(item: str) -> str:
-    return " ".join(LABEL.sub("", item.strip(AROUND)).strip(AROUND).split())
+    return " ".join(_without_label(item.strip(AROUND)).strip(AROUND).split())
+
+
+def _without_label(item: str) -> str:
+    label = LABEL.match(item)
+    return item[label.end() :] if label else item

@@ -36,7 +36,7 @@ def report_on(files: QAFiles) -> dict[str, Any]:
     duplicates = Counter(dict.fromkeys(seen, 0))
 
     def look(what: str, text: str | None) -> None:
-        key = None if text is None else hashlib.blake2b(text.encode(), digest_size=8).digest()
+        key = None if text is None else hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         duplicates[what] += key in seen[what]
         seen[what].update(() if key is None else (key,))
 
@@ -46,11 +46,11 @@ def report_on(files: QAFiles) -> dict[str, Any]:
         totals["tokens_unknown"] += stats.get("prompt_tokens") is None
         totals.update({name: stats.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")})
         thrown_away.update(stats.get("dropped", {}))
-        look("pictures", stats["picture"])
+        look("pictures", stats.get("picture"))
         if not good:
-            failures[row["reason"]] += 1
+            failures[str(row.get("reason"))] += 1
             continue
-        questions, answers = ([message["content"] for message in row["messages"][side::2]] for side in (0, 1))
+        questions, answers = _turns(row, files)
         turns[len(answers)] += 1
         letters.update(_letters("".join(questions + answers)))
         look("dialogues", "\n".join(map(plain, answers)))
@@ -78,6 +78,17 @@ def report_lines(report: dict[str, Any]) -> Iterator[str]:
     yield f"refusals     {report['refusals']}"
     yield f"letters      {_listed(report['letters'])}"
     yield f"failures     {_listed(report['failures'])}"
+
+
+def _turns(row: dict[str, Any], files: QAFiles) -> tuple[list[str], list[str]]:
+    """Questions and answers of a row."""
+    try:
+        contents = [message["content"] for message in row["messages"]]
+        if not contents or not all(isinstance(content, str) for content in contents):
+            raise TypeError("a content is no text")
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"The row {row['id']!r} of {files.rows} has been changed: it has no dialogue.") from error
+    return contents[::2], contents[1::2]
 
 
 def _summary(totals: Counter[str], turns: Counter[int]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One dialogue: what is asked in which conversation, what is thrown away, and when there is none."""
 
 import asyncio
+import time
 from collections import Counter
 from typing import Any
 
@@ -87,6 +88,11 @@ def test_bad_questions_are_left_out() -> None:
         (["no", "no", '["What a?"'], "questions: no questions"),
         (["no", "no", "1. What a?\n2. What b?"], "questions: too few"),
         (["no", "no", Reply(FIVE, True)], "questions: cut off"),
+        (["[" * 1500, '{"a":' * 1500, "[" * 1500], "questions: no questions"),
+        (["no", "no", "x" * 500_001], "questions: too long"),
+        (["no", "no", "<think>" * 40_000], "questions: empty"),
+        ([FIVE.replace("?", "<|im_end|>?")] * 3, "questions: too few"),
+        ([FIVE, *["It has a \ud800 in it."] * 15], "too few turns"),
         ([FIVE, *["one"] * 2, *[""] * 9], "too few turns"),
     ],
 )
@@ -97,6 +103,14 @@ def test_no_dialogue(replies: list, reason: str) -> None:
         asyncio.run(writing.write())
     assert error.value.reason == reason and not script.replies
     assert writing.dialogue.calls == len(replies) and writing.dialogue.dropped
+
+
+def test_more_questions_than_anybody_needs() -> None:
+    many = "\n".join(f"{number % 90 + 1}. What is thing {number}?" for number in range(20_000))
+    started = time.process_time()
+    dialogue = write(Script(many, *"12345"))
+    assert time.process_time() - started < 3
+    assert len(turns(dialogue)) == 5 and dialogue.dropped == {"question: too many": 19_900}
 
 
 def test_single_turn() -> None:

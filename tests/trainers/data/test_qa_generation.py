@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,46 @@ def test_pictures_as_others_show_them(tmp_path: Path, picture: Callable) -> None
     for bad in (b"", b"x", saved(plain, "PNG")[:-60], str(tmp_path / "none.png")):
         with pytest.raises(Rejected, match="picture cannot be read"):
             read_picture(bad)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device", "nothing", "cut", "no UTF-8", "wide", "zero", "unread"])
+def test_a_picture_that_cannot_be_read_is_one_failed_picture(
+    sources: list[Source], tmp_path: Path, picture: Callable, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "photos" / "odd.png"
+    source = Source("odd", str(path))
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "nothing":
+        path.symlink_to(tmp_path / "gone.png")
+    elif kind == "cut":
+        path.write_bytes((tmp_path / "photos" / "0.png").read_bytes()[:-40])
+    elif kind == "no UTF-8":
+        path = tmp_path / "photos" / os.fsdecode(b"\xff.png")
+        picture(28, 28, 1).save(path)
+        source = Source(path.name, str(path))
+    elif kind == "wide":
+        monkeypatch.setattr("trainers.data.qa_chat.MOST_BYTES", 1000)
+        path.write_bytes(b"x" * 1001)
+    elif kind == "zero":
+        path.touch()
+    else:
+        source = Source("odd", None, "line 7: found no row")
+    out = tmp_path / "out.jsonl"
+    started = time.monotonic()
+    with ChatServer() as server:
+        generate(server, [sources[0], source, sources[1]], out)
+        generate(server, [sources[0], source, sources[1]], out)
+    assert time.monotonic() - started < 20
+    (failed,) = rows_in(QAFiles.of(out).failed)
+    assert failed["id"] == source.id and [row["id"] for row in rows_in(out)] == ["0.png", "1.png"]
+    where = "line 7" if kind == "unread" else ascii(path.name)[1:-1] if kind == "no UTF-8" else "photos/odd.png"
+    assert where in failed["detail"] and "Row 0" not in failed["detail"]
+    check_dialogues(rows_in(out), tmp_path)
 
 
 def test_a_pipe_is_no_picture(tmp_path: Path) -> None:

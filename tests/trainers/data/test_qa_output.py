@@ -1,6 +1,9 @@
 """Whatever was being written when a process ended, what is left is whole rows, and the next one is the next."""
 
 import json
+import multiprocessing
+import os
+import resource
 from pathlib import Path
 from typing import IO
 
@@ -104,6 +107,55 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "out.jsonl").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", QAFiles._fields)
+def test_no_file_of_somebody_else_is_appended_to(tmp_path: Path, name: str) -> None:
+    file = getattr(QAFiles.of(tmp_path / "out.jsonl"), name)
+    for make in (lambda: file.write_text("mine"), lambda: file.symlink_to("gone")):
+        make()
+        with pytest.raises(ValueError, match="was not written by this"):
+            QAOutput(tmp_path / "out.jsonl", SETTINGS).__enter__()
+        file.unlink()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"[" * 10_000, b"\xff", b""])
+def test_a_damaged_record_is_named(tmp_path: Path, content: bytes) -> None:
+    write(tmp_path / "out.jsonl", range(2))
+    (tmp_path / "out.jsonl.settings.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"out\.jsonl\.settings\.json is damaged"):
+        QAOutput(tmp_path / "out.jsonl", SETTINGS).__enter__()
+
+
+def test_names_that_are_not_utf8_come_back(tmp_path: Path) -> None:
+    row = WrittenRow(False, {"id": "\udcff.png", "reason": "é"}, {"id": "\udcff.png"})
+    with QAOutput(tmp_path / "out.jsonl", SETTINGS) as output:
+        output.write(row)
+        assert [written.row for written in output.written()] == [row.row]
+
+
+@pytest.mark.parametrize("most", [300, 1000])
+def test_a_full_disk_is_said_and_the_rows_go_on(tmp_path: Path, most: int) -> None:
+    """In a copy of this process, whose files may not grow beyond a limit."""
+    out = tmp_path / "out.jsonl"
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        try:
+            write(out, range(100))
+        except OSError as error:
+            os._exit(7 if "cannot be written: File too large. Mend that" in str(error) else 8)
+        os._exit(9)
+
+    process = multiprocessing.get_context("fork").Process(target=fill)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 7
+    done = len(ids(out))
+    assert 0 < done < 100
+    write(out, range(done, 100))
+    assert ids(out) == [f"é{number}" for number in range(100)]
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with QAOutput(tmp_path / "out.jsonl", SETTINGS):
         with pytest.raises(ValueError, match="Another process is writing"):
@@ -119,6 +171,10 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         ("stats", '{"id": "é0", "good": true}\n', "has more rows than"),
         ("rows", '{"id": "é0"}\nx\n', "Line 2 of .*out.jsonl is not JSON"),
         ("rows", '{"id": "é0"}\n3\n', "Line 2 of .*out.jsonl is not an object"),
+        ("rows", '{"id": "é0"}\n' + "[" * 10_000 + "\n", "Line 2 of .*out.jsonl is not JSON"),
+        ("stats", "{}\n", "Line 1 of .*stats.jsonl does not say"),
+        ("stats", '{"id": "é0", "good": "yes"}\n', "Line 1 of .*stats.jsonl does not say"),
+        ("rows", "{}\n", "Line 1 of .*stats.jsonl is about 'é0', but its row is {}"),
     ],
 )
 def test_files_that_somebody_has_changed_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:

@@ -1,8 +1,12 @@
 """Questions are found in whatever form a model wrote them, and nothing else is taken for one."""
 
+import random
+import time
+
 import pytest
 
 from trainers.data.qa_chat import Fault
+from trainers.data.qa_filters import Limits, answer_fault, is_refusal, question_fault
 from trainers.data.qa_parsing import find_questions, without_thoughts
 
 
@@ -74,6 +78,11 @@ def test_numbers_that_belong_to_a_question_stay() -> None:
         "[]",
         '{"a": 1}',
         "1. What is it? A table.",  # it answers itself
+        "[" * 1500,
+        '{"questions": ' + "[" * 50_000,
+        '{"a":' * 50_000,
+        "[" + "9" * 5000 + "]",  # more digits than Python turns to a number
+        '["What is it?", \x00"What?"]',
     ],
 )
 def test_no_questions(text: str) -> None:
@@ -89,3 +98,49 @@ def test_thoughts_are_left_out() -> None:
     # where the prompt has the mark at their beginning
     assert without_thoughts("hm, what is it?\n</think>\n\nA cup.") == "A cup."
     assert find_questions("1. Is it a cup?\n</think>\n1. What is it?") == ["What is it?"]
+    # one that does not end is no answer
+    assert without_thoughts("<think>hm") == "" and without_thoughts("A cup. <think>hm") == "A cup."
+    assert without_thoughts("<THINKING>a<think>b</Think>c</think>d") == "c</think>d"
+
+
+PIECES = [
+    "<think>",
+    "</think>",
+    "<",
+    "<think",
+    "\n",
+    " ",
+    "\t",
+    "\r\n",
+    "*",
+    "**",
+    "_",
+    "1",
+    "12.",
+    "(",
+    "[",
+    "q",
+    "Q ",
+]
+PIECES += ["question ", "```", "`", "-", "- ", "a", "ab", "no ", "i am ", "i'm very ", "so ", "it's ", "as an ", '"']
+PIECES += ["{", "[[", '{"a":', "\\", "<|", "|>", "<|a", "aaab", "ab" * 39 + "c", "x " * 40 + "y ", "?", "İ", "\u3000"]
+
+
+def test_no_text_takes_long() -> None:
+    """120,000 characters of anything, and of any two or three things in turn, are a matter of a moment."""
+    draw = random.Random(0)
+    alone = [piece * (120_000 // len(piece)) for piece in PIECES]
+    mixed = ["".join(draw.sample(PIECES, number)) for number in (2, 3) for _ in range(8)]
+    texts = alone + [piece * (120_000 // len(piece)) for piece in mixed]
+    texts += [draw.choice(alone)[:60_000] + draw.choice(alone)[:60_000] for _ in range(16)]
+    for text in texts:
+        started = time.process_time()
+        try:
+            find_questions(text)
+        except Fault:
+            pass
+        without_thoughts(text)
+        is_refusal(text)
+        question_fault(text, [text[:-1]], Limits())
+        answer_fault("What is it?", text, [text[:-1]], Limits())
+        assert time.process_time() - started < 2, text[:100]
