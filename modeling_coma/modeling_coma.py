@@ -249,6 +249,11 @@ class ComaForEmbedding(PreTrainedModel):
         return {**inputs, "mm_encoder_outputs": dict(mm_encoder_outputs or {})}, columns
 
     @property
+    def is_gradient_checkpointing(self) -> bool:
+        """As in [`PreTrainedModel`], whose own warns: PEFT asks for it under this name."""
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
+
+    @property
     def _is_checkpointing(self) -> bool:
         return self.training and self.backbone.model.language_model.gradient_checkpointing
 

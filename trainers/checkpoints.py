@@ -20,7 +20,6 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CONFIGURATIONS = {
     *("config.json", "generation_config.json", "adapter_config.json", "model.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"),
-    TRAINER_STATE_NAME,
 }
 
 
@@ -63,29 +62,33 @@ def check_checkpoint(folder: str | Path, engine: bool = False) -> None:
                 "interrupted save leave none): resume from another checkpoint, or train on from its weights."
             )
     check_files(folder)
+    _refuse(folder / TRAINER_STATE_NAME, _damage_of_json(folder / TRAINER_STATE_NAME))
+    for file in sorted(file for file in folder.iterdir() if file.is_file()):
+        if (file.suffix in (".pt", ".pth") or file.name == TRAINING_ARGS_NAME) and not zipfile.is_zipfile(file):
+            _refuse(file, "it is not what torch saves, or was cut")
 
 
 def check_files(folder: str | Path) -> None:
     """
-    Raises for the first file of a model or checkpoint that was cut or is not what its name says.
+    Raises for the first file of a model or adapter that was cut or is not what its name says.
 
     Args:
         folder (`str` or `Path`):
-            Where weights (`.safetensors`), configurations, and what torch saves (`.pt`, `.pth`) may be.
+            Where weights (`.safetensors`) and configurations may be.
 
     Raises:
         ValueError: names the file.
     """
     for file in sorted(file for file in Path(folder).iterdir() if file.is_file()):
-        damage = ""
         if file.name in CONFIGURATIONS:
-            damage = _damage_of_json(file)
+            _refuse(file, _damage_of_json(file))
         elif file.suffix == ".safetensors":
-            damage = _damage_of_weights(file)
-        elif (file.suffix in (".pt", ".pth") or file.name == TRAINING_ARGS_NAME) and not zipfile.is_zipfile(file):
-            damage = "it is not what torch saves, or was cut"
-        if damage:
-            raise ValueError(f"{file} cannot be read: {damage}. Copy or download it again.")
+            _refuse(file, _damage_of_weights(file))
+
+
+def _refuse(file: Path, damage: str) -> None:
+    if damage:
+        raise ValueError(f"{file} cannot be read: {damage}. Copy or download it again.")
 
 
 def _damage_of_json(file: Path) -> str:

@@ -71,6 +71,8 @@ class EvaluationBlocks:
         """The loss, among how many documents a query was, on average, and what explains the loss."""
         if self.waiting:
             self._finish(len(self.queries) - self.waiting, self.waiting)
+        if not self.rows:
+            raise ValueError(f"There is no row in {EVALUATION}, or none that can be used: no loss can be computed.")
         found = {"loss": self.total / self.rows, "num_documents": self.num_documents / self.rows}
         fractions = self.statistics.fractions().items()
         return found | {name: float(total / count) for name, (total, count) in fractions if count}

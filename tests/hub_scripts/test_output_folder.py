@@ -24,7 +24,8 @@ QUICK += " --logging_steps 1 --learning_rate 0.01 --lora_r 2"
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    lines = [json.dumps({"query_text": f"what, {n}", "positive_text": f"an apple {n}"}) for n in range(6)]
+    row = {"query_text": "what, {n}", "positive_text": "an apple {n}", "source": "a"}
+    lines = [json.dumps({name: text.format(n=n) for name, text in row.items()}) for n in range(6)]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
     return tmp_path / "rows.jsonl"
 
@@ -34,7 +35,7 @@ def finetune(coma_folder: Path, coma_command: Callable, rows: Path, tmp_path: Pa
     """`finetune(*words)`: exit code and standard error; trains two steps into `out` unless the words say otherwise."""
 
     def run(*words: object) -> tuple[int, str]:
-        columns = "--query_text query_text --positive_text positive_text".split()
+        columns = "--query_text query_text --positive_text positive_text --source source".split()
         given = ["--model", coma_folder, "--data", rows, "--output_dir", tmp_path / "out", *columns, *QUICK.split()]
         code, _, error = coma_command("finetune", *given, *words)
         return code, error.strip().splitlines()[-1] if error.strip() else ""
@@ -92,7 +93,7 @@ def test_another_model_or_other_data_do_not_go_on(
 
 def test_it_goes_on_bit_by_bit(finetune: Callable, tmp_path: Path) -> None:
     steps = ["--max_steps", 4, "--save_steps", 2, "--instructions", '{"a": "Find it."}']
-    assert finetune(*steps, "--output_dir", tmp_path / "whole")[0] == 0
+    assert finetune(*steps, "--output_dir", tmp_path / "whole") == (0, "")
     assert finetune(*steps)[0] == 0
     out = tmp_path / "out"
     shutil.rmtree(out / "checkpoint-4")  # as if it had been killed before

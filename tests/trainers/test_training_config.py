@@ -132,6 +132,8 @@ def train(request, make_coma):
     make_trainer = request.getfixturevalue(f"{request.param}_trainer")
 
     def run(**settings):
+        if "eval_strategy" in settings:
+            settings["eval_dataset"] = rows
         trainer = make_trainer(make_coma(), rows, **settings)
         trainer.rows = rows
         trainer.train()
@@ -196,7 +198,7 @@ def test_settings_of_a_schedule_that_it_does_not_know(train):
 def test_a_metric_that_is_not_measured(train):
     steps = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
     with pytest.raises(ValueError, match="'eval_beauty', which is not found in the evaluation metrics"):
-        train(load_best_model_at_end=True, metric_for_best_model="beauty", eval_dataset=[], **steps)
+        train(load_best_model_at_end=True, metric_for_best_model="beauty", **steps)
 
 
 @pytest.mark.parametrize("name", ["compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics"])
