@@ -1,9 +1,13 @@
 """What the command lines of several commands have in common."""
 
 import argparse
+import json
+import math
+from collections.abc import Callable
+from typing import Any
 
 
-__all__ = ["add_model_options", "command_parser", "positive"]
+__all__ = ["add_model_options", "command_parser", "instructions_by_source", "number_within", "positive", "whole"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -25,3 +29,43 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
+
+
+def whole(text: str) -> int:
+    """A whole number from 0."""
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def number_within(least: float, most: float) -> Callable[[str], float]:
+    """For numbers, infinite ones excluded, from `least` to `most`."""
+
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and least <= number <= most):
+            bounds = [f"from {least:g}"] * math.isfinite(least) + [f"to {most:g}"] * math.isfinite(most)
+            raise argparse.ArgumentTypeError(f"{text!r} is not {' '.join(['a number', *bounds])}")
+        return number
+
+    return parse
+
+
+def instructions_by_source(text: str) -> dict[str, str]:
+    """Instructions of sources, in JSON."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise argparse.ArgumentTypeError(f"{text[:80]!r} has a source twice")
+        return dict(pairs)
+
+    try:
+        found = json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not JSON: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(one, str) and one.strip() for one in found.values()):
+        raise argparse.ArgumentTypeError(f'{text[:80]!r} is not like {{"a source": "Its instruction."}}')
+    return found

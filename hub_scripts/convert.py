@@ -111,8 +111,10 @@ def _count_tokens(name: str, revision: str | None) -> int:
     """Number of compression tokens in the tokenizer of a checkpoint, whose embedding matrix must have their rows."""
     from transformers import AutoConfig, AutoTokenizer
 
+    from hub_scripts.loading import check_folder
     from modeling_coma.processing_coma import compression_tokens
 
+    check_folder(name)
     config = AutoConfig.from_pretrained(name, revision=revision)
     if config.model_type == "coma":
         raise ValueError(f"{name} is in our format already; the other way is --to-backbone.")

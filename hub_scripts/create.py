@@ -29,6 +29,8 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.texts is not None and not arguments.tiny:
         raise ValueError("--texts trains the tokenizer of a tiny backbone, and there is none without --tiny.")
+    if arguments.revision is not None and (arguments.tiny or Path(arguments.backbone).exists()):
+        raise ValueError("--revision is for a backbone on the Hub.")
 
     from hub_scripts.folders import new_folder, save_model
     from hub_scripts.training_record import write_stages
@@ -81,6 +83,7 @@ def create_model(
     from modeling_coma import ComaForEmbedding, ComaProcessor
 
     kwargs = {name: value for name, value in kwargs.items() if value is not None}
+    _check_backbone(backbone, kwargs.get("revision"))
     model, processor = ComaForEmbedding.from_backbone(backbone, num_compression_tokens, **kwargs)
     model.config.pooling = pooling
     images = processor.image_processor
@@ -94,6 +97,18 @@ def create_model(
             "raise it, or lower the pixel budget."
         )
     return model, processor
+
+
+def _check_backbone(name: str, revision: str | None) -> None:
+    from transformers import AutoConfig
+
+    from hub_scripts.loading import check_folder, is_adapter
+
+    check_folder(name)
+    config = None if is_adapter(name) else AutoConfig.from_pretrained(name, revision=revision)
+    if config is None or config.model_type == "coma":
+        made = "an adapter of one" if config is None else f"one with {len(config.compression_token_ids)} tokens"
+        raise ValueError(f"{name} is no backbone but a CoMa model already, {made}: there is nothing to be made of it.")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,7 +6,7 @@ from glob import glob
 from pathlib import Path
 
 
-__all__ = ["data_digest"]
+__all__ = ["data_digest", "digest_of_files"]
 
 TABLES = (".arrow", ".csv", ".json", ".jsonl", ".parquet", ".tar", ".tsv")
 BLOCK = 2**20
@@ -28,8 +28,17 @@ def data_digest(source: str, most_read: int = MOST_READ) -> str | None:
         `str`, `"blake2b-128:…"` or `"blake2b-128 of samples:…"`; `None` where there is no such file, as for `emoji`.
     """
     files = _files(source)
-    if not files:
-        return None
+    return digest_of_files(files, most_read) if files else None
+
+
+def digest_of_files(files: list[Path], most_read: int = MOST_READ) -> str:
+    """
+    Digest of files, in their order, whatever their names; as of [`data_digest`].
+
+    Args:
+        files (`list[Path]`): one or more.
+        most_read (`int`, *optional*, defaults to a gigabyte): bytes that are read at most, but for a block a file.
+    """
     sizes = [file.stat().st_size for file in files]
     whole = sum(sizes) <= most_read
     blocks_of_each = None if whole else max(1, most_read // BLOCK // len(files))

@@ -171,7 +171,7 @@ def _embed_rows(
             if errors and arguments.on_error == "raise":
                 reason = errors[min(errors)]
                 raise ValueError(
-                    f"{reason.removesuffix('.')}. Mend it and go on by the same command, or add --on-error skip."
+                    f"{reason.rstrip('.?')}. Mend it and go on by the same command, or add --on-error skip."
                 )
             embeddings[batch.rows] = batch.embeddings
             progress.update(len(batch.rows) + len(batch.failures))

@@ -6,8 +6,10 @@ documents on the Hub, "emoji" the packaged pictures of a drawing style that is n
 they are named and nothing is evaluated; --sets chooses some.
 
 Every unique input is embedded once. FOLDER gets a file of scores per set, and results.json with the means that the
-benchmark defines. After an interruption the same command goes on after the last set that was finished. Started by
-`accelerate launch` or `torchrun`, the processes share the work.
+benchmark defines. After an interruption the same command goes on after the last set that was finished; what another
+model or other settings have left there is refused. A row that cannot be read is an error; of pairs, --on-bad-row skip
+leaves it out, and the results say of how many rows they are not. Started by `accelerate launch` or `torchrun`, the
+processes share the work.
 
   coma evaluate my-coma MMEB-eval/ --output results --image-root eval_images/
   coma evaluate my-coma MMEB-eval/ --output results --sets ImageNet-1K,MSCOCO_t2i
@@ -20,10 +22,12 @@ benchmark defines. After an interruption the same command goes on after the last
 import argparse
 import os
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub_scripts.arguments import add_model_options, command_parser, positive
+from hub_scripts.arguments import add_model_options, command_parser, positive, whole
 
 
 if TYPE_CHECKING:
@@ -45,27 +49,60 @@ def main(argv: list[str]) -> int:
     from transformers.utils import logging
 
     from hub_scripts.evaluation_data import open_sets
-    from hub_scripts.evaluation_results import model_settings, write_results
-    from hub_scripts.loading import load_model
+    from trainers.one_writer import one_writer
 
     chosen = set(arguments.sets.split(",")) if arguments.sets else None
-    sets = open_sets(arguments.data, chosen, arguments.image_root, instructions, arguments.among_all)
+    options = (arguments.image_root, instructions, arguments.among_all, arguments.on_bad_row)
+    sets = open_sets(arguments.data, chosen, *options)
     state = PartialState(cpu=arguments.device == "cpu")
-    device = str(state.device) if state.num_processes > 1 else arguments.device
     if not state.is_main_process:
         logging.disable_progress_bar()
+    with ExitStack() as stack:
+        if not _on_main(state, lambda: stack.enter_context(one_writer(arguments.output))):
+            return 1
+        ended = _evaluate_all(sets, instructions, arguments, state)
+    state.destroy_process_group()
+    return ended
+
+
+def _evaluate_all(
+    sets: list["NamedSet"], instructions: dict[str | None, str], arguments: argparse.Namespace, state: "PartialState"
+) -> int:
+    from hub_scripts.evaluation_results import check_folder, model_settings, write_results
+    from hub_scripts.loading import load_model
+
+    device = str(state.device) if state.num_processes > 1 else arguments.device
     model, processor = load_model(arguments.model, arguments.dtype, device)
     settings = model_settings(arguments.model, model, processor)
     settings |= {"instructions": {source or "": text for source, text in instructions.items()}}
     settings |= {"candidates": "all" if arguments.among_all else "own"}
+    if arguments.on_bad_row != "raise":
+        settings["on_bad_row"] = arguments.on_bad_row
+    if not _on_main(state, lambda: check_folder(arguments.output, sets, settings)):
+        return 1
     for number, one in enumerate(sets, 1):
         if state.is_main_process:
             print(f"{one.name} ({number} of {len(sets)})", flush=True)
         _evaluate(one, model, processor, settings, arguments, state)
     if state.is_main_process:
         print(write_results(arguments.output, sets, settings, model))
-    state.destroy_process_group()
     return 0
+
+
+def _on_main(state: "PartialState", act: Callable[[], Any]) -> bool:
+    """Does something on the main process, which alone says what is wrong; whether the others may go on."""
+    from accelerate.utils import broadcast_object_list
+
+    error = None
+    if state.is_main_process:
+        try:
+            act()
+        except ValueError as why:
+            error = why
+    done = broadcast_object_list([error is None])[0]
+    if error is not None:
+        raise error
+    return done
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,9 +120,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--instruction", metavar="SOURCE=TEXT", action="append", default=[],
         help="pairs: what stands before queries of a source; =TEXT for those without; repeatable")  # fmt: skip
+    add("--on-bad-row", choices=("raise", "skip"), default="raise", help="pairs: skip leaves bad rows out, counted")
     add("--batch-tokens", type=positive, default=16384, metavar="N", help="tokens of a batch (default: %(default)s)")
     workers = min(8, (os.cpu_count() or 1) // 2)
-    add("--workers", type=int, default=workers, metavar="N", help="processes that decode (default here: %(default)s)")
+    add(
+        "--workers", type=whole, default=workers, metavar="N", help="processes that decode (default here: %(default)s)"
+    )
     add_model_options(parser)
     return parser
 
@@ -94,6 +134,9 @@ def _instructions(words: list[str]) -> dict[str | None, str]:
     pairs = [word.partition("=") for word in words]
     if bad := [word for word, (_, sign, text) in zip(words, pairs, strict=True) if not (sign and text)]:
         raise ValueError(f"--instruction {bad[0]!r} is not SOURCE=TEXT.")
+    sources = [source for source, _, _ in pairs]
+    if twice := [source for place, source in enumerate(sources) if source in sources[:place]]:
+        raise ValueError(f"--instruction is given twice for the source {twice[0]!r}.")
     return {source or None: text for source, _, text in pairs}
 
 
@@ -121,9 +164,16 @@ def _evaluate(
         return
     started = time.perf_counter()
     options = {"batch_tokens": arguments.batch_tokens, "num_workers": arguments.workers, "description": one.name}
-    embeddings = embed_shared(model, processor, task.items, **options)
+    failures: dict[int, str] | None = None if arguments.on_bad_row == "raise" else {}
+    embeddings = embed_shared(model, processor, task.items, names=task.names, failures=failures, **options)
+    skipped = one.rows_skipped()
+    if failures:
+        task, more = task.without(failures)
+        skipped += more
+        if state.is_main_process:
+            print(*(f"  left out: {reason}" for reason in failures.values()), sep="\n", flush=True)
     if state.is_main_process:
-        scores = score_set(task, embeddings)
+        scores = {**score_set(task, embeddings), **({"rows_skipped": skipped} if skipped else {})}
         write_scores(arguments.output, one, scores, settings)
         seconds = time.perf_counter() - started
         rate = f"{len(task.items)} inputs in {seconds:.1f} s, {len(task.items) / seconds:.1f} a second"

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +21,8 @@ from trainers.data.schema import check_text
 from trainers.data.visual_documents import TABLES, read_visual_documents
 from trainers.evaluation import EvaluationSet
 from trainers.retrieval_callback import RetrievalSet
-from trainers.rows import without_decoding
+from trainers.rows import ROW, BadRows, without_decoding
+from trainers.sources import check_named, sources_of
 
 
 __all__ = ["FROM_HUB", "NamedSet", "open_sets"]
@@ -29,18 +32,24 @@ OWN = "retrieval"  # the modality of sets that are no part of MMEB
 
 
 class NamedSet(NamedTuple):
-    """A set that can be evaluated: its name, where it belongs, what counts, and how to read it."""
+    """
+    A set that can be evaluated: its name, where it belongs, what counts, and how to read it; of pairs the sources of
+    their rows. `rows_skipped` says of a set that has been read how many bad rows were left out then.
+    """
 
     name: str
     modality: str
     metric: str
     read: Callable[[], EvaluationSet]
+    sources: Callable[[], set[str | None]] | None = None
+    rows_skipped: Callable[[], int] = lambda: 0
 
 
 class _Options(NamedTuple):
     image_root: Path | None
     instructions: dict[str | None, str]
     among_all: bool
+    on_bad_row: str
 
 
 def open_sets(
@@ -49,6 +58,7 @@ def open_sets(
     image_root: Path | None = None,
     instructions: dict[str | None, str] | None = None,
     among_all: bool = False,
+    on_bad_row: str = "raise",
 ) -> list[NamedSet]:
     """
     Finds the sets.
@@ -61,14 +71,16 @@ def open_sets(
         image_root (`Path`, *optional*): where paths begin; by default at the folder.
         instructions (`dict`, *optional*): for the queries of pairs, by their `source`, `None` being without one.
         among_all (`bool`, *optional*, defaults to `False`): in picture sets, rank among the candidates of all rows.
+        on_bad_row (`str`, *optional*, defaults to `"raise"`): of pairs, `"skip"` leaves bad rows out and counts them.
 
     Returns:
         `list[NamedSet]`: in the order of the benchmark, then others.
 
     Raises:
-        ValueError: for data that is not there or is no such thing, sets that are there twice, and sets that are not.
+        ValueError: for data that is not there or is no such thing, sets that are there twice, and sets that are not;
+            for instructions of a source that no row has, and for rows of a benchmark that are to be left out.
     """
-    options = _Options(image_root, instructions or {}, among_all)
+    options = _Options(image_root, instructions or {}, among_all, on_bad_row)
     found: dict[str, NamedSet] = {}
     for place in data:
         for one in _sets_in(place, options):
@@ -79,7 +91,12 @@ def open_sets(
     if missing := sorted(expected - found.keys(), key=_order):
         told = f"{len(missing)} of {len(expected)} sets are missing: {', '.join(missing)}."
         raise ValueError(f"{told} There are {', '.join(found)}. Add them, or choose others with --sets.")
-    return [found[name] for name in sorted(expected, key=_order)]
+    wanted = [found[name] for name in sorted(expected, key=_order)]
+    if on_bad_row != "raise" and (whole := [one.name for one in wanted if one.modality != OWN]):
+        raise ValueError(f"Scores of {whole[0]} are those of all its rows: bad ones may be left out of pairs only.")
+    if instructions:
+        check_named(instructions, set().union(*(one.sources() for one in wanted if one.sources)), "--instruction")
+    return wanted
 
 
 def _whole(modalities: set[str]) -> set[str]:
@@ -95,11 +112,11 @@ def _sets_in(place: str, options: _Options) -> list[NamedSet]:
     if place == FROM_HUB and not is_there:
         return [_from_hub(name, one.repository, options) for name, one in SETS.items() if one.repository]
     if place == EMOJI and not is_there:
-        return [_pairs(place, lambda: emoji_pairs(load_emoji(emoji_styles(evaluation=True))), options)]
+        return [_pairs(place, lambda _: emoji_pairs(load_emoji(emoji_styles(evaluation=True))), options)]
     if not is_there:
         return _on_hub(place, options)
     if not path.is_dir() or saved_dataset(path) is not None:
-        return [_pairs(path.stem, lambda: load_pairs(place, image_root=options.image_root), options)]
+        return [_pairs(path.stem, partial(load_pairs, place, None, options.image_root), options)]
     inside = {name: one for name in SETS if (one := _part(path, name)) is not None}
     if not inside:
         raise ValueError(f"{place} has no folder or file that is named like a set of MMEB, and is no table of pairs.")
@@ -130,7 +147,7 @@ def _on_hub(repository: str, options: _Options) -> list[NamedSet]:
     configs = get_dataset_config_names(repository)
     if names := [name for name in SETS if name in configs]:
         return [_from_hub(name, repository, options) for name in names]
-    return [_pairs(repository.split("/")[1], lambda: load_dataset(repository, split="test"), options)]
+    return [_pairs(repository.split("/")[1], lambda _: load_dataset(repository, split="test"), options)]
 
 
 def _from_hub(name: str, repository: str, options: _Options) -> NamedSet:
@@ -158,14 +175,23 @@ def _visual_documents(name: str, table: Callable[[str], Dataset], options: _Opti
     return NamedSet(name, SETS[name].modality, SETS[name].metric, read)
 
 
-def _pairs(name: str, load: Callable[[], Dataset], options: _Options) -> NamedSet:
+def _pairs(name: str, load: Callable[[BadRows], Dataset], options: _Options) -> NamedSet:
+    bad_rows = BadRows(options.on_bad_row, name)
+
     def read() -> EvaluationSet:
-        task = RetrievalSet.from_rows(without_decoding(load()), options.instructions)
+        rows = without_decoding(load(bad_rows))
+        there = (number for number in count() if number not in bad_rows.reasons)  # in the file, not among the good
+        numbered = ({**row, ROW: number} for row, number in zip(rows, there, strict=False))
+        task = RetrievalSet.from_rows(numbered, options.instructions, bad_rows)
         numbers, present = task.relevance.documents.tolist(), task.relevance.grades > 0
         relevant = [row[: int(count)] for row, count in zip(numbers, present.sum(1), strict=True)]
-        return EvaluationSet.of(task.queries, task.documents, relevant)
+        more = {"names": task.names, "documents_of": task.documents_of}
+        return EvaluationSet.of(task.queries, task.documents, relevant, **more)
 
-    return NamedSet(name, OWN, "hit@1", read)
+    def sources() -> set[str | None]:
+        return set(sources_of(load(BadRows(options.on_bad_row, name))))
+
+    return NamedSet(name, OWN, "hit@1", read, sources, lambda: bad_rows.skipped)
 
 
 def _files(path: Path) -> list[Path]:

@@ -13,13 +13,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hub_scripts.whole_files import read_record, write_whole
+
 
 if TYPE_CHECKING:
     from hub_scripts.evaluation_data import NamedSet
     from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
-__all__ = ["git_commit", "is_finished", "model_settings", "write_results", "write_scores"]
+__all__ = ["check_folder", "git_commit", "is_finished", "model_settings", "write_results", "write_scores"]
 
 LIBRARIES = ("torch", "transformers", "datasets", "pillow", "tokenizers")
 
@@ -48,11 +50,44 @@ def is_finished(folder: Path, one: "NamedSet", settings: dict[str, Any]) -> bool
     file = _file(folder, one)
     if not file.exists():
         return False
-    theirs = json.loads(file.read_text(encoding="utf-8"))["settings"]
+    _compare(file, _scores_in(file, one)["settings"], settings)
+    return True
+
+
+def check_folder(folder: Path, sets: list["NamedSet"], settings: dict[str, Any]) -> None:
+    """
+    Looks at what is in a folder before anything is computed.
+
+    Args:
+        folder (`Path`): where results will be written.
+        sets (`list[NamedSet]`): what will be evaluated.
+        settings (`dict`): of [`model_settings`].
+
+    Raises:
+        ValueError: for results that are not of this command, that are damaged, or that were made with other settings.
+    """
+    for one in sets:
+        if (file := _file(folder, one)).exists():
+            theirs = _scores_in(file, one)["settings"]
+            _compare(file, {name: value for name, value in theirs.items() if name != "data"}, settings)
+    if (file := folder / "results.json").exists():
+        metadata = read_record(file, "results.json of coma evaluate").get("metadata")
+        if not isinstance(metadata, dict) or not isinstance(metadata.get("settings"), dict):
+            raise ValueError(f"{file} is there already and is not of coma evaluate: give another --output.")
+        _compare(file, metadata["settings"], settings)
+
+
+def _compare(file: Path, theirs: dict[str, Any], settings: dict[str, Any]) -> None:
     ours = json.loads(json.dumps(settings))
     if other := sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)):
         raise ValueError(f"{file} was made with another {', '.join(other)}: remove it, or give another --output.")
-    return True
+
+
+def _scores_in(file: Path, one: "NamedSet") -> dict[str, Any]:
+    scores = read_record(file, "file of scores of coma evaluate")
+    if not isinstance(scores.get("settings"), dict) or not isinstance(scores.get(one.metric), int | float):
+        raise ValueError(f"{file} is there already and has no scores of coma evaluate: remove it, or write elsewhere.")
+    return scores
 
 
 def write_scores(folder: Path, one: "NamedSet", scores: dict[str, float], settings: dict[str, Any]) -> None:
@@ -75,7 +110,7 @@ def write_results(folder: Path, sets: list["NamedSet"], settings: dict[str, Any]
     """
     metrics: dict[str, dict[str, Any]] = {}
     for one in sets:
-        scores = json.loads(_file(folder, one).read_text(encoding="utf-8"))
+        scores = _scores_in(_file(folder, one), one)
         metrics.setdefault(one.modality, {})[one.name] = scores
     main_scores = {one.name: (one.metric, metrics[one.modality][one.name][one.metric]) for one in sets}
     means = {modality: _means(modality, main_scores) for modality in metrics if modality != "retrieval"}
@@ -90,7 +125,10 @@ def write_results(folder: Path, sets: list["NamedSet"], settings: dict[str, Any]
         **{"settings": settings, "versions": _versions(), "commit": git_commit()},
     }
     _write(folder / "results.json", {"metadata": metadata, "metrics": metrics, "means": means})
-    return _table(main_scores, means) + f"\nresults  {folder / 'results.json'}"
+    skipped = {one.name: metrics[one.modality][one.name].get("rows_skipped", 0) for one in sets}
+    table = [_table(main_scores, means)]
+    table += [f"{name}: {rows} bad rows were left out of its scores" for name, rows in skipped.items() if rows]
+    return "\n".join([*table, f"results  {folder / 'results.json'}"])
 
 
 def git_commit() -> str | None:
@@ -138,7 +176,4 @@ def _file(folder: Path, one: "NamedSet") -> Path:
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.writing")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(file)
+    write_whole(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -15,14 +15,24 @@ Everything can stand in a YAML file, a line each; what is given on the command l
   torchrun --nproc-per-node 8 -m hub_scripts.cli finetune --config mmeb-finetune --data MMEB-train
 
 It leaves an adapter, which `coma merge` folds into the model, or with `--lora_r 0` a whole model. Interrupted, it goes
-on with `--resume_from_checkpoint true`. All settings of the HF TrainingArguments are there as well.
+on with `--resume_from_checkpoint true`: with what it was begun with, and nothing else takes its folder. All settings
+of the HF TrainingArguments are there as well, if they act.
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from hub_scripts.settings import EMOJI, ModelArguments, emoji_styles, load_trainable, parse_settings, train
+from hub_scripts.output_folder import output_folder
+from hub_scripts.settings import (
+    EMOJI,
+    ModelArguments,
+    emoji_styles,
+    load_trainable,
+    parse_settings,
+    refuse_without,
+    train,
+)
 from trainers.data.pairs import PairColumns
 
 
@@ -46,8 +56,13 @@ class FinetuneArguments(ModelArguments, PairColumns):
     mmeb_sets: list[str] | None = field(
         default=None, metadata={"help": "Sets of mmeb, by default those of the paper."}
     )
-    mmeb_split: str = field(default="original", metadata={"help": "Or diverse_instruction."})
-    eval_data: str | None = field(default=None, metadata={"help": "The same for evaluation, loss and retrieval."})
+    mmeb_split: Literal["original", "diverse_instruction"] = field(
+        default="original", metadata={"help": "Of mmeb, the wording of its instructions."}
+    )
+    eval_data: str | None = field(
+        default=None,
+        metadata={"help": "The same for evaluation, loss and retrieval: after every epoch, or as eval_strategy says."},
+    )
     image_root: str | None = field(default=None, metadata={"help": "Folder of relative paths of pictures."})
     cache_pixels: bool = field(default=False, metadata={"help": "Keep preprocessed pictures of small sets in memory."})
 
@@ -55,14 +70,24 @@ class FinetuneArguments(ModelArguments, PairColumns):
 def main(argv: list[str]) -> int:
     """Runs `coma finetune`; returns the exit code."""
     arguments, config = _parse(argv)
-    sys.stdout.write(train(_trainer(arguments, config), config, arguments))
+    with output_folder("finetune", arguments, config) as begun:
+        sys.stdout.write(train(_trainer(arguments, config), config, arguments, begun))
     return 0
 
 
 def _parse(argv: list[str]) -> tuple[FinetuneArguments, "ComaContrastiveConfig"]:
     from trainers.contrastive import ComaContrastiveConfig
 
-    return parse_settings("finetune", __doc__, argv, FinetuneArguments, ComaContrastiveConfig)
+    arguments, config = parse_settings("finetune", __doc__, argv, FinetuneArguments, ComaContrastiveConfig)
+    all_emoji = {arguments.data, arguments.eval_data} <= {EMOJI, None}
+    if all_emoji or arguments.data_format != "mmeb":
+        refuse_without(arguments, ["mmeb_sets", "mmeb_split"], "data_format mmeb", ["data_format", "data"])
+    if all_emoji or arguments.data_format in ("mmeb", "triplets"):
+        columns = [column.name for column in fields(PairColumns)]
+        refuse_without(arguments, columns, "a table of data_format pairs or shards", ["data_format", "data"])
+    if all_emoji or arguments.data_format == "webdataset":
+        refuse_without(arguments, ["image_root"], "paths of images in a table", ["data_format", "data"])
+    return arguments, config
 
 
 def _trainer(arguments: FinetuneArguments, config: "ComaContrastiveConfig") -> "ComaContrastiveTrainer":
@@ -84,7 +109,8 @@ def _trainer(arguments: FinetuneArguments, config: "ComaContrastiveConfig") -> "
         kwargs["data_collator"] = ComaContrastiveCollator.of(caching, config)
     trainer = ComaContrastiveTrainer(model, config, processor, adapter, **kwargs)
     if arguments.eval_data is not None:
-        task = RetrievalSet.from_rows(without_decoding(kwargs["eval_dataset"]), config.instructions)
+        rows = without_decoding(kwargs["eval_dataset"])
+        task = RetrievalSet.from_rows(rows, config.instructions, config.on_bad_row)
         trainer.add_callback(RetrievalCallback(trainer, task))
     return trainer
 

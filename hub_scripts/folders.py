@@ -9,6 +9,7 @@ from pathlib import Path
 from hub_scripts.card import CardSources, write_model_card
 from hub_scripts.training_record import TRAINING_FILE
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.checkpoints import whole_or_nothing
 
 
 __all__ = ["new_folder", "save_model"]
@@ -27,15 +28,17 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         ValueError: if there is something at `path` already.
+        OSError: if it cannot be written, because the disk is full for instance.
     """
-    path = path.absolute()
+    path = path.resolve()  # of a link to an empty folder, that folder is replaced
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ValueError(f"{path} is there already, and nothing is overwritten: remove it or give another folder.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as temporary:
         folder = Path(temporary, path.name)
         folder.mkdir()
-        yield folder
+        with whole_or_nothing(folder, path):
+            yield folder
         folder.replace(path)
 
 

@@ -10,13 +10,22 @@ from transformers import AutoConfig
 from transformers.utils import find_adapter_config_file, has_file
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.checkpoints import check_files
 
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 
-__all__ = ["fetch_adapter", "is_adapter", "load_adapter", "load_model", "load_processor"]
+__all__ = [
+    "check_folder",
+    "fetch_adapter",
+    "find_device",
+    "is_adapter",
+    "load_adapter",
+    "load_model",
+    "load_processor",
+]
 
 ADAPTER = "adapter_config.json"
 
@@ -36,6 +45,7 @@ def load_model(name_or_path: str, dtype: str = "auto", device: str = "auto") -> 
     Raises:
         ValueError: if it is another kind of model, or weights are missing or of another shape.
     """
+    place = find_device(device)
     name_or_path = fetch_adapter(name_or_path)
     if is_adapter(name_or_path):
         from trainers.lora import merge_adapter
@@ -44,10 +54,48 @@ def load_model(name_or_path: str, dtype: str = "auto", device: str = "auto") -> 
         model, processor = merge_adapter(adapted), load_processor(name_or_path, base)
     else:
         model, processor = _load_weights(name_or_path, dtype), load_processor(name_or_path)
-    if device == "auto":
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        device = found or "cpu"
-    return model.to(device).eval(), processor
+    return model.to(place).eval(), processor
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """
+    A device of this machine.
+
+    Args:
+        name (`str`, *optional*, defaults to `"auto"`): `cpu`, or an accelerator such as `cuda:1`; by default the
+            accelerator, if there is one.
+
+    Raises:
+        ValueError: if there is no such device.
+    """
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name == "auto":
+        return accelerator or torch.device("cpu")
+    known = ["cpu"]
+    if accelerator is not None:
+        known += [f"{accelerator.type}:{index}" for index in range(torch.accelerator.device_count())]
+    if name in known or (accelerator is not None and name == accelerator.type):
+        return torch.device(name)
+    raise ValueError(f"There is no device {name!r} on this machine, which has {', '.join(known)}.")
+
+
+def check_folder(name_or_path: str) -> None:
+    """
+    Raises for what cannot be a model: a path where no folder is, a folder without a configuration, or with a file that
+    was cut. A name on the Hub is left to `from_pretrained`.
+
+    Raises:
+        ValueError: names the file or folder.
+    """
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        if not (folder / "config.json").exists() and not is_adapter(name_or_path):
+            raise ValueError(f"{name_or_path} has no config.json: it is no folder of a model.")
+        check_files(folder)
+    elif folder.exists():
+        raise ValueError(f"{name_or_path} is a file: give the folder of a model, or a name on the Hub.")
+    elif folder.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
+        raise ValueError(f"There is no folder {name_or_path}.")
 
 
 def fetch_adapter(name_or_path: str) -> str:
@@ -81,13 +129,22 @@ def load_adapter(folder: str, base: str | None = None, dtype: str = "auto") -> t
     """
     from peft import PeftConfig, PeftModel  # a second or two to import, and few commands need it
 
+    from trainers.adapter_files import check_adapter
+
     if not (Path(folder) / ADAPTER).exists():
         raise ValueError(f"{folder} has no {ADAPTER}: it is no adapter folder.")
-    named = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    check_files(folder)
+    config = PeftConfig.from_pretrained(folder)
+    named = config.base_model_name_or_path
     base = base or named
     if not base or (Path(base).is_absolute() and not Path(base).exists()):
         raise ValueError(f"The adapter {folder} names {named!r} as its base, which is not there: give --base FOLDER.")
-    return PeftModel.from_pretrained(_load_weights(base, dtype), folder).eval(), base
+    config.inference_mode = True
+    # Not `from_pretrained`: by the task type it picks a wrapper that passes arguments of other models' heads.
+    adapted = PeftModel(_load_weights(base, dtype), config)
+    check_adapter(adapted, folder)
+    adapted.load_adapter(folder, "default")
+    return adapted.eval(), base
 
 
 def load_processor(*places: str) -> ComaProcessor:
@@ -97,12 +154,15 @@ def load_processor(*places: str) -> ComaProcessor:
 
 
 def _load_weights(name_or_path: str, dtype: str) -> ComaForEmbedding:
+    check_folder(name_or_path)
     config = AutoConfig.from_pretrained(name_or_path)
     if config.model_type != "coma":
         hint = f"make one of it by `coma create {name_or_path} OUT`"
         raise ValueError(f"{name_or_path} is a {config.model_type} model and no CoMa model: {hint}.")
     try:
-        model, report = ComaForEmbedding.from_pretrained(name_or_path, dtype=dtype, output_loading_info=True)
+        # Weights of another shape are reported like the others that do not fit, instead of a table and no name.
+        options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, report = ComaForEmbedding.from_pretrained(name_or_path, **options)
     except SafetensorError as error:
         raise ValueError(f"The weights of {name_or_path} cannot be read: {error}") from error
     wrong = {name: sorted(report[name]) for name in ("missing_keys", "mismatched_keys", "unexpected_keys")}

@@ -18,16 +18,27 @@ Everything can stand in a YAML file, a line each; what is given on the command l
 
 It leaves an adapter, which `coma merge` folds into the model, or with `--lora_r 0` a whole model. A CoMa model that is
 made of a backbone is saved as `base` in the output folder. Interrupted, training goes on with
-`--resume_from_checkpoint true`. All settings of the HF TrainingArguments are there as well.
+`--resume_from_checkpoint true`: with what it was begun with, and nothing else takes its folder. All settings
+of the HF TrainingArguments are there as well, if they act.
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hub_scripts.settings import EMOJI, ModelArguments, emoji_styles, load_trainable, parse_settings, train
+from hub_scripts.output_folder import Beginning, output_folder
+from hub_scripts.settings import (
+    EMOJI,
+    ModelArguments,
+    emoji_styles,
+    load_trainable,
+    parse_settings,
+    refuse_without,
+    train,
+)
 from trainers.data.dialogues import DialogueColumns
+from trainers.ranges import COUNT, Range
 
 
 if TYPE_CHECKING:
@@ -48,7 +59,9 @@ class PretrainArguments(ModelArguments, DialogueColumns):
     data_format: Literal["messages", "llava", "coma-sft", "webdataset"] = field(
         default="messages", metadata={"help": "What its rows are like."}
     )
-    eval_data: str | None = field(default=None, metadata={"help": "The same for evaluation."})
+    eval_data: str | None = field(
+        default=None, metadata={"help": "The same for evaluation: after every epoch, or as eval_strategy says."}
+    )
     image_root: str | None = field(default=None, metadata={"help": "Folder of relative paths of pictures."})
     cache_pixels: bool = field(default=False, metadata={"help": "Keep preprocessed pictures of small sets in memory."})
     turns: int = field(default=5, metadata={"help": "Questions about an emoji."})
@@ -56,21 +69,41 @@ class PretrainArguments(ModelArguments, DialogueColumns):
     min_pixels: int | None = field(default=None, metadata={"help": "Pictures are enlarged to this (backbone)."})
     max_pixels: int | None = field(default=None, metadata={"help": "Pictures are shrunk to this (backbone)."})
 
+    ranges: ClassVar[Mapping[str, Range]] = {
+        **ModelArguments.ranges,
+        **dict.fromkeys(("turns", "min_pixels", "max_pixels"), COUNT),
+        "num_compression_tokens": Range("from 1 to 256", lambda number: COUNT.holds(number) and number <= 256),
+    }
+
 
 def main(argv: list[str]) -> int:
     """Runs `coma pretrain`; returns the exit code."""
     arguments, config = _parse(argv)
-    sys.stdout.write(train(_trainer(arguments, config), config, arguments))
+    with output_folder("pretrain", arguments, config) as begun:
+        sys.stdout.write(train(_trainer(arguments, config, begun), config, arguments, begun))
     return 0
 
 
 def _parse(argv: list[str]) -> tuple[PretrainArguments, "ComaCompressionConfig"]:
     from trainers.compression import ComaCompressionConfig
 
-    return parse_settings("pretrain", __doc__, argv, PretrainArguments, ComaCompressionConfig)
+    arguments, config = parse_settings("pretrain", __doc__, argv, PretrainArguments, ComaCompressionConfig)
+    all_emoji = {arguments.data, arguments.eval_data} <= {EMOJI, None}
+    if EMOJI not in (arguments.data, arguments.eval_data):
+        refuse_without(arguments, ["turns"], "data emoji", ["data", "eval_data"])
+    if all_emoji or arguments.data_format in ("llava", "coma-sft"):
+        columns = [column.name for column in fields(DialogueColumns)]
+        refuse_without(arguments, columns, "a table of data_format messages or shards", ["data_format", "data"])
+    if all_emoji or arguments.data_format == "webdataset":
+        refuse_without(arguments, ["image_root"], "paths of images in a table", ["data_format", "data"])
+    if arguments.data_format == "webdataset" and config.length_column is not None and arguments.data != EMOJI:
+        raise ValueError("length_column needs a table, whose rows can be sorted; shards come as they come.")
+    return arguments, config
 
 
-def _trainer(arguments: PretrainArguments, config: "ComaCompressionConfig") -> "ComaCompressionTrainer":
+def _trainer(
+    arguments: PretrainArguments, config: "ComaCompressionConfig", begun: Beginning
+) -> "ComaCompressionTrainer":
     from trainers.compression import ComaCompressionCollator, ComaCompressionTrainer
     from trainers.pixel_cache import CachingProcessor
 
@@ -78,8 +111,9 @@ def _trainer(arguments: PretrainArguments, config: "ComaCompressionConfig") -> "
         data = {"train_dataset": _load(arguments.data, arguments, config.on_bad_row)}
         if arguments.eval_data is not None:
             data["eval_dataset"] = _load(arguments.eval_data, arguments, config.on_bad_row, evaluation=True)
-        arguments.model = _coma_folder(arguments, Path(config.output_dir))
+        arguments.model = _coma_folder(arguments, begun)
     model, processor, adapter = load_trainable(arguments)
+    _check_made_of(arguments, processor)
     if config.length_column is not None:
         with config.main_process_first():
             data["train_dataset"] = _with_lengths(data["train_dataset"], processor, config)
@@ -93,25 +127,44 @@ def _trainer(arguments: PretrainArguments, config: "ComaCompressionConfig") -> "
     return ComaCompressionTrainer(model, config, processor, adapter, **data, **kwargs)
 
 
-def _coma_folder(arguments: PretrainArguments, output_dir: Path) -> str:
+def _coma_folder(arguments: PretrainArguments, begun: Beginning) -> str:
     """The model itself or, of a backbone, the CoMa model that is made of it once and that an adapter will name."""
     from transformers import AutoConfig
 
     from hub_scripts.create import create_model
     from hub_scripts.folders import new_folder, save_model
-    from hub_scripts.loading import is_adapter
+    from hub_scripts.loading import check_folder, fetch_adapter, is_adapter
     from hub_scripts.training_record import write_stages
 
-    if is_adapter(arguments.model) or AutoConfig.from_pretrained(arguments.model).model_type == "coma":
+    check_folder(arguments.model)
+    if is_adapter(fetch_adapter(arguments.model)):
         return arguments.model
-    base = output_dir / "base"
+    if AutoConfig.from_pretrained(arguments.model).model_type == "coma":
+        return arguments.model
+    base = begun.folder / "base"
     if not base.exists():
+        begun.write()
         pixels = {"shortest_edge": arguments.min_pixels, "longest_edge": arguments.max_pixels}
         k, dtype = arguments.num_compression_tokens, arguments.dtype
         with new_folder(base) as folder:
             write_stages(folder, [])
             save_model(*create_model(arguments.model, k, pixels=pixels, dtype=dtype), folder)
     return str(base)
+
+
+def _check_made_of(arguments: PretrainArguments, processor: "ComaProcessor") -> None:
+    size = processor.image_processor.size
+    has = {
+        "num_compression_tokens": processor.num_compression_tokens,
+        "min_pixels": size["shortest_edge"],
+        "max_pixels": size["longest_edge"],
+    }
+    for name, value in has.items():
+        if name in arguments.given and getattr(arguments, name) not in (None, value):
+            raise ValueError(
+                f"{arguments.model} is a CoMa model already, with {name} {value}: {getattr(arguments, name)} would "
+                "not act. Leave it out, or make a new model of the backbone."
+            )
 
 
 def _with_lengths(dataset: "Dataset", processor: "ComaProcessor", config: "ComaCompressionConfig") -> "Dataset":

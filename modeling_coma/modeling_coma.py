@@ -59,7 +59,10 @@ class ComaForEmbedding(PreTrainedModel):
         hub_kwargs = {name: kwargs[name] for name in hub_names & kwargs.keys()}
         processor = ComaProcessor.from_backbone(name_or_path, num_compression_tokens, **hub_kwargs)
         old = len(AutoTokenizer.from_pretrained(name_or_path, **hub_kwargs))  # what a CoMa checkpoint has, it keeps
-        backbone = AutoModelForImageTextToText.from_pretrained(name_or_path, **kwargs)
+        options = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}  # reported, not a traceback
+        backbone, report = AutoModelForImageTextToText.from_pretrained(name_or_path, **options)
+        if wrong := {name: sorted(report[name]) for name in ("missing_keys", "mismatched_keys") if report[name]}:
+            raise ValueError(f"The weights of {name_or_path} do not fit its configuration: {wrong}")
         if offloaded := [name for name, parameter in backbone.named_parameters() if parameter.is_meta]:
             raise ValueError(
                 f"{name_or_path}: {len(offloaded)} weights are offloaded, first {offloaded[0]}: none can be drawn. "
@@ -244,6 +247,11 @@ class ComaForEmbedding(PreTrainedModel):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         columns = _compression_columns(input_ids, attention_mask, self.config.compression_token_ids)
         return {**inputs, "mm_encoder_outputs": dict(mm_encoder_outputs or {})}, columns
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """As in [`PreTrainedModel`], whose own warns: PEFT asks for it under this name."""
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
 
     @property
     def _is_checkpointing(self) -> bool:

@@ -8,15 +8,16 @@ libraries read them.
 import re
 from pathlib import Path
 
-from peft import PeftConfig, PeftModel
-from safetensors import safe_open
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 
-__all__ = ["complete_adapter", "is_hub_name", "public_base"]
+__all__ = ["check_adapter", "complete_adapter", "is_hub_name", "public_base"]
 
 WEIGHTS = "adapter_model.safetensors"
 MAGNITUDE = ".lora_magnitude_vector"
+EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")  # PEFT saves them, too, where the vocabulary has grown
 
 
 def complete_adapter(folder: str | Path) -> None:
@@ -31,9 +32,44 @@ def complete_adapter(folder: str | Path) -> None:
         return
     with safe_open(path, "pt") as file:
         metadata, names = file.metadata(), list(file.keys())
-        weights = {name + ".weight" * name.endswith(MAGNITUDE): file.get_tensor(name) for name in names}
+        weights = {_full_name(name): file.get_tensor(name) for name in names}
     if weights.keys() != set(names):
         save_file(weights, path, metadata=metadata)
+
+
+def check_adapter(model: PeftModel, folder: str | Path) -> None:
+    """
+    Raises if a saved adapter was cut, or does not fit the one that a model has, which PEFT would load nevertheless.
+
+    Args:
+        model (`PeftModel`):
+            The model with its adapter.
+        folder (`str` or `Path`):
+            Where the other one is saved.
+
+    Raises:
+        ValueError: names the file and the first weight that is missing, or of another shape.
+    """
+    path = Path(folder, WEIGHTS)
+    if not path.exists():
+        raise ValueError(f"{folder} has no {WEIGHTS}: what is trained here is an adapter.")
+    try:
+        with safe_open(path, "pt") as file:
+            saved = {_full_name(name): tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read: {error}. Copy or download it again.") from error
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    expected = {_full_name(name): tuple(weight.shape) for name, weight in weights.items()}
+    names = expected.keys() | {name for name in saved if not name.endswith(EMBEDDINGS)}
+    if other := sorted(name for name in names if saved.get(name) != expected.get(name)):
+        raise ValueError(
+            f"{path} does not fit the adapter: {len(other)} of {len(names)} weights are missing, unknown, or of "
+            f"another shape, first {other[0]}: {saved.get(other[0])} instead of {expected.get(other[0])}."
+        )
+
+
+def _full_name(name: str) -> str:
+    return name + ".weight" * name.endswith(MAGNITUDE)
 
 
 def is_hub_name(name: str | None) -> bool:

@@ -12,27 +12,31 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from huggingface_hub import CommitInfo
-from peft import LoraConfig, PeftModel, get_peft_model
-from torch.utils.data import IterableDataset
-from transformers import Trainer, TrainingArguments, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
+from peft import LoraConfig, PeftModel
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.adapter_files import complete_adapter, public_base
+from trainers.adapter_files import check_adapter, complete_adapter, public_base
 from trainers.callbacks import SamplerEpoch, SeenInputs
-from trainers.lora import freeze_vision
+from trainers.checkpoints import check_checkpoint, last_checkpoint, whole_or_nothing
+from trainers.lora import add_adapter, freeze_vision, freeze_vision_of_adapter
 from trainers.rows import NumberedRows
 
 
 __all__ = ["ComaTrainer", "Meter", "last_checkpoint"]
 
+NEVER_CALLED = {"compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics", "model_init"}
+NEED_ROWS = ("length_column", "sub_batch_size")
 
-class Meter:
+
+class Meter(TrainerCallback):
     """Sums of what happened since the last log, on this process; `flush` gives the means over all processes."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
+        self._rates: set[str] = set()
         self._clear()
 
     def _clear(self) -> None:
@@ -47,16 +51,20 @@ class Meter:
 
     def add_rate(self, name: str, total: torch.Tensor | float) -> None:
         """Adds to what is logged per second as `name`."""
+        self._rates.add(name)
         self.add(name, total, 0.0)
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        self._started = time.perf_counter()  # what was before the training does not count for the rates
+
     def flush(self) -> dict[str, float]:
-        """Means and rates since the last flush. Every process must have the same names."""
+        """Means and rates since the last flush, but no mean of nothing. Every process must have the same names."""
         seconds, names = time.perf_counter() - self._started, sorted(self._sums)
         sums = self.accelerator.reduce(torch.stack([self._sums[name] for name in names])).tolist() if names else []
         self._clear()
-        return {
-            name: total / count if count else total / seconds for name, (total, count) in zip(names, sums, strict=True)
-        }
+        divisors = [seconds if name in self._rates else count for name, (_, count) in zip(names, sums, strict=True)]
+        totals = (total for total, _ in sums)
+        return {name: total / by for name, total, by in zip(names, totals, divisors, strict=True) if by}
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -83,8 +91,9 @@ class ComaTrainer(Trainer):
             As in `Trainer`.
 
     Raises:
-        ValueError: for a processor with another number of compression tokens than the model, and for an adapter that
-            is to be pushed to the Hub and whose base is not there.
+        ValueError: for a processor with another number of compression tokens than the model, for an adapter that is to
+            be pushed to the Hub and whose base is not there, for an adapter that does not train of the vision tower
+            what the settings say, and for arguments of `Trainer` that nothing here calls.
     """
 
     def __init__(
@@ -101,11 +110,8 @@ class ComaTrainer(Trainer):
                 f"The model has {coma.config.num_compression_tokens} compression tokens, the processor "
                 f"{processing_class.num_compression_tokens}, or under other ids: load both from one folder."
             )
-        if args.freeze_vision:
-            freeze_vision(coma, args.train_merger)
-        if peft_config is not None:
-            set_seed(args.seed)  # the same adapter in every run, on every process
-            model = get_peft_model(model, peft_config)
+        _check_arguments(args, kwargs)
+        model = _trained(model, args, peft_config)
         if args.push_to_hub and isinstance(model, PeftModel):
             public_base(model)
         for name in ("train_dataset", "eval_dataset"):
@@ -114,6 +120,7 @@ class ComaTrainer(Trainer):
             args.accelerator_config.dispatch_batches = False  # cut `pixel_values`, too, by the number of rows
         super().__init__(model, args, processing_class=processing_class, **kwargs)
         self.meter, self.seen = Meter(self.accelerator), SeenInputs(self.accelerator)
+        self.add_callback(self.meter)
         self.add_callback(self.seen)
         self.add_callback(SamplerEpoch())
 
@@ -127,6 +134,8 @@ class ComaTrainer(Trainer):
         """Full weights are saved under the names of the published backbone, which `from_pretrained` translates back.
         `Trainer` would look for them in vain, warn, and go on with the weights it began with."""
         model = self.model if model is None else model
+        if isinstance(model, PeftModel) and not self.is_fsdp_enabled:
+            check_adapter(model, resume_from_checkpoint)
         if not isinstance(model, ComaForEmbedding) or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
@@ -142,6 +151,25 @@ class ComaTrainer(Trainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save and isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
             complete_adapter(output_dir or self.args.output_dir)
+
+    def _save_checkpoint(self, *args, **kwargs) -> None:
+        with whole_or_nothing(Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")):
+            super()._save_checkpoint(*args, **kwargs)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        try:
+            return super()._determine_best_metric(metrics, trial)
+        except KeyError as error:  # with a sentence, but of a sort that tells of a fault in the code
+            raise ValueError(error.args[0]) from error
+
+    def create_scheduler(self, *args, **kwargs) -> torch.optim.lr_scheduler.LRScheduler:
+        """As in `Trainer`; settings that the schedule does not know are named."""
+        try:
+            return super().create_scheduler(*args, **kwargs)
+        except TypeError as error:
+            settings = f"lr_scheduler_kwargs={self.args.lr_scheduler_kwargs}"
+            schedule = f"lr_scheduler_type={str(self.args.lr_scheduler_type)}"
+            raise ValueError(f"{settings} are not those of {schedule}: {error}.") from error
 
     def push_to_hub(self, *args, **kwargs) -> CommitInfo | None:
         """As in `Trainer`; an adapter is pushed only if its base is on the Hub."""
@@ -161,7 +189,17 @@ class ComaTrainer(Trainer):
         """As in `Trainer`; `True` resumes from the last checkpoint that was saved to its end."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        if resume_from_checkpoint:
+            check_checkpoint(resume_from_checkpoint, engine=self.is_fsdp_enabled or self.is_deepspeed_enabled)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def get_eval_dataloader(self, *args, **kwargs) -> DataLoader:
+        """As in `Trainer`, with every row: `dataloader_drop_last` is for training."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(*args, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def is_logging_step(self) -> bool:
         """Whether what is costly to measure should be measured in this step."""
@@ -189,25 +227,46 @@ class ComaTrainer(Trainer):
         return {name: n for name, n in (("rows_skipped", skipped), ("turns_cut", cut)) if n}
 
 
+def _check_arguments(args: TrainingArguments, kwargs: dict[str, Any]) -> None:
+    for name in NEVER_CALLED & kwargs.keys():
+        if kwargs[name] is not None:
+            raise ValueError(f"{name} would never be called: the loss and the metrics are those of the stage.")
+    if isinstance(kwargs.get("train_dataset"), IterableDataset):
+        for name in NEED_ROWS:
+            if getattr(args, name, None) is not None:
+                raise ValueError(f"{name} needs a data set whose rows are known; streamed rows come as they come.")
+
+
+def _trained(
+    model: ComaForEmbedding | PeftModel, args: TrainingArguments, peft_config: LoraConfig | None
+) -> ComaForEmbedding | PeftModel:
+    """The model with what the settings freeze frozen, and its adapter."""
+    if peft_config is not None:
+        set_seed(args.seed)  # the same adapter in every run, on every process
+        return add_adapter(model, peft_config, args.freeze_vision, args.train_merger)
+    if isinstance(model, PeftModel):
+        freeze_vision_of_adapter(model, args.freeze_vision, args.train_merger)
+    elif args.freeze_vision:
+        freeze_vision(model, args.train_merger)
+    return model
+
+
 def _load_weights(model: ComaForEmbedding, folder: str) -> None:
-    saved, report = ComaForEmbedding.from_pretrained(folder, dtype=model.dtype, output_loading_info=True)
-    if wrong := {name: sorted(report[name]) for name in ("missing_keys", "mismatched_keys") if report[name]}:
-        raise ValueError(f"The weights in {folder} do not fit the model: {wrong}")
-    model.load_state_dict(saved.state_dict())
+    options = {"dtype": model.dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    saved, report = ComaForEmbedding.from_pretrained(folder, **options)
+    problems = ("missing_keys", "mismatched_keys", "unexpected_keys")
+    if wrong := {name: sorted(report[name]) for name in problems if report[name]}:
+        raise ValueError(f"The weights in {folder} do not fit its configuration: {wrong}")
+    ours, theirs = model.state_dict(), saved.state_dict()
+    if other := sorted(name for name in ours.keys() | theirs.keys() if _shape(ours, name) != _shape(theirs, name)):
+        raise ValueError(
+            f"The weights in {folder} are not of the model that is trained: {len(other)}, first {other[0]}."
+        )
+    model.load_state_dict(theirs)
 
 
-def last_checkpoint(output_dir: str) -> str:
-    """
-    The last complete checkpoint in a folder. One whose saving was interrupted lacks the file that is written last.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    states = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")
-    checkpoints = {int(state.parent.name.rpartition("-")[2]): state.parent for state in states}
-    if not checkpoints:
-        raise ValueError(f"There is no complete checkpoint in {output_dir} to resume from.")
-    return str(checkpoints[max(checkpoints)])
+def _shape(weights: dict[str, torch.Tensor], name: str) -> torch.Size | None:
+    return weights[name].shape if name in weights else None
 
 
 def _numbered(dataset: Any) -> Any:

@@ -11,24 +11,31 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from torch.utils.data import DataLoader
-from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.base import ComaTrainer
 from trainers.callbacks import TokenSimilarity
 from trainers.compression_collator import ComaCompressionCollator
 from trainers.compression_evaluation import evaluate_compression
 from trainers.losses import Head, answer_hits, answer_kl
+from trainers.ranges import AT_LEAST_0, COUNT, POSITIVE, check_ranges
 from trainers.samplers import LengthGroupedBatches
+from trainers.skipped_batches import SkippingTrainer
+from trainers.training_config import ComaTrainingArguments
 
 
 __all__ = ["ComaCompressionCollator", "ComaCompressionConfig", "ComaCompressionTrainer"]
 
+RANGES = {
+    **dict.fromkeys(("dialogue_max_length", "max_tokens_per_batch"), COUNT),
+    **dict.fromkeys(("cross_entropy_weight", "kl_weight"), AT_LEAST_0),
+    "kl_temperature": POSITIVE,
+}
+
 
 @dataclass
-class ComaCompressionConfig(TrainingArguments):
+class ComaCompressionConfig(ComaTrainingArguments):
     r"""
     Settings of stage 1. Where they differ from `TrainingArguments`, the defaults are the official recipe.
 
@@ -66,35 +73,38 @@ class ComaCompressionConfig(TrainingArguments):
             Temperature of both distributions in it.
     """
 
-    learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
-    warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up; below 1, a share of all steps."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the data."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
-
-    freeze_vision: bool = field(default=True, metadata={"help": "Freeze the vision tower."})
-    train_merger: bool = field(default=False, metadata={"help": "Train the merger of the tower nevertheless."})
-
-    max_length: int | None = field(default=None, metadata={"help": "Limit of an input in tokens."})
     dialogue_max_length: int = field(default=8192, metadata={"help": "Limit of a dialogue in tokens."})
     compression_instruction: bool = field(default=True, metadata={"help": "Instruction before the tokens."})
     max_tokens_per_batch: int | None = field(default=None, metadata={"help": "Token budget of a batch."})
     length_column: str | None = field(default=None, metadata={"help": "Column with the tokens of each row."})
-    on_bad_row: str = field(default="raise", metadata={"help": "'raise' or 'skip'."})
 
     cross_entropy_weight: float = field(default=1.0, metadata={"help": "Weight of the cross-entropy."})
     kl_weight: float = field(default=0.0, metadata={"help": "Weight of the KL from the uncompressed teacher."})
     kl_temperature: float = field(default=1.0, metadata={"help": "Temperature of the KL."})
 
     def __post_init__(self) -> None:
+        check_ranges(self, RANGES)
         super().__post_init__()
-        if self.cross_entropy_weight <= 0 and self.kl_weight <= 0:
+        if self.cross_entropy_weight == 0 and self.kl_weight == 0:
             raise ValueError("Nothing to train: cross_entropy_weight and kl_weight are both 0.")
+        if self.kl_weight == 0 and self.kl_temperature != 1.0:
+            raise ValueError("kl_temperature cannot act without a kl_weight. Give one, or leave it out.")
+        if self.bf16_full_eval or self.fp16_full_eval:
+            raise ValueError(
+                "bf16_full_eval and fp16_full_eval cannot act here: stage 1 is evaluated in the precision that it is "
+                "trained in. Leave them out."
+            )
         if self.max_tokens_per_batch is not None and self.length_column is None:
             raise ValueError("max_tokens_per_batch needs a length_column; trainers.lengths.add_lengths makes one.")
+        if self.length_column is not None and (self.dataloader_drop_last or self.train_sampling_strategy != "random"):
+            raise ValueError(
+                "dataloader_drop_last and train_sampling_strategy cannot act beside a length_column: batches of "
+                "similar length have an order of their own, in which every row comes. Leave them out."
+            )
 
 
-class ComaCompressionTrainer(ComaTrainer):
+class ComaCompressionTrainer(SkippingTrainer):
     r"""
     Trains stage 1. The model's own forward computes the cross-entropy; here are the KL from the teacher, what is
     logged, and an evaluation that tells how much the compression tokens carry.
@@ -168,8 +178,9 @@ class ComaCompressionTrainer(ComaTrainer):
             labels = inputs["labels"][inputs["labels"] != -100]
             hits = answer_hits(outputs.answer_states, self.coma.get_output_embeddings(), labels)
             meter.add("answer_accuracy", hits.sum(), hits.numel())
-        images = len(inputs.get("image_grid_thw", ()))
-        tokens = inputs["attention_mask"].sum() + inputs["dialogue_attention_mask"].sum()
+        counts = (inputs["labels"] != -100).any()  # not the batch that stands for rows left out
+        images = counts * len(inputs.get("image_grid_thw", ()))
+        tokens = counts * (inputs["attention_mask"].sum() + inputs["dialogue_attention_mask"].sum())
         meter.add_rate("tokens_per_second", tokens)
         meter.add_rate("images_per_second", images)
         self.seen.add(images, tokens)
@@ -196,8 +207,13 @@ class ComaCompressionTrainer(ComaTrainer):
         )
         # Of a step, the parts of all its batches and processes add up; DDP will average the gradients.
         parts = 1 if num_items is None else self.accelerator.num_processes
-        self.meter.add("kl", kl.detach(), 1 / (self.current_gradient_accumulation_steps * parts))
+        of_step = 0 if self.skipped_batches.is_empty else 1
+        self.meter.add("kl", kl.detach(), of_step / (self.current_gradient_accumulation_steps * parts))
         return kl * parts
+
+    def number_of_rows(self, batch: dict[str, Any]) -> int:
+        """Rows of a batch that have something to be trained on."""
+        return int((batch["labels"] != -100).any(dim=1).sum())
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of similar length where the rows have a `length_column`, else as in `Trainer`."""
@@ -218,6 +234,8 @@ class ComaCompressionTrainer(ComaTrainer):
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            in_order=self.args.dataloader_in_order,
         )
         # Every process gets as many batches as the others, but not of as many rows. (Evaluation stays as it is.)
         even_batches, self.accelerator.even_batches = self.accelerator.even_batches, False
@@ -267,7 +285,7 @@ def _without_adapter(head: torch.nn.Module) -> Head:
     return logits
 
 
-def _checkpoints(args: TrainingArguments) -> bool:
+def _checkpoints(args: ComaTrainingArguments) -> bool:
     """Newer versions of transformers call it activation checkpointing."""
     names = ("activation_checkpointing", "gradient_checkpointing")
     return any(getattr(args, name, False) for name in names)

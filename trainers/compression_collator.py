@@ -58,9 +58,15 @@ class ComaCompressionCollator:
         self.bad_rows = BadRows(on_bad_row)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch, turns_cut = self.bad_rows.apply(self.collate, rows)
+        batch, turns_cut = self.bad_rows.apply(self.collate, rows, self._nothing)
         self.bad_rows.count_cut(turns_cut)
         return batch
+
+    def _nothing(self) -> tuple[dict[str, torch.Tensor], int]:
+        """A batch of one row of which nothing is trained on: other processes may have some that count."""
+        turns = [{"role": "user", "content": "nothing"}, {"role": "assistant", "content": "nothing"}]
+        batch, _ = self.collate([{"images": [], "text": "nothing", "messages": turns}])
+        return {**batch, "labels": torch.full_like(batch["labels"], -100)}, 0
 
     def collate(self, rows: list[dict[str, Any]]) -> tuple[dict[str, torch.Tensor], int]:
         """The batch, and how many turns of its dialogues were left out."""

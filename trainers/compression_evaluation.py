@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from tqdm.auto import tqdm
 
 from modeling_coma import ComaForEmbedding, CompressionMemory
+from trainers.evaluation_rows import RowsOnce
 from trainers.losses import answer_hits
 
 
@@ -32,7 +33,8 @@ def evaluate_compression(
         model ([`ComaForEmbedding`] or `PeftModel`):
             The model, in evaluation mode.
         dataloader (`Iterable`):
-            Batches of [`ComaCompressionCollator`].
+            Batches of [`ComaCompressionCollator`], with the numbers of their rows (`rows`, `skipped`) where
+            accelerate may have filled them up, see [`~trainers.evaluation_rows.EvaluationCollator`].
         accelerator (`Accelerator`):
             Adds up what the processes have seen.
         description (`str`):
@@ -41,7 +43,11 @@ def evaluate_compression(
     Returns:
         `tuple`: metrics `loss`, `loss_shuffled_tokens` (each row answers from the tokens of the row before it),
         `loss_without_tokens` and `answer_accuracy`; the mean similarity of the compression tokens to each other, of
-        shape `(K, K)` (paper, figure 3); the number of rows.
+        shape `(K, K)` (paper, figure 3); the number of rows. Where rows were left out as bad, `rows_skipped` says how
+        many.
+
+    Raises:
+        ValueError: if all rows were left out as bad.
     """
     if isinstance(model, FSDPModule):  # it gathers weights for `forward`, and for what is registered
         for name in ("compress", "answer"):
@@ -49,9 +55,9 @@ def evaluate_compression(
     k = model.config.num_compression_tokens
     sums = torch.zeros(5, dtype=torch.float64, device=accelerator.device)  # three losses, hits; answer tokens
     similarity, rows = torch.zeros(k, k, device=accelerator.device), torch.zeros(1, device=accelerator.device)
-    before = None
+    before, once = None, RowsOnce()
     for batch in tqdm(dataloader, desc=description, disable=not accelerator.is_main_process):
-        real = _real_rows(accelerator, len(batch["labels"]))
+        real = _real_rows(batch, once)
         batch["labels"][real:] = -100
         dialogue = [batch[name] for name in DIALOGUE]
         with accelerator.autocast():
@@ -61,9 +67,11 @@ def evaluate_compression(
         before = memory.select(torch.tensor([real - 1])) if real else before
         states = F.normalize(memory.compression_states[:real].float(), dim=-1)
         similarity, rows = similarity + (states @ states.mT).sum(dim=0), rows + real
+    once.check()
     sums, similarity, rows = accelerator.reduce((sums, similarity, rows))
     names = ("loss", "loss_shuffled_tokens", "loss_without_tokens", "answer_accuracy")
     metrics: dict[str, Any] = dict(zip(names, (sums[:4] / sums[4]).tolist(), strict=True))
+    metrics |= {"rows_skipped": len(once.skipped)} if once.skipped else {}
     return metrics, (similarity / rows).cpu(), int(rows)
 
 
@@ -76,13 +84,13 @@ def _sums(model: ComaForEmbedding, memories: tuple[CompressionMemory, ...], dial
     return torch.stack([number.double() for number in numbers])
 
 
-def _real_rows(accelerator: Accelerator, rows: int) -> int:
-    """How many rows of a batch count: accelerate fills the last batches of the processes with rows from the start."""
-    state = accelerator.gradient_state
-    if not state.end_of_dataloader or state.remainder <= 0 or accelerator.num_processes == 1:
-        return rows
-    per_process = state.active_dataloader.total_batch_size // accelerator.num_processes
-    return min(rows, max(0, state.remainder - accelerator.process_index * per_process))
+def _real_rows(batch: dict[str, Tensor], once: RowsOnce) -> int:
+    """How many rows of a batch count: those at its end may have been there already. Takes the numbers out of it."""
+    rows, skipped = batch.pop("rows", None), batch.pop("skipped", None)
+    if rows is None:
+        return len(batch["labels"])
+    new, here = once.add(rows, skipped)
+    return int(new[here].sum())
 
 
 def _of_the_row_before(memory: CompressionMemory, before: CompressionMemory | None, rows: int) -> CompressionMemory:

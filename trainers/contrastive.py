@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,25 +10,32 @@ from torch.utils.data import Sampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.base import ComaTrainer, Meter
 from trainers.contrastive_collator import ComaContrastiveCollator
 from trainers.contrastive_config import ComaContrastiveConfig
-from trainers.contrastive_targets import BatchTargets
+from trainers.contrastive_evaluation import EvaluationBlocks
+from trainers.contrastive_targets import Index, PairIds
+from trainers.evaluation_rows import RowsOnce
 from trainers.gather import gather_rows
 from trainers.grad_cache import cached_embeddings, plan_mini_batches
 from trainers.info_nce import InfoNCEOptions, InfoNCEOutput, info_nce
 from trainers.joint import PackedDialogues
 from trainers.packing import PackedInputs, encode_images, select_images
 from trainers.samplers import SubBatchSampler
+from trainers.skipped_batches import SkippingTrainer
+from trainers.sources import UnseenSources, check_sources, every_source
 from trainers.temperature import Temperature, TrainedTemperature
 
 
 __all__ = ["ComaContrastiveCollator", "ComaContrastiveConfig", "ComaContrastiveTrainer"]
 
 
-class ComaContrastiveTrainer(ComaTrainer):
+class ComaContrastiveTrainer(SkippingTrainer):
     r"""
     Trains stage 2 with a gradient cache: one code path on one process and on many.
+
+    `eval_loss` is among as many rows as a training batch has on all processes (`eval_num_documents` says among how
+    many documents, `num_documents` says it of training), whatever `per_device_eval_batch_size` is: see
+    [`EvaluationBlocks`].
 
     Args:
         model ([`ComaForEmbedding`] or `PeftModel`):
@@ -44,8 +50,8 @@ class ComaContrastiveTrainer(ComaTrainer):
             As in `Trainer`: `train_dataset`, `eval_dataset`, `data_collator`, `callbacks`, …
 
     Raises:
-        ValueError: for sources that are wanted where the rows have none, and for a trained temperature where the
-            engine (DeepSpeed, FSDP) keeps track of the parameters of the model only.
+        ValueError: for sources that are wanted where the rows have none, or others, and for a trained temperature
+            where the engine (DeepSpeed, FSDP) keeps track of the parameters of the model only.
     """
 
     def __init__(
@@ -59,13 +65,17 @@ class ComaContrastiveTrainer(ComaTrainer):
         if kwargs.get("data_collator") is None:
             kwargs["data_collator"] = ComaContrastiveCollator.of(processing_class, args)
         super().__init__(model, args, processing_class, peft_config, **kwargs)
-        self.evaluation_meter = Meter(self.accelerator)
+        check_sources(self.train_dataset, args)
+        self.unseen_sources = UnseenSources(self.train_dataset, args, self.accelerator)
+        self.add_callback(self.unseen_sources)
+        self._evaluation: tuple[RowsOnce, EvaluationBlocks] | None = None
         trained = args.temperature_learning_rate is not None
         if trained and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             raise ValueError(
                 "A temperature can be trained on one process or with DDP; fix it under DeepSpeed and FSDP."
             )
-        sources = set(self._sources()) if args.temperature_per_source else None
+        wanted = args.temperature_per_source
+        sources = set(every_source(self.train_dataset, "temperature_per_source")) if wanted else None
         self.temperature = Temperature(args.temperature, sources, trained).to(self.accelerator.device)
         if trained:
             self.add_callback(TrainedTemperature(self.temperature))
@@ -91,7 +101,8 @@ class ComaContrastiveTrainer(ComaTrainer):
         """Forward and backward of the weighted loss of stage 1, one mini-batch at a time."""
         own = 0 if dialogues is None else dialogues.num_answer_tokens
         tokens = self.accelerator.reduce(torch.tensor(own, device=self.accelerator.device))
-        scale = self.args.joint_weight * self.accelerator.num_processes / self.current_gradient_accumulation_steps
+        scale = self.args.joint_weight * self.skipped_batches.weight * self.accelerator.num_processes
+        scale /= self.current_gradient_accumulation_steps
         total = torch.zeros((), device=self.accelerator.device)
         if dialogues is not None:
             pad = self.processing_class.tokenizer.pad_token_id
@@ -117,16 +128,20 @@ class ComaContrastiveTrainer(ComaTrainer):
         embeddings = self._embed(model, inputs["inputs"])
         queries, documents = embeddings[inputs["queries"]], embeddings[inputs["documents"]]
         output = self._info_nce(queries, documents, inputs)
-        meter = self.meter if model.training else self.evaluation_meter
-        for name, (total, count) in output.statistics.fractions().items():
-            meter.add(name, total, count)
-        meter.add_rate("pairs_per_second", len(queries))
         if model.training:
-            packed = inputs["inputs"]
-            self.seen.add(int(packed.images_per_row.sum()), len(packed.input_ids))
-        scale = self.accelerator.num_processes  # DDP averages gradients, the losses of the processes add up
-        loss = output.loss * scale
+            self._count(output, len(queries), inputs)
+        # DDP averages gradients, the losses of the processes add up; of a step only batches with rows count.
+        loss = output.loss * self.accelerator.num_processes * self.skipped_batches.weight
         return (loss, {"queries": queries, "documents": documents}) if return_outputs else loss
+
+    def _count(self, output: InfoNCEOutput, pairs: int, inputs: dict[str, Any]) -> None:
+        """What is logged of a batch beside its loss."""
+        for name, (total, count) in output.statistics.fractions().items():
+            self.meter.add(name, total, count)
+        self.meter.add_rate("pairs_per_second", pairs)
+        packed, counts = inputs["inputs"], pairs > 0  # without pairs its input stands for rows left out
+        self.seen.add(counts * int(packed.images_per_row.sum()), counts * len(packed.input_ids))
+        self.unseen_sources.remove(inputs["sources"])
 
     def _embed(self, model: torch.nn.Module, packed: PackedInputs) -> torch.Tensor:
         visual, pad = self.coma.backbone.model.visual, self.processing_class.tokenizer.pad_token_id
@@ -145,14 +160,30 @@ class ComaContrastiveTrainer(ComaTrainer):
 
     def _info_nce(self, queries: torch.Tensor, documents: torch.Tensor, inputs: dict[str, Any]) -> InfoNCEOutput:
         """The share of this process: its queries against the documents of all, and maybe the other way round."""
-        targets, sources = BatchTargets.of(inputs, self.args.same_source_negatives), inputs["sources"]
-        settings = (self.options, False, targets.num_rows)
-        every_document = gather_rows(documents)[0]
-        forward = info_nce(queries, every_document, targets.queries, self.temperature(sources), *settings)
+        ids, rows, places = PairIds.of(inputs).gathered()
+        all_documents = gather_rows(documents)[0]
+        all_queries = gather_rows(queries)[0] if self.args.bidirectional else None
+        if self.model.training:
+            self.meter.add("num_documents", len(all_documents) * len(queries), len(queries))
+        return self._share((queries, all_queries), (documents, all_documents), ids, rows, places)
+
+    def _share(
+        self,
+        queries: tuple[torch.Tensor, torch.Tensor | None],
+        documents: tuple[torch.Tensor, torch.Tensor],
+        ids: PairIds,
+        own_rows: Index,
+        own_documents: Index,
+    ) -> InfoNCEOutput:
+        """InfoNCE of some rows among all rows, of which `ids` tells; embeddings are (own, all)."""
+        targets = ids.targets(self.args.same_source_negatives, own_rows, own_documents)
+        num_rows = max(1, targets.num_rows)
+        temperature = self.temperature(ids.sources[own_rows])
+        forward = info_nce(queries[0], documents[1], targets.queries, temperature, self.options, False, num_rows)
         if not self.args.bidirectional:
             return forward
-        temperature = self.temperature(sources[inputs["owners"]])
-        backward = info_nce(documents, gather_rows(queries)[0], targets.documents, temperature, *settings)
+        temperature = self.temperature(ids.sources[ids.owners[own_documents]])
+        backward = info_nce(documents[0], queries[1], targets.documents, temperature, self.options, False, num_rows)
         return InfoNCEOutput((forward.loss + backward.loss) / 2, forward.statistics)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -170,29 +201,46 @@ class ComaContrastiveTrainer(ComaTrainer):
 
     def prediction_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[torch.Tensor, None, None]:
-        """Evaluation: the loss of a batch whose rows are each other's negatives."""
+    ) -> tuple[None, None, None]:
+        """Evaluation: embeds a batch, and has the loss computed where a block is full."""
+        once, blocks = self._evaluation
         with torch.no_grad():
-            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+            inputs = self._prepare_inputs(inputs)
+            embeddings = self._embed(model, inputs["inputs"])
+            new, _ = once.add(inputs["rows"], inputs["skipped"])
+            numbers, _ = gather_rows(inputs["rows"])
+            queries, _ = gather_rows(embeddings[inputs["queries"]])
+            documents, _ = gather_rows(embeddings[inputs["documents"]])
+            ids, chosen = PairIds.of(inputs).gathered()[0].select(new.nonzero()[:, 0])
+            blocks.add(queries[new], documents[chosen], ids, numbers[new])
+        return None, None, None
+
+    def _loss_of_block(
+        self, queries: torch.Tensor, documents: torch.Tensor, ids: PairIds, rows: torch.Tensor, own: torch.Tensor
+    ) -> InfoNCEOutput:
+        with torch.no_grad():
+            output = self._share((queries[rows], queries), (documents[own], documents), ids, rows, own)
+        return InfoNCEOutput(output.loss * len(queries) / len(rows), output.statistics)  # a mean of the own rows
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """As in `Trainer`, with the statistics of the loss."""
+        """As in `Trainer`, with the loss among as many rows as in training, and its statistics."""
+        size = self.args.train_batch_size * self.accelerator.num_processes
+        once, blocks = self._evaluation = RowsOnce(), EvaluationBlocks(size, self._loss_of_block)
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        means = self.evaluation_meter.flush()
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
-        return output
+        self._evaluation = None
+        once.check()
+        found = blocks.means() | ({"rows_skipped": len(once.skipped)} if once.skipped else {})
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
+        return output._replace(num_samples=blocks.rows)
 
-    def _sources(self) -> Sequence[str]:
-        """The source of each row of the training data."""
-        columns = getattr(getattr(self.train_dataset, "dataset", None), "column_names", ())
-        sources = list(self.train_dataset.dataset["source"]) if "source" in columns else [None]
-        if None in sources:
-            raise ValueError("The settings ask for sources: give every row of the training data a `source`.")
-        return sources
+    def number_of_rows(self, batch: dict[str, Any]) -> int:
+        """Pairs of a batch."""
+        return len(batch["queries"])
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         args = self.args
         if args.sub_batch_size is None:
             return super()._get_train_sampler(train_dataset)
         seed = args.seed if args.data_seed is None else args.data_seed
-        return SubBatchSampler(self._sources(), args.sub_batch_size, seed, args.source_caps, args.source_weights)
+        sources = every_source(self.train_dataset, "sub_batch_size")
+        return SubBatchSampler(sources, args.sub_batch_size, seed, args.source_caps, args.source_weights)

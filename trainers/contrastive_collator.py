@@ -34,7 +34,8 @@ class ComaContrastiveCollator:
     names, captions, pictures) are packed once, whichever side they are on.
 
     A row has `query`, `positive` and maybe `negatives` (a list), each `{"text": str | None, "image": picture, list of
-    pictures or None}`; maybe a `source`, and a `group`: rows of one group have each other's positives as theirs.
+    pictures or None}`; maybe a `source`, and a `group`: rows of one group have each other's positives as theirs, and
+    so have rows whose queries are equal, instruction included.
 
     Args:
         processor ([`ComaProcessor`]):
@@ -58,8 +59,9 @@ class ComaContrastiveCollator:
         owners     [0, 1, 0]                           the rows to which the documents belong
         ```
 
-        and, to tell who may be whose negative, `query_keys`, `document_keys`, `sources`, `groups` (hashes, -1 for
-        none) and `restricted` (rows with no negatives but their own).
+        and, to tell who may be whose negative, `asked_keys` (with the instruction), `query_keys` (without it),
+        `document_keys`, `sources`, `groups` (hashes, -1 for none) and `restricted` (rows with no negatives but their
+        own).
     """
 
     def __init__(
@@ -86,7 +88,12 @@ class ComaContrastiveCollator:
         return cls(processor, *settings)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        return self.bad_rows.apply(self._collate, rows)
+        return self.bad_rows.apply(self._collate, rows, self._nothing)
+
+    def _nothing(self) -> dict[str, Any]:
+        """A batch of no pairs, with an input that is embedded in vain: other processes may have some."""
+        batch = self._collate([{"query": {"text": "nothing"}, "positive": {"text": "nothing"}}])
+        return {name: value[:0] if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
     def _collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         queries = [
@@ -111,6 +118,7 @@ class ComaContrastiveCollator:
             "queries": torch.tensor([number[one.key] for one in queries]),
             "documents": torch.tensor([number[one.key] for one in documents]),
             "owners": torch.tensor(owners),
+            "asked_keys": torch.tensor([one.key for one in queries]),
             "query_keys": torch.tensor([one.content for one in queries]),
             "document_keys": torch.tensor([one.content for one in documents]),
             "sources": torch.tensor([content_key(source) for source in sources]),

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
+from typing import Any
 
-from transformers import TrainingArguments
+from trainers.ranges import AT_LEAST_0, COUNT, FINITE, POSITIVE, Range, check_ranges
+from trainers.training_config import ComaTrainingArguments, mapping_of
 
 
 __all__ = ["ComaContrastiveConfig"]
 
+RANGES = {
+    **dict.fromkeys(("sub_batch_size", "mini_batch_tokens"), COUNT),
+    **dict.fromkeys(("temperature", "temperature_learning_rate"), POSITIVE),
+    **dict.fromkeys(("hardness", "joint_weight"), AT_LEAST_0),
+    "false_negative_margin": FINITE,
+}
+PER_SOURCE = {
+    "instructions": Range("a text", lambda value: isinstance(value, str)),
+    "source_caps": COUNT,
+    "source_weights": AT_LEAST_0,
+}
+
 
 @dataclass
-class ComaContrastiveConfig(TrainingArguments):
+class ComaContrastiveConfig(ComaTrainingArguments):
     r"""
     Settings of stage 2. Where they differ from `TrainingArguments`, the defaults are the official recipe.
 
@@ -74,21 +87,11 @@ class ComaContrastiveConfig(TrainingArguments):
             over the answer tokens of the batches of all processes.
     """
 
-    learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
-    warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up; below 1, a share of all steps."})
     per_device_train_batch_size: int = field(default=1024, metadata={"help": "Pairs of a batch on each process."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
-
-    freeze_vision: bool = field(default=True, metadata={"help": "Freeze the vision tower."})
-    train_merger: bool = field(default=False, metadata={"help": "Train the merger of the tower nevertheless."})
-
-    max_length: int | None = field(default=None, metadata={"help": "Limit of an input in tokens."})
     instructions: dict | str | None = field(default=None, metadata={"help": "Instruction of each source."})
     sub_batch_size: int | None = field(default=None, metadata={"help": "Neighbours from one source."})
     source_caps: dict | str | None = field(default=None, metadata={"help": "Most rows of each source in an epoch."})
     source_weights: dict | str | None = field(default=None, metadata={"help": "Epochs of each source in an epoch."})
-    on_bad_row: str = field(default="raise", metadata={"help": "'raise' or 'skip'."})
 
     mini_batch_tokens: int = field(default=16384, metadata={"help": "Tokens of a forward pass."})
 
@@ -105,11 +108,35 @@ class ComaContrastiveConfig(TrainingArguments):
     joint_weight: float = field(default=0.0, metadata={"help": "Weight of the stage-1 loss on `messages`."})
 
     def __post_init__(self) -> None:
+        for name, values in PER_SOURCE.items():
+            setattr(self, name, mapping_of(name, getattr(self, name)))
+            _check_per_source(name, getattr(self, name), values)
+        for dim in self.matryoshka_dims or []:
+            if not COUNT.holds(dim):
+                raise ValueError(f"matryoshka_dims must be whole numbers from 1, got {dim!r}.")
+        check_ranges(self, RANGES)
         super().__post_init__()
-        for name in ("instructions", "source_caps", "source_weights"):
-            value = getattr(self, name)
-            setattr(self, name, json.loads(value) if isinstance(value, str) else value)  # from a command line
         if self.temperature_per_source and self.temperature_learning_rate is None:
             raise ValueError("temperature_per_source needs a temperature_learning_rate: all begin equal.")
         if self.sub_batch_size is None and (self.source_caps or self.source_weights):
             raise ValueError("source_caps and source_weights need a sub_batch_size, 64 in the official recipe.")
+        if self.sub_batch_size is not None and self.train_sampling_strategy != "random":
+            raise ValueError(
+                "train_sampling_strategy cannot act beside a sub_batch_size, whose batches have an order of their "
+                "own. Leave one of them out."
+            )
+        if self.auto_find_batch_size:
+            raise ValueError(
+                "auto_find_batch_size cannot act here: a smaller batch has fewer negatives, and memory does not "
+                "depend on it. Lower mini_batch_tokens instead."
+            )
+
+
+def _check_per_source(name: str, mapping: Any, values: Range) -> None:
+    if mapping is None:
+        return
+    if not isinstance(mapping, dict):
+        raise ValueError(f"{name} must be a mapping from sources, got {mapping!r}.")
+    for source, value in mapping.items():
+        if not isinstance(source, str) or not values.holds(value):
+            raise ValueError(f"{name} of a source must be {values.words}, got {value!r} for {source!r}.")

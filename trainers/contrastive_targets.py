@@ -1,17 +1,113 @@
-"""The relations of a contrastive batch that is spread over processes."""
+"""The relations of a contrastive batch, however many processes it is spread over: who is whose positive and negative.
+
+There is one notion of what is equal: the keys of [`~trainers.contrastive_collator.ContrastiveInput`]. Rows that ask
+the same, with the same instruction, are one query with several positives, as the rows of a `group` are.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from trainers.gather import gather_rows
-from trainers.targets import ContrastiveTargets, IdPair
+from trainers.targets import ContrastiveTargets, IdPair, IdSets
 
 
-__all__ = ["BatchTargets"]
+__all__ = ["BatchTargets", "PairIds"]
+
+Index = slice | torch.Tensor
+
+
+class PairIds(NamedTuple):
+    r"""
+    What is known of some rows and their documents.
+
+    Args:
+        asked (`torch.LongTensor` of shape `(num_rows,)`): hashes of the queries, instruction included.
+        contents (`torch.LongTensor` of shape `(num_rows,)`): hashes of what the queries ask about, without it.
+        groups, sources (`torch.LongTensor` of shape `(num_rows,)`): hashes, -1 for none.
+        restricted (`torch.LongTensor` of shape `(num_rows,)`): 1 for rows with no negatives but their own.
+        owners (`torch.LongTensor` of shape `(num_documents,)`): the rows to which the documents belong.
+        documents (`torch.LongTensor` of shape `(num_documents,)`): hashes of the documents.
+        is_positive (`torch.LongTensor` of shape `(num_documents,)`): 1 for positives, 0 for hard negatives.
+    """
+
+    asked: torch.Tensor
+    contents: torch.Tensor
+    groups: torch.Tensor
+    sources: torch.Tensor
+    restricted: torch.Tensor
+    owners: torch.Tensor
+    documents: torch.Tensor
+    is_positive: torch.Tensor
+
+    @classmethod
+    def of(cls, batch: dict[str, Any]) -> PairIds:
+        """Those of a batch of [`ComaContrastiveCollator`]."""
+        names = ("asked_keys", "query_keys", "groups", "sources")
+        positive = torch.arange(len(batch["owners"]), device=batch["owners"].device) < len(batch["queries"])
+        own = (batch["restricted"].long(), batch["owners"], batch["document_keys"], positive.long())
+        return cls(*(batch[name] for name in names), *own)
+
+    def gathered(self) -> tuple[PairIds, slice, slice]:
+        """Those of all processes, and where the rows and the documents of this one are."""
+        rows, first_row = gather_rows(torch.stack(self[:5], dim=1))
+        documents = torch.stack([self.owners + first_row, *self[6:]], dim=1)
+        documents, first = gather_rows(documents)
+        here = slice(first_row, first_row + len(self.asked)), slice(first, first + len(self.owners))
+        return PairIds(*rows.T.contiguous(), *documents.T.contiguous()), *here
+
+    def select(self, rows: torch.Tensor) -> tuple[PairIds, torch.Tensor]:
+        """Those of some rows, in their order, with their documents; and which documents these are."""
+        place = torch.full_like(self.asked, -1)
+        place[rows] = torch.arange(len(rows), device=rows.device)
+        documents = (place[self.owners] >= 0).nonzero()[:, 0]
+        chosen = PairIds(*(of_row[rows] for of_row in self[:5]), *(of_document[documents] for of_document in self[5:]))
+        return chosen._replace(owners=place[chosen.owners]), documents
+
+    def targets(
+        self, same_source_negatives: bool = False, rows: Index = slice(None), documents: Index = slice(None)
+    ) -> BatchTargets:
+        """Who is whose positive and negative, for some of the rows and of the documents, against all others."""
+        numbers = torch.arange(len(self.asked), device=self.asked.device)
+        positive, content = self._answers()
+        rules = {
+            "positive": positive,
+            "content": content,
+            "source": IdPair(self.sources, self.sources[self.owners]),
+            "own_list": IdPair(torch.where(self.restricted > 0, numbers, -1), self.owners),
+        }
+        if not same_source_negatives:
+            del rules["source"]
+        whole = ContrastiveTargets(**rules)
+        return BatchTargets(whole.for_queries(rows), whole.transposed().for_queries(documents), len(self.asked))
+
+    def _answers(self) -> tuple[IdPair, IdPair]:
+        """
+        A document answers a query if its row asks the same, or is of a group of one of the rows that ask the same.
+        What equals an answer, or the query itself, is left out.
+        """
+        queries, of_row = self.asked.unique(return_inverse=True)
+        groups, group_of_row = self.groups.unique(return_inverse=True)
+        contents, content_of = torch.cat([self.contents, self.documents]).unique(return_inverse=True)
+        content_of_row, content_of_document = content_of.split([len(self.contents), len(self.documents)])
+        # Ids of queries, then of groups, then of contents.
+        group_of_row = torch.where(self.groups < 0, -1, group_of_row + len(queries))
+        first_content = len(queries) + len(groups)
+        grouped, positives = self.groups >= 0, self.is_positive > 0
+
+        ids = torch.stack([of_row, group_of_row], dim=1)
+        lists = _padded(torch.stack([of_row, group_of_row], dim=1)[grouped].unique(dim=0), len(queries))
+        of_document = torch.where(positives[:, None], ids[self.owners], -1)
+        positive = IdPair(torch.cat([of_row[:, None], lists[of_row]], dim=1), of_document)
+
+        asked = [(of_row, of_row), (of_row[grouped], group_of_row[grouped]), (of_row, content_of_row + first_content)]
+        answers = [(content_of_document, content_of_document + first_content)]
+        for column in of_document.unbind(1):
+            answers.append((content_of_document[column >= 0], column[column >= 0]))
+        return positive, IdPair(_sets(of_row, asked), _sets(content_of_document, answers))
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,32 +131,18 @@ class BatchTargets:
     @classmethod
     def of(cls, batch: dict[str, Any], same_source_negatives: bool = False) -> BatchTargets:
         """From a batch of [`ComaContrastiveCollator`] on each process."""
-        num_rows, owners = len(batch["queries"]), batch["owners"]
-        everywhere, offset = gather_rows(batch["groups"])
-        rows = torch.arange(offset, offset + num_rows, device=owners.device)
-        positive = torch.where(batch["groups"] < 0, rows, batch["groups"])  # a row alone is a group of its own
-        is_positive = torch.arange(len(owners), device=owners.device) < num_rows
-        query_ids = {
-            "positive": positive,
-            # Neither what equals its positive nor what equals the query itself can be its negative.
-            "content": torch.stack([batch["document_keys"][:num_rows], batch["query_keys"]], dim=1),
-            "source": batch["sources"],
-            "own_list": torch.where(batch["restricted"], rows, -1),
-        }
-        document_ids = {
-            "positive": torch.where(is_positive, positive[owners], -1),
-            "content": batch["document_keys"],
-            "source": batch["sources"][owners],
-            "own_list": rows[owners],
-        }
-        if not same_source_negatives:
-            del query_ids["source"]
-        return cls(
-            _relations(query_ids, {name: gather_rows(document_ids[name])[0] for name in query_ids}),
-            _relations({n: document_ids[n] for n in query_ids}, {n: gather_rows(i)[0] for n, i in query_ids.items()}),
-            len(everywhere),
-        )
+        everywhere, rows, documents = PairIds.of(batch).gathered()
+        return everywhere.targets(same_source_negatives, rows, documents)
 
 
-def _relations(queries: dict[str, torch.Tensor], documents: dict[str, torch.Tensor]) -> ContrastiveTargets:
-    return ContrastiveTargets(**{name: IdPair(ids, documents[name]) for name, ids in queries.items()})
+def _padded(pairs: torch.Tensor, number: int) -> torch.Tensor:
+    """Sorted pairs of a number and an id, `(num_pairs, 2)`, as a list of ids for every number, filled with -1."""
+    counts = torch.bincount(pairs[:, 0], minlength=number)
+    column = torch.arange(len(pairs), device=pairs.device) - (counts.cumsum(0) - counts)[pairs[:, 0]]
+    lists = torch.full((number, int(counts.max()) if number else 0), -1, device=pairs.device)
+    return lists.index_put((pairs[:, 0], column), pairs[:, 1])
+
+
+def _sets(of_row: torch.Tensor, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> IdSets:
+    sets, ids = (torch.cat(side) for side in zip(*parts, strict=True))
+    return IdSets(of_row, *torch.stack([sets, ids], dim=1).unique(dim=0).unbind(1))

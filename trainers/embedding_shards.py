@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,13 @@ class EmbeddingShards:
     Args:
         files (`list[Path]`): in order; all but the last have `shard_rows` rows.
         shard_rows (`int`): rows of a file.
+
+    Raises:
+        ValueError: for a file that is damaged.
     """
 
     def __init__(self, files: list[Path], shard_rows: int) -> None:
-        self.arrays, self.shard_rows = [np.load(file, mmap_mode="r") for file in files], shard_rows
+        self.arrays, self.shard_rows = [_open(file) for file in files], shard_rows
 
     def __len__(self) -> int:
         return sum(map(len, self.arrays))
@@ -69,7 +74,8 @@ def embed_in_shards(
 
     Args:
         model ([`ComaForEmbedding`]), processor ([`ComaProcessor`]): make the embeddings.
-        items (`Sequence`): as in [`~trainers.encoding.embed_items`]; fetched when it is their turn.
+        items (`Sequence`): as in [`~trainers.encoding.embed_items`]; fetched when it is their turn. A method
+            `name(place)` says what they are called in messages; "Row 3" by default.
         keys (`Sequence[int]`): what the items are known by; of a picture in a file its size and time count, too.
         folder (`Path`): for the files, and for nothing else.
         made_by (`str`): what the model and its settings are known by.
@@ -81,7 +87,7 @@ def embed_in_shards(
         [`EmbeddingShards`]: a row for every item, in fp32.
 
     Raises:
-        ValueError: for an item that cannot be embedded, with its number.
+        ValueError: for an item that cannot be embedded, with its name, and for a file that is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -93,11 +99,13 @@ def embed_in_shards(
             known_as = hashlib.blake2b(of_part.encode(), digest_size=8).hexdigest()
             files.append(folder / f"{start:012d}-{known_as}.npy")
             if files[-1].exists():
+                _check(files[-1], (stop - start, model.config.hidden_size))
                 progress.total -= stop - start
                 progress.refresh()
                 continue
-            embeddings = np.empty((stop - start, model.config.hidden_size), dtype=np.float32)
-            for batch in encode_batches(model, processor, part, first_row=start, **options):
+            embeddings = np.full((stop - start, model.config.hidden_size), np.nan, dtype=np.float32)
+            of_part = partial(_name, getattr(items, "name", None), start)
+            for batch in encode_batches(model, processor, part, names=of_part, **options):
                 if batch.failures:
                     raise ValueError(next(iter(batch.failures.values())))
                 embeddings[batch.rows] = batch.embeddings.numpy()
@@ -115,9 +123,42 @@ def _file_states(items: list[Any]) -> list[tuple[int, int]]:
     return [(state.st_size, state.st_mtime_ns) for state in found]
 
 
+def _name(names: Callable[[int], str] | None, start: int, place: int) -> str:
+    return f"Row {start + place}" if names is None else names(start + place)
+
+
+def _open(file: Path) -> np.ndarray:
+    """
+    The embeddings in a file, not read yet.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    try:
+        array = np.load(file, mmap_mode="r")
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{file} is damaged ({error}): remove it, and the same command makes it anew.") from error
+    if array.ndim != 2 or array.dtype != np.float32:
+        raise ValueError(f"{file} has no embeddings in it, but {array.dtype} of shape {array.shape}: remove it.")
+    return array
+
+
+def _check(file: Path, shape: tuple[int, int]) -> None:
+    """Raises `ValueError` for a file that is not what it was when it was written."""
+    array = _open(file)
+    if array.shape != shape or not np.isfinite(array).all():
+        found = f"shape {array.shape}, expected {shape}" if array.shape != shape else "numbers that are not finite"
+        raise ValueError(f"{file} is damaged ({found}): remove it, and the same command makes it anew.")
+
+
 def _write(path: Path, embeddings: np.ndarray) -> None:
     """A file that is there is whole."""
     temporary = path.with_suffix(".writing")
-    with temporary.open("wb") as file:
-        np.save(file, embeddings)
-    temporary.replace(path)
+    try:
+        buffer = BytesIO()  # `np.save` to a file itself does not say that the disk is full
+        np.save(buffer, embeddings)
+        temporary.write_bytes(buffer.getbuffer())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ValueError(f"{path} cannot be written: {error}") from error

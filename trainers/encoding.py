@@ -7,7 +7,8 @@ read. So the batches can be laid out first, and workers decode and preprocess on
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 from transformers.utils import logging
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from modeling_coma.inputs_coma import open_image, to_messages
+from modeling_coma.inputs_coma import open_image, to_messages, to_rgb
 from trainers.rows import as_image
 
 
@@ -50,6 +51,8 @@ def embed_items(
     batch_tokens: int = 16384,
     num_workers: int = 0,
     description: str = "Embedding",
+    names: Callable[[int], str] | None = None,
+    failures: dict[int, str] | None = None,
 ) -> torch.FloatTensor:
     r"""
     Embeds a list, a `Dataset` (its columns `image` and `text`) or a column of a `Dataset`, with a progress bar. A row
@@ -65,6 +68,9 @@ def embed_items(
             longer is a batch of its own.
         num_workers (`int`, *optional*, defaults to 0): processes that decode and preprocess.
         description (`str`, *optional*, defaults to `"Embedding"`): what stands before the progress bar.
+        names (`Callable`, *optional*): what an item is called in messages, by its place; "Row 3" by default.
+        failures (`dict[int, str]`, *optional*): takes, by place, what is wrong with items that cannot be embedded,
+            whose embeddings then are NaN. Without it the first of them is an error.
 
     Returns:
         `torch.FloatTensor` of shape `(len(items), hidden_size)`, in fp32 on the CPU, in the order of the items.
@@ -72,13 +78,16 @@ def embed_items(
     Raises:
         ValueError: for a row that cannot be embedded, with its number.
     """
-    embeddings = torch.empty(len(items), model.config.hidden_size)
+    embeddings = torch.full((len(items), model.config.hidden_size), torch.nan)
+    options = {"batch_tokens": batch_tokens, "num_workers": num_workers, "names": names}
     with logging.tqdm(total=len(items), desc=description, unit="item") as progress:
-        for batch in encode_batches(model, processor, items, batch_tokens=batch_tokens, num_workers=num_workers):
-            if batch.failures:
+        for batch in encode_batches(model, processor, items, **options):
+            if batch.failures and failures is None:
                 raise ValueError(next(iter(batch.failures.values())))
+            if batch.failures:
+                failures.update(batch.failures)
             embeddings[batch.rows] = batch.embeddings
-            progress.update(len(batch.rows))
+            progress.update(len(batch.rows) + len(batch.failures))
     return embeddings
 
 
@@ -90,6 +99,7 @@ def encode_batches(
     batch_tokens: int = 16384,
     num_workers: int = 0,
     first_row: int = 0,
+    names: Callable[[int], str] | None = None,
 ) -> Iterator[EncodedBatch]:
     r"""
     Embeds items batch by batch, the longest first: what does not fit into memory fails at once.
@@ -97,13 +107,14 @@ def encode_batches(
     Args:
         model, processor, items, batch_tokens, num_workers: as in [`embed_items`].
         first_row (`int`, *optional*, defaults to 0): number of the first item, for the messages about bad rows.
+        names (`Callable`, *optional*): what an item is called in them, by its place; "Row 3" by default.
 
     Yields:
         [`EncodedBatch`]: in an order that depends on the items and the budget alone; every row comes exactly once,
-        with an embedding or as a failure.
+        with an embedding or as a failure. An embedding that is not finite is a failure.
     """
     batches = batches_by_length(token_lengths(processor, items), batch_tokens)
-    inputs = _Inputs(processor, _Rows(items), batches, first_row)
+    inputs = _Inputs(processor, _Rows(items), batches, names or partial(_row_name, first_row))
     on_gpu = model.device.type == "cuda"
     loader = DataLoader(inputs, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, pin_memory=on_gpu)
     was_training = model.training
@@ -187,8 +198,10 @@ def _undecoded(item: Any) -> Any:
 class _Inputs(torch.utils.data.Dataset):
     """Batches of tensors by number, each with its rows and what is wrong with others."""
 
-    def __init__(self, processor: ComaProcessor, items: _Rows, batches: list[list[int]], first_row: int) -> None:
-        self.processor, self.items, self.batches, self.first_row = processor, items, batches, first_row
+    def __init__(
+        self, processor: ComaProcessor, items: _Rows, batches: list[list[int]], names: Callable[[int], str]
+    ) -> None:
+        self.processor, self.items, self.batches, self.names = processor, items, batches, names
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -203,43 +216,65 @@ class _Inputs(torch.utils.data.Dataset):
         return rows, self.process(rows), failures
 
     def process(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        """Tensors of some rows."""
         return dict(self.processor.process(self.items.fetch(rows))) if rows else {}
+
+    def named(self, row: int, error: Exception) -> str:
+        """What is wrong with a row, by its name, and with which picture of several."""
+        name = f"{self.names(row)}{self._picture(row)}"
+        message, found = re.subn(r"^Row 0\b", lambda _: name, str(error))
+        return message if found else f"{name}: {message.replace(' of row 0', '')}"
+
+    def _picture(self, row: int) -> str:
+        try:
+            messages = to_messages(self.items.fetch([row])[0])
+        except BAD_ROW:
+            return ""
+        images = [block["image"] for one in messages for block in one["content"] if block["type"] == "image"]
+        for place, image in enumerate(images if len(images) > 1 else ()):
+            try:
+                to_rgb(image)
+            except ValueError:
+                return f", image[{place}]"
+        return ""
 
     def _failure(self, row: int) -> tuple[int, str] | None:
         try:
             self.process([row])
             return None
         except BAD_ROW as error:
-            return row, self.reason(row, error)
-
-    def reason(self, row: int, error: Exception) -> str:
-        """What is wrong with a row that was alone in its batch, with its number."""
-        number = self.first_row + row
-        message, found = re.subn(r"\b([Rr]ow) 0\b", rf"\1 {number}", str(error), count=1)
-        return message if found else f"Row {number}: {message}"
+            return row, self.named(row, error)
 
 
 def _encoded(
-    model: ComaForEmbedding,
-    inputs: _Inputs,
-    rows: list[int],
-    tensors: dict[str, torch.Tensor],
-    failures: dict[int, str],
+    model: ComaForEmbedding, inputs: _Inputs, rows: list[int], tensors: dict[str, torch.Tensor], failures: dict
 ) -> EncodedBatch:
-    """A batch through the model. What the model refuses (an embedding that is not finite) is refused of its row."""
+    """The embeddings of a batch; if there are none, the rows one by one tell which is to blame."""
     try:
         return EncodedBatch(rows, _embed(model, tensors), failures)
-    except ValueError:  # of some row: the rows one by one tell of which
-        embeddings, refused = {}, {}
-    for row in rows:
-        try:
-            embeddings[row] = _embed(model, inputs.process([row]))
-        except ValueError as error:
-            refused[row] = inputs.reason(row, error)
-    if len(refused) == len(rows) > 1:  # it may be the model
-        numbers = [inputs.first_row + row for row in rows[:8]]
-        refused = {row: f"In the batch of the rows {numbers} …: {reason}" for row, reason in refused.items()}
-    return EncodedBatch(list(embeddings), torch.cat([*embeddings.values(), _embed(model, {})]), failures | refused)
+    except ValueError as error:
+        embeddings = {}
+        for row in rows:
+            try:
+                embeddings[row] = _embed(model, inputs.process([row]))
+            except ValueError as why:
+                failures = {**failures, row: inputs.named(row, why)}
+        if len(embeddings) == len(rows):  # each is good alone
+            raise ValueError(f"In the batch of {_names(inputs, rows)}: {error}") from error
+        if not embeddings:  # it is rather the model that is to blame
+            failures = {**failures, **dict.fromkeys(rows, f"In the batch of {_names(inputs, rows)}: {error}")}
+    return EncodedBatch(list(embeddings), torch.cat([_embed(model, {}), *embeddings.values()]), failures)
+
+
+def _row_name(first_row: int, place: int) -> str:
+    return f"Row {first_row + place}"
+
+
+def _names(inputs: _Inputs, rows: list[int]) -> str:
+    names, more = list(map(inputs.names, rows[:8])), " …" if len(rows) > 8 else ""
+    if all(re.fullmatch(r"Row \d+", name) for name in names):
+        return f"the rows [{', '.join(name.removeprefix('Row ') for name in names)}]{more}"
+    return ", ".join(names) + more
 
 
 @torch.no_grad()

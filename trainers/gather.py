@@ -26,6 +26,8 @@ def gather_rows(rows: torch.Tensor) -> tuple[torch.Tensor, int]:
     numbers = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(dist.get_world_size())]
     dist.all_gather(numbers, torch.tensor([len(rows)], device=rows.device))
     sizes = [int(number) for number in numbers]
+    if not sum(sizes):
+        return rows, 0
     return _GatherRows.apply(rows, sizes), sum(sizes[: dist.get_rank()])
 
 

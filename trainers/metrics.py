@@ -59,7 +59,8 @@ class Relevance:
             `Relevance`
 
         Raises:
-            `ValueError`: a query without relevant documents, a document judged twice, a negative number or grade.
+            `ValueError`: a query without relevant documents, a document judged twice, a number or grade that is
+                negative or not finite.
         """
         lengths = [len(numbers) for numbers in documents]
         if grades is not None and [len(gains) for gains in grades] != lengths:
@@ -69,7 +70,8 @@ class Relevance:
         gains = torch.ones(len(numbers), dtype=torch.float64)
         if grades is not None:
             gains = torch.tensor(list(chain.from_iterable(grades)), dtype=torch.float64)
-        _refuse(rows[(numbers < 0) | ~(gains >= 0)], documents, "has a negative document number or grade")
+        wrong = (numbers < 0) | ~(gains >= 0) | gains.isinf()
+        _refuse(rows[wrong], documents, "has a negative document number, or a grade that is negative or not finite")
         pairs, times = torch.stack([rows, numbers]).unique(dim=1, return_counts=True)
         _refuse(pairs[0, times > 1], documents, "has a document that is judged twice")
 
@@ -127,15 +129,17 @@ def rank_scores(scores: torch.Tensor, relevance: Relevance, tolerance: float = 0
         `Ranking`
 
     Raises:
-        `ValueError`: shapes that do not fit, a score that is NaN, a relevant document that is no candidate.
+        `ValueError`: shapes that do not fit, a score that is NaN or `inf`, a relevant document that is no
+            candidate.
     """
     _check_shapes(len(scores), scores.shape[1], relevance)
     numbers, grades = relevance.documents.to(scores.device), relevance.grades.to(scores.device)
     missing = numbers < 0
     found = scores.gather(1, numbers.clamp(min=0)).masked_fill(missing, -torch.inf)
-    bad = (scores.isnan().any(1) | ((found == -torch.inf) & ~missing).any(1)).nonzero()
-    if len(bad):
-        raise ValueError(f"Query {bad[0].item()} has a NaN score, or `-inf` at a document that is relevant to it.")
+    unusable = (scores.isnan() | scores.isposinf()).any(1) | ((found == -torch.inf) & ~missing).any(1)
+    if len(bad := unusable.nonzero()):
+        what = "a NaN score, or `-inf` at a document that is relevant to it, or `inf`"
+        raise ValueError(f"Query {bad[0].item()} has {what}.")
 
     # Relevant documents in the order in which they count: by score and, in a tie, the lower grade first.
     order = grades.argsort(dim=1, stable=True)
@@ -180,7 +184,7 @@ def rank_embeddings(
     if len(queries) == 0:
         raise ValueError("There are no queries to rank documents for.")
     for name, embeddings in (("query", queries), ("document", documents)):
-        bad = (~embeddings.isfinite().all(1)).nonzero()
+        bad = (~embeddings.float().norm(dim=1).isfinite()).nonzero()  # the norm may overflow where no number is inf
         if len(bad):
             raise ValueError(f"The embedding of {name} {bad[0].item()} is not finite, and {len(bad)} in all are not.")
     queries, documents = F.normalize(queries.float(), dim=1), F.normalize(documents.float(), dim=1)

@@ -29,6 +29,9 @@ def nearest_documents(
     Returns:
         `tuple[torch.FloatTensor, torch.LongTensor]`, each of shape `(num_queries, min(depth, pool_size))`: scores, the
         largest first and equal ones in the order of the numbers, and numbers; -inf where there are no more.
+
+    Raises:
+        ValueError: for a score that is not finite, with the query and the document.
     """
     device = queries.device
     scores, numbers = torch.empty(len(queries), 0, device=device), torch.empty(len(queries), 0, dtype=torch.long)
@@ -39,6 +42,12 @@ def nearest_documents(
         some = pool[start : start + DOCUMENTS_AT_A_TIME]
         block = torch.from_numpy(some).to(device)
         found = queries @ documents.take(some).to(device).T
+        if len(bad := (~found.isfinite()).nonzero()):
+            query, place = bad[0].tolist()
+            raise ValueError(
+                f"Query {query} and document {some[place]} have the score {found[query, place].item()}: one of their "
+                "embeddings is not finite."
+            )
         places = torch.searchsorted(block, left_out).clamp(max=len(block) - 1)
         here = block[places] == left_out
         found[rows[here], places[here]] = -torch.inf

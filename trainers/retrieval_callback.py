@@ -7,14 +7,21 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
 
+from trainers.answers import Answers
 from trainers.contrastive import ComaContrastiveTrainer
-from trainers.contrastive_collator import as_input
+from trainers.contrastive_collator import ContrastiveInput, as_input
+from trainers.evaluation import rows_without
+from trainers.evaluation_rows import EVALUATION
 from trainers.metrics import Relevance, rank_embeddings, retrieval_metrics
+from trainers.rows import ROW, BadRows
 from trainers.shared_encoding import embed_shared
 
 
 __all__ = ["RetrievalCallback", "RetrievalSet"]
+
+logger = logging.get_logger(__name__)
 
 METRICS = {"hit@1": "p@1", "recall@10": "r@10", "ndcg@10": "ndcg@10"}
 
@@ -26,21 +33,35 @@ class RetrievalSet(NamedTuple):
     Args:
         queries, documents (`list[list[dict]]`): as chat messages.
         relevance ([`~trainers.metrics.Relevance`]): which documents each query is to find.
+        names (`tuple[list[str], list[str]]`, *optional*): what queries and documents are called in messages.
+        documents_of (`list[list[int]]`, *optional*): of a set of rows, numbers of the documents in each of them.
+        rows_skipped (`int`, *optional*, defaults to 0): rows left out as bad.
     """
 
     queries: list[list[dict]]
     documents: list[list[dict]]
     relevance: Relevance
+    names: tuple[list[str], list[str]] | None = None
+    documents_of: list[list[int]] | None = None
+    rows_skipped: int = 0
 
     @classmethod
-    def from_rows(cls, rows: Iterable[dict[str, Any]], instructions: dict[str, str] | None = None) -> RetrievalSet:
+    def from_rows(
+        cls,
+        rows: Iterable[dict[str, Any]],
+        instructions: dict[str, str] | None = None,
+        on_bad_row: str | BadRows = "raise",
+    ) -> RetrievalSet:
         """
-        The rows of stage 2 as a task: each query is to find its positive, or those of its `group`, among the positives
-        and hard negatives of all rows. Equal documents are one.
+        The rows of stage 2 as a task: each query is to find, among the positives and hard negatives of all rows, the
+        positives of the rows that ask the same, instruction included, and those of their groups. Equal documents are
+        one; of equal queries each counts.
 
         Args:
-            rows (`Iterable[dict]`): as for [`ComaContrastiveCollator`].
+            rows (`Iterable[dict]`): as for [`ComaContrastiveCollator`]; they may know their number, `row`.
             instructions (`dict[str, str]`, *optional*): those of the training, by source.
+            on_bad_row (`str` or [`BadRows`], *optional*, defaults to `"raise"`): `"raise"`, or `"skip"` to leave bad
+                rows out and count them.
 
         Returns:
             `RetrievalSet`
@@ -48,29 +69,45 @@ class RetrievalSet(NamedTuple):
         Raises:
             ValueError: for a row that is bad.
         """
-        queries, positives, unique, numbers = [], [], {}, {}
+        bad_rows = on_bad_row if isinstance(on_bad_row, BadRows) else BadRows(on_bad_row, EVALUATION)
+        queries, names, documents_of, groups, skipped = [], [], [], [], 0
+        unique: dict[int, tuple[int, str, ContrastiveInput]] = {}
         for place, row in enumerate(rows):
-            instruction = (instructions or {}).get(row.get("source"))
-            queries.append(as_input(row["query"], f"Row {place}: query", instruction))
-            positives.append(as_input(row["positive"], f"Row {place}: positive"))
-            negatives = [as_input(one, f"Row {place}: negative") for one in row.get("negatives") or []]
-            for one in (positives[-1], *negatives):
-                unique.setdefault(one.content, one)
-            group = place if row.get("group") is None else row["group"]
-            numbers.setdefault(group, []).append(place)
-        order = {content: number for number, content in enumerate(unique)}
-        relevant: list[list[int]] = [[]] * len(queries)
-        for places in numbers.values():
-            documents = sorted({order[positives[place].content] for place in places})
-            for place in places:
-                relevant[place] = documents
-        documents = [one.messages for one in unique.values()]
-        return cls([one.messages for one in queries], documents, Relevance.from_lists(relevant))
+            number = row.get(ROW, place)
+            try:
+                query, *documents = _inputs(row, f"Row {number}", (instructions or {}).get(row.get("source")))
+            except ValueError as error:
+                if bad_rows.policy == "raise":
+                    raise
+                bad_rows.report(number, str(error))
+                skipped += 1
+                continue
+            for name, one in documents:
+                unique.setdefault(one.content, (len(unique), name, one))
+            documents_of.append([unique[one.content][0] for _, one in documents])
+            queries.append(query[1])
+            names.append(query[0])
+            groups.append(row.get("group"))
+        asked = [one.key for one in queries]
+        answers = Answers(asked, [numbers[0] for numbers in documents_of], groups)
+        found = {key: sorted(answers.of(key)) for key in dict.fromkeys(asked)}
+        documents = [one.messages for _, _, one in unique.values()]
+        relevance = Relevance.from_lists([found[key] for key in asked])
+        names = (names, [name for _, name, _ in unique.values()])
+        return cls([one.messages for one in queries], documents, relevance, names, documents_of, skipped)
+
+
+def _inputs(row: dict[str, Any], name: str, instruction: str | None) -> list[tuple[str, ContrastiveInput]]:
+    """The query of a row, its positive and its negatives, and what they are called."""
+    items = [("query", row["query"], instruction), ("positive", row["positive"], None)]
+    items += [(f"negative {place}", item, None) for place, item in enumerate(row.get("negatives") or [])]
+    return [(f"{name}: {part}", as_input(item, f"{name}: {part}", told)) for part, item, told in items]
 
 
 class RetrievalCallback(TrainerCallback):
     r"""
-    Adds `eval_p@1`, `eval_r@10` and `eval_ndcg@10` to every evaluation. The processes share the embedding.
+    Adds `eval_p@1`, `eval_r@10` and `eval_ndcg@10` to every evaluation. The processes share the embedding. Where the
+    training skips bad rows, so does this, and `eval_retrieval_rows_skipped` says how many.
 
     Args:
         trainer ([`ComaContrastiveTrainer`]):
@@ -98,14 +135,34 @@ class RetrievalCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Embeds, ranks and logs; what picks the best checkpoint sees these metrics, too."""
-        queries, documents = self._embed(self.retrieval.queries), self._embed(self.retrieval.documents)
-        found = retrieval_metrics(rank_embeddings(queries, documents, self.retrieval.relevance), (1, 10))
+        task = self.retrieval
+        skip = self.trainer.args.on_bad_row == "skip" and task.documents_of is not None
+        named = task.names or ([f"Query {n}" for n in range(len(task.queries))], None)
+        bad_queries, queries = self._embed(task.queries, named[0], skip)
+        bad_documents, documents = self._embed(task.documents, named[1], skip)
+        relevance, skipped = task.relevance, task.rows_skipped
+        if bad_queries.any() or bad_documents.any():
+            kept = rows_without(relevance, task.documents_of, bad_queries, bad_documents)
+            skipped += len(queries) - len(kept.queries)
+            queries, documents, relevance = queries[kept.queries], documents[kept.documents], kept.relevance
+        found = retrieval_metrics(rank_embeddings(queries, documents, relevance), (1, 10))
         found = {f"{self.prefix}{short}": found[name] for name, short in METRICS.items()}
+        found |= {f"{self.prefix}retrieval_rows_skipped": skipped} if skipped else {}
         metrics.update(found)
         self.trainer.log(found)
 
-    def _embed(self, items: list[list[dict]]) -> torch.Tensor:
-        """Embeddings of all items on every process, which has embedded its share of them."""
-        trainer = self.trainer
+    def _embed(
+        self, items: list[list[dict]], names: list[str] | None, skip: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which items are bad, and embeddings of all on every process, which has embedded its share of them."""
+        trainer, failures = self.trainer, {} if skip else None
+        called = (names or [f"Document {n}" for n in range(len(items))]).__getitem__
         options = {"batch_tokens": trainer.args.mini_batch_tokens, "description": "Retrieval"}
-        return embed_shared(trainer.coma, trainer.processing_class, items, **options)
+        embeddings = embed_shared(
+            trainer.coma, trainer.processing_class, items, names=called, failures=failures, **options
+        )
+        bad = torch.zeros(len(items), dtype=torch.bool)
+        for place, reason in (failures or {}).items():
+            bad[place] = True
+            logger.warning_once(f"A row of the retrieval is skipped. {reason}")
+        return bad, embeddings

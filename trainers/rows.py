@@ -138,20 +138,33 @@ class BadRows:
             self._skipped.value += len(reasons)
         self.reasons |= reasons
 
-    def apply(self, collate: Callable[[list[dict]], T], rows: list[dict[str, Any]]) -> T:
-        """Collates rows; if that fails, finds out which of them are to blame."""
+    def apply(
+        self, collate: Callable[[list[dict]], T], rows: list[dict[str, Any]], nothing: Callable[[], T] | None = None
+    ) -> T:
+        """
+        Collates rows; if that fails, finds out which of them are to blame.
+
+        Args:
+            collate (`Callable`): rows to a batch.
+            rows (`list[dict]`): the rows.
+            nothing (`Callable`, *optional*): makes the batch that there is where all rows are left out; without it,
+                that is an error.
+
+        Returns:
+            What `collate` makes of the good rows.
+        """
         try:
             return collate(rows)
         except ValueError as error:
             good, bad = self._sift(collate, rows)
             if not bad:  # each is good alone
                 raise
-            if not good and self.policy == "skip":
+            if not good and nothing is None and self.policy == "skip":
                 number, reason = bad[0]
                 raise ValueError(f"All {len(rows)} rows of a batch are bad; row {number}: {reason}") from error
             for number, reason in bad:
                 self.report(number, reason)
-        return collate(good)
+        return collate(good) if good else nothing()
 
     @staticmethod
     def _sift(collate: Callable, rows: list[dict]) -> tuple[list[dict], list[tuple[Any, str]]]:

@@ -14,7 +14,48 @@ from typing import NamedTuple
 import torch
 
 
-__all__ = ["ContrastiveTargets", "IdPair", "TargetMasks"]
+__all__ = ["ContrastiveTargets", "IdPair", "IdSets", "TargetMasks"]
+
+
+@dataclass(frozen=True, eq=False)
+class IdSets:
+    """
+    Ids of rows of which many have the same set: each set is written down once, so that what belongs to a thousand rows
+    does not take a thousand columns.
+
+    Args:
+        of_row (`torch.LongTensor` of shape `(num_rows,)`):
+            Number of the set of each row.
+        sets, ids (`torch.LongTensor` of shape `(num_ids,)`):
+            Set after set, the number of the set and an id in it, from 0.
+    """
+
+    of_row: torch.Tensor
+    sets: torch.Tensor
+    ids: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.of_row)
+
+    def __getitem__(self, index: slice | torch.Tensor) -> IdSets:
+        return IdSets(self.of_row[index], self.sets, self.ids)
+
+    def to(self, device: torch.device | str) -> IdSets:
+        """The same sets on another device."""
+        return IdSets(self.of_row.to(device), self.sets.to(device), self.ids.to(device))
+
+    def shared(self, others: IdSets) -> torch.Tensor:
+        """Whether a row and a row of `others` have an id in common, `(len(self), len(others))`."""
+        wanted, number = self.of_row.unique(return_inverse=True)
+        place = torch.searchsorted(wanted, self.sets.contiguous()).clamp(max=max(len(wanted) - 1, 0))
+        here = wanted[place] == self.sets if len(wanted) else torch.zeros_like(self.sets, dtype=torch.bool)
+        largest = [int(some.max()) for some in (self.ids, others.ids, others.of_row, others.sets) if len(some)]
+        size = max(largest, default=0) + 1
+        has = torch.zeros(len(wanted), size, dtype=torch.bool, device=self.of_row.device)
+        has[place[here], self.ids[here]] = True
+        found = torch.zeros(len(wanted), size, dtype=torch.int32, device=self.of_row.device)
+        found.index_add_(1, others.sets, has[:, others.ids].int())
+        return (found > 0)[:, others.of_row][number]
 
 
 class IdPair(NamedTuple):
@@ -22,17 +63,20 @@ class IdPair(NamedTuple):
     The ids of one rule on both sides.
 
     Args:
-        queries (`torch.LongTensor` of shape `(num_queries,)` or `(num_queries, ids_per_query)`):
+        queries (`torch.LongTensor` of shape `(num_queries,)` or `(num_queries, ids_per_query)`, or [`IdSets`]):
             Ids of each query. Rows with fewer ids than others are filled with -1.
-        documents (`torch.LongTensor` of shape `(num_documents,)` or `(num_documents, ids_per_document)`):
+        documents (`torch.LongTensor` of shape `(num_documents,)` or `(num_documents, ids_per_document)`, or
+            [`IdSets`] like `queries`):
             Ids of each document, from the same id space.
     """
 
-    queries: torch.Tensor
-    documents: torch.Tensor
+    queries: torch.Tensor | IdSets
+    documents: torch.Tensor | IdSets
 
     def shared(self, rows: slice) -> torch.Tensor:
         """Whether a query of `rows` and a document have an id in common, `(len(rows), num_documents)`."""
+        if isinstance(self.queries, IdSets):
+            return self.queries[rows].shared(self.documents)
         queries, documents = _columns(self.queries[rows]), _columns(self.documents)
         queries = queries.masked_fill(queries < 0, -2)  # so that "none" of a query never equals "none" of a document
         documents = documents.clamp(min=-1)
@@ -71,7 +115,7 @@ class ContrastiveTargets:
             class ids; or lists of document numbers against `arange(num_documents)`. Hard negatives have id -1:
             nobody's positive, everybody's negative. A query with id -1 takes no part.
         content (`IdPair`, *optional*):
-            What a query must not be pushed away from, e.g. the content ids of its own positives, against the content
+            What a query must not be pushed away from, e.g. what is equal to one of its positives, against the content
             ids of the documents. A pair that shares one is left out of the loss.
         source (`IdPair`, *optional*):
             Negatives are taken from the same source only. Without an id: not restricted.
@@ -182,7 +226,8 @@ class ContrastiveTargets:
             `ValueError`: a rule has the wrong number of ids, or ids that are not integers.
         """
         for name, rule in self.rules():
-            for side, ids, rows in zip(rule._fields, rule, (num_queries, num_documents), strict=True):
+            for side, given, rows in zip(rule._fields, rule, (num_queries, num_documents), strict=True):
+                ids = given.of_row if isinstance(given, IdSets) else given
                 if ids.dim() not in (1, 2) or len(ids) != rows or ids.dtype not in (torch.int32, torch.int64):
                     raise ValueError(
                         f"`{name}.{side}` must be integers of shape ({rows},) or ({rows}, ids per row), "

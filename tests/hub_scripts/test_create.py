@@ -1,10 +1,12 @@
 """`coma create` leaves a folder that is complete, or nothing."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor
 
 from hub_scripts.create import create_model
@@ -68,3 +70,50 @@ def test_nothing_is_overwritten(make_backbone: Callable, coma_command: Callable,
     code, _, error = coma_command("create", make_backbone(), tmp_path)
     assert code == 1 and "nothing is overwritten" in error
     assert [file.name for file in tmp_path.iterdir()] == ["precious"]
+
+
+def test_what_is_no_backbone_is_said(
+    make_backbone: Callable, coma_folder: Path, coma_command: Callable, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(make_backbone(), tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:-9])
+    (tmp_path / "file").touch()
+    for backbone, words, message in (
+        (coma_folder, [], "is no backbone but a CoMa model already, one with 4 tokens"),
+        (broken, [], "broken/model.safetensors cannot be read"),
+        (tmp_path / "file", [], "is a file"),
+        (tmp_path / "nothing", [], "There is no folder"),
+        (make_backbone(), ["--revision", "main"], "--revision is for a backbone on the Hub"),
+        ("qwen2_5_vl", ["--tiny", "--revision", "main"], "--revision is for a backbone on the Hub"),
+    ):
+        code, _, error = coma_command("create", backbone, tmp_path / "out", *words)
+        assert code == 1 and message in error.splitlines()[-1], error
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_leaves_nothing(make_backbone: Callable, coma_command: Callable, tmp_path: Path) -> None:
+    """The limit of a file stands for the disk: what is written beyond it fails in the same way."""
+    resource = pytest.importorskip("resource")
+    before, out = resource.getrlimit(resource.RLIMIT_FSIZE), tmp_path / "out"
+    backbone = make_backbone()
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        code, _, error = coma_command("create", backbone, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 1 and error.splitlines()[-1].startswith(f"coma create: error: {out} could not be written")
+    assert not any(tmp_path.iterdir())
+
+
+def test_weights_of_a_backbone_are_not_drawn(make_backbone: Callable, coma_command: Callable, tmp_path: Path) -> None:
+    broken = shutil.copytree(make_backbone(), tmp_path / "broken")
+    weights = {name: weight.clone() for name, weight in load_file(broken / "model.safetensors").items()}
+    name = next(name for name in weights if name.endswith("patch_embed.proj.weight"))
+    for problem, changed in (
+        ("missing_keys", {other: weight for other, weight in weights.items() if other != name}),
+        ("mismatched_keys", {**weights, name: weights[name][:-1].clone()}),
+    ):
+        save_file(changed, broken / "model.safetensors", {"format": "pt"})
+        code, _, error = coma_command("create", broken, tmp_path / "out")
+        assert code == 1 and "do not fit its configuration" in error and problem in error
+        assert not (tmp_path / "out").exists()

@@ -321,7 +321,7 @@ def test_an_embedding_that_is_not_finite_is_an_error_of_its_row(
     (tmp_path / "t.txt").write_text("an apple\nas much as ∞\nan apple\n")
     words = ["embed", tmp_path / "model", tmp_path / "t.txt", tmp_path / "out.parquet"]
     code, _, error = coma_command(*words)
-    assert code == 1 and "row 1 is not finite" in error
+    assert code == 1 and "Row 1: The embedding is not finite" in error
     code, text, error = coma_command(*words, "--on-error", "skip")
     assert code == 0, error
     assert pq.read_table(words[-1])["row"].to_pylist() == [0, 2] and "1 rows skipped" in text

@@ -18,6 +18,7 @@ from modeling_coma import ComaForEmbedding, ComaProcessor
 from tests.mmeb_folders import NUMBER, v1_rows, visual_documents, write_mmeb
 from trainers.data.emoji import emoji_pairs, load_emoji
 from trainers.data.mmeb_sets import SETS
+from trainers.one_writer import one_writer
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -184,3 +185,91 @@ def test_the_packaged_emoji_are_a_set() -> None:
 def test_what_is_no_data(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
     code, _, error = coma_command("evaluate", coma_folder, "nowhere", "--output", tmp_path)
     assert code == 1 and "nowhere is not there, and no name on the Hub" in error
+
+
+@pytest.fixture
+def shop(tmp_path: Path, picture: Callable) -> Path:
+    """Twelve rows, every query and every document in two of them; the picture of the rows 8 and 9 is broken."""
+    lines = []
+    for number in range(12):
+        picture(28, 28, number // 2).save(tmp_path / f"{number // 2}.png")
+        query, positive = {"text": f"what is {number // 3}?"}, {"image": f"{number // 2}.png"}
+        lines.append({"query": query, "positive": positive, "source": "shop" if number % 2 else "mall"})
+    (tmp_path / "4.png").write_bytes(b"no picture")
+    (tmp_path / "shop.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path / "shop.jsonl"
+
+
+def test_a_bad_row_is_named_or_left_out_and_counted(
+    coma_folder: Path, coma_command: Callable, shop: Path, tmp_path: Path
+) -> None:
+    words = ["evaluate", coma_folder, shop, "--workers", 0, "--output"]
+    code, _, error = coma_command(*words, tmp_path / "out")
+    assert code == 1 and "Row 8: positive: cannot decode" in error and "4.png" in error
+    assert not (tmp_path / "out").exists()
+    code, text, _ = coma_command(*words, tmp_path / "out", "--on-bad-row", "skip")
+    assert code == 0 and "shop: 2 bad rows were left out of its scores" in text
+    assert "left out: Row 8: positive: cannot decode" in text
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["metadata"]["settings"]["on_bad_row"] == "skip"
+    scores = results["metrics"]["retrieval"]["shop"]
+    assert scores["rows_skipped"] == 2 and scores["num_data"] == 10
+
+    lines = shop.read_text().splitlines()
+    shop.write_text("\n".join([*lines[:8], *lines[10:]]))
+    assert coma_command(*words, tmp_path / "good")[0] == 0
+    good = json.loads((tmp_path / "good/results.json").read_text())["metrics"]["retrieval"]["shop"]
+    assert {name: value for name, value in good.items() if "@" in name} == {n: scores[n] for n in good if "@" in n}
+
+    lines[2] = json.dumps({"query": {"text": " "}, "positive": {"text": "x"}, "source": "shop"})
+    shop.write_text("\n".join(lines))
+    code, text, _ = coma_command(*words, tmp_path / "three", "--on-bad-row", "skip")
+    assert code == 0 and "3 bad rows" in text and "left out: Row 8: positive" in text  # of the file, not of the rest
+
+
+def test_scores_of_a_benchmark_are_of_all_its_rows(
+    mmeb: Path, coma_folder: Path, coma_command: Callable, tmp_path: Path
+) -> None:
+    words = ["evaluate", coma_folder, mmeb, "--output", tmp_path, "--sets", "ImageNet-1K", "--on-bad-row", "skip"]
+    code, _, error = coma_command(*words)
+    assert code == 1 and "Scores of ImageNet-1K are those of all its rows" in error
+
+
+def test_a_source_that_no_row_has(
+    mmeb: Path, coma_folder: Path, coma_command: Callable, shop: Path, tmp_path: Path
+) -> None:
+    words = ["evaluate", coma_folder, shop, "--output", tmp_path / "out", "--instruction"]
+    code, _, error = coma_command(*words, "zzz=Find it.")
+    assert code == 1 and "--instruction names 'zzz', which no row has" in error and "'mall', 'shop'" in error
+    code, _, error = coma_command(*words, "=Find it.")
+    assert code == 1 and "--instruction names rows without a source, which no row has" in error
+    code, _, error = coma_command(*words, "shop=Find it.", "--instruction", "shop=Find that.")
+    assert code == 1 and "--instruction is given twice for the source 'shop'" in error
+    words = ["evaluate", coma_folder, mmeb, "--output", tmp_path / "out", "--sets", "ImageNet-1K", "--instruction"]
+    code, _, error = coma_command(*words, "shop=Find it.")
+    assert code == 1 and "--instruction names 'shop', which no row has" in error and not (tmp_path / "out").exists()
+
+
+def test_only_one_process_writes_and_nothing_of_others_is_touched(
+    coma_folder: Path, coma_command: Callable, shop: Path, picture: Callable, tmp_path: Path
+) -> None:
+    picture(28, 28, 4).save(tmp_path / "4.png")
+    out = tmp_path / "out"
+    words = ["evaluate", coma_folder, shop, "--output", out, "--workers", 0]
+    with one_writer(out):
+        code, _, error = coma_command(*words)
+    assert code == 1 and f"Another process is writing {out}" in error
+    results, scores = out / "results.json", out / "retrieval" / "shop_score.json"
+    scores.parent.mkdir(parents=True)
+    for file in (results, scores):
+        for content in ('{"mine": "all mine"}', '{"metadata": ', "[1]", "\xff"):
+            file.write_bytes(content.encode("latin-1"))
+            code, _, error = coma_command(*words)
+            assert code == 1 and f"{file} is there already and" in error
+            assert "write elsewhere" in error or "give another --output" in error
+        file.unlink()
+    assert coma_command(*words)[0] == 0
+    before = results.read_text()
+    scores.unlink()
+    code, _, error = coma_command(*words, "--instruction", "shop=Find it.")
+    assert code == 1 and "results.json was made with another instructions" in error and results.read_text() == before

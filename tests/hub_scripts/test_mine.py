@@ -11,6 +11,7 @@ from datasets import load_from_disk
 
 import hub_scripts.mine
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.one_writer import one_writer
 from trainers.rows import without_decoding
 
 
@@ -86,7 +87,7 @@ def test_stopped_and_started_again(
     out = tmp_path / "mined"
     words = ["mine", coma_folder, pairs, out, *COLUMNS, "--part-rows", 5]
     code, _, error = coma_command(*words)
-    assert code == 1 and "Row 11: cannot decode" in error and not out.exists()
+    assert code == 1 and "Row 22: positive: cannot decode" in error and not out.exists()
     kept = {file: file.stat().st_mtime_ns for file in tmp_path.glob("mined.parts/*/*.npy")}
     assert len(kept) == 5 + 2  # all of the queries, 10 of the documents
 
@@ -134,6 +135,9 @@ def test_emoji() -> None:
     [
         (["--number", 5, "--depth", 4], "depth=4 must hold both"),
         (["--query-text", "nothing"], "nothing"),
+        (["--instructions", '{"zzz": "Find it."}'], "--instructions names 'zzz', which no row has"),
+        (["--instructions", '{"zzz": "Find it."}'], "The sources are 'a', 'b'."),
+        (["--number", 6], "ask for more than there is: no query has more than 5 documents of its source"),
     ],
 )
 def test_what_is_wrong_is_said(
@@ -141,3 +145,69 @@ def test_what_is_wrong_is_said(
 ) -> None:
     code, _, error = coma_command("mine", coma_folder, pairs, tmp_path / "mined", *COLUMNS, *words)
     assert code == 1 and message in error and not (tmp_path / "mined").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            [f"--{name}", value]
+            for name in ("relative-margin", "absolute-margin", "max-score")
+            for value in ("nan", "inf")
+        ),
+        ["--absolute-margin", "-0.1"],
+        ["--absolute-margin", "2.1"],
+        ["--max-score", "1.5"],
+        ["--relative-margin", "much"],
+        ["--skip", "-1"],
+        ["--workers", "-1"],
+        ["--instructions", "[1]"],
+        ["--instructions", '{"a": 1}'],
+        ["--instructions", "{"],
+        ["--instructions", '{"a": "x", "a": "y"}'],
+    ],
+    ids=" ".join,
+)
+def test_an_option_that_means_nothing(
+    coma_folder: Path, capsys: pytest.CaptureFixture, pairs: Path, tmp_path: Path, words: list
+) -> None:
+    with pytest.raises(SystemExit):
+        hub_scripts.mine.main([str(coma_folder), str(pairs), str(tmp_path / "mined"), f"{words[0]}={words[1]}"])
+    assert f"error: argument {words[0]}: {words[1]!r}" in capsys.readouterr().err
+
+
+def test_only_one_process_writes_and_nothing_of_others_is_touched(
+    coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path
+) -> None:
+    out, report, parts = (tmp_path / f"mined{ending}" for ending in ("", ".report.json", ".parts"))
+    words = ["mine", coma_folder, pairs, out, *COLUMNS, "--relative-margin", MARGIN]
+    with one_writer(out):
+        code, _, error = coma_command(*words)
+    assert code == 1 and f"Another process is writing {out}" in error
+    report.write_text('{"mine": "all mine"}')
+    code, _, error = coma_command(*words)
+    assert code == 1 and f"{report} is there already and is no report of coma mine" in error
+    assert report.read_text() == '{"mine": "all mine"}'
+    report.unlink()
+    parts.mkdir()
+    (parts / "thesis.npy").write_text("mine")
+    code, _, error = coma_command(*words)
+    assert code == 1 and f"{parts} is there already, and not from this command" in error
+    assert (parts / "thesis.npy").read_text() == "mine" and not out.exists()
+
+
+def test_what_was_begun_with_something_else_is_refused(
+    coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "pictures" / "11.png").write_bytes(b"no picture")
+    words = ["mine", coma_folder, pairs, tmp_path / "mined", *COLUMNS, "--relative-margin", MARGIN]
+    assert coma_command(*words)[0] == 1
+    (kept,) = tmp_path.glob("mined.parts/queries/*.npy")
+    code, _, error = coma_command(*words, "--dtype", "bfloat16")
+    assert code == 1 and "mined.parts was begun with another dtype" in error and kept.exists()
+    code, _, error = coma_command(*words, "--instructions", '{"a": "Find it."}')
+    assert code == 1 and "was begun with another instructions: remove it" in error and kept.exists()
+    record = tmp_path / "mined.parts" / "begun_with.json"
+    record.write_text(record.read_text()[:20])
+    code, _, error = coma_command(*words)
+    assert code == 1 and f"{record} is there already and is no record of this command, or a damaged one" in error

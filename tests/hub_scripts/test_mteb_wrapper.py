@@ -72,6 +72,7 @@ def test_what_mteb_is_told_of_the_model(encoder: ComaEncoder, coma_folder: Path)
     assert meta.modalities == ["text", "image"] and meta.n_parameters == encoder.model.num_parameters()
 
 
+@pytest.mark.filterwarnings("ignore:The `get_sentence_embedding_dimension`:FutureWarning")  # mteb calls it
 def test_the_wrapper_of_mteb_for_sentence_transformers(encoder: ComaEncoder, coma_folder: Path) -> None:
     """It has to be told of pictures; then, without instructions, it scores as ours does."""
     wrapped = SentenceTransformerEncoderWrapper(SentenceTransformer(str(coma_folder), trust_remote_code=True))

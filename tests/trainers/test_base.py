@@ -83,3 +83,11 @@ def test_rows_of_a_data_set_reach_the_collator_undecoded_and_numbered(make_coma,
     row = trainer.train_dataset[4]
     assert row["row"] == 4 and isinstance(row["images"][0]["bytes"], bytes)
     assert trainer.eval_dataset["few"][0]["row"] == 0
+
+
+def test_there_is_no_mean_of_nothing():
+    """An accuracy of no answers is not 0."""
+    meter = Meter(Accelerator(cpu=True))
+    meter.add("accuracy", torch.tensor(0), torch.tensor(0))
+    meter.add_rate("tokens_per_second", 0)
+    assert meter.flush() == {"tokens_per_second": 0}

@@ -140,9 +140,11 @@ def test_bad_rows_are_skipped_and_counted_over_workers(processor, num_workers, c
     assert collator.bad_rows.skipped == 3
 
 
-def test_a_batch_of_bad_rows_only_raises(processor):
+def test_a_batch_of_bad_rows_only_weighs_nothing(processor):
     bad = {**GOOD, "images": [b"no picture"]}
-    with pytest.raises(ValueError, match=r"All 2 rows of a batch are bad; row 0: column images\[0\]: found 10 bytes"):
-        ComaCompressionCollator(processor, on_bad_row="skip")([bad, bad])
+    collator = ComaCompressionCollator(processor, on_bad_row="skip")
+    batch = collator([bad, bad])
+    assert (batch["labels"] == -100).all() and len(batch["input_ids"]) == len(batch["labels"]) == 1
+    assert collator.bad_rows.skipped == 2 and "column images[0]: found 10 bytes" in collator.bad_rows.reasons[0]
     with pytest.raises(ValueError, match="on_bad_row='ignore' does not exist"):
         ComaCompressionCollator(processor, on_bad_row="ignore")

@@ -1,5 +1,6 @@
 """Rows to a packed batch: what its docstring says, equal inputs once, instructions, relations, bad rows."""
 
+import random
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
@@ -75,13 +76,78 @@ def test_instructions_are_those_of_the_source_and_of_queries_only(processor: Com
     assert [found[number] for number in batch["documents"]] == ["y", "y", "y", "x"]
     # Other instructions, other embeddings; but what a query asks about is the same.
     assert len(batch["inputs"]) == 4 and len(set(batch["query_keys"].tolist())) == 1
-    assert negatives_of(batch) == [[], [], [], [0, 1, 2]]
+    assert len(set(batch["asked_keys"].tolist())) == 3
+    assert negatives_of(batch) == [[], [], [], []]  # the last two are one query with two answers
 
 
 def test_equal_content_is_no_negative(processor: ComaProcessor) -> None:
     rows = [row("a", "A", ("B", "a", "c")), row("b", "B"), row("c", "A")]
     # Documents: A B A B a c. Not their own positive or one equal to it, nor what equals the query.
     assert negatives_of(ComaContrastiveCollator(processor)(rows)) == [[1, 3, 5], [0, 2, 4, 5], [1, 3, 4]]
+
+
+def test_another_instruction_asks_something_else(processor: ComaProcessor) -> None:
+    rows = [row("x", "A", source="a"), row("x", "B", source="b"), row("x", "C", source="a"), row("y", "D")]
+    batch = ComaContrastiveCollator(processor, instructions={"a": "Find it.", "b": "What?"})(rows)
+    assert negatives_of(batch) == [[1, 3], [0, 2, 3], [1, 3], [0, 1, 2]]
+    masks = BatchTargets.of(batch).queries.masks(slice(None))
+    assert masks.positive[0].tolist() == masks.positive[2].tolist() == [True, False, True, False]
+
+
+def relations_by_hand(rows: list[dict], instructions: dict[str, str], same_source: bool, own_only: str) -> dict:
+    """Row by row, document by document, in words; what the masks say of queries and documents."""
+
+    def asks(one: dict) -> tuple:
+        return instructions.get(one["source"]), one["query"]["text"]
+
+    documents = [(number, one["positive"]["text"], True) for number, one in enumerate(rows)]
+    documents += [(number, item["text"], False) for number, one in enumerate(rows) for item in one["negatives"]]
+    found = {"positive": [], "negative": []}
+    for number, one in enumerate(rows):
+        equal = [other for other in rows if asks(other) == asks(one)]
+        groups = {other["group"] for other in equal if other["group"]}
+        answering = [n for n, other in enumerate(rows) if asks(other) == asks(one) or other["group"] in groups]
+        answers = {rows[n]["positive"]["text"] for n in answering} | {one["query"]["text"]}
+        positive = [is_positive and owner in answering for owner, _, is_positive in documents]
+        negative = [words not in answers for _, words, _ in documents]
+        for place, (owner, _, _) in enumerate(documents):
+            sources = {one["source"], rows[owner]["source"]}
+            if same_source and None not in sources and len(sources) > 1:
+                negative[place] = False
+            if one["source"] == own_only and owner != number:
+                negative[place] = False
+        found["positive"].append(positive)
+        found["negative"].append(negative)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_relations_are_those_of_an_oracle(processor: ComaProcessor, seed: int) -> None:
+    """Equal queries and documents, groups that overlap with them, instructions, sources; in both directions."""
+    dice = random.Random(seed)
+    words = [f"w{n}" for n in range(dice.choice([3, 8]))]
+    rows = [
+        row(
+            dice.choice(words),
+            dice.choice(words),
+            tuple(dice.choices(words, k=dice.choice([0, 0, 2]))),
+            source=dice.choice([None, "a", "b", "c"]),
+            group=dice.choice([None, None, "1", words[0]]),  # a group is no query, whatever it is called
+        )
+        for _ in range(dice.randint(1, 12))
+    ]
+    instructions = dice.choice([{}, {"a": "Find it.", "b": "Find it."}, {"a": "Find it.", "b": "What?"}])
+    same_source, own_only = dice.random() < 0.3, dice.choice(["c", "none"])
+    batch = ComaContrastiveCollator(processor, instructions=instructions, own_negatives_only=[own_only])(rows)
+    targets = BatchTargets.of(batch, same_source)
+    expected = relations_by_hand(rows, instructions, same_source, own_only)
+    masks, transposed = (side.masks(slice(None)) for side in (targets.queries, targets.documents))
+    for name, relation in expected.items():
+        assert getattr(masks, name).tolist() == relation, name
+        assert getattr(transposed, name).T.tolist() == relation, name
+    for start in range(0, len(rows), 5):  # block by block as at once
+        block = targets.queries.masks(slice(start, start + 5))
+        assert block.negative.tolist() == expected["negative"][start : start + 5]
 
 
 def test_a_group_has_several_positives(processor: ComaProcessor) -> None:
@@ -141,8 +207,10 @@ def test_a_bad_row_is_named_or_skipped(processor: ComaProcessor, bad: dict, mess
     batch = collator(rows)
     assert collator.bad_rows.skipped == 1 and len(batch["queries"]) == 3
     assert decoded(processor, batch) == decoded(processor, collator([rows[0], rows[1], rows[3]]))
-    with pytest.raises(ValueError, match="All 1 rows of a batch are bad; row 102"):
-        collator([rows[2]])
+    nothing = collator([rows[2]])  # a batch that weighs nothing
+    assert [len(nothing[name]) for name in ("queries", "documents", "owners", "asked_keys", "restricted")] == [0] * 5
+    assert nothing["owners"].dtype == torch.long and len(nothing["inputs"]) == 1
+    assert collator.bad_rows.skipped == 2 and set(collator.bad_rows.reasons) == {102}
 
 
 def test_a_picture_and_a_limit(processor: ComaProcessor, picture: Callable) -> None:

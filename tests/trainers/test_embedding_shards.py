@@ -1,5 +1,7 @@
 """Embeddings in files are those of `embed_items`; files of the same items and model are kept, others are not."""
 
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,3 +63,44 @@ def test_a_picture_that_was_changed_is_embedded_anew(make_coma: Callable, pictur
     found = embed(coma, tmp_path / "parts", items)
     assert torch.allclose(found.take(np.arange(6)), embed_items(*coma, items), atol=1e-6)
     assert len(states(tmp_path / "parts").items() & before.items()) == 1
+
+
+def test_a_damaged_file_is_named(make_coma: Callable, tmp_path: Path) -> None:
+    coma = make_coma()
+    embed(coma, tmp_path)
+    file = sorted(tmp_path.iterdir())[1]
+    whole = file.read_bytes()
+    array = np.load(file)
+    array[2, 3] = np.nan
+    for content in (whole[:-100], whole[:20], b"", b"no array at all", whole[:128] + array.tobytes()):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{file.name} is damaged .*: remove it, and the same command makes it"):
+            embed(coma, tmp_path)
+    file.unlink()
+    assert len(embed(coma, tmp_path)) == 11 and file.read_bytes() == whole
+
+
+def test_an_item_is_called_by_its_name(make_coma: Callable, tmp_path: Path) -> None:
+    texts = [*TEXTS[:9], {"image": "nothing.png"}, TEXTS[10]]
+
+    class Named(list):
+        def name(self, place: int) -> str:
+            return f"Row {2 * place}: query"
+
+    options = {"made_by": "m", "shard_rows": 4}
+    with pytest.raises(ValueError, match="^Row 18: query: cannot decode the image 'nothing.png'"):
+        embed_in_shards(*make_coma(), Named(texts), list(range(11)), tmp_path, **options)
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(make_coma: Callable, tmp_path: Path) -> None:
+    """A limit on the size of files stands for it."""
+    coma, limits = make_coma(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(ValueError, match=r"000000000000-\w+.npy cannot be written: .*File too large"):
+            embed(coma, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """Several processes do what one does with the whole batch: values, gradients, training, evaluation."""
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -110,6 +111,7 @@ def rows_of_stage_2() -> list[dict[str, Any]]:
         for n in range(12)
     ]
     rows[10]["positive"] = rows[0]["positive"]
+    rows[7]["query"] = rows[1]["query"]  # two answers, on two processes
     return rows
 
 
@@ -128,6 +130,9 @@ SETTINGS = {
     "vision": {"mini_batch_tokens": 40, "freeze_vision": False, "text_only": 6},
     # Dialogues on one process only.
     "joint": {"mini_batch_tokens": 60, "joint_weight": 0.5},
+    # Two pairs a batch: of the first step one process has only its second batch, the second step has no rows at all.
+    "skipping": {"batch": 2, "bad": (1, 4, 5, 6, 7), "on_bad_row": "skip", "gradient_accumulation_steps": 2}
+    | {"max_steps": 3, "eval_strategy": "steps", "eval_steps": 3, "bidirectional": True, "mini_batch_tokens": 60},
     "restricted": {"same_source_negatives": True, "false_negative_margin": 0.1, "own_negatives_only": ["b"]},
 }
 # Nine rows in batches of four on two processes, with accumulation, an evaluation and a bad row.
@@ -142,6 +147,7 @@ MESSAGE = {"role": Value("string"), "content": Value("string")}
 def train(folder: str, settings: dict, processes: int) -> dict[str, Any]:
     settings = dict(settings)
     adapter, texts, number = (settings.pop(*pair) for pair in (("adapter", False), ("text_only", 0), ("rows", 12)))
+    batch, bad = settings.pop("batch", 12), settings.pop("bad", ())
     model, processor = ComaForEmbedding.from_pretrained(folder), ComaProcessor.from_pretrained(folder)
     defaults = {
         "output_dir": f"{folder}/out",
@@ -150,7 +156,8 @@ def train(folder: str, settings: dict, processes: int) -> dict[str, Any]:
         "disable_tqdm": True,
         "logging_steps": 1,
         "save_strategy": "no",
-        "per_device_train_batch_size": 12 // processes,
+        "per_device_train_batch_size": batch // processes,
+        "per_device_eval_batch_size": 4 - processes,
         "max_steps": 2,
         "optim": "sgd",
         "max_grad_norm": 0.0,
@@ -165,6 +172,8 @@ def train(folder: str, settings: dict, processes: int) -> dict[str, Any]:
     for place in range(1, 5):
         question, answer = {"role": "user", "content": "What?"}, {"role": "assistant", "content": "apples " * place}
         rows[place]["messages"] = [question, answer]
+    for place in bad:
+        rows[place]["positive"] = {"image": b"no picture"}
     if number == 9:
         rows[3]["positive"] = {"text": " "}
     item = {"text": Value("string"), "image": ImageFeature()}
@@ -203,10 +212,17 @@ def on_two(folder: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[s
 def test_two_processes_are_one(folder: str, on_two: list[dict[str, dict]], name: str) -> None:
     expected, found = train(folder, SETTINGS[name], 1), [run[name] for run in on_two]
     losses = [[entry["loss"] for entry in run["logs"] if "loss" in entry] for run in (*found, expected)]
+    if name == "skipping":
+        assert all(math.isnan(of_run.pop(1)) for of_run in losses)  # the second step
     assert losses[0] == losses[1] == pytest.approx(losses[2], rel=1e-5)
     assert losses[0][0] != pytest.approx(losses[0][1], rel=1e-3)  # something has been learnt
     for metric in ("in_batch_accuracy", "positive_similarity", "negatives", "masked_false_negatives"):
         assert found[0]["logs"][0][metric] == pytest.approx(expected["logs"][0][metric], rel=1e-5), metric
+    if name == "skipping":
+        logs = [next(entry for entry in run["logs"] if "eval_loss" in entry) for run in (*found, expected)]
+        for metric in ("eval_loss", "eval_negatives", "eval_num_documents", "eval_rows_skipped"):
+            assert [log[metric] for log in logs] == [pytest.approx(logs[2][metric], rel=1e-5)] * 3
+        assert logs[2]["eval_rows_skipped"] == 5 and logs[2]["eval_num_documents"] < 6  # 2 rows, some with negatives
     if name == "joint":
         assert found[0]["logs"][0]["answer_loss"] == pytest.approx(expected["logs"][0]["answer_loss"], rel=1e-5)
     for result in found:

@@ -153,3 +153,16 @@ def test_bad_rankings_are_refused():
         rank_embeddings(torch.ones(0, 2), torch.ones(2, 2), Relevance.from_lists([]))
     with pytest.raises(ValueError, match="cutoffs"):
         retrieval_metrics(rank_scores(torch.eye(2), single), cutoffs=(0,))
+
+
+def test_what_is_not_finite_is_refused():
+    single = Relevance.single([0, 1])
+    with pytest.raises(ValueError, match="Query 0 has a NaN score, or .*, or `inf`"):
+        rank_scores(torch.tensor([[1.0, torch.inf], [1.0, 0.0]]), single)
+    for bad in (torch.nan, torch.inf, 1e30):  # the norm of the last one overflows: its cosines would all be 0
+        embeddings = torch.ones(2, 3)
+        embeddings[1, 2] = bad
+        with pytest.raises(ValueError, match="The embedding of document 1 is not finite"):
+            rank_embeddings(torch.ones(2, 3), embeddings, single)
+    with pytest.raises(ValueError, match="Query 0 has .*a grade that is negative or not finite"):
+        Relevance.from_lists([[0]], [[torch.inf]])

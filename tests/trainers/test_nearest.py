@@ -55,3 +55,12 @@ def test_nothing_to_look_among(tmp_path: Path) -> None:
     assert scores.shape == numbers.shape == (2, 0)
     scores, _ = nearest_documents(torch.ones(1, 2), documents, np.arange(3), [np.arange(3)], 5)
     assert scores.tolist() == [[-np.inf] * 3]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_score_that_is_not_finite_is_refused(tmp_path: Path, bad: float) -> None:
+    """`topk` would rank NaN first."""
+    documents = np.ones((9, 2))
+    documents[7, 1] = bad
+    with pytest.raises(ValueError, match="Query 0 and document 7 have the score"):
+        nearest_documents(torch.ones(2, 2), shards(documents, tmp_path), np.arange(9), [np.array([0])] * 2, 3)

@@ -22,7 +22,7 @@ def test_a_task_from_rows() -> None:
     assert [messages[-1]["content"][0]["text"] for messages in task.documents] == ["A", "x", "B", "D"]
     assert task.relevance.documents.tolist() == [[0, -1], [2, 3], [0, -1], [2, 3]]
     assert [len(messages) for messages in task.queries] == [1, 2, 1, 1]
-    with pytest.raises(ValueError, match="Row 1: positive is empty"):
+    with pytest.raises(ValueError, match="^Row 1: positive is empty"):
         RetrievalSet.from_rows([rows[0], row("a", " ")])
 
 
@@ -80,3 +80,43 @@ def test_the_best_checkpoint_may_be_that_of_retrieval(
     values = [entry["eval_ndcg@10"] for entry in trainer.state.log_history if "eval_ndcg@10" in entry]
     assert trainer.state.best_metric == max(values)
     assert trainer.evaluate()["eval_ndcg@10"] == max(values)  # its weights are there again
+
+
+def test_equal_queries_have_each_others_answers() -> None:
+    """Instruction included; and the answers of their groups, as in mining."""
+    rows = [row("a", "A"), row("a", "B", ("C",)), row("b", "C"), row("a", "D", source="s"), row("a", "E", group="1")]
+    rows += [row("c", "F", group="1")]
+    task = RetrievalSet.from_rows(rows, {"s": "Find it."})
+    texts = [messages[-1]["content"][0]["text"] for messages in task.documents]
+    found = ["".join(texts[n] for n in sorted(numbers) if n >= 0) for numbers in task.relevance.documents.tolist()]
+    assert found == ["ABEF", "ABEF", "C", "D", "ABEF", "EF"]
+
+
+def test_bad_rows_are_left_out_with_what_only_they_have(
+    make_coma: Callable, contrastive_rows: Callable, contrastive_trainer: Callable
+) -> None:
+    """The scores are those of the other rows, and it is said how many there are not."""
+    rows, broken = contrastive_rows("mixed", 6), {"text": None, "image": b"no picture"}
+    rows[5]["query"] = rows[0]["query"]  # which has two answers, one of them in a bad row
+    mixed = [rows[0], {**rows[1], "query": broken}, *rows[2:5], {**rows[5], "negatives": [broken]}, {**rows[1]}]
+    mixed.append({**rows[1], "positive": {"text": " "}})
+    good = [mixed[number] for number in (0, 2, 3, 4, 6)]
+    trainer = contrastive_trainer(make_coma(), rows, eval_dataset=rows, on_bad_row="skip")
+    trainer.add_callback(RetrievalCallback(trainer, RetrievalSet.from_rows(mixed, on_bad_row="skip"), "mixed"))
+    trainer.add_callback(RetrievalCallback(trainer, RetrievalSet.from_rows(good), "good"))
+    metrics = trainer.evaluate()
+    assert metrics["eval_mixed_retrieval_rows_skipped"] == 3 and "eval_good_retrieval_rows_skipped" not in metrics
+    for name in ("p@1", "r@10", "ndcg@10"):
+        assert metrics[f"eval_mixed_{name}"] == pytest.approx(metrics[f"eval_good_{name}"])
+
+
+def test_a_bad_row_is_named_by_its_row_and_part(
+    make_coma: Callable, contrastive_rows: Callable, contrastive_trainer: Callable
+) -> None:
+    rows = [row("a", "A"), row("a", "A"), row("b", "A", ("B",))]
+    rows[2]["negatives"].append({"image": ["no", "picture.png"], "text": None})
+    rows.append(row("a", "A", ("B",)))
+    trainer = contrastive_trainer(make_coma(), contrastive_rows("text", 2), eval_dataset=contrastive_rows("text", 2))
+    trainer.add_callback(RetrievalCallback(trainer, RetrievalSet.from_rows(rows)))
+    with pytest.raises(ValueError, match=r"^Row 2: negative 1, image\[0\]: cannot decode the image 'no'"):
+        trainer.evaluate()

@@ -7,6 +7,7 @@ those of NV-Retriever, arXiv 2407.15831).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ class MiningSettings:
         depth (`int`, *optional*, defaults to 100): they are among so many nearest documents that are no positives,
         skip (`int`, *optional*, defaults to 0): and not among the first so many of them.
         relative_margin (`float`, *optional*, defaults to 0.05): `s <= p - relative_margin * |p|`.
-        absolute_margin (`float`, *optional*): `s <= p - absolute_margin`.
+        absolute_margin (`float`, *optional*): `s <= p - absolute_margin`, from 0.
         max_score (`float`, *optional*): `s <= max_score`.
     """
 
@@ -47,6 +48,12 @@ class MiningSettings:
     max_score: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("relative_margin", "absolute_margin", "max_score"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name}={value} is no limit: give a number, or leave it out.")
+        if self.absolute_margin is not None and self.absolute_margin < 0:
+            raise ValueError(f"absolute_margin={self.absolute_margin} is below 0: a relative_margin may be.")
         if self.number < 1 or self.skip < 0 or self.depth < self.skip + self.number:
             raise ValueError(
                 f"number={self.number} from 1, skip={self.skip} from 0, and depth={self.depth} must hold both of them."
@@ -69,8 +76,9 @@ class Mined(NamedTuple):
     Args:
         documents (`np.ndarray` of shape `(num_rows, number)`): the negatives of each row, the nearest first; -1: none.
         report (`dict`): `rows_by_number` says how many rows have how many, `rows_with_fewer` how many have fewer than
-            was wanted, `too_near` how many documents a margin has kept out, and the mean scores are those of the
-            positives and of the negatives.
+            was wanted, `rows_without_negatives` how many have none at all, neither mined nor their own, `too_near` how
+            many documents a margin has kept out. The mean scores are over the same rows, those with mined negatives
+            (`rows_with_mined`): of their positives, and of the mean score of the negatives of each.
     """
 
     documents: np.ndarray
@@ -96,7 +104,16 @@ def mine(
 
     Returns:
         [`Mined`]: the same for the same embeddings; equal scores are in the order of the documents.
+
+    Raises:
+        ValueError: if no row can have as many negatives as are wanted, and for an embedding that is not finite.
     """
+    most = max((len(pool) for pool in index.pools.values()), default=1) - 1
+    if settings.skip + settings.number > most:
+        raise ValueError(
+            f"number={settings.number} and skip={settings.skip} ask for more than there is: no query has more than "
+            f"{most} documents of its source beside its positive."
+        )
     miner = _Miner(index, queries, documents, settings, torch.device(device))
     found = np.full((len(index.queries), settings.number), -1, dtype=np.int64)
     by_source: dict[str | None, list[int]] = {}
@@ -126,7 +143,7 @@ class _Miner:
     ) -> None:
         self.index, self.queries, self.documents = index, queries, documents
         self.settings, self.device = settings, device
-        self.too_near, self.sum_of_positives, self.sum_of_negatives = 0, 0.0, 0.0
+        self.too_near, self.rows_with_mined, self.sum_of_positives, self.sum_of_negatives = 0, 0, 0.0, 0.0
 
     def mine(self, rows: np.ndarray, pool: np.ndarray) -> np.ndarray:
         """Numbers of documents for each row, `(num_rows, number)`."""
@@ -143,6 +160,9 @@ class _Miner:
                 of_query = torch.from_numpy(of_row[here] - start).to(self.device)
                 positives = self.documents.take(self.index.positives[rows[here]]).to(self.device)
                 positives = (queries[of_query] * positives).sum(1)
+                if len(bad := (~positives.isfinite()).nonzero()):
+                    row = int(rows[here][int(bad[0])])
+                    raise ValueError(f"Row {row}: the score of its positive is {positives[bad[0]].item()}.")
                 own = self._own_negatives(rows[here])
                 found[here] = self._choose(scores[of_query], numbers[of_query], positives, own).cpu().numpy()
         return found
@@ -169,14 +189,19 @@ class _Miner:
         there &= rank <= self.settings.number
         chosen = torch.full((len(scores), self.settings.number), -1, device=scores.device)
         chosen[there.nonzero()[:, 0], rank[there] - 1] = numbers[there]
-        self.sum_of_positives += float(positives.sum())
-        self.sum_of_negatives += float(scores[there].sum())
+        number = there.sum(1)
+        has = number > 0
+        self.rows_with_mined += int(has.sum())
+        self.sum_of_positives += float(positives[has].double().sum())
+        of_row = scores.where(there, 0).double().sum(1)
+        self.sum_of_negatives += float((of_row[has] / number[has]).sum())
         return chosen
 
     def report(self, found: np.ndarray) -> dict[str, Any]:
         """What was found, in numbers."""
         by_number = np.bincount((found >= 0).sum(1), minlength=self.settings.number + 1)
-        mined = int((found >= 0).sum())
+        mined, rows = int((found >= 0).sum()), self.rows_with_mined
+        without = [not own for own in self.index.negatives] & (found < 0).all(1)
         return {
             "rows": len(found),
             "queries": len(self.index.query_keys),
@@ -186,6 +211,8 @@ class _Miner:
             "rows_with_fewer": int(by_number[:-1].sum()),
             "rows_by_number": {str(number): int(rows) for number, rows in enumerate(by_number)},
             "too_near": self.too_near,
-            "mean_positive_score": round(self.sum_of_positives / len(found), 4),
-            "mean_negative_score": round(self.sum_of_negatives / mined, 4) if mined else None,
+            "rows_without_negatives": int(without.sum()),
+            "rows_with_mined": rows,
+            "mean_positive_score": round(self.sum_of_positives / rows, 4) if rows else None,
+            "mean_negative_score": round(self.sum_of_negatives / rows, 4) if rows else None,
         }

@@ -65,19 +65,22 @@ def read_image_set(
     read = _read_v2 if "qry_inst" in rows[0] else _read_v1
     reader, unique = _Reader(of, Path(image_root)), UniqueInputs()
     known: dict[tuple[str, str], int] = {}  # rows share most of their candidates
-    queries, relevant, candidates = [], [], []
+    queries, called, relevant, candidates = [], [], [], []
     for number, row in enumerate(rows):
         made = read(reader, number, row)
         queries.append([{"role": "user", "content": made.query}])
+        called.append(f"Row {number} of {of.name}, query")
         for place, pair in enumerate(made.candidates):
             if pair not in known:
                 content = reader.content(number, f"{made.column}[{place}]", *pair)
-                known[pair] = unique.add([{"role": "user", "content": content}])
+                name = f"Row {number} of {of.name}, {made.column}[{place}]"
+                known[pair] = unique.add([{"role": "user", "content": content}], name)
         places = [known[pair] for pair in made.candidates]
         names = made.names or places
         relevant.append(sorted({place for place, name in zip(places, names, strict=True) if name == names[0]}))
         candidates.append(sorted(set(places)))
-    return EvaluationSet.of(queries, unique.items, relevant, None if among_all else candidates)
+    among = None if among_all else candidates
+    return EvaluationSet.of(queries, unique.items, relevant, among, (called, unique.names))
 
 
 def _read_v1(reader: _Reader, number: int, row: dict[str, Any]) -> _Row:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import Dataset
 
+from trainers.answers import Answers
 from trainers.contrastive_collator import as_input
 
 
@@ -20,6 +21,13 @@ class Place(NamedTuple):
 
     row: int
     part: str | int
+
+    @property
+    def name(self) -> str:
+        """As it is called in messages."""
+        return (
+            f"Row {self.row}: negative {self.part}" if isinstance(self.part, int) else f"Row {self.row}: {self.part}"
+        )
 
     def item(self, row: dict[str, Any]) -> dict[str, Any]:
         """The item, out of its row."""
@@ -46,7 +54,11 @@ class PairItems(Sequence):
         place = self.places[number]
         row = self.dataset[place.row]
         instruction = self.instructions.get(row.get("source")) if place.part == "query" else None
-        return as_input(place.item(row), f"Row {place.row}", instruction).messages
+        return as_input(place.item(row), place.name, instruction).messages
+
+    def name(self, number: int) -> str:
+        """What an item is called in messages: its row, and its part in it."""
+        return self.places[number].name
 
 
 class PairIndex(NamedTuple):
@@ -59,7 +71,8 @@ class PairIndex(NamedTuple):
         queries, positives (`np.ndarray` of shape `(num_rows,)`): number of the query and of the positive of each row.
         negatives (`list[list[int]]`): numbers of the negatives that each row has already.
         known (`Sequence[np.ndarray]`): by query, sorted numbers of documents that are none of its negatives: positives
-            of all rows with an equal query, those of their groups, and what equals the query itself.
+            of all rows with an equal query, those of their groups, and what equals the query itself. Here the answers
+            to the same content under another instruction are known, too, of which the loss makes negatives.
         pools (`dict[str | None, np.ndarray]`): by source, sorted numbers of the documents that may be negatives.
         sources (`list[str | None]`): of each row.
     """
@@ -137,10 +150,7 @@ def index_pairs(rows: Dataset | Iterable[dict[str, Any]], instructions: dict[str
 
 
 class _Known(Sequence):
-    """
-    What is known of each query, put together when it is asked for: every query of a large group knows all of its
-    positives, which would be the square of the group.
-    """
+    """What is known of each query, put together when it is asked for."""
 
     def __init__(
         self,
@@ -150,12 +160,8 @@ class _Known(Sequence):
         groups: Sequence[str | None],
         equal: Sequence[int | None],
     ) -> None:
-        self.of_content, self.of_group, self.groups_of = defaultdict(set), defaultdict(set), defaultdict(set)
-        for positive, content, group, same in zip(positive_of, contents, groups, equal, strict=True):
-            self.of_content[content].update((positive,) if same is None else (positive, same))
-            if group is not None:
-                self.of_group[group].add(positive)
-                self.groups_of[content].add(group)
+        self.answers = Answers(contents, positive_of, groups)
+        self.equal = {content: same for content, same in zip(contents, equal, strict=True) if same is not None}
         of_query = dict(zip(query_of, contents, strict=True))
         self.contents = [of_query[query] for query in range(len(of_query))]
 
@@ -164,8 +170,7 @@ class _Known(Sequence):
 
     def __getitem__(self, query: int) -> np.ndarray:
         content = self.contents[query]
-        groups = self.groups_of.get(content, ())
-        found = self.of_content[content].union(*(self.of_group[group] for group in groups))
+        found = self.answers.of(content) | ({self.equal[content]} if content in self.equal else set())
         return np.array(sorted(found), dtype=np.int64)
 
 

@@ -6,6 +6,7 @@ and `score` how much a page is worth to a query. Pages stay in the file, compres
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,25 +57,29 @@ def read_visual_documents(queries: Dataset, qrels: Dataset, corpus: Dataset, nam
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"Row {row} of the queries of {name}, query: found {text!r}; expected a text.")
     judged = _judgements(qrels, numbers, places, name)
-    unique = list(dict.fromkeys(queries["query"]))
-    order = {text: place for place, text in enumerate(unique)}
-    inputs = _Inputs([f"{QUERY_INSTRUCTION} {text}" for text in unique], corpus, name)
+    first_rows: dict[str, int] = {}
+    for row, text in enumerate(queries["query"]):
+        first_rows.setdefault(text, row)
+    order = {text: place for place, text in enumerate(first_rows)}
+    prompts = [f"{QUERY_INSTRUCTION} {text}" for text in first_rows]
+    inputs = _Inputs(prompts, list(first_rows.values()), corpus, name)
     grades = [list(of_query.values()) for of_query in judged]
     return EvaluationSet(
         inputs,
         torch.tensor([order[text] for text in queries["query"]]),
-        torch.arange(len(unique), len(inputs)),
+        torch.arange(len(prompts), len(inputs)),
         Relevance.from_lists([list(of_query) for of_query in judged], grades),
         None,
         hash_of([*queries["query"], *places, *inputs.sizes(), str(judged)]),
+        inputs.called,
     )
 
 
 class _Inputs(Sequence):
     """Queries, then pages, as chat messages; a page is read when it is asked for."""
 
-    def __init__(self, prompts: list[str], corpus: Dataset, name: str) -> None:
-        self.prompts, self.name = prompts, name
+    def __init__(self, prompts: list[str], rows: list[int], corpus: Dataset, name: str) -> None:
+        self.prompts, self.rows, self.name = prompts, rows, name
         self.pages = without_decoding(corpus.select_columns(["image"])).with_format("arrow")
         self._check()
 
@@ -104,6 +109,12 @@ class _Inputs(Sequence):
         image = as_image(self.pages[row]["image"][0].as_py())
         return [{"role": "user", "content": to_content(f"{IMAGE_MARK} {PAGE_INSTRUCTION}", image)}]
 
+    def called(self, number: int) -> str:
+        """What an input is called in messages: its table, and the first row that has it."""
+        if number < len(self.prompts):
+            return f"Row {self.rows[number]} of the queries of {self.name}, query"
+        return f"Row {number - len(self.prompts)} of the corpus of {self.name}, image"
+
     def sizes(self) -> list[str]:
         """Bytes of the pages, by which they are known again."""
         chunks = self.pages[:]["image"].chunks
@@ -129,7 +140,7 @@ def _judgements(qrels: Dataset, queries: dict[str, int], pages: dict[str, int], 
             raise ValueError(
                 f"Row {row} of the qrels of {name}, {column}: found {found!r}; expected it in the {table}."
             )
-        if score is None or not score >= 0:
+        if score is None or not 0 <= score < math.inf:
             raise ValueError(f"Row {row} of the qrels of {name}, score: found {score}; expected a number from 0.")
         of_query = judged[queries[query]]
         of_query[pages[page]] = max(score, of_query.get(pages[page], 0))

@@ -98,7 +98,9 @@ def test_who_got_fewer_is_counted(tmp_path: Path) -> None:
     assert texts(mined, index, rows) == [[], ["p", "e"], [], []]  # `a` is nearer to q than p; b is of another source
     assert mined.report["rows_by_number"] == {"0": 3, "1": 0, "2": 1} and mined.report["rows_with_fewer"] == 3
     assert (mined.report["mined"], mined.report["too_near"]) == (2, 2)
-    assert mined.report["mean_positive_score"] == pytest.approx((0.8 + 0.9 + 0.79 + 0.5) / 4, abs=1e-4)
+    assert mined.report["rows_without_negatives"] == 3
+    assert mined.report["rows_with_mined"] == 1  # over which both means are
+    assert mined.report["mean_positive_score"] == pytest.approx(0.9, abs=1e-4)
     assert mined.report["mean_negative_score"] == pytest.approx(0.65, abs=1e-4)
 
 
@@ -172,6 +174,41 @@ def test_rows_are_written_with_what_they_had(picture: Callable, tmp_path: Path) 
     made = add_negatives(bare, index, np.array([[1], [-1], [0]]), tmp_path / "bare.arrow")
     assert made.column_names == ["query", "positive", "negatives"]
     assert [len(found) for found in made["negatives"]] == [1, 0, 1]
+
+
+def test_both_means_are_over_the_same_rows(tmp_path: Path) -> None:
+    """Each of them counts once, however many negatives it has."""
+    rows = [row("q", "b"), row("r", "f"), row("s", "c", "d", "e")]
+    index = index_pairs(rows)
+    queries = shards([[1.0]] * 3, tmp_path / "queries")
+    documents = shards([[SCORES[name]] for name in "bfcde"], tmp_path / "documents")
+    mined = mine(index, queries, documents, MiningSettings(number=3, depth=5, absolute_margin=0.03, relative_margin=0))
+    assert texts(mined, index, rows) == [["d", "e", "f"], [], ["f"]]
+    assert mined.report["rows_with_mined"] == 2 and mined.report["rows_without_negatives"] == 1
+    assert mined.report["mean_positive_score"] == pytest.approx((0.79 + 0.77) / 2, abs=1e-4)
+    assert mined.report["mean_negative_score"] == pytest.approx(((0.7 + 0.5 - 0.2) / 3 - 0.2) / 2, abs=1e-4)
+
+
+def test_more_than_there_is_cannot_be_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="number=5 and skip=2 ask for more than there is: no query has more than 6"):
+        mine_line(tmp_path, number=5, skip=2, depth=7)
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_an_embedding_that_is_not_finite_is_refused(tmp_path: Path, place: int) -> None:
+    """A limit of NaN would let everything through."""
+    index, embeddings = index_pairs(ROWS), [[1.0] for _ in range(7)]
+    embeddings[place] = [np.nan]
+    settings = MiningSettings(number=3, depth=6)
+    with pytest.raises(ValueError, match=f"document {place} have the score|Row {place}: the score of its positive"):
+        mine(index, shards([[1.0]] * 7, tmp_path / "q"), shards(embeddings, tmp_path / "d"), settings)
+
+
+@pytest.mark.parametrize("name", ["relative_margin", "absolute_margin", "max_score"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_limits_that_are_none(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name}={value} is no limit"):
+        MiningSettings(**{name: value})
 
 
 @pytest.mark.parametrize("settings", [{"number": 0}, {"skip": -1}, {"number": 3, "depth": 4, "skip": 2}])

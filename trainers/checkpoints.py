@@ -1,0 +1,135 @@
+"""Checkpoints that are whole: which is the last one, whether its files can be read, and none left half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import zipfile
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+
+__all__ = ["check_checkpoint", "check_files", "last_checkpoint", "whole_or_nothing"]
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CONFIGURATIONS = {
+    *("config.json", "generation_config.json", "adapter_config.json", "model.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"),
+}
+
+
+def last_checkpoint(output_dir: str | Path) -> str:
+    """
+    The last complete checkpoint in a folder. One whose saving was interrupted lacks the file that is written last.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    states = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")
+    numbers = {state.parent.name.rpartition("-")[2]: state.parent for state in states}
+    checkpoints = {int(number): folder for number, folder in numbers.items() if number.isdecimal()}
+    if not checkpoints:
+        raise ValueError(f"There is no complete checkpoint in {output_dir} to resume from.")
+    return str(checkpoints[max(checkpoints)])
+
+
+def check_checkpoint(folder: str | Path, engine: bool = False) -> None:
+    """
+    Raises if training cannot go on from a checkpoint, before anything has been loaded.
+
+    Args:
+        folder (`str` or `Path`):
+            The checkpoint.
+        engine (`bool`, *optional*, defaults to `False`):
+            Whether DeepSpeed or FSDP has written its optimizer, under names of its own.
+
+    Raises:
+        ValueError: names the file that is missing or damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder with a checkpoint to resume from.")
+    needed = (TRAINER_STATE_NAME,) if engine else (TRAINER_STATE_NAME, OPTIMIZER_NAME, SCHEDULER_NAME)
+    for name in needed:
+        if not (folder / name).exists():
+            raise ValueError(
+                f"{folder} has no {name}, without which training cannot go on as it was (`save_only_model` and an "
+                "interrupted save leave none): resume from another checkpoint, or train on from its weights."
+            )
+    check_files(folder)
+    _refuse(folder / TRAINER_STATE_NAME, _damage_of_json(folder / TRAINER_STATE_NAME))
+    for file in sorted(file for file in folder.iterdir() if file.is_file()):
+        if (file.suffix in (".pt", ".pth") or file.name == TRAINING_ARGS_NAME) and not zipfile.is_zipfile(file):
+            _refuse(file, "it is not what torch saves, or was cut")
+
+
+def check_files(folder: str | Path) -> None:
+    """
+    Raises for the first file of a model or adapter that was cut or is not what its name says.
+
+    Args:
+        folder (`str` or `Path`):
+            Where weights (`.safetensors`) and configurations may be.
+
+    Raises:
+        ValueError: names the file.
+    """
+    for file in sorted(file for file in Path(folder).iterdir() if file.is_file()):
+        if file.name in CONFIGURATIONS:
+            _refuse(file, _damage_of_json(file))
+        elif file.suffix == ".safetensors":
+            _refuse(file, _damage_of_weights(file))
+
+
+def _refuse(file: Path, damage: str) -> None:
+    if damage:
+        raise ValueError(f"{file} cannot be read: {damage}. Copy or download it again.")
+
+
+def _damage_of_json(file: Path) -> str:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # of JSON and of UTF-8
+        return f"it is not JSON ({error})"
+    return "" if isinstance(content, dict) else f"it is JSON of a {type(content).__name__}, not of an object"
+
+
+def _damage_of_weights(file: Path) -> str:
+    try:
+        with safe_open(file, "pt"):
+            return ""
+    except SafetensorError as error:
+        return str(error)
+
+
+class whole_or_nothing(AbstractContextManager):
+    """
+    Removes a folder again if its files cannot all be written, because the disk is full for instance.
+
+    Args:
+        folder (`str` or `Path`):
+            What is written within.
+        name (`str` or `Path`, *optional*):
+            What it is going to be called, for the error.
+
+    Raises:
+        OSError: names the folder.
+    """
+
+    def __init__(self, folder: str | Path, name: str | Path | None = None) -> None:
+        self.folder, self.name = folder, folder if name is None else name
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
+        # Of a file that could not be written, safetensors and tokenizers (a bare `Exception`) say the "os error", and
+        # torch that its archive is not as long as it should be.
+        is_os = isinstance(error, OSError) and error.errno in NO_SPACE
+        is_rust = kind in (SafetensorError, Exception) and "os error" in str(error)
+        is_torch = kind is RuntimeError and "inline_container" in str(error)
+        if is_os or is_rust or is_torch:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise OSError(f"{self.name} could not be written, and nothing was left of it: {error}") from error
