@@ -158,14 +158,16 @@ def test_another_kind_of_model_is_refused(make_backbone: Callable, coma_command:
     assert code == 1 and "qwen2_5_vl model and no CoMa model" in error
 
 
-def in_another_process(words: list[object], errors: Path, barrier: object = None) -> multiprocessing.Process:
+def in_another_process(
+    words: list[object], errors: Path, first: Callable[[], object] = lambda: None
+) -> multiprocessing.Process:
     """The command in a copy of this process, which need not import torch again; its standard error in a file."""
 
     def run() -> None:
+        torch.set_num_threads(1)  # the threads of OpenMP are not copied, and would be waited for
         os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-        if barrier is not None:
-            barrier.wait()
+        first()
         sys.exit(main([str(word) for word in words]))
 
     process = multiprocessing.get_context("fork").Process(target=run)
@@ -177,9 +179,10 @@ def test_of_two_at_once_one_writes(coma_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("\n".join(TEXTS))
     words = ["embed", coma_folder, tmp_path / "t.txt", tmp_path / "out.parquet", "--part-rows", 2, "--workers", 0]
     barrier = multiprocessing.get_context("fork").Barrier(2)
-    processes = [in_another_process(words, tmp_path / f"errors-{number}", barrier) for number in range(2)]
+    processes = [in_another_process(words, tmp_path / f"errors-{number}", barrier.wait) for number in range(2)]
     for process in processes:
         process.join(120)
+        process.kill()
     codes = [process.exitcode for process in processes]
     assert sorted(codes) == [0, 1]
     lines = (tmp_path / f"errors-{codes.index(1)}").read_text().splitlines()
@@ -196,13 +199,11 @@ def test_a_full_disk_is_one_line_and_the_work_goes_on(
 
     def without_room() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))  # two parts of 20 rows fit, the index does not
-        sys.exit(main([str(word) for word in words]))
 
     errors = tmp_path / "errors"
-    command = f"import sys; sys.stderr = open({str(errors)!r}, 'w', buffering=1)"
-    process = multiprocessing.get_context("fork").Process(target=lambda: (exec(command), without_room()))
-    process.start()
+    process = in_another_process(words, errors, without_room)
     process.join(120)
+    process.kill()
     assert process.exitcode == 1
     (line,) = errors.read_text().splitlines()[-1:]
     assert line.startswith("coma embed: error: ") and "out.parquet cannot be written: " in line
