@@ -2,7 +2,7 @@
 
 Columns: `row` (number in the input), `id`, `text`, `image` (path, where there is one) and `embedding`, a list of fixed
 size in fp32. The metadata of the file has the key `coma`: a JSON object with the model and its settings. Its pages
-have checksums, so that a file whose bytes have changed is refused and not searched.
+have checksums and its footer a seal, so that a file whose bytes have changed is refused and not searched.
 """
 
 import json
@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+
+from hub_scripts.parquet_seal import check_seal, seal
 
 
 __all__ = ["Hit", "index_metadata", "index_table", "join_parts", "nearest", "part_is_good", "write_part"]
@@ -78,6 +80,7 @@ def write_part(path: Path, table: pa.Table, digest: str) -> None:
     """Writes a part at once: a part that is there is whole. `digest` says what it was made of."""
     with _written(path) as temporary:
         pq.write_table(table.replace_schema_metadata({DIGEST: digest}), temporary, **HOW)
+        seal(temporary)
 
 
 def part_is_good(path: Path, digest: str, with_errors: bool) -> bool:
@@ -92,8 +95,9 @@ def part_is_good(path: Path, digest: str, with_errors: bool) -> bool:
     if not path.is_file():
         return False
     try:
+        check_seal(path)
         table = pq.read_table(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException):
+    except (OSError, pa.ArrowException, UnicodeDecodeError):
         return False
     if (table.schema.metadata or {}).get(DIGEST) != digest.encode():
         return False
@@ -122,6 +126,7 @@ def join_parts(parts: Iterable[Path], out: Path, skipped: Path, metadata: dict[s
         if not written:
             why = f" {errors[0]['error']}" if errors else ""
             raise ValueError(f"None of the {len(errors)} rows could be embedded.{why}")
+        seal(temporary)
         if errors:
             with _written(skipped) as list_of_errors:
                 lines = (json.dumps(error, ensure_ascii=False) + "\n" for error in errors)
@@ -202,11 +207,12 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
     if not path.is_file():
         raise ValueError(f"{path} is no file: give the Parquet file that `coma embed` made.")
     try:
+        check_seal(path)
         with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
             yield file
     except PermissionError:  # it names the file, which need not be damaged
         raise
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as Parquet; it is of another kind or damaged: {error}") from error
 
 
@@ -238,6 +244,8 @@ def nearest(path: Path, query: torch.Tensor, k: int) -> list[Hit]:
             places = torch.cat([places, torch.arange(first, first + len(batch))])
             order = torch.sort(scores, descending=True, stable=True).indices[:k]
             scores, places, first = scores[order], places[order], first + len(batch)
+        if first != file.metadata.num_rows:
+            raise OSError(f"it has {first} embeddings of {file.metadata.num_rows} rows")
         rows = _rows_at(file, places.tolist())
     return [Hit(score, row) for score, row in zip(scores.tolist(), rows, strict=True)]
 

@@ -146,7 +146,7 @@ def _rows(
 def _samples(shard: str) -> Iterator[tuple[str, list[Member]]]:
     """Neighbours of one name, which ends at the first dot: the key, and endings with contents."""
     key, members = None, []
-    with tarfile.open(shard, "r|*") as tar:
+    with _opened(shard) as tar:
         for member in tar:
             path = PurePosixPath(member.name)
             if member.isdir() or any(is_system_file(part) and part != ".." for part in path.parts):
@@ -160,6 +160,13 @@ def _samples(shard: str) -> Iterator[tuple[str, list[Member]]]:
         if members:
             yield key, members
         _check_end(tar)
+
+
+def _opened(shard: str) -> tarfile.TarFile:
+    try:
+        return tarfile.open(shard, "r|*")
+    except TypeError as error:  # of `ord`, where the header of gzip ends too early
+        raise tarfile.ReadError("the header of its compression is cut off") from error
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | ValueError:

@@ -166,6 +166,15 @@ def test_a_shard_that_ends_in_the_middle(write_shard: Callable) -> None:
     assert "b.tar/0" in [row["row"] for row in stream_pairs(pattern, columns, "skip")]
 
 
+def test_a_compressed_shard_that_ends_anywhere_at_its_beginning(write_shard: Callable) -> None:
+    shard = write_shard("a.tar", GOOD)
+    data = gzip.compress(shard.read_bytes())
+    for length in range(40):
+        shard.write_bytes(data[:length])
+        with pytest.raises(ValueError, match=r"^Row a\.tar/its beginning of the shards is bad"):
+            list(stream_pairs(shard, PairColumns(query_image="png", positive_text="txt")))
+
+
 def test_what_is_wrong_from_the_start(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="There are no shards: nothing matches"):
         stream_dialogues(tmp_path / "*.tar")
