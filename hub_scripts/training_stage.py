@@ -182,7 +182,7 @@ def _instruction(trainer: "ComaTrainer") -> dict[str, str] | None:
 
 
 def _last_log(history: list[dict[str, float]], steps: int, is_resumed: bool) -> dict[str, float]:
-    """The last value of everything that was logged about quality; of an earlier evaluation, with its step."""
+    """The last value of everything that was logged about quality; of an earlier step, with its number."""
     latest: dict[str, tuple[int, float]] = {}
     for entry in history:
         latest |= {name: (entry.get("step", steps), value) for name, value in entry.items()}
@@ -190,7 +190,7 @@ def _last_log(history: list[dict[str, float]], steps: int, is_resumed: bool) -> 
     # Of a training that was resumed, `Trainer` divides the losses since then by the steps since the beginning.
     others += ("train_loss",) if is_resumed else ()
     return {
-        f"{name} (step {step})" if name.startswith("eval_") and step != steps else name: value
+        f"{name} (step {step})" if step != steps else name: value
         for name, (step, value) in latest.items()
         if not name.endswith(others)
     }
