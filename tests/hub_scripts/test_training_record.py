@@ -85,7 +85,7 @@ def test_two_stages_with_a_merge_between(
     assert (stage["steps"], stage["rows_per_step"], stage["dtype"]) == (2, 8, "float32")
     assert stage["rows_skipped"] == 2, "the bad row came up in each of two epochs"
     assert (stage["adapter"]["lora_r"], stage["adapter"]["use_dora"]) == (2, True)
-    idle = {"kl_weight", "kl_temperature", "train_merger", "freeze_vision", "on_bad_row", "weight_decay", "bf16"}
+    idle = {"kl_weight", "kl_temperature", "train_merger", "on_bad_row", "weight_decay", "bf16"}
     assert not idle & stage["settings"].keys() and stage["settings"]["seed"] == 42
     assert stage["settings"]["compression_instruction"]["without"] == "\nSummarize above text in a few words."
     assert "secret" not in json.dumps(stage) and str(tmp_path) not in json.dumps(stage)
