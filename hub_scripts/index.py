@@ -93,7 +93,7 @@ def part_is_good(path: Path, digest: str, with_errors: bool) -> bool:
         return False
     try:
         table = pq.read_table(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException):
+    except (OSError, pa.ArrowException, UnicodeDecodeError):
         return False
     if (table.schema.metadata or {}).get(DIGEST) != digest.encode():
         return False
@@ -206,7 +206,7 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
             yield file
     except PermissionError:  # it names the file, which need not be damaged
         raise
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as Parquet; it is of another kind or damaged: {error}") from error
 
 
