@@ -103,7 +103,8 @@ def _course(stage: Mapping[str, Any]) -> dict[str, Any]:
     rows["adapter"] = _inline(adapter) if adapter else "none: weights were trained themselves"
     rows |= {f"prompt: {name}": settings[name] for name in PROMPTS if name in settings}
     rows["settings"] = _inline({name: value for name, value in settings.items() if name not in PROMPTS})
-    rows["at the end"] = _inline(stage.get("last_log", {}))
+    if stage.get("last_log"):
+        rows["at the end"] = _inline(stage["last_log"])
     made_with = _inline(stage.get("libraries", {}), " ")
     return rows | {"made with": f"coma-embedding {stage.get('version', '?')}, {made_with}"}
 

@@ -132,12 +132,13 @@ def _count_tokens(name: str, revision: str | None) -> int:
 
 def _compare(model: "ComaForEmbedding", processor: "ComaProcessor", plain: "nn.Module") -> float:
     """The largest distance of an embedding of the model to what is read off the plain backbone by hand."""
+    import torch
+
     from hub_scripts.golden import golden_inputs
 
-    difference = max(
-        (ours - theirs).norm().item()
-        for ours, theirs in (_embed_both(model, processor, plain, item) for item in golden_inputs().values())
-    )
+    pairs = [_embed_both(model, processor, plain, item) for item in golden_inputs().values()]
+    # Not Python's `max`, which passes over what is not a number.
+    difference = torch.stack([(ours - theirs).norm() for ours, theirs in pairs]).max().item()
     dtype = str(model.dtype).removeprefix("torch.")
     if not difference <= LARGEST_DIFFERENCE[dtype]:
         raise ValueError(f"Before and after, embeddings differ by {difference:.1e} in {dtype}: nothing was converted.")

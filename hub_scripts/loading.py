@@ -74,7 +74,8 @@ def find_device(name: str = "auto") -> torch.device:
     known = ["cpu"]
     if accelerator is not None:
         known += [f"{accelerator.type}:{index}" for index in range(torch.accelerator.device_count())]
-    if name in known or (accelerator is not None and name == accelerator.type):
+    # Processes of torchrun call the CPU by their number 0.
+    if name in (*known, "cpu:0") or (accelerator is not None and name == accelerator.type):
         return torch.device(name)
     raise ValueError(f"There is no device {name!r} on this machine, which has {', '.join(known)}.")
 

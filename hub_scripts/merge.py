@@ -75,7 +75,7 @@ def merge(
     precision = getattr(torch, precision) if isinstance(precision, str) else precision or torch.float32
     model = merge_adapter(adapted).to(precision)
     difference = (before - _probe(model, processor)).abs().max().item()
-    if difference > LARGEST_DIFFERENCE:
+    if not difference <= LARGEST_DIFFERENCE:  # nor if it is not a number
         raise ValueError(
             f"In {precision} the merged model embeds differently, by {difference:.1e}: try another --dtype."
         )

@@ -30,6 +30,7 @@ from hub_scripts.arguments import (
     number_within,
     positive,
     whole,
+from hub_scripts.terminal import one_line
 )
 from hub_scripts.whole_files import begin_parts, write_whole
 
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> int:
             report = _mine(arguments, settings, folder, parts)
         shutil.rmtree(parts)
         write_whole(report_file, json.dumps({"model": arguments.model, **vars(settings), **report}, indent=1))
-    sys.stdout.writelines(f"{line}\n" for line in _lines(report))
+    sys.stdout.writelines(f"{one_line(line)}\n" for line in _lines(report))
     print(f"written    {arguments.out}; the same numbers in {report_file}")
     return 0
 

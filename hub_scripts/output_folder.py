@@ -40,6 +40,7 @@ MATTER = (
     *("per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_drop_last", "train_sampling_strategy"),
     *("bf16", "fp16", "seed", "data_seed", "neftune_noise_alpha"),
 )
+OF_THE_BASE = {"num_compression_tokens", "min_pixels", "max_pixels", "dtype"}
 DO_NOT_MATTER = {"model", "data", "eval_data", "image_root", "cache_pixels", "on_bad_row", "mini_batch_tokens"}
 
 
@@ -111,13 +112,21 @@ def _check(begun: Beginning, resume: str | None) -> None:
                 f"{folder} is there already, with {found} and no record of a training, and nothing is overwritten: "
                 "give another --output_dir. (--resume_from_checkpoint FOLDER/checkpoint-N takes a checkpoint there.)"
             )
-    elif work and (other := _differences(record, begun.record)):
+    elif work and (other := _differences(*(_of_work(known, work) for known in (record, begun.record)))):
         raise ValueError(f"{folder} was begun with another {'; '.join(other)}: give another --output_dir.")
     elif (resume is None or elsewhere) and any(path.name != "base" for path in work):
         raise ValueError(
             f"{folder} has a training with these settings already: --resume_from_checkpoint true goes on with it; "
             "for a new one give another --output_dir."
         )
+
+
+def _of_work(record: dict[str, Any], work: list[Path]) -> dict[str, Any]:
+    """Of a record what the files of a training depend on: before the first weights that is only what made `base`."""
+    if any(path.name != "base" for path in work):
+        return record
+    settings = {name: value for name, value in record.get("settings", {}).items() if name in OF_THE_BASE}
+    return {**record, "data": None, "num_processes": None, "settings": settings}
 
 
 def settings_of_beginning(folder: str | Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_scripts.arguments import command_parser
+from hub_scripts.terminal import one_line
 
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def _copy_companions(source: Path, folder: Path) -> None:
     if (stages := read_training_record(source)) is not None:
         write_stages(folder, stages)
     for name in others(source, names):
-        sys.stdout.write(f"{'left out':>13}  {name}\n")
+        sys.stdout.write(f"{'left out':>13}  {one_line(name)}\n")
 
 
 def _hide_paths(folder: Path) -> None:
@@ -235,7 +236,7 @@ def _listing(folder: Path) -> str:
     from hub_scripts.model_files import belonging
 
     sizes = {name: path.stat().st_size for name, path in belonging(folder).items()}
-    lines = [f"{size / 1e6:>10.2f} MB  {name}\n" for name, size in sizes.items()]
+    lines = [f"{size / 1e6:>10.2f} MB  {one_line(name)}\n" for name, size in sizes.items()]
     return "".join([*lines, f"{sum(sizes.values()) / 1e6:>10.2f} MB  in {len(sizes)} files\n"])
 
 

@@ -95,7 +95,7 @@ def describe_stage(trainer: "ComaTrainer", source: Mapping[str, Any], is_finishe
         "steps": state.global_step,
         "epochs": state.epoch,
         "rows_per_step": trainer.get_total_train_batch_size(config),
-        "settings": _settings(trainer, has_adapter=adapter is not None),
+        "settings": _settings(trainer),
         "last_log": _last_log(state.log_history, state.global_step, bool(config.resume_from_checkpoint)),
         "libraries": library_versions(),
     }
@@ -147,7 +147,7 @@ def _adapter(trainer: "ComaTrainer") -> dict[str, Any] | None:
     return found
 
 
-def _settings(trainer: "ComaTrainer", has_adapter: bool) -> dict[str, Any]:
+def _settings(trainer: "ComaTrainer") -> dict[str, Any]:
     """The recipe: settings that acted. What is off, or needs what is off, is not listed."""
     from transformers import TrainingArguments
 
@@ -159,8 +159,7 @@ def _settings(trainer: "ComaTrainer", has_adapter: bool) -> dict[str, Any]:
     on = {name for name, value in values.items() if name in ALWAYS or value not in (None, False, 0, "", [], {})}
     needs = {
         "kl_temperature": "kl_weight" in on,
-        "freeze_vision": not has_adapter,  # all but the adapter is frozen then
-        "train_merger": not has_adapter and bool(values.get("freeze_vision")),
+        "train_merger": bool(values.get("freeze_vision")),  # else it is trained with the tower
         "warmup_steps": str(values["lr_scheduler_type"]) not in WITHOUT_WARMUP,
         "max_length": False,  # the limit that held, be it the processor's, stands by itself
         "on_bad_row": False,  # counted, if there were any
@@ -182,7 +181,7 @@ def _instruction(trainer: "ComaTrainer") -> dict[str, str] | None:
 
 
 def _last_log(history: list[dict[str, float]], steps: int, is_resumed: bool) -> dict[str, float]:
-    """The last value of everything that was logged about quality; of an earlier evaluation, with its step."""
+    """The last value of everything that was logged about quality; of an earlier step, with its number."""
     latest: dict[str, tuple[int, float]] = {}
     for entry in history:
         latest |= {name: (entry.get("step", steps), value) for name, value in entry.items()}
@@ -190,7 +189,7 @@ def _last_log(history: list[dict[str, float]], steps: int, is_resumed: bool) -> 
     # Of a training that was resumed, `Trainer` divides the losses since then by the steps since the beginning.
     others += ("train_loss",) if is_resumed else ()
     return {
-        f"{name} (step {step})" if name.startswith("eval_") and step != steps else name: value
+        f"{name} (step {step})" if step != steps else name: value
         for name, (step, value) in latest.items()
         if not name.endswith(others)
     }

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hub_scripts.arguments import command_parser
+from hub_scripts.terminal import one_line
 
 
 __all__ = ["main"]
@@ -44,8 +45,8 @@ def main(argv: list[str]) -> int:
     commit, golden = _find(arguments.model, arguments.revision)
     report = load_cleanly(arguments.model, commit, golden)
     faults = weight_faults(report)
-    print(f"model     {arguments.model}{f' at {commit}' if commit else ''} ({report['dtype']})")
-    print(f"weights   {'; '.join(faults) or 'complete'}")
+    print(f"model     {arguments.model}{f' at {commit}' if commit else ''} ({one_line(report['dtype'])})")
+    print(f"weights   {one_line('; '.join(faults)) or 'complete'}")
     if "embeddings" not in golden:
         raise ValueError(
             f"{arguments.model} loads, but has no golden vectors ({GOLDEN_FILE}) to compare its embeddings with: "
@@ -122,7 +123,9 @@ def _print_vectors(report: dict[str, Any], tolerance: float) -> bool:
     for name, difference in differences(report):
         same = difference <= tolerance
         intact = intact and same
-        print(f"vector    {name:<26} {difference:.1e} {'as published' if same else f'DIFFERS, at most {tolerance:g}'}")
+        print(
+            f"vector    {one_line(name):<26} {difference:.1e} {'as published' if same else f'DIFFERS, at most {tolerance:g}'}"
+        )
     changes = version_changes(report)
-    print(f"libraries {'; '.join(changes) or 'as published'}")
+    print(f"libraries {one_line('; '.join(changes)) or 'as published'}")
     return intact

@@ -170,10 +170,11 @@ class ComaProcessor(ProcessorMixin):
             features = self.process_images(*zip(*flat, strict=True), **images_kwargs)
             lengths = iter(np.prod(features["image_grid_thw"], axis=1) // self.image_processor.merge_size**2)
         rows, image_ids = [], self.tokenizer.convert_tokens_to_ids(IMAGE_TOKENS)
+        compression_ids = self.compression_token_ids
         for row, ids in enumerate(self.tokenizer(list(text), add_special_tokens=False)["input_ids"]):
             repeats = np.ones(len(ids), dtype=int)  # of each token: an image placeholder stands for many
             repeats[np.array(ids) == image_ids[1]] = [next(lengths) for _ in images[row]]
-            tail = self.compression_token_ids
+            tail = compression_ids
             if options.get("compression_instruction"):
                 instruction = self.image_instruction if images[row] else self.text_instruction
                 check_text(instruction, row, control_tokens)

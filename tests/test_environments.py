@@ -7,6 +7,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from modeling_coma import TESTED_TRANSFORMERS
+
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,6 +41,10 @@ def test_the_oldest_versions_are_the_lower_bounds():
         if requirement.name != "torch":  # at the locked version in both
             assert versions[canonicalize_name(requirement.name)] == lowest
     assert versions["torch"] == pins("locked")["torch"]
+
+
+def test_what_a_saved_folder_says_it_was_tested_with_is_both_ends():
+    assert TESTED_TRANSFORMERS == (pins("oldest")["transformers"], pins("locked")["transformers"])
 
 
 def test_the_readme_says_what_is_locked():

@@ -94,20 +94,23 @@ class PairIds(NamedTuple):
         contents, content_of = torch.cat([self.contents, self.documents]).unique(return_inverse=True)
         content_of_row, content_of_document = content_of.split([len(self.contents), len(self.documents)])
         # Ids of queries, then of groups, then of contents.
-        group_of_row = torch.where(self.groups < 0, -1, group_of_row + len(queries))
-        first_content = len(queries) + len(groups)
-        grouped, positives = self.groups >= 0, self.is_positive > 0
+        group_of_row, first_content = group_of_row + len(queries), len(queries) + len(groups)
+        rows = torch.arange(len(self.asked), device=self.asked.device)
+        in_group = (self.groups >= 0).nonzero()[:, 0]
+        # What is asked, by row; and the documents that answer it, with the row of each.
+        row, its = torch.cat([rows, in_group]), torch.cat([of_row, group_of_row[in_group]])
+        positives = (self.is_positive > 0).nonzero()[:, 0]
+        owners = self.owners[positives]
+        grouped = self.groups[owners] >= 0
+        document = torch.cat([positives, positives[grouped]])
+        its_answer = torch.cat([of_row[owners], group_of_row[owners[grouped]]])
 
-        ids = torch.stack([of_row, group_of_row], dim=1)
-        lists = _padded(torch.stack([of_row, group_of_row], dim=1)[grouped].unique(dim=0), len(queries))
-        of_document = torch.where(positives[:, None], ids[self.owners], -1)
-        positive = IdPair(torch.cat([of_row[:, None], lists[of_row]], dim=1), of_document)
-
-        asked = [(of_row, of_row), (of_row[grouped], group_of_row[grouped]), (of_row, content_of_row + first_content)]
-        answers = [(content_of_document, content_of_document + first_content)]
-        for column in of_document.unbind(1):
-            answers.append((content_of_document[column >= 0], column[column >= 0]))
-        return positive, IdPair(_sets(of_row, asked), _sets(content_of_document, answers))
+        documents = torch.arange(len(self.documents), device=self.asked.device)
+        asked = IdSets.of(of_row, of_row[row], its)
+        positive = IdPair(asked, IdSets.of(documents, document, its_answer))
+        asked = _with(asked, of_row, content_of_row + first_content)
+        answers = IdSets.of(content_of_document, content_of_document[document], its_answer)
+        return positive, IdPair(asked, _with(answers, content_of_document, content_of_document + first_content))
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,14 +138,6 @@ class BatchTargets:
         return everywhere.targets(same_source_negatives, rows, documents)
 
 
-def _padded(pairs: torch.Tensor, number: int) -> torch.Tensor:
-    """Sorted pairs of a number and an id, `(num_pairs, 2)`, as a list of ids for every number, filled with -1."""
-    counts = torch.bincount(pairs[:, 0], minlength=number)
-    column = torch.arange(len(pairs), device=pairs.device) - (counts.cumsum(0) - counts)[pairs[:, 0]]
-    lists = torch.full((number, int(counts.max()) if number else 0), -1, device=pairs.device)
-    return lists.index_put((pairs[:, 0], column), pairs[:, 1])
-
-
-def _sets(of_row: torch.Tensor, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> IdSets:
-    sets, ids = (torch.cat(side) for side in zip(*parts, strict=True))
-    return IdSets(of_row, *torch.stack([sets, ids], dim=1).unique(dim=0).unbind(1))
+def _with(given: IdSets, sets: torch.Tensor, ids: torch.Tensor) -> IdSets:
+    """The sets with more ids in them."""
+    return IdSets.of(given.of_row, torch.cat([given.sets, sets]), torch.cat([given.ids, ids]))

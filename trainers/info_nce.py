@@ -215,17 +215,19 @@ def _check_positives(targets: ContrastiveTargets, bidirectional: bool) -> None:
     lost = targets.unmatched().nonzero()
     if len(lost):
         row = lost[0].item()
+        ids = targets.positive.queries[row : row + 1].tolist()[0]
         raise ValueError(
             f"{len(lost)} queries have no positive among the documents, first query {row} with the positive id "
-            f"{targets.positive.queries[row].tolist()}. Pass the documents of all processes, or give queries that "
+            f"{ids}. Pass the documents of all processes, or give queries that "
             "take no part the positive id -1."
         )
     lost = targets.transposed().unmatched().nonzero() if bidirectional else ()
     if len(lost):
         row = lost[0].item()
+        ids = targets.positive.documents[row : row + 1].tolist()[0]
         raise ValueError(
             f"{len(lost)} documents have positive ids of no query, first document {row} with the id "
-            f"{targets.positive.documents[row].tolist()}: both directions in one call need all queries. Call once per "
+            f"{ids}: both directions in one call need all queries. Call once per "
             "direction, or give documents that are nobody's positive the positive id -1."
         )
 

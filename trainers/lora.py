@@ -90,6 +90,7 @@ def add_adapter(
     elif freeze_vision and train_merger and not adapted + copied:
         peft_config.modules_to_save = [*copies, "visual.merger"]
     # Not `get_peft_model`: by the task type it picks a wrapper that passes arguments of other models' heads.
+    peft_config.base_model_name_or_path = model.name_or_path
     return PeftModel(model, peft_config)
 
 

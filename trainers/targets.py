@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 
 
 __all__ = ["ContrastiveTargets", "IdPair", "IdSets", "TargetMasks"]
+
+PAIRS_AT_A_TIME = 2**20  # of rows and ids that are looked up, at about 50 bytes each
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +28,19 @@ class IdSets:
 
     Args:
         of_row (`torch.LongTensor` of shape `(num_rows,)`):
-            Number of the set of each row.
+            Number of the set of each row, from 0.
         sets, ids (`torch.LongTensor` of shape `(num_ids,)`):
-            Set after set, the number of the set and an id in it, from 0.
+            Set after set, in ascending order, the number of the set and an id in it.
     """
 
     of_row: torch.Tensor
     sets: torch.Tensor
     ids: torch.Tensor
+
+    @classmethod
+    def of(cls, of_row: torch.Tensor, sets: torch.Tensor, ids: torch.Tensor) -> IdSets:
+        """From ids in any order, the same one in the same set several times or not."""
+        return cls(of_row, *torch.stack([sets, ids], dim=1).unique(dim=0).T.contiguous())
 
     def __len__(self) -> int:
         return len(self.of_row)
@@ -44,18 +52,56 @@ class IdSets:
         """The same sets on another device."""
         return IdSets(self.of_row.to(device), self.sets.to(device), self.ids.to(device))
 
+    def tolist(self) -> list[list[int]]:
+        """The ids of each row."""
+        return [self.ids[self.sets == number].tolist() for number in self.of_row.tolist()]
+
+    def filled(self) -> torch.Tensor:
+        """Which rows have an id, `(num_rows,)`."""
+        return torch.isin(self.of_row, self.sets)
+
+    def having(self, ids: torch.Tensor) -> torch.Tensor:
+        """Which rows have one of some ids, `(num_rows,)`."""
+        return torch.isin(self.of_row, self.sets[torch.isin(self.ids, ids)])
+
+    def of_rows(self) -> torch.Tensor:
+        """All ids of the rows."""
+        return self.ids[torch.isin(self.sets, self.of_row)]
+
     def shared(self, others: IdSets) -> torch.Tensor:
         """Whether a row and a row of `others` have an id in common, `(len(self), len(others))`."""
         wanted, number = self.of_row.unique(return_inverse=True)
-        place = torch.searchsorted(wanted, self.sets.contiguous()).clamp(max=max(len(wanted) - 1, 0))
-        here = wanted[place] == self.sets if len(wanted) else torch.zeros_like(self.sets, dtype=torch.bool)
-        largest = [int(some.max()) for some in (self.ids, others.ids, others.of_row, others.sets) if len(some)]
-        size = max(largest, default=0) + 1
-        has = torch.zeros(len(wanted), size, dtype=torch.bool, device=self.of_row.device)
-        has[place[here], self.ids[here]] = True
-        found = torch.zeros(len(wanted), size, dtype=torch.int32, device=self.of_row.device)
-        found.index_add_(1, others.sets, has[:, others.ids].int())
-        return (found > 0)[:, others.of_row][number]
+        of_wanted, place = _places(self.sets, wanted)
+        ids, theirs = others._by_id
+        size = int(others.of_row.max()) + 1 if len(others) else 0
+        theirs = torch.where(theirs < size, theirs, size)  # sets of none of their rows share a column
+        found = torch.zeros(len(wanted), size + 1, dtype=torch.bool, device=self.of_row.device)
+        for some_wanted, some_ids in _split(ids, of_wanted, self.ids[place]):
+            which, here = _places(ids, some_ids)
+            found[some_wanted[which], theirs[here]] = True
+        return found.gather(1, others.of_row.expand(len(wanted), -1))[number]
+
+    @cached_property
+    def _by_id(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All ids in ascending order, and the set of each."""
+        ids, order = self.ids.sort()
+        return ids, self.sets[order]
+
+
+def _places(values: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every place of sorted `values` where a wanted number stands: which of the wanted it is, and the place."""
+    first = torch.searchsorted(values, wanted)
+    counts = torch.searchsorted(values, wanted, right=True) - first
+    which = torch.arange(len(wanted), device=values.device).repeat_interleave(counts)
+    offset = first - (counts.cumsum(0) - counts)
+    return which, torch.arange(len(which), device=values.device) + offset[which]
+
+
+def _split(values: torch.Tensor, *wanted: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Pieces of the wanted, of which the last one stands in `values`, with about `PAIRS_AT_A_TIME` places each."""
+    counts = torch.searchsorted(values, wanted[-1], right=True) - torch.searchsorted(values, wanted[-1])
+    pieces = (counts.cumsum(0) // PAIRS_AT_A_TIME).unique_consecutive(return_counts=True)[1].tolist()
+    yield from zip(*(tensor.split(pieces) for tensor in wanted), strict=True)
 
 
 class IdPair(NamedTuple):
@@ -207,11 +253,15 @@ class ContrastiveTargets:
 
     def anchors(self) -> torch.Tensor:
         """Which queries take part in the loss: those with a `positive` id, `(num_queries,)`."""
-        return (_columns(self.positive.queries) >= 0).any(1)
+        queries = self.positive.queries
+        return queries.filled() if isinstance(queries, IdSets) else (_columns(queries) >= 0).any(1)
 
     def unmatched(self) -> torch.Tensor:
         """Which of these queries have no positive among the documents, `(num_queries,)`."""
-        found = torch.isin(self.positive.queries, self.positive.documents) & (self.positive.queries >= 0)
+        queries, documents = self.positive
+        if isinstance(queries, IdSets):
+            return self.anchors() & ~queries.having(documents.of_rows())
+        found = torch.isin(queries, documents) & (queries >= 0)
         return self.anchors() & ~_columns(found).any(1)
 
     def check_shapes(self, num_queries: int, num_documents: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import TrainingArguments
+from transformers import TrainingArguments, integrations
 from transformers.debug_utils import DebugOption
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import is_torch_xla_available
@@ -16,7 +16,7 @@ from transformers.utils import is_torch_xla_available
 from trainers.ranges import AT_LEAST_0, BELOW_1, COUNT, FINITE, POSITIVE, WHOLE, Range, check_choices, check_ranges
 
 
-__all__ = ["REFUSED", "REFUSED_OF_ACCELERATE", "ComaTrainingArguments", "mapping_of"]
+__all__ = ["REFUSED", "REFUSED_OF_ACCELERATE", "RENAMED", "ComaTrainingArguments", "mapping_of"]
 
 # Settings of TrainingArguments that have nothing to act upon here, the values that ask for nothing, and why.
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -48,6 +48,12 @@ REFUSED_OF_ACCELERATE: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 FILES = ("accelerator_config", "deepspeed", "fsdp_config")  # mappings that may be the name of a file, too
+
+# Newer versions of transformers have another name for it, warn of the old one, and go by the new one if both are set.
+RENAMED = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
 
 WITHOUT_ARGS = ("adamw_torch", "adamw_torch_fused", "adafactor", "lomo", "adalomo")
 
@@ -113,6 +119,9 @@ class ComaTrainingArguments(TrainingArguments):
         for name in self._VALID_DICT_FIELDS:
             setattr(self, name, mapping_of(name, getattr(self, name), file=name in FILES))
         self._check_accelerator_config()
+        for old, new in RENAMED.items():
+            if hasattr(self, new) and getattr(self, new) is None:
+                setattr(self, new, getattr(self, old))
         super().__post_init__()
         self._check_what_others_take()
 
@@ -126,6 +135,9 @@ class ComaTrainingArguments(TrainingArguments):
                 raise ValueError(f"accelerator_config {name}={value!r} cannot act here: {reason}. Leave it out.")
 
     def _check_what_others_take(self) -> None:
+        for name in self.report_to:
+            if not getattr(integrations, f"is_{name}_available", lambda: True)():
+                raise ValueError(f"report_to={name} needs a library that is not installed: `pip install {name}`.")
         if self.optim_args and self.optim.value in WITHOUT_ARGS:
             raise ValueError(
                 f"optim_args={self.optim_args!r} cannot act: {self.optim.value} takes none. Leave it out."

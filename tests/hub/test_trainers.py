@@ -58,7 +58,7 @@ def embed(model, processor):
 @pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "end"])
 def test_a_model(hub, make_coma, trainer, strategy):
     model, processor = make_coma()
-    one = trainer(model, processor, hub_strategy=strategy)
+    one = trainer(model, processor, hub_strategy=strategy, hub_always_push=True)  # however slow the last push is
     one.train()
     if strategy == "end":
         one.push_to_hub()

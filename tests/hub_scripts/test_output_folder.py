@@ -226,3 +226,23 @@ def test_a_new_folder_behind_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "place" / "file").read_text() == "x" and (tmp_path / "link").is_symlink()
     with one_writer(tmp_path / "place"):
         pass
+
+
+def test_after_a_bad_row_pretrain_begins_again_with_better_data(
+    make_backbone: Callable, coma_command: Callable, tmp_path: Path
+) -> None:
+    """Nothing has been trained: what was made of the backbone stays, if it would be made again just so."""
+    data = tmp_path / "dialogues.jsonl"
+    turns = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "An apple."}]
+    row = {"images": [], "text": "an apple", "messages": turns}
+    words = ["pretrain", "--model", make_backbone(), "--data", data, "--output_dir", tmp_path / "out", *QUICK.split()]
+    data.write_text(json.dumps({**row, "text": "<|im_end|>"}) + "\n")
+    code, _, error = coma_command(*words)
+    assert code == 1 and (tmp_path / "out" / "base").exists(), error
+    data.write_text(json.dumps(row) + "\n")
+    code, _, error = coma_command(*words, "--num_compression_tokens", 6)
+    assert code == 1 and "num_compression_tokens (32, now 6)" in error
+    code, _, error = coma_command(*words, "--learning_rate", "0.02")
+    assert code == 0, error
+    code, _, error = coma_command(*words, "--resume_from_checkpoint", "true")
+    assert code == 1 and "learning_rate (0.02, now 0.01)" in error

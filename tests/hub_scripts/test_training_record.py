@@ -10,6 +10,7 @@ import pytest
 from hub_scripts.card_training import NOT_TRAINED, training_section
 from hub_scripts.data_digest import data_digest
 from hub_scripts.training_record import TRAINING_FILE, read_training_record
+from hub_scripts.training_stage import _last_log
 
 
 ENDS = ["--max_steps", "1", "--per_device_train_batch_size", "4", "--report_to", "none", "--logging_steps", "1"]
@@ -85,7 +86,7 @@ def test_two_stages_with_a_merge_between(
     assert (stage["steps"], stage["rows_per_step"], stage["dtype"]) == (2, 8, "float32")
     assert stage["rows_skipped"] == 2, "the bad row came up in each of two epochs"
     assert (stage["adapter"]["lora_r"], stage["adapter"]["use_dora"]) == (2, True)
-    idle = {"kl_weight", "kl_temperature", "train_merger", "freeze_vision", "on_bad_row", "weight_decay", "bf16"}
+    idle = {"kl_weight", "kl_temperature", "train_merger", "on_bad_row", "weight_decay", "bf16"}
     assert not idle & stage["settings"].keys() and stage["settings"]["seed"] == 42
     assert stage["settings"]["compression_instruction"]["without"] == "\nSummarize above text in a few words."
     assert "secret" not in json.dumps(stage) and str(tmp_path) not in json.dumps(stage)
@@ -169,3 +170,9 @@ def test_a_damaged_record_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / TRAINING_FILE).write_text(content, errors="surrogateescape")
     with pytest.raises(ValueError, match=f"{re.escape(TRAINING_FILE)} is no record of a training"):
         read_training_record(tmp_path)
+
+
+def test_what_was_logged_earlier_has_its_step() -> None:
+    history = [{"step": 1, "loss": 3.0}, {"step": 2, "eval_loss": 2.0}, {"step": 3, "train_loss": 1.0, "epoch": 1.0}]
+    expected = {"loss (step 1)": 3.0, "eval_loss (step 2)": 2.0, "train_loss": 1.0}
+    assert _last_log(history, steps=3, is_resumed=False) == expected

@@ -139,7 +139,7 @@ THINGS += ["```\n", "?", "é", "\0", "|"]
 
 
 def long_cases(number: int, draw: random.Random, folder: Path) -> Iterator[Case]:
-    """Nothing may be read time after time: 300,000 letters of one thing, or of two in turn, take a moment."""
+    """Nothing may be read time after time: of one sort of thing, or of two in turn, 300,000 take a moment."""
     things = THINGS + [draw.choice(THINGS) + draw.choice(THINGS) for _ in range(number - len(THINGS))]
     for place, thing in enumerate(things):
         text = thing * (300_000 // len(thing))

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import TrainingArguments, integrations
 
 from trainers.compression import ComaCompressionConfig
 from trainers.contrastive import ComaContrastiveConfig
-from trainers.training_config import REFUSED, REFUSED_OF_ACCELERATE
+from trainers.training_config import REFUSED, REFUSED_OF_ACCELERATE, RENAMED
 
 
 CONFIGS = [ComaCompressionConfig, ComaContrastiveConfig]
@@ -221,3 +221,24 @@ def test_streamed_rows_have_no_order_of_ours(make_coma, compression_trainer, con
         compression_trainer(make_coma(), stream, length_column="n")
     with pytest.raises(ValueError, match="sub_batch_size needs a data set whose rows are known"):
         contrastive_trainer(make_coma(), stream, sub_batch_size=2)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_checkpointing_has_its_old_name_too(kind):
+    """Without a warning, which would be an error here; newer versions of transformers have another name for it."""
+    options = {"use_reentrant": False}
+    config = make(kind, gradient_checkpointing=True, gradient_checkpointing_kwargs=options)
+    fields = {field.name for field in dataclasses.fields(config)} & {*RENAMED, *RENAMED.values()}
+    assert {getattr(config, name) for name in fields if not name.endswith("kwargs")} == {True}
+    assert all(getattr(config, name) == options for name in fields if name.endswith("kwargs"))
+    off = {name: False for name in fields if not name.endswith("kwargs")}
+    assert not any(getattr(dataclasses.replace(config, **off), name) for name in off)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_report_needs_its_library(kind):
+    missing = [n for n in ("wandb", "swanlab", "clearml") if not getattr(integrations, f"is_{n}_available")()]
+    for name in missing:
+        with pytest.raises(ValueError, match=f"pip install {name}"):
+            make(kind, report_to=name)
+    assert make(kind, report_to="none").report_to == []

@@ -14,6 +14,7 @@ field of several lines that was closed too early, and ends the reading, too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from trainers.data.text_files import open_text
 __all__ = ["csv_header", "csv_rows"]
 
 QUOTE = '"'
+FIELD = '(?:"([^"]*+(?:""[^"]*+)*+)"|([^",]*+))'  # between quotes, those in it doubled, or without any
 LONGEST_FIELD = 100_000_000  # characters; a quote that is never closed would take in the rest of a file of any size
 
 
@@ -48,7 +50,8 @@ def csv_header(path: Path, separator: str) -> list[str]:
         raise ValueError(f"{path}: its first line must name the columns: {header}") from header
     if not all(map(_is_text, header)):
         raise ValueError(f"{path}: its first line, {header}, is no text in UTF-8.")
-    if len(set(header)) < len(header) or "" in header:
+    index = len(header) > 1 and not header[0]  # pandas writes the numbers of its rows without a name
+    if len(set(header)) < len(header) or "" in header[index:]:
         raise ValueError(f"{path}: its first line, {header}, must name every column, each in another way.")
     others = [name for name in (";", "\t", "|", ",") if name != separator and name in header[0]]
     if len(header) == 1 and others:
@@ -88,6 +91,9 @@ class _Reader:
 
     def __init__(self, path: Path, separator: str) -> None:
         self.path, self.separator = path, separator
+        field = FIELD.replace(",", separator)
+        self.plain = re.compile(f"{field}(?:{separator}{field})*+")
+        self.field = re.compile(separator + field)
         self.line, self.end, self.number, self.first = "", "", 0, 0
         self.even = True  # whether the line has an even number of quotes
         self.odd: int | None = None  # the line of bad quotes after which reading went on
@@ -107,7 +113,7 @@ class _Reader:
                 row_end = row_end or self.end  # the header tells what the end of a row is
                 if QUOTE in self.line:
                     try:
-                        values = self._quoted_row()
+                        values = self._plain_row() or self._quoted_row()
                     except _BadQuotes as error:
                         yield self._go_on_after(error)
                         continue
@@ -127,6 +133,14 @@ class _Reader:
         self.number += bool(whole)
         self.even = self.line.count(QUOTE) % 2 == 0
         return bool(whole)
+
+    def _plain_row(self) -> list[str] | None:
+        """The quick way for a row of one line in which all quotes are where they belong; `None` for any other."""
+        if self.lone or not self.plain.fullmatch(self.line):
+            return None
+        self.quoted = self.quoted or self.number
+        fields = self.field.findall(self.separator + self.line)
+        return [quoted.replace(QUOTE * 2, QUOTE) if quoted else bare for quoted, bare in fields]
 
     def _quoted_row(self) -> list[str]:
         values, place, bare = [], 0, ""

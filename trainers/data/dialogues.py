@@ -21,6 +21,7 @@ from trainers.rows import describe, fault
 __all__ = ["PLACEHOLDER", "DialogueColumns", "dialogue_row", "load_dialogues", "mapped_row"]
 
 PLACEHOLDER = "<image>"
+PICTURES = ("image", "image_url", "url", "path", "base64")  # in a block
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -145,6 +146,8 @@ def dialogue_row(
         role, where = message.get(of_role), f"{column}[{place}]"
         if not isinstance(role, str) or role not in roles:
             raise fault(f"{where}.{of_role}", describe(role), f"one of {', '.join(roles)}")
+        if lost := [name for name in ("tool_calls", "function_call", "image", "images", "audio") if message.get(name)]:
+            raise fault(f"{where}.{lost[0]}", describe(message[lost[0]]), f"all that is said in {of_content!r}")
         content, count, found = _content(message.get(of_content), f"{where}.{of_content}", root)
         clean.append({"role": roles[role], "content": content})
         number, own = number + count, own + found
@@ -168,9 +171,13 @@ def _content(content: Any, column: str, root: ImageRoot) -> tuple[str, int, list
         where = f"{column}[{place}]"
         kind = block.get("type") if isinstance(block, dict) else None
         if kind in ("text", "input_text", "output_text"):
+            if lost := _given(block, PICTURES):
+                raise fault(f"{where}.{lost[0]}", describe(block[lost[0]]), "a picture in a block of its own")
             text, count, _ = _content(block.get("text"), f"{where}.text", root)
             texts, placeholders = texts + [text], placeholders + count
         elif kind in ("image", "image_url", "input_image"):
+            if _given(block, ("text",)):
+                raise fault(f"{where}.text", describe(block["text"]), "a text in a block of its own")
             picture = _picture(block, where, root)
             images += [] if picture is None else [picture]
             placeholders += picture is None
@@ -179,9 +186,14 @@ def _content(content: Any, column: str, root: ImageRoot) -> tuple[str, int, list
     return "\n".join(filter(None, texts)), placeholders, images
 
 
+def _given(block: dict[str, Any], names: tuple[str, ...]) -> list[str]:
+    """Which of these a block has; `datasets` fills up with `None` what only other blocks have."""
+    return [name for name in names if block.get(name) not in (None, "")]
+
+
 def _picture(block: dict[str, Any], column: str, root: ImageRoot) -> dict[str, Any] | None:
     """The picture of a block, or `None` for a placeholder."""
-    names = [name for name in ("image", "image_url", "url", "path", "base64") if block.get(name) not in (None, "")]
+    names = _given(block, PICTURES)
     if not names:
         return None
     if len(names) > 1:

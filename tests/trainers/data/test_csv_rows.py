@@ -127,6 +127,16 @@ def test_whatever_it_looks_like_a_text_is_a_text(tmp_path: Path, kind: str) -> N
     assert [row["text"] for row in read(path, text="q")] == LITERAL
 
 
+def test_the_column_of_numbers_that_pandas_writes(tmp_path: Path) -> None:
+    """Its name is empty: nothing reads it, and it is in nobody's way. Other columns without a name are refused."""
+    (tmp_path / "t.csv").write_text(',q,p\n0,a,b\n1,"c,d",e\n')
+    assert load(tmp_path / "t.csv") == [("a", "b"), ("c,d", "e")]
+    assert [row["text"] for row in read(tmp_path / "t.csv", text="q")] == ["a", "c,d"]
+    (tmp_path / "t.csv").write_text(",,q,p\n")
+    with pytest.raises(ValueError, match="must name every column"):
+        load(tmp_path / "t.csv")
+
+
 UNREADABLE: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is empty: its first line must name the columns"),
     "blank": (b"\n\r\n\n", "is empty"),

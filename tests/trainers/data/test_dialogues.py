@@ -180,3 +180,43 @@ def test_a_saved_data_set_with_an_image_root(tmp_path: Path) -> None:
     dataset = Dataset.from_list(rows, DIALOGUE_FEATURES)
     loaded = NumberedRows(load_dialogues(dataset, tmp_path))
     assert loaded[0]["images"] == [{"bytes": None, "path": str(tmp_path / "a.png")}]
+
+
+LOST = {
+    "a picture beside a text": (
+        [{"type": "text", "text": "q", "image": "x.png"}],
+        r"content\[0\]\.image: found 'x.png'",
+    ),
+    "a text beside a picture": ([{"type": "image", "text": "q", "image": "x.png"}], r"content\[0\]\.text: found 'q'"),
+    "a text beside a placeholder": ([{"type": "image", "text": "q"}], r"content\[0\]\.text: found 'q'"),
+}
+
+
+@pytest.mark.parametrize(("blocks", "message"), LOST.values(), ids=LOST)
+def test_nothing_of_a_block_is_lost(tmp_path: Path, blocks: list[dict], message: str) -> None:
+    turns = [{"role": "user", "content": blocks}, {"role": "assistant", "content": "a"}]
+    (tmp_path / "d.jsonl").write_text(json.dumps({"text": "t", "images": ["y.png"], "messages": turns}))
+    with pytest.raises(ValueError, match=f"Row 0 .*{message}"):
+        load_dialogues(tmp_path / "d.jsonl")
+
+
+@pytest.mark.parametrize("calls", [None, [], [{"id": "1"}]])
+def test_what_messages_have_beside_their_content(tmp_path: Path, calls: list | None) -> None:
+    """Calls of tools would be lost; what OpenAI and TRL write where there are none is nothing."""
+    answer = {
+        "role": "assistant",
+        "content": "a",
+        "name": None,
+        "tool_calls": calls,
+        "refusal": None,
+        "annotations": [],
+    }
+    row = {"text": "t", "messages": [{"role": "user", "content": "q", "name": "ann"}, answer]}
+    (tmp_path / "d.jsonl").write_text(json.dumps(row))
+    if not calls:
+        assert load_dialogues(tmp_path / "d.jsonl")[0]["messages"][1] == {"role": "assistant", "content": "a"}
+        return
+    with pytest.raises(
+        ValueError, match=r"Row 0 .*messages\[1\]\.tool_calls: found list .*, expected all that is said"
+    ):
+        load_dialogues(tmp_path / "d.jsonl")
