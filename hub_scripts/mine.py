@@ -30,8 +30,8 @@ from hub_scripts.arguments import (
     number_within,
     positive,
     whole,
-from hub_scripts.terminal import one_line
 )
+from hub_scripts.terminal import one_line
 from hub_scripts.whole_files import begin_parts, write_whole
 
 

@@ -123,9 +123,8 @@ def _print_vectors(report: dict[str, Any], tolerance: float) -> bool:
     for name, difference in differences(report):
         same = difference <= tolerance
         intact = intact and same
-        print(
-            f"vector    {one_line(name):<26} {difference:.1e} {'as published' if same else f'DIFFERS, at most {tolerance:g}'}"
-        )
+        found = "as published" if same else f"DIFFERS, at most {tolerance:g}"
+        print(f"vector    {one_line(name):<26} {difference:.1e} {found}")
     changes = version_changes(report)
     print(f"libraries {one_line('; '.join(changes)) or 'as published'}")
     return intact
