@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_scripts.arguments import add_model_options, command_parser, positive, whole
+from hub_scripts.terminal import one_line
 
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _evaluate_all(
         return 1
     for number, one in enumerate(sets, 1):
         if state.is_main_process:
-            print(f"{one.name} ({number} of {len(sets)})", flush=True)
+            print(f"{one_line(one.name)} ({number} of {len(sets)})", flush=True)
         _evaluate(one, model, processor, settings, arguments, state)
     if state.is_main_process:
         print(write_results(arguments.output, sets, settings, model))
@@ -163,7 +164,11 @@ def _evaluate(
             print("  is finished already")
         return
     started = time.perf_counter()
-    options = {"batch_tokens": arguments.batch_tokens, "num_workers": arguments.workers, "description": one.name}
+    options = {
+        "batch_tokens": arguments.batch_tokens,
+        "num_workers": arguments.workers,
+        "description": one_line(one.name),
+    }
     failures: dict[int, str] | None = None if arguments.on_bad_row == "raise" else {}
     embeddings = embed_shared(model, processor, task.items, names=task.names, failures=failures, **options)
     skipped = one.rows_skipped()
@@ -171,7 +176,7 @@ def _evaluate(
         task, more = task.without(failures)
         skipped += more
         if state.is_main_process:
-            print(*(f"  left out: {reason}" for reason in failures.values()), sep="\n", flush=True)
+            print(*(f"  left out: {one_line(reason)}" for reason in failures.values()), sep="\n", flush=True)
     if state.is_main_process:
         scores = {**score_set(task, embeddings), **({"rows_skipped": skipped} if skipped else {})}
         write_scores(arguments.output, one, scores, settings)
