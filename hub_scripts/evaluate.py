@@ -165,7 +165,11 @@ def _evaluate(
             print("  is finished already")
         return
     started = time.perf_counter()
-    options = {"batch_tokens": arguments.batch_tokens, "num_workers": arguments.workers, "description": one.name}
+    options = {
+        "batch_tokens": arguments.batch_tokens,
+        "num_workers": arguments.workers,
+        "description": one_line(one.name),
+    }
     failures: dict[int, str] | None = None if arguments.on_bad_row == "raise" else {}
     embeddings = embed_shared(model, processor, task.items, names=task.names, failures=failures, **options)
     skipped = one.rows_skipped()

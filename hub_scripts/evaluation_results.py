@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hub_scripts.terminal import one_line
 from hub_scripts.whole_files import read_record, write_whole
 
 
@@ -125,10 +126,12 @@ def write_results(folder: Path, sets: list["NamedSet"], settings: dict[str, Any]
         **{"settings": settings, "versions": _versions(), "commit": git_commit()},
     }
     _write(folder / "results.json", {"metadata": metadata, "metrics": metrics, "means": means})
-    skipped = {one.name: metrics[one.modality][one.name].get("rows_skipped", 0) for one in sets}
+    skipped = {one_line(one.name): metrics[one.modality][one.name].get("rows_skipped", 0) for one in sets}
     table = [_table(main_scores, means)]
-    table += [f"{name}: {rows} bad rows were left out of its scores" for name, rows in skipped.items() if rows]
-    return "\n".join([*table, f"results  {folder / 'results.json'}"])
+    table += [
+        f"{one_line(name)}: {rows} bad rows were left out of its scores" for name, rows in skipped.items() if rows
+    ]
+    return "\n".join([*table, f"results  {one_line(folder / 'results.json')}"])
 
 
 def git_commit() -> str | None:
@@ -164,7 +167,7 @@ def _means(modality: str, main_scores: dict[str, tuple[str, float]]) -> dict[str
 
 
 def _table(main_scores: dict[str, tuple[str, float]], means: dict[str, dict[str, float | None]]) -> str:
-    rows = [(name, metric, score) for name, (metric, score) in main_scores.items()]
+    rows = [(one_line(name), metric, score) for name, (metric, score) in main_scores.items()]
     for modality, groups in means.items():
         rows += [(f"{modality}: {group}", "mean", score) for group, score in groups.items() if score is not None]
     width = max(len(name) for name, _, _ in rows)

@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
         shutil.rmtree(parts)
         write_whole(report_file, json.dumps({"model": arguments.model, **vars(settings), **report}, indent=1))
     sys.stdout.writelines(f"{one_line(line)}\n" for line in _lines(report))
-    print(f"written    {arguments.out}; the same numbers in {report_file}")
+    print(f"written    {one_line(arguments.out)}; the same numbers in {one_line(report_file)}")
     return 0
 
 

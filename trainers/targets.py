@@ -40,7 +40,10 @@ class IdSets:
     @classmethod
     def of(cls, of_row: torch.Tensor, sets: torch.Tensor, ids: torch.Tensor) -> IdSets:
         """From ids in any order, the same one in the same set several times or not."""
-        return cls(of_row, *torch.stack([sets, ids], dim=1).unique(dim=0).T.contiguous())
+        values, numbers = ids.unique(return_inverse=True)
+        codes = (sets * len(values) + numbers).unique()  # much faster than of pairs
+        size = max(len(values), 1)
+        return cls(of_row, codes // size, values[codes % size])
 
     def __len__(self) -> int:
         return len(self.of_row)

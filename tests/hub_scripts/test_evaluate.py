@@ -227,6 +227,20 @@ def test_a_bad_row_is_named_or_left_out_and_counted(
     assert code == 0 and "3 bad rows" in text and "left out: Row 8: positive" in text  # of the file, not of the rest
 
 
+def test_nothing_in_a_name_is_a_command_to_the_terminal(
+    coma_folder: Path, coma_command: Callable, shop: Path, tmp_path: Path
+) -> None:
+    evil = "a\x1b[2J\x1b]0;t\x07\u202eb\x9b31m"
+    named, mined = shop.rename(shop.with_name(f"{evil}.jsonl")), tmp_path / f"{evil} mined"
+    output = ["--output", tmp_path / f"{evil} out", "--on-bad-row", "skip", "--workers", 0]
+    code, text, error = coma_command("evaluate", coma_folder, named, *output)
+    assert code == 0 and text.count(r"a\x1b[2J\x1b]0;t\x07\u202eb\x9b31m") >= 3, error
+    (tmp_path / "4.png").write_bytes((tmp_path / "3.png").read_bytes())
+    code, more, error = coma_command("mine", coma_folder, named, mined, "--number", 1, "--workers", 0)
+    assert code == 0 and r"a\x1b[2J\x1b]0;t\x07" in more, error
+    assert all(letter.isprintable() or letter == "\n" for letter in text + more)
+
+
 def test_scores_of_a_benchmark_are_of_all_its_rows(
     mmeb: Path, coma_folder: Path, coma_command: Callable, tmp_path: Path
 ) -> None:

@@ -77,7 +77,7 @@ def test_lists_and_mappings(tmp_path):
     text = """
 matryoshka_dims: [16, 32]
 own_negatives_only: a
-report_to: [tensorboard, wandb]
+report_to: [tensorboard]
 instructions: {VQA: "Find it.", b: 'null'}
 sub_batch_size: 2
 source_weights:
@@ -91,7 +91,7 @@ eval_data: null
     (tmp_path / "my.yaml").write_text(text)
     arguments, config = finetune(["--config", str(tmp_path / "my.yaml"), "--model", "m", "--data", "d"])
     assert config.matryoshka_dims == [16, 32] and config.own_negatives_only == ["a"]
-    assert config.report_to == ["tensorboard", "wandb"]
+    assert config.report_to == ["tensorboard"]
     assert config.instructions == {"VQA": "Find it.", "b": "null"} and config.source_weights == {"VQA": 0.1}
     assert config.lr_scheduler_kwargs == {"min_lr": 1e-5} and not config.accelerator_config.use_seedable_sampler
     assert config.max_length is None and arguments.eval_data is None
