@@ -59,7 +59,7 @@ WITHOUT_ARGS = ("adamw_torch", "adamw_torch_fused", "adafactor", "lomo", "adalom
 
 INTERVAL = Range("a number above 0: steps, or below 1 a share of all", POSITIVE.holds)
 RANGES = {
-    **dict.fromkeys(("num_train_epochs", "logging_steps", "save_steps", "ddp_timeout", "adam_epsilon"), POSITIVE),
+    **dict.fromkeys(("num_train_epochs", "ddp_timeout", "adam_epsilon"), POSITIVE),
     **dict.fromkeys(("logging_steps", "save_steps"), INTERVAL),
     **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm", "eval_delay", "eval_steps"), AT_LEAST_0),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), BELOW_1),
