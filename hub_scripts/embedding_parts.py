@@ -10,16 +10,15 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hub_scripts.whole_files import write_whole
+
 
 __all__ = ["SAME_MODEL", "PartsFolder", "probe_cosine"]
 
 RECORD = "begun.json"
 SAME_MODEL = 0.99  # cosine of the probes; other precisions of one model stay above it
-NOT_COMPARED = (
-    "model",
-    "versions",
-    "probe",
-)  # a name, what may be newer, and numbers that no two machines round alike
+# A name, what may be newer, and numbers that no two machines round alike.
+NOT_COMPARED = ("model", "versions", "probe")
 
 
 class PartsFolder(NamedTuple):
@@ -76,9 +75,7 @@ class PartsFolder(NamedTuple):
         record, settings = self.folder / RECORD, json.loads(json.dumps(settings))
         self.folder.mkdir(parents=True, exist_ok=True)
         if not record.exists():
-            temporary = record.with_suffix(".writing")
-            temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-            temporary.replace(record)
+            write_whole(record, json.dumps(settings, indent=1))
             return
         differing = _differences(_read(record), settings)
         if differing:
