@@ -116,6 +116,11 @@ class ComaTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name}={value!r} cannot act here: {reason}. Leave it out.")
         if self.learning_rate == 0 and getattr(self, "temperature_learning_rate", None) is None:
             raise ValueError("learning_rate must be a number above 0, got 0: nothing would be trained.")
+        if self.push_to_hub and self.hub_token is not None:
+            raise ValueError(
+                "hub_token would be published: it is in training_args.bin, which `Trainer` pushes. Log in instead "
+                "(`hf auth login`), or set HF_TOKEN."
+            )
         for name in self._VALID_DICT_FIELDS:
             setattr(self, name, mapping_of(name, getattr(self, name), file=name in FILES))
         self._check_accelerator_config()

@@ -118,6 +118,7 @@ def test_some_values_are_refused(kind, settings, message):
         (ComaCompressionConfig, {"length_column": "n", "dataloader_drop_last": True}, "beside a length_column"),
         (ComaCompressionConfig, {"length_column": "n", "train_sampling_strategy": "sequential"}, "length_column"),
         (ComaCompressionConfig, {"kl_temperature": 2.0}, "without a kl_weight"),
+        (ComaContrastiveConfig, {"push_to_hub": True, "hub_token": "hf_secret"}, "^hub_token would be published"),
     ],
 )
 def test_some_settings_exclude_each_other(kind, settings, message):
