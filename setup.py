@@ -54,8 +54,9 @@ setup(
     keywords="multimodal embedding retrieval vision-language compression contrastive transformers",
     packages=find_packages(include=["modeling_coma", "trainers", "trainers.*", "hub_scripts", "hub_scripts.*"]),
     package_data={
-        "trainers.data": ["*.parquet", "*.md"],
-        "hub_scripts": ["*.md", "recipes/*.yaml", "configs/*.yaml", "configs/*.json"],
+        "trainers.data.emoji": ["*.parquet", "*.md"],
+        "hub_scripts.hub": ["*.md"],
+        "hub_scripts": ["recipes/*.yaml", "configs/*.yaml", "configs/*.json"],
     },
     include_package_data=False,
     python_requires=">=3.11",

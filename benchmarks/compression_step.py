@@ -33,9 +33,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from transformers.utils import logging
 
-from hub_scripts.tiny_backbone import DEMO, create_tiny_backbone
+from hub_scripts.tiny.backbone import DEMO, create_tiny_backbone
 from modeling_coma import ComaForEmbedding
-from trainers.lora import freeze_vision
+from trainers.adapters import freeze_vision
 
 
 K, ROWS, QUESTION, ANSWER, TURNS, VOCABULARY = 32, 4, 12, 18, 5, 32768

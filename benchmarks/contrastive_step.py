@@ -30,12 +30,13 @@ from peft import PeftModel, get_peft_model
 from PIL import Image
 from transformers.utils import logging as transformers_logging
 
-from hub_scripts.folders import save_model
-from hub_scripts.tiny_backbone import BackboneSizes, create_tiny_backbone
+from hub_scripts.common.folders import save_model
+from hub_scripts.tiny.backbone import BackboneSizes, create_tiny_backbone
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.contrastive import ComaContrastiveConfig, ComaContrastiveTrainer
-from trainers.info_nce import info_nce
-from trainers.lora import freeze_vision, lora_config
+from trainers.adapters import freeze_vision, lora_config
+from trainers.contrastive.config import ComaContrastiveConfig
+from trainers.contrastive.loss import info_nce
+from trainers.contrastive.trainer import ComaContrastiveTrainer
 
 
 TEMPERATURE = 0.03

@@ -36,14 +36,14 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from transformers.utils import logging
 
-from hub_scripts.tiny_backbone import DEMO, create_tiny_backbone
+from hub_scripts.tiny.backbone import DEMO, create_tiny_backbone
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.compression_collator import ComaCompressionCollator
+from trainers.adapters import freeze_vision
+from trainers.compression.collator import ComaCompressionCollator
 from trainers.data.dialogues import load_dialogues
 from trainers.data.emoji import emoji_dialogues, load_emoji
-from trainers.lora import freeze_vision
-from trainers.pixel_cache import CachingProcessor
-from trainers.rows import NumberedRows
+from trainers.data.pixel_cache import CachingProcessor
+from trainers.data.rows import NumberedRows
 
 
 KINDS = {

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from benchmarks.qa_server import LATENCY
 from trainers.data.emoji import load_emoji
-from trainers.data.qa_dialogue import QASettings
-from trainers.data.qa_generation import Source, generate_dialogues
-from trainers.data.qa_output import QAOutput
-from trainers.data.qa_server import ServerChat, ServerSettings
+from trainers.data.qa.dialogue import QASettings
+from trainers.data.qa.generation import Source, generate_dialogues
+from trainers.data.qa.output import QAOutput
+from trainers.data.qa.server import ServerChat, ServerSettings
 
 
 def save_pictures(folder: Path, number: int) -> list[Source]:

@@ -10,7 +10,7 @@ import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 
-from hub_scripts.terminal import drop_unwritten, flush, is_read, one_line, show_every_letter
+from hub_scripts.common.terminal import drop_unwritten, flush, is_read, one_line, show_every_letter
 
 
 __all__ = ["COMMANDS", "coma_version", "main"]

@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub_scripts.arguments import DTYPES, command_parser, positive
+from hub_scripts.common.arguments import DTYPES, command_parser, positive
 
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def main(argv: list[str]) -> int:
 
 
 def _from_plain(arguments: argparse.Namespace) -> tuple[float, int]:
+    from hub_scripts.common.folders import new_folder, save_model
     from hub_scripts.create import create_model
-    from hub_scripts.folders import new_folder, save_model
 
     count = _count_tokens(arguments.model, arguments.revision)
     with new_folder(arguments.out) as folder:
@@ -74,8 +74,8 @@ def _from_plain(arguments: argparse.Namespace) -> tuple[float, int]:
 def _to_plain(arguments: argparse.Namespace) -> tuple[float, int]:
     from transformers import AutoModelForImageTextToText
 
-    from hub_scripts.folders import new_folder
-    from hub_scripts.loading import load_model
+    from hub_scripts.common.folders import new_folder
+    from hub_scripts.common.loading import load_model
 
     if arguments.revision is not None:
         raise ValueError("--revision is for plain checkpoints; of a CoMa model, download the revision first.")
@@ -111,7 +111,7 @@ def _count_tokens(name: str, revision: str | None) -> int:
     """Number of compression tokens in the tokenizer of a checkpoint, whose embedding matrix must have their rows."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from hub_scripts.loading import check_folder
+    from hub_scripts.common.loading import check_folder
     from modeling_coma.processing_coma import compression_tokens
 
     check_folder(name)
@@ -134,7 +134,7 @@ def _compare(model: "ComaForEmbedding", processor: "ComaProcessor", plain: "nn.M
     """The largest distance of an embedding of the model to what is read off the plain backbone by hand."""
     import torch
 
-    from hub_scripts.golden import golden_inputs
+    from hub_scripts.hub.golden import golden_inputs
 
     pairs = [_embed_both(model, processor, plain, item) for item in golden_inputs().values()]
     # Not Python's `max`, which passes over what is not a number.

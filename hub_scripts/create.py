@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub_scripts.arguments import DTYPES, command_parser, positive
+from hub_scripts.common.arguments import DTYPES, command_parser, positive
 
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ def main(argv: list[str]) -> int:
     if arguments.revision is not None and (arguments.tiny or Path(arguments.backbone).exists()):
         raise ValueError("--revision is for a backbone on the Hub.")
 
-    from hub_scripts.folders import new_folder, save_model
-    from hub_scripts.training_record import write_stages
+    from hub_scripts.common.folders import new_folder, save_model
+    from hub_scripts.hub.training_record import write_stages
 
     with new_folder(arguments.out) as folder, tempfile.TemporaryDirectory() as temporary:
         backbone = _tiny_backbone(arguments, Path(temporary)) if arguments.tiny else arguments.backbone
@@ -102,7 +102,7 @@ def create_model(
 def _check_backbone(name: str, revision: str | None) -> None:
     from transformers import AutoConfig
 
-    from hub_scripts.loading import check_folder, is_adapter
+    from hub_scripts.common.loading import check_folder, is_adapter
 
     check_folder(name)
     config = None if is_adapter(name) else AutoConfig.from_pretrained(name, revision=revision)
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _tiny_backbone(arguments: argparse.Namespace, folder: Path) -> Path:
-    from hub_scripts.tiny_backbone import create_tiny_backbone
+    from hub_scripts.tiny.backbone import create_tiny_backbone
 
     texts = arguments.texts.read_text(encoding="utf-8").splitlines() if arguments.texts else _emoji_texts()
     return create_tiny_backbone(folder, texts=texts, model_type=arguments.backbone)

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub_scripts.arguments import command_parser, positive
+from hub_scripts.common.arguments import command_parser, positive
 
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from modeling_coma import ComaForEmbedding, ComaProcessor
     from trainers.base import ComaTrainer
-    from trainers.metrics import Ranking
+    from trainers.evaluation.metrics import Ranking
 
 
 __all__ = ["main"]
@@ -59,9 +59,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of weights and data order (default: 0)")
     arguments = parser.parse_args(argv)
 
-    from hub_scripts.demo_page import draw_page
-    from hub_scripts.folders import new_folder, save_model
-    from hub_scripts.training_record import write_stages
+    from hub_scripts.common.folders import new_folder, save_model
+    from hub_scripts.common.page import draw_page
+    from hub_scripts.hub.training_record import write_stages
     from trainers.data.emoji import emoji_retrieval
 
     started = time.perf_counter()
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
 
 
 def _create(seed: int) -> tuple["ComaForEmbedding", "ComaProcessor"]:
-    from hub_scripts.tiny_backbone import DEMO, create_tiny_backbone
+    from hub_scripts.tiny.backbone import DEMO, create_tiny_backbone
     from modeling_coma import ComaForEmbedding
     from trainers.data.emoji import emoji_dialogues, load_emoji
 
@@ -107,8 +107,8 @@ def _create(seed: int) -> tuple["ComaForEmbedding", "ComaProcessor"]:
 def _train(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: Any) -> list[dict[str, Any]]:
     """Both stages, on all styles but one; gives the record of them."""
     from trainers.data.emoji import STYLES, load_emoji
-    from trainers.pixel_cache import CachingProcessor
-    from trainers.rows import as_image, without_decoding
+    from trainers.data.images import as_image, without_decoding
+    from trainers.data.pixel_cache import CachingProcessor
 
     emoji = load_emoji([style for style in STYLES if style != UNSEEN])
     caching = CachingProcessor.of(processor)
@@ -133,7 +133,9 @@ def _train(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: Any
 
 
 def _compress(model: Any, processor: Any, caching: Any, emoji: Any, settings: dict) -> dict[str, Any]:
-    from trainers.compression import ComaCompressionCollator, ComaCompressionConfig, ComaCompressionTrainer
+    from trainers.compression.collator import ComaCompressionCollator
+    from trainers.compression.config import ComaCompressionConfig
+    from trainers.compression.trainer import ComaCompressionTrainer
     from trainers.data.emoji import emoji_dialogues
 
     rows = emoji_dialogues(emoji, seed=settings["seed"], turns=TURNS, languages=())
@@ -145,7 +147,9 @@ def _compress(model: Any, processor: Any, caching: Any, emoji: Any, settings: di
 
 
 def _match(model: Any, processor: Any, caching: Any, emoji: Any, settings: dict) -> dict[str, Any]:
-    from trainers.contrastive import ComaContrastiveCollator, ComaContrastiveConfig, ComaContrastiveTrainer
+    from trainers.contrastive.collator import ComaContrastiveCollator
+    from trainers.contrastive.config import ComaContrastiveConfig
+    from trainers.contrastive.trainer import ComaContrastiveTrainer
     from trainers.data.emoji import emoji_pairs
 
     loss = {"temperature": 0.07, "bidirectional": True}
@@ -158,8 +162,8 @@ def _match(model: Any, processor: Any, caching: Any, emoji: Any, settings: dict)
 
 
 def _stage(trainer: "ComaTrainer", **more: Any) -> dict[str, Any]:
-    from hub_scripts.settings import EMOJI
-    from hub_scripts.training_stage import describe_stage
+    from hub_scripts.common.training import EMOJI
+    from hub_scripts.common.training_stage import describe_stage
 
     source = {"model": BACKBONE, "data": EMOJI, "data_rows": len(trainer.train_dataset), **more}
     return describe_stage(trainer, source, is_finished=True)
@@ -180,8 +184,8 @@ def _evaluate(
     """Each query's own emoji is the one right answer among all of them."""
     import torch
 
-    from trainers.encoding import embed_items
-    from trainers.metrics import Relevance, rank_embeddings
+    from trainers.encoding.encode import embed_items
+    from trainers.evaluation.metrics import Relevance, rank_embeddings
 
     pictures, names, others = (
         embed_items(model, processor, items, description=f"Embedding {what}")
@@ -199,7 +203,7 @@ def _evaluate(
 
 
 def _hits(ranking: "Ranking", cutoff: int) -> float:
-    from trainers.metrics import retrieval_metrics
+    from trainers.evaluation.metrics import retrieval_metrics
 
     return retrieval_metrics(ranking, (cutoff,))[f"hit@{cutoff}"]
 

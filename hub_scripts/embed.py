@@ -21,15 +21,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub_scripts.arguments import add_model_options, command_parser, positive
-from hub_scripts.embedding_parts import PartsFolder
-from hub_scripts.terminal import one_line
+from hub_scripts.common.arguments import add_model_options, command_parser, positive
+from hub_scripts.common.terminal import one_line
+from hub_scripts.embedding.parts import PartsFolder
 
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from hub_scripts.corpus import Corpus
+    from hub_scripts.embedding.corpus import Corpus
     from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
@@ -48,9 +48,9 @@ def main(argv: list[str]) -> int:
 
 
 def _embed(arguments: argparse.Namespace) -> None:
-    from hub_scripts.corpus import Columns, open_corpus
-    from hub_scripts.index import join_parts
-    from hub_scripts.loading import load_model
+    from hub_scripts.common.loading import load_model
+    from hub_scripts.embedding.corpus import Columns, open_corpus
+    from hub_scripts.embedding.index import join_parts
 
     parts = PartsFolder.of(arguments.out)
     parts.check_free()
@@ -96,7 +96,7 @@ def _metadata(arguments: argparse.Namespace, model: "ComaForEmbedding", processo
     import transformers
 
     from hub_scripts.cli import coma_version
-    from hub_scripts.identity import identity
+    from hub_scripts.hub.identity import identity
 
     return {
         **identity(arguments.model, model, processor),
@@ -127,7 +127,7 @@ def _embed_parts(
     """Makes the parts that are not there yet; returns all of them, and how many rows were embedded."""
     from transformers.utils import logging
 
-    from hub_scripts.index import part_is_good, write_part
+    from hub_scripts.embedding.index import part_is_good, write_part
 
     files, embedded = [], 0
     with logging.tqdm(total=corpus.num_rows, desc="Embedding", unit="row", smoothing=0.05) as progress:
@@ -154,8 +154,8 @@ def _embed_rows(
 ) -> "pa.Table":
     import torch
 
-    from hub_scripts.index import index_table
-    from trainers.encoding import encode_batches
+    from hub_scripts.embedding.index import index_table
+    from trainers.encoding.encode import encode_batches
 
     unfit = _unfit(rows, first_row)
     # What cannot be embedded is reported among the failures, as all others are.
@@ -210,7 +210,7 @@ def _with_path(reason: str, path: str | None) -> str:
 
 def _digest(rows: list[dict], metadata: dict[str, Any]) -> str:
     """What a part is made of: the model, its settings, the texts, and the pictures or the state of their files."""
-    from hub_scripts.identity import rounded
+    from hub_scripts.hub.identity import rounded
 
     settings = {**metadata, "model": None, "versions": None, "probe": rounded(metadata["probe"])}
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)

@@ -27,14 +27,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub_scripts.arguments import add_model_options, command_parser, positive, whole
-from hub_scripts.terminal import one_line
+from hub_scripts.common.arguments import add_model_options, command_parser, positive, whole
+from hub_scripts.common.terminal import one_line
 
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-    from hub_scripts.evaluation_data import NamedSet
+    from hub_scripts.evaluation.data import NamedSet
     from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     from accelerate import PartialState
     from transformers.utils import logging
 
-    from hub_scripts.evaluation_data import open_sets
+    from hub_scripts.evaluation.data import open_sets
     from trainers.one_writer import one_writer
 
     chosen = set(arguments.sets.split(",")) if arguments.sets else None
@@ -69,8 +69,8 @@ def main(argv: list[str]) -> int:
 def _evaluate_all(
     sets: list["NamedSet"], instructions: dict[str | None, str], arguments: argparse.Namespace, state: "PartialState"
 ) -> int:
-    from hub_scripts.evaluation_results import check_folder, model_settings, write_results
-    from hub_scripts.loading import load_model
+    from hub_scripts.common.loading import load_model
+    from hub_scripts.evaluation.files import check_folder, model_settings, write_results
 
     device = str(state.device) if state.num_processes > 1 else arguments.device
     model, processor = load_model(arguments.model, arguments.dtype, device)
@@ -153,9 +153,9 @@ def _evaluate(
     """Embeds and scores a set on all processes together, unless its scores are there."""
     from accelerate.utils import broadcast_object_list
 
-    from hub_scripts.evaluation_results import is_finished, write_scores
-    from trainers.evaluation import score_set
-    from trainers.shared_encoding import embed_shared
+    from hub_scripts.evaluation.files import is_finished, write_scores
+    from trainers.encoding.shared import embed_shared
+    from trainers.evaluation.retrieval import score_set
 
     task = one.read()
     settings = {**settings, "data": task.digest}

@@ -23,8 +23,8 @@ import sys
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from hub_scripts.output_folder import output_folder
-from hub_scripts.settings import (
+from hub_scripts.common.output_folder import output_folder
+from hub_scripts.common.training import (
     EMOJI,
     ModelArguments,
     emoji_styles,
@@ -39,7 +39,8 @@ from trainers.data.pairs import PairColumns
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-    from trainers.contrastive import ComaContrastiveConfig, ComaContrastiveTrainer
+    from trainers.contrastive.config import ComaContrastiveConfig
+    from trainers.contrastive.trainer import ComaContrastiveTrainer
 
 
 __all__ = ["FinetuneArguments", "main"]
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> tuple[FinetuneArguments, "ComaContrastiveConfig"]:
-    from trainers.contrastive import ComaContrastiveConfig
+    from trainers.contrastive.config import ComaContrastiveConfig
 
     arguments, config = parse_settings("finetune", __doc__, argv, FinetuneArguments, ComaContrastiveConfig)
     all_emoji = {arguments.data, arguments.eval_data} <= {EMOJI, None}
@@ -91,10 +92,11 @@ def _parse(argv: list[str]) -> tuple[FinetuneArguments, "ComaContrastiveConfig"]
 
 
 def _trainer(arguments: FinetuneArguments, config: "ComaContrastiveConfig") -> "ComaContrastiveTrainer":
-    from trainers.contrastive import ComaContrastiveCollator, ComaContrastiveTrainer
-    from trainers.pixel_cache import CachingProcessor
-    from trainers.retrieval_callback import RetrievalCallback, RetrievalSet
-    from trainers.rows import without_decoding
+    from trainers.contrastive.collator import ComaContrastiveCollator
+    from trainers.contrastive.trainer import ComaContrastiveTrainer
+    from trainers.data.images import without_decoding
+    from trainers.data.pixel_cache import CachingProcessor
+    from trainers.evaluation.retrieval_callback import RetrievalCallback, RetrievalSet
 
     kwargs: dict[str, Any] = {}
     with config.main_process_first():  # the others find what it has made
@@ -119,7 +121,7 @@ def _load(
     path: str, arguments: FinetuneArguments, on_bad_row: str, evaluation: bool = False
 ) -> "Dataset | IterableDataset":
     from trainers.data.emoji import emoji_pairs, load_emoji
-    from trainers.data.mmeb_train import load_mmeb_train
+    from trainers.data.mmeb.train import load_mmeb_train
     from trainers.data.pairs import load_pairs, load_triplets
     from trainers.data.webdataset import stream_pairs
 

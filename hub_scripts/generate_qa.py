@@ -24,16 +24,16 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub_scripts.arguments import DTYPES, command_parser, positive
-from hub_scripts.terminal import one_line
-from trainers.data.qa_prompts import FORMATS
+from hub_scripts.common.arguments import DTYPES, command_parser, positive
+from hub_scripts.common.terminal import one_line
+from trainers.data.qa.prompts import FORMATS
 
 
 if TYPE_CHECKING:
-    from hub_scripts.corpus import Corpus
-    from trainers.data.qa_chat import Chat
-    from trainers.data.qa_dialogue import QASettings
-    from trainers.data.qa_generation import Source
+    from hub_scripts.embedding.corpus import Corpus
+    from trainers.data.qa.chat import Chat
+    from trainers.data.qa.dialogue import QASettings
+    from trainers.data.qa.generation import Source
 
 
 __all__ = ["main"]
@@ -50,9 +50,9 @@ def main(argv: list[str]) -> int:
     if arguments.turns and arguments.format != "multi-turn":
         parser.error(f"--turns is for the format multi-turn; {arguments.format} has one")
 
-    from hub_scripts.corpus import Columns, open_corpus
-    from trainers.data.qa_output import QAFiles
-    from trainers.data.qa_report import report_lines, report_on
+    from hub_scripts.embedding.corpus import Columns, open_corpus
+    from trainers.data.qa.output import QAFiles
+    from trainers.data.qa.report import report_lines, report_on
 
     corpus = open_corpus(
         arguments.inputs, Columns(arguments.id_column, None, arguments.image_column), arguments.image_root
@@ -124,8 +124,8 @@ def _add_server_options(group: argparse._ArgumentGroup) -> None:
 
 
 async def _generate(arguments: argparse.Namespace, corpus: "Corpus") -> None:
-    from trainers.data.qa_generation import generate_dialogues, retry_failed
-    from trainers.data.qa_output import QAOutput
+    from trainers.data.qa.generation import generate_dialogues, retry_failed
+    from trainers.data.qa.output import QAOutput
 
     settings = _settings(arguments)
     async with _chat(arguments) as chat:
@@ -136,8 +136,8 @@ async def _generate(arguments: argparse.Namespace, corpus: "Corpus") -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> "QASettings":
-    from trainers.data.qa_dialogue import QASettings
-    from trainers.data.qa_filters import Limits
+    from trainers.data.qa.dialogue import QASettings
+    from trainers.data.qa.filters import Limits
 
     limits = Limits(arguments.max_question, arguments.max_answer)
     at_least, at_most = arguments.turns or (3, 5)
@@ -150,12 +150,12 @@ async def _chat(arguments: argparse.Namespace) -> AsyncIterator["Chat"]:
     if arguments.temperature is not None:
         written["temperature"] = arguments.temperature
     if arguments.local:
-        from trainers.data.qa_local import LocalChat
+        from trainers.data.qa.local import LocalChat
 
         written |= {"batch_size": arguments.batch_size, "max_pixels": arguments.max_pixels}
         yield LocalChat.from_pretrained(arguments.local, arguments.dtype, arguments.device, **written)
         return
-    from trainers.data.qa_server import ServerChat, ServerSettings
+    from trainers.data.qa.server import ServerChat, ServerSettings
 
     names = ("concurrency", "requests_per_second", "timeout", "retries", "backoff", "max_wait")
     written |= {name: getattr(arguments, name) for name in names}
@@ -176,7 +176,7 @@ def _read_key(file: Path) -> str:
 
 
 def _sources(corpus: "Corpus") -> Iterator["Source"]:
-    from trainers.data.qa_generation import Source
+    from trainers.data.qa.generation import Source
 
     for start in range(0, corpus.num_rows, AT_ONE_TIME):
         for row in corpus.read(start, min(start + AT_ONE_TIME, corpus.num_rows)):

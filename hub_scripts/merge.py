@@ -10,7 +10,7 @@ text and a picture are compared before and after.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub_scripts.arguments import DTYPES, command_parser
+from hub_scripts.common.arguments import DTYPES, command_parser
 
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights; auto is that of the base")
     arguments = parser.parse_args(argv)
 
-    from hub_scripts.folders import new_folder, save_model
+    from hub_scripts.common.folders import new_folder, save_model
 
     with new_folder(arguments.out) as folder:
         model, processor, base, difference = merge(arguments.adapter, arguments.base, arguments.dtype)
@@ -65,8 +65,8 @@ def merge(
     import torch
     from transformers import AutoConfig
 
-    from hub_scripts.loading import load_adapter, load_processor
-    from trainers.lora import merge_adapter
+    from hub_scripts.common.loading import load_adapter, load_processor
+    from trainers.adapters import merge_adapter
 
     adapted, base = load_adapter(adapter, base, dtype="float32")
     processor = load_processor(adapter, base)
@@ -86,7 +86,7 @@ def _probe(model: "ComaForEmbedding", processor: "ComaProcessor") -> "Tensor":
     """Embeddings of texts and pictures."""
     import torch
 
-    from hub_scripts.golden import golden_inputs
+    from hub_scripts.hub.golden import golden_inputs
 
     with torch.no_grad():
         return model(**processor.process(list(golden_inputs().values()))).embeddings.float()

@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub_scripts.arguments import (
+from hub_scripts.common.arguments import (
     add_model_options,
     command_parser,
     instructions_by_source,
@@ -31,16 +31,16 @@ from hub_scripts.arguments import (
     positive,
     whole,
 )
-from hub_scripts.terminal import one_line
-from hub_scripts.whole_files import begin_parts, write_whole
+from hub_scripts.common.terminal import one_line
+from hub_scripts.common.whole_files import begin_parts, write_whole
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from modeling_coma import ComaForEmbedding, ComaProcessor
-    from trainers.data.mining import MiningSettings
-    from trainers.data.pair_index import PairIndex
+    from trainers.mining.mine import MiningSettings
+    from trainers.mining.pairs import PairIndex
 
 
 __all__ = ["main"]
@@ -53,8 +53,8 @@ def main(argv: list[str]) -> int:
     """Runs `coma mine`; returns the exit code."""
     arguments = _parser().parse_args(argv)
 
-    from hub_scripts.folders import new_folder
-    from trainers.data.mining import MiningSettings
+    from hub_scripts.common.folders import new_folder
+    from trainers.mining.mine import MiningSettings
     from trainers.one_writer import one_writer
 
     names = ("number", "depth", "skip", "relative_margin", "absolute_margin", "max_score")
@@ -74,13 +74,13 @@ def main(argv: list[str]) -> int:
 
 def _mine(arguments: argparse.Namespace, settings: "MiningSettings", folder: Path, parts: Path) -> dict[str, Any]:
     """Writes the rows with their negatives to a folder, and what is made on the way to `parts`."""
-    from hub_scripts.identity import identity, rounded
-    from hub_scripts.loading import load_model
-    from trainers.data.mined_rows import add_negatives
-    from trainers.data.mining import mine
-    from trainers.data.pair_index import index_pairs
-    from trainers.rows import without_decoding
-    from trainers.sources import check_named
+    from hub_scripts.common.loading import load_model
+    from hub_scripts.hub.identity import identity, rounded
+    from trainers.contrastive.sources import check_named
+    from trainers.data.images import without_decoding
+    from trainers.mining.mine import mine
+    from trainers.mining.mined_rows import add_negatives
+    from trainers.mining.pairs import index_pairs
 
     dataset = _load(arguments)
     index = index_pairs(without_decoding(dataset), arguments.instructions)
@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _load(arguments: argparse.Namespace) -> "Dataset":
-    from hub_scripts.settings import EMOJI, emoji_styles
+    from hub_scripts.common.training import EMOJI, emoji_styles
     from trainers.data.emoji import emoji_pairs, load_emoji
     from trainers.data.pairs import PairColumns, load_pairs
 
@@ -165,9 +165,9 @@ def _embed(
     made_by: str,
 ) -> list[Any]:
     """Embeddings of the different queries and documents."""
-    from trainers.data.pair_index import PairItems
-    from trainers.embedding_shards import embed_in_shards
-    from trainers.rows import without_decoding
+    from trainers.data.images import without_decoding
+    from trainers.encoding.shards import embed_in_shards
+    from trainers.mining.pairs import PairItems
 
     raw = without_decoding(dataset)
     options = {"batch_tokens": arguments.batch_tokens, "num_workers": arguments.workers}

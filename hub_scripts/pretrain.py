@@ -27,8 +27,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hub_scripts.output_folder import Beginning, output_folder
-from hub_scripts.settings import (
+from hub_scripts.common.output_folder import Beginning, output_folder
+from hub_scripts.common.training import (
     EMOJI,
     ModelArguments,
     emoji_styles,
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
     from modeling_coma import ComaProcessor
-    from trainers.compression import ComaCompressionConfig, ComaCompressionTrainer
+    from trainers.compression.config import ComaCompressionConfig
+    from trainers.compression.trainer import ComaCompressionTrainer
 
 
 __all__ = ["PretrainArguments", "main"]
@@ -85,7 +86,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> tuple[PretrainArguments, "ComaCompressionConfig"]:
-    from trainers.compression import ComaCompressionConfig
+    from trainers.compression.config import ComaCompressionConfig
 
     arguments, config = parse_settings("pretrain", __doc__, argv, PretrainArguments, ComaCompressionConfig)
     all_emoji = {arguments.data, arguments.eval_data} <= {EMOJI, None}
@@ -104,8 +105,9 @@ def _parse(argv: list[str]) -> tuple[PretrainArguments, "ComaCompressionConfig"]
 def _trainer(
     arguments: PretrainArguments, config: "ComaCompressionConfig", begun: Beginning
 ) -> "ComaCompressionTrainer":
-    from trainers.compression import ComaCompressionCollator, ComaCompressionTrainer
-    from trainers.pixel_cache import CachingProcessor
+    from trainers.compression.collator import ComaCompressionCollator
+    from trainers.compression.trainer import ComaCompressionTrainer
+    from trainers.data.pixel_cache import CachingProcessor
 
     with config.main_process_first():  # the others find what it has made
         data = {"train_dataset": _load(arguments.data, arguments, config.on_bad_row)}
@@ -131,10 +133,10 @@ def _coma_folder(arguments: PretrainArguments, begun: Beginning) -> str:
     """The model itself or, of a backbone, the CoMa model that is made of it once and that an adapter will name."""
     from transformers import AutoConfig
 
+    from hub_scripts.common.folders import new_folder, save_model
+    from hub_scripts.common.loading import check_folder, fetch_adapter, is_adapter
     from hub_scripts.create import create_model
-    from hub_scripts.folders import new_folder, save_model
-    from hub_scripts.loading import check_folder, fetch_adapter, is_adapter
-    from hub_scripts.training_record import write_stages
+    from hub_scripts.hub.training_record import write_stages
 
     check_folder(arguments.model)
     if is_adapter(fetch_adapter(arguments.model)):
@@ -168,7 +170,7 @@ def _check_made_of(arguments: PretrainArguments, processor: "ComaProcessor") -> 
 
 
 def _with_lengths(dataset: "Dataset", processor: "ComaProcessor", config: "ComaCompressionConfig") -> "Dataset":
-    from trainers.lengths import add_lengths
+    from trainers.compression.lengths import add_lengths
 
     if config.length_column in dataset.column_names:
         return dataset

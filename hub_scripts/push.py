@@ -26,8 +26,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub_scripts.arguments import command_parser
-from hub_scripts.terminal import one_line
+from hub_scripts.common.arguments import command_parser
+from hub_scripts.common.terminal import one_line
 
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         parser.error("a pull request is neither tagged nor on a branch: leave out --tag and --revision")
     _check(arguments)
 
-    from hub_scripts.folders import new_folder
+    from hub_scripts.common.folders import new_folder
 
     if arguments.dry_run is not None:
         with new_folder(arguments.dry_run) as folder:
@@ -75,7 +75,7 @@ def _check(arguments: argparse.Namespace) -> None:
     """What can be known to be wrong before anything is loaded."""
     from huggingface_hub.utils import validate_repo_id
 
-    from hub_scripts.public_names import HUB_ID
+    from hub_scripts.hub.public_names import HUB_ID
 
     if arguments.repo.count("/") != 1:
         raise ValueError(f"{arguments.repo!r} is no name of a repository: give ORG/NAME, or your own name for ORG.")
@@ -100,10 +100,10 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> None:
         ValueError: if the folder does not load without this package, or embeds differently, and for a link in FOLDER
             that leads out of it.
     """
-    from hub_scripts.golden import differences, load_cleanly, weight_faults, write_golden
-    from hub_scripts.hub import fetch_model
-    from hub_scripts.model_files import belonging
-    from hub_scripts.public_names import HUB_ID
+    from hub_scripts.hub.golden import differences, load_cleanly, weight_faults, write_golden
+    from hub_scripts.hub.model_files import belonging
+    from hub_scripts.hub.public_names import HUB_ID
+    from hub_scripts.hub.upload import fetch_model
 
     if not Path(arguments.folder).exists() and HUB_ID.fullmatch(arguments.folder):
         arguments.folder = str(fetch_model(arguments.folder))
@@ -122,8 +122,8 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def _save_whole(arguments: argparse.Namespace, folder: Path) -> tuple["ComaForEmbedding", "ComaProcessor"]:
-    from hub_scripts.card import CardSources, write_model_card
-    from hub_scripts.loading import is_adapter, load_model
+    from hub_scripts.common.loading import is_adapter, load_model
+    from hub_scripts.hub.card import CardSources, write_model_card
     from hub_scripts.merge import merge
 
     if is_adapter(arguments.folder):
@@ -141,9 +141,9 @@ def _save_whole(arguments: argparse.Namespace, folder: Path) -> tuple["ComaForEm
 def _save_adapter(arguments: argparse.Namespace, folder: Path) -> tuple["Module", "ComaProcessor"]:
     from peft import PeftConfig
 
-    from hub_scripts.card import CardSources, write_model_card
-    from hub_scripts.loading import load_adapter, load_processor
-    from trainers.adapter_files import complete_adapter, public_base
+    from hub_scripts.common.loading import load_adapter, load_processor
+    from hub_scripts.hub.card import CardSources, write_model_card
+    from trainers.adapters import complete_adapter, public_base
 
     config = PeftConfig.from_pretrained(arguments.folder)
     local = config.base_model_name_or_path
@@ -168,8 +168,8 @@ def _copy_companions(source: Path, folder: Path) -> None:
     The files of sentence-transformers, which may hold somebody's prompts, and of the modules that they name; a
     licence; and what training left for the card, without paths. What else lies there is named.
     """
-    from hub_scripts.model_files import SENTENCE_TRANSFORMERS_FILES, belonging, module_folders, others
-    from hub_scripts.training_record import read_training_record, write_stages
+    from hub_scripts.hub.model_files import SENTENCE_TRANSFORMERS_FILES, belonging, module_folders, others
+    from hub_scripts.hub.training_record import read_training_record, write_stages
 
     names, modules = belonging(source, linked_weights=True), module_folders(source)
     for name, path in names.items():
@@ -185,7 +185,7 @@ def _copy_companions(source: Path, folder: Path) -> None:
 
 def _hide_paths(folder: Path) -> None:
     """Where on this machine a model was made is nobody's business: of paths in its JSON files, the name stays."""
-    from hub_scripts.public_names import public_name
+    from hub_scripts.hub.public_names import public_name
 
     def hidden(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):
@@ -214,7 +214,7 @@ def _space_for(folder: Path) -> Iterator[None]:
 
 
 def _send(arguments: argparse.Namespace, folder: Path) -> None:
-    from hub_scripts.hub import upload
+    from hub_scripts.hub.upload import upload
 
     message = arguments.message or f"Upload {'adapter' if arguments.adapter else 'model'} with coma push"
     commit = upload(
@@ -233,7 +233,7 @@ def _send(arguments: argparse.Namespace, folder: Path) -> None:
 
 def _listing(folder: Path) -> str:
     """What is sent: names and sizes."""
-    from hub_scripts.model_files import belonging
+    from hub_scripts.hub.model_files import belonging
 
     sizes = {name: path.stat().st_size for name, path in belonging(folder).items()}
     lines = [f"{size / 1e6:>10.2f} MB  {one_line(name)}\n" for name, size in sizes.items()]

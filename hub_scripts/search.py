@@ -12,9 +12,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub_scripts.arguments import add_model_options, command_parser, positive
-from hub_scripts.embedding_parts import SAME_MODEL, probe_cosine
-from hub_scripts.terminal import one_line
+from hub_scripts.common.arguments import add_model_options, command_parser, positive
+from hub_scripts.common.terminal import one_line
+from hub_scripts.embedding.parts import SAME_MODEL, probe_cosine
 
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ def main(argv: list[str]) -> int:
     if arguments.query is None and arguments.image is None:
         parser.error("give a QUERY, an --image, or both")
 
-    from hub_scripts.identity import probe
-    from hub_scripts.index import index_metadata, nearest
-    from hub_scripts.loading import load_model
+    from hub_scripts.common.loading import load_model
+    from hub_scripts.embedding.index import index_metadata, nearest
+    from hub_scripts.hub.identity import probe
 
     metadata = index_metadata(arguments.index)
     model, processor = load_model(arguments.model, arguments.dtype, arguments.device)

@@ -17,8 +17,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from hub_scripts.arguments import command_parser
-from hub_scripts.terminal import one_line
+from hub_scripts.common.arguments import command_parser
+from hub_scripts.common.terminal import one_line
 
 
 __all__ = ["main"]
@@ -39,8 +39,8 @@ def main(argv: list[str]) -> int:
     )
     arguments = parser.parse_args(argv)
 
-    from hub_scripts.clean_load import GOLDEN_FILE
-    from hub_scripts.golden import TOLERANCES, load_cleanly, weight_faults
+    from hub_scripts.hub.clean_load import GOLDEN_FILE
+    from hub_scripts.hub.golden import TOLERANCES, load_cleanly, weight_faults
 
     commit, golden = _find(arguments.model, arguments.revision)
     report = load_cleanly(arguments.model, commit, golden)
@@ -70,8 +70,8 @@ def _tolerance(text: str) -> float:
 
 def _find(name: str, revision: str | None) -> tuple[str | None, dict[str, Any]]:
     """The commit of a repository, and the golden vectors of a model; without any, the inputs that they would be of."""
-    from hub_scripts.clean_load import GOLDEN_FILE
-    from hub_scripts.golden import input_rows, read_golden
+    from hub_scripts.hub.clean_load import GOLDEN_FILE
+    from hub_scripts.hub.golden import input_rows, read_golden
 
     if Path(name).is_dir():
         if revision is not None:
@@ -91,9 +91,9 @@ def _find(name: str, revision: str | None) -> tuple[str | None, dict[str, Any]]:
 
 
 def _fetch(name: str, revision: str | None) -> tuple[str, dict[str, Path]]:
-    from hub_scripts.clean_load import GOLDEN_FILE
-    from hub_scripts.hub import fetch_file
-    from hub_scripts.public_names import HUB_ID
+    from hub_scripts.hub.clean_load import GOLDEN_FILE
+    from hub_scripts.hub.public_names import HUB_ID
+    from hub_scripts.hub.upload import fetch_file
 
     if Path(name).exists() or not HUB_ID.fullmatch(name):
         raise ValueError(f"{name} is neither a folder nor the name of a repository, ORG/NAME.")
@@ -117,7 +117,7 @@ def _check_config(name: str, file: Path) -> None:
 
 def _print_vectors(report: dict[str, Any], tolerance: float) -> bool:
     """Prints what was found; returns whether all is as it was."""
-    from hub_scripts.golden import differences, version_changes
+    from hub_scripts.hub.golden import differences, version_changes
 
     intact = True
     for name, difference in differences(report):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hub_scripts.tiny_backbone import MODEL_TYPES, BackboneSizes, create_tiny_backbone
+from hub_scripts.tiny.backbone import MODEL_TYPES, BackboneSizes, create_tiny_backbone
 from modeling_coma import ComaForEmbedding, ComaProcessor
 
 

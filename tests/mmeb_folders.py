@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, Image, Value
 
 from trainers.data.emoji import load_emoji
-from trainers.data.mmeb_sets import SETS
+from trainers.data.mmeb.sets import SETS
 
 
 NUMBER = 6

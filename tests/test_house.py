@@ -186,7 +186,7 @@ BROKEN = [
     (file_size, "trainers/a.py", "x = 1\n" * (MAX_FILE_LINES + 1)),
     (function_size, "trainers/a.py", LONG_FUNCTION),
     (function_size, "trainers/a.py", LONG_FUNCTION.replace("def", "async def")),
-    (import_direction, "modeling_coma/a.py", "from trainers.losses import info_nce"),
+    (import_direction, "modeling_coma/a.py", "from trainers.compression.loss import info_nce"),
     (import_direction, "trainers/a.py", "def f():\n    import hub_scripts.cli"),
     (import_direction, "hub_scripts/a.py", "from benchmarks import step"),
     (remote_code, "modeling_coma/a.py", "import peft"),

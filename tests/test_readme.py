@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from hub_scripts.cli import main
+from hub_scripts.common.folders import save_model
 from hub_scripts.create import create_model
-from hub_scripts.folders import save_model
-from hub_scripts.tiny_backbone import create_tiny_backbone
+from hub_scripts.tiny.backbone import create_tiny_backbone
 from trainers.data.emoji import load_emoji
 
 
@@ -97,7 +97,7 @@ def test_the_page_about_data_knows_every_loader():
     page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
     loaders = {
         name
-        for file in (ROOT / "trainers" / "data").glob("*.py")
+        for file in (ROOT / "trainers" / "data").rglob("*.py")
         for name in re.findall(r"^def ((?:load|stream)_\w+)", file.read_text(encoding="utf-8"), re.M)
     } - {"load_emoji"}
     assert len(loaders) >= 11 and all(f"`{name}`" in page for name in loaders)

@@ -18,11 +18,17 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.adapter_files import check_adapter, complete_adapter, public_base
+from trainers.adapters import (
+    add_adapter,
+    check_adapter,
+    complete_adapter,
+    freeze_vision,
+    freeze_vision_of_adapter,
+    public_base,
+)
 from trainers.callbacks import SamplerEpoch, SeenInputs
 from trainers.checkpoints import check_checkpoint, last_checkpoint, whole_or_nothing
-from trainers.lora import add_adapter, freeze_vision, freeze_vision_of_adapter
-from trainers.rows import NumberedRows
+from trainers.data.rows import NumberedRows
 
 
 __all__ = ["ComaTrainer", "Meter", "last_checkpoint"]

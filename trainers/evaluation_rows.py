@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from trainers.gather import gather_rows
-from trainers.rows import ROW, BadRows, NumberedRows
+from trainers.data.rows import ROW, BadRows, NumberedRows
+from trainers.distributed import gather_rows
 
 
 __all__ = ["EVALUATION", "EvaluationCollator", "NumberedStream", "RowsOnce", "numbered_for_evaluation"]

@@ -25,7 +25,7 @@ from benchmarks.emoji_study.arms import STUDIES
 from benchmarks.emoji_study.report import write_report
 from benchmarks.emoji_study.runs import run
 from benchmarks.emoji_study.setting import SIZES, Emoji, Steps, make_backbone
-from hub_scripts.clean_load import library_versions
+from hub_scripts.hub.clean_load import library_versions
 
 
 QUICK, QUICK_EVERY = Steps(backbone=2, compression=1, contrastive=2, joint=1, alone=2), 40

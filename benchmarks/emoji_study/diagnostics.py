@@ -20,10 +20,10 @@ from transformers.utils import logging
 from benchmarks.emoji_study.arms import COMA
 from benchmarks.emoji_study.runs import similarity
 from benchmarks.emoji_study.setting import OTHER, UNSEEN, Emoji, embed
-from hub_scripts.demo_page import draw_page
+from hub_scripts.common.page import draw_page
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.data.emoji import emoji_retrieval
-from trainers.diagnostics import alignment, anisotropy, uniformity
+from trainers.evaluation.geometry import alignment, anisotropy, uniformity
 
 
 class Moment(NamedTuple):

@@ -17,12 +17,16 @@ from transformers import TrainerCallback
 from benchmarks.emoji_study.arms import Arm
 from benchmarks.emoji_study.setting import Emoji, Steps, common_settings, embed, examine
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.compression import ComaCompressionCollator, ComaCompressionConfig, ComaCompressionTrainer
-from trainers.contrastive import ComaContrastiveCollator, ComaContrastiveConfig, ComaContrastiveTrainer
+from trainers.compression.collator import ComaCompressionCollator
+from trainers.compression.config import ComaCompressionConfig
+from trainers.compression.trainer import ComaCompressionTrainer
+from trainers.contrastive.collator import ComaContrastiveCollator
+from trainers.contrastive.config import ComaContrastiveConfig
+from trainers.contrastive.trainer import ComaContrastiveTrainer
 from trainers.data.emoji import emoji_dialogues, emoji_pairs
-from trainers.diagnostics import token_similarity
-from trainers.encoding import embed_items
-from trainers.metrics import Relevance, rank_embeddings, retrieval_metrics
+from trainers.encoding.encode import embed_items
+from trainers.evaluation.geometry import token_similarity
+from trainers.evaluation.metrics import Relevance, rank_embeddings, retrieval_metrics
 
 
 CURVE_POINTS = 5

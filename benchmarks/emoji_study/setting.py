@@ -11,15 +11,17 @@ from typing import Any
 import torch
 from datasets import Dataset, concatenate_datasets
 
-from hub_scripts.tiny_backbone import DEMO, create_tiny_backbone
+from hub_scripts.tiny.backbone import DEMO, create_tiny_backbone
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.compression import ComaCompressionCollator, ComaCompressionConfig, ComaCompressionTrainer
+from trainers.compression.collator import ComaCompressionCollator
+from trainers.compression.config import ComaCompressionConfig
+from trainers.compression.trainer import ComaCompressionTrainer
 from trainers.data.emoji import STYLES, emoji_dialogues, load_emoji
-from trainers.diagnostics import alignment, anisotropy, effective_rank, uniformity
-from trainers.encoding import embed_items
-from trainers.metrics import Relevance, rank_embeddings, retrieval_metrics
-from trainers.pixel_cache import CachingProcessor
-from trainers.rows import as_image, without_decoding
+from trainers.data.images import as_image, without_decoding
+from trainers.data.pixel_cache import CachingProcessor
+from trainers.encoding.encode import embed_items
+from trainers.evaluation.geometry import alignment, anisotropy, effective_rank, uniformity
+from trainers.evaluation.metrics import Relevance, rank_embeddings, retrieval_metrics
 
 
 UNSEEN, OTHER = "twemoji", "noto"

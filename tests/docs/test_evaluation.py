@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from hub_scripts.cli import main
+from hub_scripts.common.folders import save_model
 from hub_scripts.evaluate import _parser
-from hub_scripts.folders import save_model
 
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"

@@ -23,10 +23,10 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from hub_scripts.tiny_backbone import MODEL_TYPES, BackboneSizes, create_tiny_backbone
+from hub_scripts.tiny.backbone import MODEL_TYPES, BackboneSizes, create_tiny_backbone
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.info_nce import info_nce
-from trainers.metrics import Relevance, rank_embeddings, retrieval_metrics
+from trainers.contrastive.loss import info_nce
+from trainers.evaluation.metrics import Relevance, rank_embeddings, retrieval_metrics
 
 
 GOLDEN = Path(__file__).parent

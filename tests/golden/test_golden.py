@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hub_scripts.tiny_backbone import MODEL_TYPES
+from hub_scripts.tiny.backbone import MODEL_TYPES
 from tests.golden.frozen import GOLDEN, VERSIONS, build, sample, stages
 
 

@@ -10,7 +10,7 @@ from huggingface_hub import hf_hub_download
 from transformers import AutoConfig
 
 from hub_scripts.cli import EXPECTED, _one_line
-from hub_scripts.hub import upload
+from hub_scripts.hub.upload import upload
 
 
 REPO = "org/my-coma"

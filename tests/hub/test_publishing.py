@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from hub_scripts.cli import main
-from hub_scripts.folders import save_model
-from hub_scripts.golden import GOLDEN_FILE
-from hub_scripts.hub import upload
-from trainers.contrastive import ComaContrastiveConfig, ComaContrastiveTrainer
-from trainers.lora import lora_config
+from hub_scripts.common.folders import save_model
+from hub_scripts.hub.golden import GOLDEN_FILE
+from hub_scripts.hub.upload import upload
+from trainers.adapters import lora_config
+from trainers.contrastive.config import ComaContrastiveConfig
+from trainers.contrastive.trainer import ComaContrastiveTrainer
 
 
 pytestmark = pytest.mark.slow

@@ -9,12 +9,13 @@ from peft import get_peft_model
 from transformers import AutoModel, AutoProcessor
 
 import modeling_coma
-from hub_scripts.folders import save_model
-from hub_scripts.hub import upload
-from hub_scripts.loading import fetch_adapter, load_model
+from hub_scripts.common.folders import save_model
+from hub_scripts.common.loading import fetch_adapter, load_model
+from hub_scripts.hub.upload import upload
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.contrastive import ComaContrastiveConfig, ComaContrastiveTrainer
-from trainers.lora import lora_config
+from trainers.adapters import lora_config
+from trainers.contrastive.config import ComaContrastiveConfig
+from trainers.contrastive.trainer import ComaContrastiveTrainer
 
 
 CODE = {path.name for path in Path(modeling_coma.__file__).parent.glob("*_coma.py")}

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCardData
 
-from hub_scripts.card_results import Score
-from hub_scripts.hub import upload
+from hub_scripts.hub.card_results import Score
+from hub_scripts.hub.upload import upload
 
 
 REPO = "org/my-coma"

@@ -7,10 +7,10 @@ import huggingface_hub.constants
 import pytest
 
 from hub_scripts.cli import main
-from hub_scripts.folders import save_model
-from hub_scripts.golden import GOLDEN_FILE
-from hub_scripts.hub import _in_a_line, upload
-from hub_scripts.training_record import TRAINING_FILE, read_training_record
+from hub_scripts.common.folders import save_model
+from hub_scripts.hub.golden import GOLDEN_FILE
+from hub_scripts.hub.training_record import TRAINING_FILE, read_training_record
+from hub_scripts.hub.upload import _in_a_line, upload
 
 
 REPO = "org/my-coma"

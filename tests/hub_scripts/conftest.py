@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hub_scripts.cli import main
-from hub_scripts.folders import save_model
+from hub_scripts.common.folders import save_model
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 from hub_scripts.cli import main
-from hub_scripts.training_record import read_training_record
+from hub_scripts.hub.training_record import read_training_record
 
 
 @pytest.mark.slow

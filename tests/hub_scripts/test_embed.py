@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from hub_scripts.cli import main
-from hub_scripts.folders import save_model
+from hub_scripts.common.folders import save_model
 from modeling_coma import ComaForEmbedding, ComaProcessor
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from hub_scripts.evaluation_data import open_sets
+from hub_scripts.evaluation.data import open_sets
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from tests.mmeb_folders import NUMBER, v1_rows, visual_documents, write_mmeb
 from trainers.data.emoji import emoji_pairs, load_emoji
-from trainers.data.mmeb_sets import SETS
+from trainers.data.mmeb.sets import SETS
 from trainers.one_writer import one_writer
 
 

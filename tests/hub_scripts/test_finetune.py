@@ -10,9 +10,9 @@ import torch
 import yaml
 from transformers import AutoModel
 
+from hub_scripts.common.training import RECIPES
 from hub_scripts.finetune import _load, _parse
-from hub_scripts.settings import RECIPES
-from trainers.rows import NumberedRows
+from trainers.data.rows import NumberedRows
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from hub_scripts.cli import main
 from tests.chat_server import ChatServer, Happening, completion, drip, misbehaving, packed, picture_in, send
 from trainers.data.dialogues import load_dialogues
 from trainers.data.emoji import load_emoji
-from trainers.data.qa_chat import read_picture
+from trainers.data.qa.chat import read_picture
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,9 +10,9 @@ from peft import get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from hub_scripts.loading import load_model
+from hub_scripts.common.loading import load_model
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.lora import lora_config
+from trainers.adapters import lora_config
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from datasets import load_from_disk
 
 import hub_scripts.mine
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.data.images import without_decoding
 from trainers.one_writer import one_writer
-from trainers.rows import without_decoding
 
 
 MARGIN = 0.01

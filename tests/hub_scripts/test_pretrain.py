@@ -10,9 +10,9 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from transformers import AutoModel
 
+from hub_scripts.common.training import RECIPES
 from hub_scripts.pretrain import _load, _parse
-from hub_scripts.settings import RECIPES
-from trainers.rows import NumberedRows
+from trainers.data.rows import NumberedRows
 
 
 QUICK = {"max_steps": 2, "per_device_train_batch_size": 3, "report_to": "none", "use_cpu": True, "disable_tqdm": True}

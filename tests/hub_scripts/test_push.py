@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor
 
 import hub_scripts.push
-from hub_scripts.golden import GOLDEN_FILE, differences
+from hub_scripts.hub.golden import GOLDEN_FILE, differences
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_dry_run_leaves_a_complete_folder(source: Path, coma_command: Callable
     assert str(tmp_path) not in (out / "config.json").read_text(), "the card of where it lay"
     model, processor = AutoModel.from_pretrained(out), AutoProcessor.from_pretrained(out)
     golden = json.loads((out / GOLDEN_FILE).read_text())
-    hub_scripts.golden.write_golden(tmp_path, model.eval(), processor)
+    hub_scripts.hub.golden.write_golden(tmp_path, model.eval(), processor)
     again = json.loads((tmp_path / GOLDEN_FILE).read_text())
     assert again["embeddings"] == golden["embeddings"] and len(golden["names"]) == 4
     assert len({tuple(row) for row in golden["embeddings"]}) == 4
@@ -59,7 +59,7 @@ def test_what_does_not_load_is_not_published(
     def need_us(arguments, folder):
         found = save(arguments, folder)
         code = (folder / "modeling_coma.py").read_text()
-        (folder / "modeling_coma.py").write_text(f"import trainers.losses\n{code}")
+        (folder / "modeling_coma.py").write_text(f"import trainers.compression.loss\n{code}")
         return found
 
     monkeypatch.setattr(hub_scripts.push, "_save_whole", need_us)
@@ -103,7 +103,7 @@ def test_an_adapter_needs_a_base_on_the_hub(source: Path, coma_command: Callable
     from peft import get_peft_model
 
     from modeling_coma import ComaForEmbedding
-    from trainers.lora import lora_config
+    from trainers.adapters import lora_config
 
     model = ComaForEmbedding.from_pretrained(source)
     get_peft_model(model, lora_config(model, r=2)).save_pretrained(tmp_path / "adapter")

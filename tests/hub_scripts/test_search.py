@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from hub_scripts.folders import save_model
-from hub_scripts.index import index_table, join_parts, nearest, write_part
-from hub_scripts.loading import load_model
+from hub_scripts.common.folders import save_model
+from hub_scripts.common.loading import load_model
+from hub_scripts.embedding.index import index_table, join_parts, nearest, write_part
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +81,7 @@ def test_wrong_command_lines(coma_folder: Path, coma_command: Callable, index: P
 
 @pytest.mark.parametrize("k", [1, 5, 40])
 def test_nearest_is_exact_over_parts_with_ties_in_order(tmp_path: Path, k: int, monkeypatch) -> None:
-    monkeypatch.setattr("hub_scripts.index.ROWS_AT_A_TIME", 5)
+    monkeypatch.setattr("hub_scripts.embedding.index.ROWS_AT_A_TIME", 5)
     embeddings = torch.randint(-2, 3, (37, 3), generator=torch.manual_seed(0)).float()
     parts = []
     for start in range(0, 37, 8):
@@ -186,7 +186,7 @@ def test_a_damaged_index_is_one_line(
     coma_folder: Path, coma_command: Callable, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = load_model(str(coma_folder))
-    monkeypatch.setattr("hub_scripts.loading.load_model", lambda *_: pair)  # once for all of them
+    monkeypatch.setattr("hub_scripts.common.loading.load_model", lambda *_: pair)  # once for all of them
     for number, (path, message) in enumerate(damaged(index, tmp_path)):
         code, text, error = coma_command("search", coma_folder, path, "an apple")
         assert (code, text, error.count("\n")) == (1, "", 1), (number, text, error)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hub_scripts.golden import GOLDEN_FILE, version_changes, weight_faults, write_golden
+from hub_scripts.hub.golden import GOLDEN_FILE, version_changes, weight_faults, write_golden
 from modeling_coma import ComaForEmbedding, ComaProcessor
 
 

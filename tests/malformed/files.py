@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from hub_scripts.embedding.index import index_metadata, index_table, join_parts, nearest, write_part
 from hub_scripts.finetune import _parse as parse_finetune
-from hub_scripts.index import index_metadata, index_table, join_parts, nearest, write_part
 from hub_scripts.pretrain import _parse as parse_pretrain
 from tests.malformed.cases import Case, Check
 from tests.malformed.tables import load
-from trainers.data.qa_parsing import find_questions
+from trainers.data.qa.parsing import find_questions
 
 
 __all__ = ["index_cases", "long_cases", "setting_cases"]

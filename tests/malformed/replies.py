@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.malformed.cases import Case
-from trainers.data.qa_parsing import find_questions, without_thoughts
-from trainers.data.qa_server import _read_reply
+from trainers.data.qa.parsing import find_questions, without_thoughts
+from trainers.data.qa.server import _read_reply
 
 
 __all__ = ["reply_cases"]

@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hub_scripts.corpus import Columns, open_corpus
+from hub_scripts.embedding.corpus import Columns, open_corpus
 from tests.malformed.cases import Case, Check
 from trainers.data.dialogues import load_dialogues
 from trainers.data.pairs import PairColumns, load_pairs
-from trainers.rows import BadRows
+from trainers.data.rows import BadRows
 
 
 __all__ = ["ROWS", "TABLES", "Rows", "at_most", "exactly", "load", "message_cases", "rows_of", "table_cases", "turns"]

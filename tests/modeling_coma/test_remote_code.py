@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 
-from hub_scripts.tiny_backbone import MODEL_TYPES
+from hub_scripts.tiny.backbone import MODEL_TYPES
 
 
 FILES = {"configuration_coma.py", "inputs_coma.py", "loss_coma.py", "memory_coma.py", "modeling_coma.py"}

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from trainers.compression import ComaCompressionConfig, ComaCompressionTrainer
-from trainers.contrastive import ComaContrastiveConfig, ComaContrastiveTrainer
+from trainers.compression.config import ComaCompressionConfig
+from trainers.compression.trainer import ComaCompressionTrainer
+from trainers.contrastive.config import ComaContrastiveConfig
+from trainers.contrastive.trainer import ComaContrastiveTrainer
 
 
 MODALITIES = ("text", "image", "mixed", "several")

@@ -7,8 +7,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from modeling_coma import ComaForEmbedding
-from trainers.adapter_files import WEIGHTS, complete_adapter, is_hub_name, public_base
-from trainers.lora import lora_config
+from trainers.adapters import WEIGHTS, complete_adapter, is_hub_name, lora_config, public_base
 
 
 @pytest.fixture

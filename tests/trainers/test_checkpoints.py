@@ -8,8 +8,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from trainers.adapters import lora_config
 from trainers.checkpoints import check_checkpoint, check_files, last_checkpoint, whole_or_nothing
-from trainers.lora import lora_config
 
 
 STEPS = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}

@@ -6,8 +6,8 @@ from typing import Literal
 
 import pytest
 
-from trainers.compression import ComaCompressionConfig
-from trainers.contrastive import ComaContrastiveConfig
+from trainers.compression.config import ComaCompressionConfig
+from trainers.contrastive.config import ComaContrastiveConfig
 from trainers.ranges import COUNT, POSITIVE, check_choices, check_ranges
 
 

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from tests.trainers.test_gather import spawn
-from trainers.compression import ComaCompressionConfig, ComaCompressionTrainer
+from tests.trainers.test_distributed import spawn
+from trainers.compression.config import ComaCompressionConfig
+from trainers.compression.trainer import ComaCompressionTrainer
 
 
 BAD = {"contrastive": {"positive": {"image": b"no picture", "text": None}}, "compression": {"images": [b"no picture"]}}

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import TrainingArguments, integrations
 
-from trainers.compression import ComaCompressionConfig
-from trainers.contrastive import ComaContrastiveConfig
+from trainers.compression.config import ComaCompressionConfig
+from trainers.contrastive.config import ComaContrastiveConfig
 from trainers.training_config import REFUSED, REFUSED_OF_ACCELERATE, RENAMED
 
 
@@ -204,8 +204,8 @@ def test_a_metric_that_is_not_measured(train):
 
 @pytest.mark.parametrize("name", ["compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics"])
 def test_functions_that_nothing_calls_are_refused(name, make_coma, compression_rows, contrastive_rows, tmp_path):
-    from trainers.compression import ComaCompressionTrainer
-    from trainers.contrastive import ComaContrastiveTrainer
+    from trainers.compression.trainer import ComaCompressionTrainer
+    from trainers.contrastive.trainer import ComaContrastiveTrainer
 
     model, processor = make_coma()
     trainers = (ComaCompressionTrainer, compression_rows), (ComaContrastiveTrainer, contrastive_rows)

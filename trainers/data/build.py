@@ -21,8 +21,9 @@ from datasets import Dataset, Features
 from transformers.utils import logging
 
 from trainers.data.column_names import misnamed, tell_unread
-from trainers.data.records import Record, Records
-from trainers.rows import BadRows, undecoded
+from trainers.data.images import undecoded
+from trainers.data.rows import BadRows
+from trainers.data.tables import Record, Records
 
 
 __all__ = ["Policy", "build_dataset", "convert_records", "need_columns"]

@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 
 from transformers.utils import logging
 
-from trainers.rows import fault
+from trainers.data.faults import fault
 
 
 __all__ = ["misnamed", "refuse_misnamed", "tell_unread"]

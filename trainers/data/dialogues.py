@@ -12,10 +12,10 @@ from datasets import Dataset
 
 from trainers.data.build import Policy, build_dataset
 from trainers.data.column_names import refuse_misnamed
-from trainers.data.pictures import ImageRoot, as_stored, as_stored_list, root_of
-from trainers.data.records import open_records, saved_dataset
+from trainers.data.faults import describe, fault
+from trainers.data.images import ImageRoot, as_stored, as_stored_list, root_of
 from trainers.data.schema import DIALOGUE_FEATURES, as_text, check_dialogue, check_text, validate_dialogues
-from trainers.rows import describe, fault
+from trainers.data.tables import open_records, saved_dataset
 
 
 __all__ = ["PLACEHOLDER", "DialogueColumns", "dialogue_row", "load_dialogues", "mapped_row"]

@@ -10,11 +10,11 @@ from typing import Any
 from datasets import Dataset, Features
 
 from trainers.data.build import Policy, build_dataset
+from trainers.data.faults import fault
 from trainers.data.image_folders import walk_images
-from trainers.data.records import Record, Records
 from trainers.data.schema import DIALOGUE_FEATURES, PAIR_FEATURES, PICTURE_FEATURES, check_dialogue, check_pair
+from trainers.data.tables import Record, Records
 from trainers.data.text_files import open_text
-from trainers.rows import fault
 
 
 __all__ = ["CAPTIONS", "load_folder", "load_folder_dialogues", "load_folder_pairs"]

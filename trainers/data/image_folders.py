@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from trainers.data.pictures import PICTURE_SUFFIXES
+from trainers.data.images import PICTURE_SUFFIXES
 from trainers.data.text_files import printable
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from trainers.data.faults import describe
 from trainers.data.text_files import SURROGATES, open_text
-from trainers.rows import describe
 
 
 __all__ = ["RepeatedKey", "json_rows", "jsonl_rows", "parse_json"]

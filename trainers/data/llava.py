@@ -11,9 +11,9 @@ from datasets import Dataset
 from trainers.data.build import Policy, build_dataset
 from trainers.data.column_names import refuse_misnamed
 from trainers.data.dialogues import dialogue_row
-from trainers.data.pictures import ImageRoot, as_stored_list, root_of
-from trainers.data.records import open_records
+from trainers.data.images import ImageRoot, as_stored_list, root_of
 from trainers.data.schema import DIALOGUE_FEATURES
+from trainers.data.tables import open_records
 
 
 __all__ = ["llava_row", "load_coma_sft", "load_llava"]

@@ -13,8 +13,8 @@ from datasets import Dataset, Features, Value
 
 from trainers.data.build import Policy, build_dataset
 from trainers.data.column_names import refuse_misnamed
-from trainers.data.pictures import ImageRoot, as_stored, root_of
-from trainers.data.records import open_records, saved_dataset
+from trainers.data.faults import describe, fault
+from trainers.data.images import ImageRoot, as_stored, root_of
 from trainers.data.schema import (
     DIALOGUE_FEATURES,
     PAIR_FEATURES,
@@ -24,7 +24,7 @@ from trainers.data.schema import (
     check_text,
     validate_pairs,
 )
-from trainers.rows import describe, fault
+from trainers.data.tables import open_records, saved_dataset
 
 
 __all__ = [

@@ -17,7 +17,9 @@ from datasets import Dataset, Features, Image, Value
 from transformers.utils import logging
 
 from trainers.data.column_names import refuse_misnamed
-from trainers.rows import BadRows, describe, fault, without_decoding
+from trainers.data.faults import describe, fault
+from trainers.data.images import without_decoding
+from trainers.data.rows import BadRows
 
 
 __all__ = [

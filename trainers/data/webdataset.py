@@ -20,14 +20,15 @@ from typing import Any
 from datasets import Features, IterableDataset, Value
 
 from trainers.data.dialogues import DialogueColumns, mapped_row
+from trainers.data.faults import describe, fault
 from trainers.data.image_folders import is_system_file
+from trainers.data.images import PICTURE_SUFFIXES, ImageRoot, root_of, undecoded
 from trainers.data.json_rows import RepeatedKey, parse_json
 from trainers.data.llava import llava_row
 from trainers.data.pairs import PairColumns, check_named, features_of, pair_row
-from trainers.data.pictures import PICTURE_SUFFIXES, ImageRoot, root_of
+from trainers.data.rows import ROW, BadRows
 from trainers.data.schema import DIALOGUE_FEATURES
 from trainers.data.text_files import check_regular, printable
-from trainers.rows import ROW, BadRows, describe, fault, undecoded
 
 
 __all__ = ["stream_dialogues", "stream_pairs"]

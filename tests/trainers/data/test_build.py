@@ -11,8 +11,9 @@ from datasets import Dataset, Features, Image, Value
 
 from trainers.data import build
 from trainers.data.build import build_dataset
-from trainers.data.records import open_records
-from trainers.rows import BadRows, fault
+from trainers.data.faults import fault
+from trainers.data.rows import BadRows
+from trainers.data.tables import open_records
 
 
 FEATURES = Features({"n": Value("int64"), "image": Image()})

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from hub_scripts.corpus import Columns, open_corpus
+from hub_scripts.embedding.corpus import Columns, open_corpus
 from trainers.data.column_names import misnamed
 from trainers.data.dialogues import load_dialogues
 from trainers.data.llava import load_llava
-from trainers.data.mmeb_train import load_mmeb_train
+from trainers.data.mmeb.train import load_mmeb_train
 from trainers.data.pairs import PairColumns, load_pairs, load_triplets
 from trainers.data.schema import PAIR_FEATURES, validate_pairs
 

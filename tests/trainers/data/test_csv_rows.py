@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hub_scripts.corpus import Columns, open_corpus
+from hub_scripts.embedding.corpus import Columns, open_corpus
 from trainers.data.pairs import PairColumns, load_pairs
-from trainers.data.records import open_records
-from trainers.rows import BadRows
+from trainers.data.rows import BadRows
+from trainers.data.tables import open_records
 
 
 LETTER = "Dear Sir, thank you for your letter\n" * 4000  # longer than what the module csv takes

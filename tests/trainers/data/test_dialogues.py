@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from datasets import Dataset, Features, Image, List, Value
 
-from trainers.compression_collator import ComaCompressionCollator
+from trainers.compression.collator import ComaCompressionCollator
 from trainers.data.dialogues import DialogueColumns, load_dialogues
 from trainers.data.emoji import emoji_dialogues, load_emoji
+from trainers.data.images import as_image
+from trainers.data.rows import BadRows, NumberedRows
 from trainers.data.schema import DIALOGUE_FEATURES
-from trainers.rows import BadRows, NumberedRows, as_image
 
 
 def save(folder: Path, rows: list[dict[str, Any]]) -> Path:

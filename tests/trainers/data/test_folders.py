@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from trainers.compression_collator import ComaCompressionCollator
-from trainers.contrastive_collator import ComaContrastiveCollator
+from trainers.compression.collator import ComaCompressionCollator
+from trainers.contrastive.collator import ComaContrastiveCollator
 from trainers.data.folders import load_folder, load_folder_dialogues, load_folder_pairs
-from trainers.rows import BadRows, NumberedRows
+from trainers.data.rows import BadRows, NumberedRows
 
 
 @pytest.fixture

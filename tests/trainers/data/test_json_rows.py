@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from hub_scripts.corpus import Columns, open_corpus
+from hub_scripts.embedding.corpus import Columns, open_corpus
 from trainers.data.dialogues import load_dialogues
 from trainers.data.llava import load_llava
 from trainers.data.pairs import PairColumns, load_pairs, load_triplets
-from trainers.data.records import open_records
-from trainers.rows import BadRows
+from trainers.data.rows import BadRows
+from trainers.data.tables import open_records
 
 
 TALK = '"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]'

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from trainers.compression_collator import ComaCompressionCollator
+from trainers.compression.collator import ComaCompressionCollator
 from trainers.data.llava import load_coma_sft, load_llava
-from trainers.rows import BadRows, NumberedRows
+from trainers.data.rows import BadRows, NumberedRows
 
 
 def talk(*texts: str) -> list[dict[str, str]]:

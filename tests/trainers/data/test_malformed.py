@@ -13,9 +13,9 @@ from datasets import Dataset
 
 from trainers.data.dialogues import DialogueColumns, load_dialogues
 from trainers.data.llava import load_coma_sft, load_llava
-from trainers.data.mmeb_train import load_mmeb_train
+from trainers.data.mmeb.train import load_mmeb_train
 from trainers.data.pairs import PairColumns, load_pairs, load_triplets
-from trainers.rows import BadRows
+from trainers.data.rows import BadRows
 
 
 class Case(NamedTuple):

@@ -13,11 +13,11 @@ from datasets import Dataset
 from PIL import Image
 
 from modeling_coma import ComaProcessor
-from trainers.compression_collator import ComaCompressionCollator
-from trainers.contrastive_collator import ComaContrastiveCollator
+from trainers.compression.collator import ComaCompressionCollator
+from trainers.contrastive.collator import ComaContrastiveCollator
 from trainers.data.dialogues import load_dialogues
 from trainers.data.pairs import PairColumns, load_pairs
-from trainers.rows import BadRows, NumberedRows
+from trainers.data.rows import BadRows, NumberedRows
 
 
 MESSAGES = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, Features, Image, Value
 
-from trainers.contrastive_collator import ComaContrastiveCollator
+from trainers.contrastive.collator import ComaContrastiveCollator
 from trainers.data.pairs import PairColumns, load_pairs, load_triplets
+from trainers.data.rows import BadRows, NumberedRows
 from trainers.data.schema import PAIR_FEATURES
-from trainers.rows import BadRows, NumberedRows
 
 
 TABLE = {

@@ -8,8 +8,8 @@ import pytest
 from datasets import Dataset, Features, Image, List, Value
 
 from trainers.data.emoji import emoji_dialogues, emoji_pairs, load_emoji
+from trainers.data.rows import BadRows
 from trainers.data.schema import DIALOGUE_FEATURES, PAIR_FEATURES, validate_dialogues, validate_pairs
-from trainers.rows import BadRows
 
 
 def test_the_rows_of_the_emoji_are_good() -> None:

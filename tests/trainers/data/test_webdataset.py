@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader
 
-from trainers.compression_collator import ComaCompressionCollator
-from trainers.contrastive_collator import ComaContrastiveCollator
+from trainers.compression.collator import ComaCompressionCollator
+from trainers.contrastive.collator import ComaContrastiveCollator
 from trainers.data.dialogues import DialogueColumns
 from trainers.data.pairs import PairColumns
 from trainers.data.webdataset import stream_dialogues, stream_pairs

@@ -1,0 +1,1 @@
+"""What `coma embed` and `coma search` share: the index and its parts."""

@@ -1,0 +1,1 @@
+"""What `coma evaluate` reads and writes."""

@@ -1,0 +1,201 @@
+"""Golden vectors: embeddings of a few fixed inputs that go with a model, by which anybody can tell that it is intact.
+
+They are a JSON file beside the weights, with the inputs (texts and a picture) and the versions of the libraries that
+they were made with. What is compared is computed by `clean_load.py`, in a process that cannot import this package.
+"""
+
+import base64
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hub_scripts.hub.clean_load import GOLDEN_FILE, decode_inputs, library_versions
+
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from modeling_coma import ComaForEmbedding, ComaProcessor
+
+
+__all__ = [
+    "TOLERANCES",
+    "differences",
+    "golden_inputs",
+    "input_rows",
+    "load_cleanly",
+    "read_golden",
+    "version_changes",
+    "weight_faults",
+    "write_golden",
+]
+
+# Largest length of the difference to a golden vector, as a share of its own length, by precision of the weights.
+TOLERANCES = {"float64": 1e-3, "float32": 1e-3, "float16": 2e-2, "bfloat16": 5e-2}
+# A tied head shows the trained rows of the input embeddings a second time; adapters hold them once.
+TIED_TOKENS = ".lm_head.token_adapter.trainable_tokens_delta"
+
+
+def write_golden(folder: Path, model: "ComaForEmbedding", processor: "ComaProcessor", adapter: bool = False) -> None:
+    """
+    Writes the golden vectors of a model on the CPU.
+
+    Args:
+        folder (`Path`): where the model is saved.
+        model ([`ComaForEmbedding`]): the model, or an adapted one.
+        processor ([`ComaProcessor`]): its processor.
+        adapter (`bool`, *optional*, defaults to `False`): whether the folder has an adapter only.
+    """
+    import torch
+
+    golden = {"adapter": adapter, **input_rows()}
+    with torch.no_grad():
+        # One by one, so that nothing of a batch, its padding least of all, has a part in them.
+        rows = [model(**processor.process([item])).embeddings[0] for item in golden_inputs().values()]
+    golden["embeddings"] = [row.float().tolist() for row in rows]
+    golden["dtype"] = str(rows[0].dtype).removeprefix("torch.")
+    golden["versions"] = library_versions()
+    (folder / GOLDEN_FILE).write_text(json.dumps(golden) + "\n", encoding="utf-8")
+
+
+def golden_inputs() -> dict[str, Any]:
+    """The inputs by their names: texts, a picture, both, and a text with an instruction, as chat messages."""
+    inputs = input_rows()
+    return dict(zip(inputs["names"], decode_inputs(inputs), strict=True))
+
+
+def read_golden(file: Path) -> dict[str, Any]:
+    """
+    Reads golden vectors.
+
+    Args:
+        file (`Path`): as [`write_golden`] leaves it.
+
+    Returns:
+        `dict`
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    try:
+        golden = json.loads(file.read_text(encoding="utf-8"))
+        vectors = golden["embeddings"]
+        counts = {len(golden["names"]), len(golden["inputs"]), len(vectors)}
+        is_whole = len(counts) == 1 and 0 not in counts and isinstance(golden["versions"], dict)
+        is_whole = is_whole and isinstance(golden["adapter"], bool) and golden["dtype"] in TOLERANCES
+        is_whole = is_whole and all(math.isfinite(number) for vector in vectors for number in vector)
+        decode_inputs(golden)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise ValueError(f"{file.name} is damaged, as its golden vectors cannot be read: {error!r}") from error
+    if not is_whole:
+        raise ValueError(f"{file.name} is damaged: it must have a vector of numbers for every input.")
+    return golden
+
+
+def load_cleanly(
+    name: str, commit: str | None = None, golden: dict[str, Any] | None = None, offline: bool = False
+) -> dict[str, Any]:
+    """
+    Loads a model in a process where this package is not installed, and embeds golden inputs.
+
+    Args:
+        name (`str`): a folder, or a repository on the Hub. Its code is run.
+        commit (`str`, *optional*): of a repository.
+        golden (`dict`, *optional*): of [`read_golden`], with the inputs; by default, that of the folder.
+        offline (`bool`, *optional*, defaults to `False`): whether the network must not be used.
+
+    Returns:
+        `dict`: `embeddings`, `golden`, `versions`, `dtype`, `embedding_dtype`, the commit as `revision`, and names of
+        weights as `missing_keys`, `unexpected_keys`, `mismatched_keys`.
+
+    Raises:
+        ValueError: if the model does not load, with what Python said.
+    """
+    golden = read_golden(Path(name, GOLDEN_FILE)) if golden is None else golden
+    with tempfile.TemporaryDirectory() as temporary:
+        inputs, answer = Path(temporary, "inputs.json"), Path(temporary, "answer.json")
+        inputs.write_text(json.dumps({"adapter": golden["adapter"], "inputs": golden["inputs"]}), encoding="utf-8")
+        # Code of an earlier load must not stand in for what is missing in this one.
+        environment = {**os.environ, "HF_MODULES_CACHE": temporary, "TOKENIZERS_PARALLELISM": "false"}
+        environment |= {"HF_HUB_OFFLINE": "1"} if offline else {}
+        script = str(Path(__file__).with_name("clean_load.py"))
+        command = [sys.executable, "-P", script, name, commit or "", str(inputs), str(answer)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode or not answer.exists():
+            raise ValueError(f"{name} does not load in a process without coma-embedding: {_said(done.stderr)}")
+        return {**json.loads(answer.read_text(encoding="utf-8")), "golden": golden}
+
+
+def differences(report: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """
+    What each golden input is, and the length of the difference of its vectors as a share of the golden one's; infinite
+    where one of them is not a number, so that it is beyond any tolerance.
+    """
+    import torch
+
+    golden = report["golden"]
+    for name, ours, theirs in zip(golden["names"], report["embeddings"], golden["embeddings"], strict=True):
+        found, expected = torch.tensor(ours, dtype=torch.float64), torch.tensor(theirs, dtype=torch.float64)
+        if found.shape != expected.shape:
+            raise ValueError(f"The vector of {name} has {len(found)} dimensions, the golden one {len(expected)}.")
+        share = ((found - expected).norm() / expected.norm()).item()
+        yield name, share if math.isfinite(share) else math.inf
+
+
+def weight_faults(report: dict[str, Any]) -> list[str]:
+    """What is wrong with the weights, a sentence each."""
+    kinds = {"missing_keys": "missing", "unexpected_keys": "not used", "mismatched_keys": "of another shape"}
+    faults = []
+    for kind, what in kinds.items():
+        names = [name for name in report[kind] if not (report["golden"]["adapter"] and TIED_TOKENS in name)]
+        if names:
+            faults.append(f"{len(names)} weights are {what}: {', '.join(names[:3])}{' …' if names[3:] else ''}")
+    made_in, found_in = report["golden"].get("dtype"), report.get("embedding_dtype")
+    if made_in and found_in and made_in != found_in:
+        faults.append(f"they compute in {found_in}, and golden vectors were made in {made_in}")
+    return faults
+
+
+def version_changes(report: dict[str, Any]) -> list[str]:
+    """Libraries that are not what the golden vectors were made with."""
+    here, there = report["versions"], report["golden"]["versions"]
+    names = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+    return [f"{name} {here.get(name, 'not there')}, was {there.get(name, 'not there')}" for name in names]
+
+
+def input_rows() -> dict[str, Any]:
+    """Names and messages of the inputs; pictures are base64 of PNG, which loses nothing."""
+    png = BytesIO()
+    _picture().save(png, "PNG")
+    picture = {"type": "image", "image": base64.b64encode(png.getvalue()).decode()}
+    text = {"type": "text", "text": "A red bicycle leans on the wall of a bakery."}
+    question = {"type": "text", "text": "Where does it stand?"}
+    instruction = {"role": "system", "content": [{"type": "text", "text": "Find a picture that shows this."}]}
+    contents = {"a text": [text], "a picture": [picture], "a picture and a text": [picture, question]}
+    inputs = [[{"role": "user", "content": content}] for content in contents.values()]
+    inputs.append([instruction, {"role": "user", "content": [text]}])
+    return {"names": [*contents, "a text with an instruction"], "inputs": inputs}
+
+
+def _picture() -> "Image":
+    """Colours that run into each other, with sharp edges in between."""
+    import numpy as np
+    from PIL import Image
+
+    y, x = np.mgrid[0:168, 0:224]
+    pixels = np.stack([x * 255 // 223, y * 255 // 167, ((x // 28 + y // 28) % 2) * 255], axis=2)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def _said(errors: str) -> str:
+    """The last exception that Python reported, message and all."""
+    starts = [match.start() for match in re.finditer(r"^[\w.]+(?:Error|Exception)\b", errors, re.M)]
+    return errors[starts[-1] :].strip() if starts else errors.strip()[-400:]

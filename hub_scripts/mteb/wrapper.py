@@ -1,0 +1,129 @@
+"""CoMa models in mteb: one file that needs nothing of this package, as mteb keeps them for the models it knows.
+
+  import mteb
+  from hub_scripts.mteb.wrapper import ComaEncoder
+
+  mteb.evaluate(ComaEncoder("org/coma"), mteb.get_benchmark("MIEB(lite)"))
+
+Inputs are chat messages, the picture before the text as in training. The instruction of a task stands before queries,
+as a system message; documents have none.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mteb.models import ModelMeta
+from mteb.models.abs_encoder import AbsEncoder
+from mteb.models.model_meta import ScoringFunction
+from mteb.types import PromptType
+from tqdm.auto import tqdm
+from transformers import AutoModel, AutoProcessor
+
+
+if TYPE_CHECKING:
+    from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.types import BatchedInput
+    from torch.utils.data import DataLoader
+
+
+__all__ = ["ComaEncoder", "coma_meta"]
+
+
+class ComaEncoder(AbsEncoder):
+    """
+    A CoMa model as mteb calls it.
+
+    Args:
+        model_name (`str`): name on the Hub, or folder.
+        revision (`str`, *optional*): branch, tag or commit.
+        device (`str`, *optional*): by default the accelerator, if there is one.
+        use_instructions (`bool`, *optional*, defaults to `True`): whether queries have the instruction of their task.
+        model_prompts (`dict[str, str]`, *optional*): instructions by name or type of task, instead of those of mteb.
+        kwargs: passed to `AutoModel.from_pretrained`.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        revision: str | None = None,
+        device: str | None = None,
+        use_instructions: bool = True,
+        model_prompts: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        options = {"revision": revision, "trust_remote_code": True}
+        self.model = AutoModel.from_pretrained(model_name, **options, **kwargs).eval()
+        self.processor = AutoProcessor.from_pretrained(model_name, **options)
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        self.model.to(device or accelerator)
+        self.use_instructions, self.prompts_dict = use_instructions, model_prompts
+        self.mteb_model_meta = coma_meta(model_name, self.model, revision)
+
+    def encode(
+        self,
+        inputs: "DataLoader[BatchedInput]",
+        *,
+        task_metadata: "TaskMetadata",
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: PromptType | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """
+        Embeds the inputs of a task.
+
+        Args:
+            inputs (`DataLoader`): batches with `text`, `image` or both.
+            task_metadata (`TaskMetadata`): where the instruction is.
+            hf_split, hf_subset (`str`): not used.
+            prompt_type (`PromptType`, *optional*): whether these are queries.
+            kwargs: `show_progress_bar`.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_inputs, hidden_size)`, on the CPU.
+        """
+        instruction = None
+        if self.use_instructions and prompt_type == PromptType.query:
+            instruction = self.get_task_instruction(task_metadata, prompt_type)
+        embeddings = []
+        for batch in tqdm(inputs, desc="Encoding", disable=not kwargs.get("show_progress_bar", True)):
+            texts, images = (batch.get(name) for name in ("text", "image"))
+            number = len(texts if texts is not None else images)
+            pairs = zip(images or [None] * number, texts or [None] * number, strict=True)
+            features = self.processor.process([_messages(image, text, instruction) for image, text in pairs])
+            with torch.inference_mode():
+                embeddings.append(self.model(**features.to(self.model.device)).embeddings.float().cpu())
+        return torch.cat(embeddings)
+
+
+def coma_meta(model_name: str, model: Any, revision: str | None = None) -> ModelMeta:
+    """What mteb writes beside results: read off the model where it can be."""
+    parts = Path(model_name).parts[-2:]
+    return ModelMeta(
+        loader=ComaEncoder,
+        name="/".join(parts if len(parts) == 2 else ("local", *parts)),
+        revision=revision or "main",
+        release_date=None,
+        languages=None,
+        n_parameters=model.num_parameters(),
+        memory_usage_mb=round(model.get_memory_footprint() / 2**20),
+        max_tokens=model.config.get_text_config().max_position_embeddings,
+        embed_dim=model.config.hidden_size,
+        license=None,
+        open_weights=True,
+        public_training_code=None,
+        public_training_data=None,
+        framework=["PyTorch", "Transformers", "Sentence Transformers"],
+        similarity_fn_name=ScoringFunction.COSINE,
+        use_instructions=True,
+        training_datasets=None,
+        modalities=["text", "image"],
+    )
+
+
+def _messages(image: Any, text: str | None, instruction: str | None) -> list[dict[str, Any]]:
+    content = [{"type": "image", "image": image}] if image is not None else []
+    content += [{"type": "text", "text": text}] if text else []
+    system = [{"role": "system", "content": instruction}] if instruction else []
+    return [*system, {"role": "user", "content": content}]

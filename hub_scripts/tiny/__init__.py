@@ -1,0 +1,1 @@
+"""A small backbone and its tokenizer, made on the spot."""

@@ -1,0 +1,227 @@
+"""What is trained: adapters on the language model and the compression tokens, or more where asked."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import check_target_module_exists
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from modeling_coma import ComaForEmbedding
+
+
+__all__ = [
+    "add_adapter",
+    "check_adapter",
+    "complete_adapter",
+    "freeze_vision",
+    "freeze_vision_of_adapter",
+    "is_hub_name",
+    "lora_config",
+    "merge_adapter",
+    "public_base",
+]
+
+
+def lora_config(model: ComaForEmbedding, r: int = 16, lora_alpha: int = 64, **kwargs: Any) -> LoraConfig:
+    r"""
+    The adapter of the official recipe: DoRA on the attention projections of the language model, rank 16, alpha 64,
+    dropout 0.1, Gaussian initialisation. The rows of the compression tokens are trained beside it, and only they: the
+    adapter file has K rows of the embedding matrix, never the matrix.
+
+    Args:
+        model ([`ComaForEmbedding`]):
+            The model to be adapted.
+        r (`int`, *optional*, defaults to 16):
+            Rank.
+        lora_alpha (`int`, *optional*, defaults to 64):
+            Scale of the adapter, divided by the rank.
+        kwargs:
+            Any other field of `LoraConfig`, in place of those of the recipe.
+
+    Returns:
+        `LoraConfig` for `peft.get_peft_model` or the `peft_config` of a trainer.
+    """
+    recipe = {
+        "lora_dropout": 0.1,
+        "use_dora": True,
+        "init_lora_weights": "gaussian",
+        "target_modules": r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)",
+        "trainable_token_indices": {"embed_tokens": list(model.config.compression_token_ids)},
+    }
+    return LoraConfig(r=r, lora_alpha=lora_alpha, **{**recipe, **kwargs})
+
+
+def freeze_vision(model: ComaForEmbedding, train_merger: bool = False) -> None:
+    """Freezes the vision tower (paper, section 4.1), all of it or all but the merger that feeds the language model."""
+    visual = model.backbone.model.visual
+    visual.requires_grad_(False)
+    visual.merger.requires_grad_(train_merger)
+
+
+def add_adapter(
+    model: ComaForEmbedding, peft_config: LoraConfig, freeze_vision: bool = True, train_merger: bool = False
+) -> PeftModel:
+    r"""
+    The model with a new adapter that trains of the vision tower what the settings say.
+
+    What LoRA does not reach is trained as a copy, which goes into the adapter and into a merged model
+    (`modules_to_save`): the tower, or its merger.
+
+    Args:
+        model ([`ComaForEmbedding`]):
+            The model to be adapted.
+        peft_config (`LoraConfig`):
+            The adapter, of any `task_type`: there are no heads for it to act upon.
+        freeze_vision (`bool`, *optional*, defaults to `True`):
+            Whether the vision tower stays as it is.
+        train_merger (`bool`, *optional*, defaults to `False`):
+            Whether its merger is trained nevertheless.
+
+    Returns:
+        `PeftModel`
+
+    Raises:
+        ValueError: if the adapter is to act on a frozen tower.
+    """
+    peft_config = copy.deepcopy(peft_config)
+    copies = list(peft_config.modules_to_save or [])
+    adapted = [name for name in _names_in_tower(model) if _is_adapted(peft_config, name)]
+    copied = [name for name in _names_in_tower(model) if any(f".{name}".endswith(f".{end}") for end in copies)]
+    frozen = {name for name in adapted + copied if not (train_merger and _is_in_merger(name))}
+    if freeze_vision and frozen:
+        raise ValueError(
+            f"freeze_vision is set, and the adapter would train {len(frozen)} modules of the vision tower, first "
+            f"{min(frozen)}: set freeze_vision to false, or leave them out of the adapter."
+        )
+    if not freeze_vision and not adapted + copied:
+        peft_config.modules_to_save = [*copies, "visual"]
+    elif freeze_vision and train_merger and not adapted + copied:
+        peft_config.modules_to_save = [*copies, "visual.merger"]
+    # Not `get_peft_model`: by the task type it picks a wrapper that passes arguments of other models' heads.
+    peft_config.base_model_name_or_path = model.name_or_path
+    return PeftModel(model, peft_config)
+
+
+def freeze_vision_of_adapter(model: PeftModel, freeze_vision: bool = True, train_merger: bool = False) -> None:
+    """
+    Freezes the vision tower of a model that has an adapter already, or finds that the adapter trains it.
+
+    Raises:
+        ValueError: if the tower or its merger are to be trained and the adapter has nothing of them: what is trained
+            beside an adapter is not saved.
+    """
+    tower = model.get_base_model().backbone.model.visual
+    trained = {name: weight for name, weight in tower.named_parameters() if weight.requires_grad}
+    part = {name: weight for name, weight in trained.items() if not freeze_vision or name.startswith("merger.")}
+    if (train_merger or not freeze_vision) and not part:
+        raise ValueError(
+            "The adapter trains nothing of the vision tower, and what is trained beside it would not be saved: leave "
+            "freeze_vision and train_merger as they are, or pass the model and a `peft_config` instead."
+        )
+    for name, weight in trained.items():
+        weight.requires_grad_(name in part and (train_merger or not freeze_vision))
+
+
+def _names_in_tower(model: ComaForEmbedding) -> list[str]:
+    tower = model.backbone.model.visual
+    return ["backbone.model.visual", *(f"backbone.model.visual.{name}" for name, _ in tower.named_modules() if name)]
+
+
+def _is_in_merger(name: str) -> bool:
+    return name.startswith("backbone.model.visual.merger")
+
+
+def _is_adapted(peft_config: LoraConfig, name: str) -> bool:
+    if peft_config.target_modules == "all-linear":
+        return True
+    return bool(check_target_module_exists(peft_config, name))
+
+
+def merge_adapter(model: PeftModel) -> ComaForEmbedding:
+    """The model with the adapter and the trained rows of the compression tokens folded into its weights."""
+    return model.merge_and_unload()
+
+
+WEIGHTS = "adapter_model.safetensors"
+MAGNITUDE = ".lora_magnitude_vector"
+EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")  # PEFT saves them, too, where the vocabulary has grown
+
+
+def complete_adapter(folder: str | Path) -> None:
+    """
+    Gives the weights of a saved adapter the names by which transformers finds them, too.
+
+    Args:
+        folder (`str` or `Path`): where `PeftModel.save_pretrained` has saved.
+    """
+    path = Path(folder, WEIGHTS)
+    if not path.exists():
+        return
+    with safe_open(path, "pt") as file:
+        metadata, names = file.metadata(), list(file.keys())
+        weights = {_full_name(name): file.get_tensor(name) for name in names}
+    if weights.keys() != set(names):
+        save_file(weights, path, metadata=metadata)
+
+
+def check_adapter(model: PeftModel, folder: str | Path) -> None:
+    """
+    Raises if a saved adapter was cut, or does not fit the one that a model has, which PEFT would load nevertheless.
+
+    Args:
+        model (`PeftModel`):
+            The model with its adapter.
+        folder (`str` or `Path`):
+            Where the other one is saved.
+
+    Raises:
+        ValueError: names the file and the first weight that is missing, or of another shape.
+    """
+    path = Path(folder, WEIGHTS)
+    if not path.exists():
+        raise ValueError(f"{folder} has no {WEIGHTS}: what is trained here is an adapter.")
+    try:
+        with safe_open(path, "pt") as file:
+            saved = {_full_name(name): tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read: {error}. Copy or download it again.") from error
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    expected = {_full_name(name): tuple(weight.shape) for name, weight in weights.items()}
+    names = expected.keys() | {name for name in saved if not name.endswith(EMBEDDINGS)}
+    if other := sorted(name for name in names if saved.get(name) != expected.get(name)):
+        raise ValueError(
+            f"{path} does not fit the adapter: {len(other)} of {len(names)} weights are missing, unknown, or of "
+            f"another shape, first {other[0]}: {saved.get(other[0])} instead of {expected.get(other[0])}."
+        )
+
+
+def _full_name(name: str) -> str:
+    return name + ".weight" * name.endswith(MAGNITUDE)
+
+
+def is_hub_name(name: str | None) -> bool:
+    """Whether a model is named as on the Hub, `org/name`, and there is no folder of that name here."""
+    return bool(name) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None and not Path(name).exists()
+
+
+def public_base(adapter: PeftModel | PeftConfig) -> str:
+    """
+    Name of the base of an adapter that is to be published.
+
+    Raises:
+        ValueError: if the base is a folder of this machine, which nobody who loads the adapter has.
+    """
+    config = adapter.peft_config[adapter.active_adapter] if isinstance(adapter, PeftModel) else adapter
+    name = config.base_model_name_or_path
+    if not is_hub_name(name):
+        raise ValueError(
+            f"The adapter names {name!r} as its base, which is not on the Hub: nobody else could load it. Push the "
+            "base first (`coma push BASE ORG/NAME`) and train on it by that name, or push the merged model."
+        )
+    return name

@@ -1,0 +1,89 @@
+"""Settings of stage 1, compression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trainers.ranges import AT_LEAST_0, COUNT, POSITIVE, check_ranges
+from trainers.training_config import ComaTrainingArguments
+
+
+__all__ = ["ComaCompressionConfig"]
+
+RANGES = {
+    **dict.fromkeys(("dialogue_max_length", "max_tokens_per_batch"), COUNT),
+    **dict.fromkeys(("cross_entropy_weight", "kl_weight"), AT_LEAST_0),
+    "kl_temperature": POSITIVE,
+}
+
+
+@dataclass
+class ComaCompressionConfig(ComaTrainingArguments):
+    r"""
+    Settings of stage 1. Where they differ from `TrainingArguments`, the defaults are the official recipe.
+
+    Args:
+        > What is trained
+
+        freeze_vision (`bool`, *optional*, defaults to `True`):
+            Freezes the vision tower.
+        train_merger (`bool`, *optional*, defaults to `False`):
+            Trains the merger of the vision tower nevertheless.
+
+        > Data
+
+        max_length (`int`, *optional*):
+            Limit of an input in tokens; text beyond it is cut. The processor's own limit by default.
+        dialogue_max_length (`int`, *optional*, defaults to 8192):
+            Limit of a dialogue in tokens; turns beyond it are left out and counted.
+        compression_instruction (`bool`, *optional*, defaults to `True`):
+            Whether the processor's instruction stands before the compression tokens.
+        max_tokens_per_batch (`int`, *optional*):
+            Budget of a batch in tokens, padding included, beside its `per_device_train_batch_size` rows at most.
+        length_column (`str`, *optional*):
+            Column with the tokens of each row, as `trainers.compression.lengths.add_lengths` makes it, for batches of
+            similar length.
+        on_bad_row (`str`, *optional*, defaults to `"raise"`):
+            `"raise"`, or `"skip"` to leave bad rows out and count them.
+
+        > Loss
+
+        cross_entropy_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the cross-entropy of the answers.
+        kl_weight (`float`, *optional*, defaults to 0.0):
+            Weight of the divergence from the uncompressed teacher.
+        kl_temperature (`float`, *optional*, defaults to 1.0):
+            Temperature of both distributions in it.
+    """
+
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the data."})
+    dialogue_max_length: int = field(default=8192, metadata={"help": "Limit of a dialogue in tokens."})
+    compression_instruction: bool = field(default=True, metadata={"help": "Instruction before the tokens."})
+    max_tokens_per_batch: int | None = field(default=None, metadata={"help": "Token budget of a batch."})
+    length_column: str | None = field(default=None, metadata={"help": "Column with the tokens of each row."})
+
+    cross_entropy_weight: float = field(default=1.0, metadata={"help": "Weight of the cross-entropy."})
+    kl_weight: float = field(default=0.0, metadata={"help": "Weight of the KL from the uncompressed teacher."})
+    kl_temperature: float = field(default=1.0, metadata={"help": "Temperature of the KL."})
+
+    def __post_init__(self) -> None:
+        check_ranges(self, RANGES)
+        super().__post_init__()
+        if self.cross_entropy_weight == 0 and self.kl_weight == 0:
+            raise ValueError("Nothing to train: cross_entropy_weight and kl_weight are both 0.")
+        if self.kl_weight == 0 and self.kl_temperature != 1.0:
+            raise ValueError("kl_temperature cannot act without a kl_weight. Give one, or leave it out.")
+        if self.bf16_full_eval or self.fp16_full_eval:
+            raise ValueError(
+                "bf16_full_eval and fp16_full_eval cannot act here: stage 1 is evaluated in the precision that it is "
+                "trained in. Leave them out."
+            )
+        if self.max_tokens_per_batch is not None and self.length_column is None:
+            raise ValueError(
+                "max_tokens_per_batch needs a length_column; trainers.compression.lengths.add_lengths makes one."
+            )
+        if self.length_column is not None and (self.dataloader_drop_last or self.train_sampling_strategy != "random"):
+            raise ValueError(
+                "dataloader_drop_last and train_sampling_strategy cannot act beside a length_column: batches of "
+                "similar length have an order of their own, in which every row comes. Leave them out."
+            )

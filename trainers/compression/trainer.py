@@ -1,0 +1,216 @@
+"""Stage 1, compression: dialogues answered from the compression tokens alone, trained with the HF `Trainer`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from torch.utils.data import DataLoader
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import EvalLoopOutput
+
+from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.callbacks import TokenSimilarity
+from trainers.compression.collator import ComaCompressionCollator
+from trainers.compression.config import ComaCompressionConfig
+from trainers.compression.evaluation import evaluate_compression
+from trainers.compression.loss import Head, answer_hits, answer_kl
+from trainers.samplers import LengthGroupedBatches
+from trainers.skipped_batches import SkippingTrainer
+from trainers.training_config import ComaTrainingArguments
+
+
+__all__ = ["ComaCompressionTrainer"]
+
+
+class ComaCompressionTrainer(SkippingTrainer):
+    r"""
+    Trains stage 1. The model's own forward computes the cross-entropy; here are the KL from the teacher, what is
+    logged, and an evaluation that tells how much the compression tokens carry.
+
+    Args:
+        model ([`ComaForEmbedding`] or `PeftModel`):
+            The model.
+        args ([`ComaCompressionConfig`]):
+            Settings.
+        processing_class ([`ComaProcessor`]):
+            The processor, saved with every checkpoint.
+        peft_config (`LoraConfig`, *optional*):
+            Adapter to train, see `trainers.adapters.lora_config`; without one, all that is not frozen is trained.
+        teacher ([`ComaForEmbedding`], *optional*):
+            Teacher of the KL. With an adapter it is the model itself without the adapter.
+        kwargs:
+            As in `Trainer`: `train_dataset`, `eval_dataset`, `data_collator`, `callbacks`, …
+
+    Raises:
+        ValueError: for a KL without a teacher, and for FSDP or ZeRO-3 without gradient checkpointing.
+    """
+
+    def __init__(
+        self,
+        model: ComaForEmbedding,
+        args: ComaCompressionConfig,
+        processing_class: ComaProcessor,
+        peft_config: LoraConfig | None = None,
+        teacher: ComaForEmbedding | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if kwargs.get("data_collator") is None:
+            kwargs["data_collator"] = ComaCompressionCollator(
+                processing_class,
+                args.max_length,
+                args.dialogue_max_length,
+                args.compression_instruction,
+                args.on_bad_row,
+            )
+        super().__init__(model, args, processing_class, peft_config, **kwargs)
+        if (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()) and not _checkpoints(args):
+            raise ValueError(
+                "Set gradient_checkpointing: FSDP and ZeRO-3 free the weights of a layer after its backward pass, and "
+                "only with checkpointing does a step go through each layer once."
+            )
+        if args.kl_weight > 0 and teacher is None and not hasattr(self.model, "disable_adapter"):
+            raise ValueError("kl_weight > 0 needs a teacher: train an adapter (peft_config), or pass `teacher`.")
+        if teacher is not None:
+            teacher = teacher.requires_grad_(False).eval()
+            # Offloaded, or spread over devices, it is where it is to be.
+            if not hasattr(teacher, "hf_device_map") and not any(weight.is_meta for weight in teacher.parameters()):
+                teacher = teacher.to(self.accelerator.device)
+        self.teacher = teacher
+        self.token_similarity = TokenSimilarity()
+        self.add_callback(self.token_similarity)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Weighted sum of cross-entropy and KL over the answer tokens of the whole optimizer step."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        args, meter = self.args, self.meter
+        loss = args.cross_entropy_weight * loss
+        if args.kl_weight > 0:
+            loss = loss + args.kl_weight * self._kl(inputs, outputs.answer_states, num_items_in_batch)
+        if self.is_logging_step():
+            labels = inputs["labels"][inputs["labels"] != -100]
+            hits = answer_hits(outputs.answer_states, self.coma.get_output_embeddings(), labels)
+            meter.add("answer_accuracy", hits.sum(), hits.numel())
+        counts = (inputs["labels"] != -100).any()  # not the batch that stands for rows left out
+        images = counts * len(inputs.get("image_grid_thw", ()))
+        tokens = counts * (inputs["attention_mask"].sum() + inputs["dialogue_attention_mask"].sum())
+        meter.add_rate("tokens_per_second", tokens)
+        meter.add_rate("images_per_second", images)
+        self.seen.add(images, tokens)
+        return (loss, outputs) if return_outputs else loss
+
+    def _kl(self, inputs: dict[str, Any], states: torch.Tensor, num_items: torch.Tensor | int | None) -> torch.Tensor:
+        """Divergence of the answers from those of a teacher that sees the whole input."""
+        adapted = self.accelerator.unwrap_model(self.model)
+        with torch.no_grad():
+            if self.teacher is not None:
+                expected = self.teacher(**inputs, dialogue_view="full")
+                teacher_head = self.teacher.get_output_embeddings()
+            else:
+                with adapted.disable_adapter():
+                    expected = adapted(**inputs, dialogue_view="full")
+                teacher_head = _without_adapter(self.coma.get_output_embeddings())
+        kl = answer_kl(
+            states,
+            expected.answer_states,
+            self.coma.get_output_embeddings(),
+            teacher_head,
+            self.args.kl_temperature,
+            num_items,
+        )
+        # Of a step, the parts of all its batches and processes add up; DDP will average the gradients.
+        parts = 1 if num_items is None else self.accelerator.num_processes
+        of_step = 0 if self.skipped_batches.is_empty else 1
+        self.meter.add("kl", kl.detach(), of_step / (self.current_gradient_accumulation_steps * parts))
+        return kl * parts
+
+    def number_of_rows(self, batch: dict[str, Any]) -> int:
+        """Rows of a batch that have something to be trained on."""
+        return int((batch["labels"] != -100).any(dim=1).sum())
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of similar length where the rows have a `length_column`, else as in `Trainer`."""
+        if self.args.length_column is None:
+            return super().get_train_dataloader()
+        batches = LengthGroupedBatches(
+            self._lengths(),
+            self._train_batch_size,
+            self.args.max_tokens_per_batch,
+            num_processes=self.accelerator.num_processes,
+            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+        )
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            in_order=self.args.dataloader_in_order,
+        )
+        # Every process gets as many batches as the others, but not of as many rows. (Evaluation stays as it is.)
+        even_batches, self.accelerator.even_batches = self.accelerator.even_batches, False
+        loader = self.accelerator.prepare(loader)
+        self.accelerator.even_batches = even_batches
+        return loader
+
+    def _lengths(self) -> np.ndarray:
+        dataset, column = self.train_dataset.dataset, self.args.length_column
+        if column not in getattr(dataset, "column_names", ()):
+            raise ValueError(
+                f"The train dataset has no column {column!r}; trainers.compression.lengths.add_lengths makes one."
+            )
+        return np.asarray(dataset[column][:])
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Loss per answer token: from the compression tokens, from those of another row, and from none at all."""
+        model = self._wrap_model(self.model, training=False, dataloader=dataloader).eval()
+        metrics, self.token_similarity.similarity, rows = evaluate_compression(
+            self.accelerator.unwrap_model(model), dataloader, self.accelerator, description
+        )
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=rows)
+
+
+def _without_adapter(head: torch.nn.Module) -> Head:
+    """
+    Hidden states to the logits of the teacher, which has no adapter. The KL makes its logits a second time in the
+    backward pass, when the adapter is back, so it is switched off at every call, and for the head alone.
+    """
+    adapted = [module for module in head.modules() if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+
+    def logits(hidden: torch.Tensor) -> torch.Tensor:
+        for module in adapted:
+            module.enable_adapters(False)
+        try:
+            return head(hidden)
+        finally:
+            for module in adapted:
+                module.enable_adapters(True)
+
+    return logits
+
+
+def _checkpoints(args: ComaTrainingArguments) -> bool:
+    """Newer versions of transformers call it activation checkpointing."""
+    names = ("activation_checkpointing", "gradient_checkpointing")
+    return any(getattr(args, name, False) for name in names)

@@ -1,0 +1,1 @@
+"""MMEB: its sets, the prompts of its tasks and its training split."""

@@ -1,0 +1,193 @@
+"""Dialogues about many pictures, from the pictures alone: rows of stage 1, as JSON lines in the order of the input.
+
+Many conversations go on at one time; their rows are written in order, and what was written is never made again. A
+picture that gets no dialogue is written beside them, with the reason, and can be tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm.auto import tqdm
+
+from trainers.data.qa.chat import Chat, Picture, Rejected, read_picture
+from trainers.data.qa.dialogue import QASettings, Writing
+from trainers.data.qa.output import QAOutput, WrittenRow
+
+
+__all__ = ["Source", "generate_dialogues", "retry_failed"]
+
+AHEAD = 4  # rows that may be finished before one that is not, for every conversation at one time
+
+
+class Source(NamedTuple):
+    """
+    A picture to be talked about.
+
+    Args:
+        id (`str`): name of its row.
+        image (`str`, `bytes` or `None`): path or content of its file.
+        error (`str`, *optional*): why the row cannot be read.
+    """
+
+    id: str
+    image: str | bytes | None
+    error: str | None = None
+
+
+async def generate_dialogues(
+    sources: Iterable[Source], chat: Chat, output: QAOutput, settings: QASettings, total: int | None = None
+) -> None:
+    r"""
+    Writes a row for every picture that has none yet, with a progress bar.
+
+    Args:
+        sources (`Iterable[Source]`):
+            All pictures, always in the same order; those of an earlier run are compared by name and left out.
+        chat ([`Chat`]): who answers.
+        output ([`QAOutput`]): where the rows go; it has been entered.
+        settings ([`QASettings`]): what is to be written.
+        total (`int`, *optional*): how many pictures there are, for the progress bar.
+
+    Raises:
+        ValueError: if the pictures are not those of the earlier run.
+    """
+    remaining = iter(sources)
+    done = 0
+    for written in output.written():
+        _check_same(next(remaining, None), written, output)
+        done += 1
+    with _bar(total, done) as bar:
+        await _write_all(((source, None) for source in remaining), chat, output, settings, bar)
+
+
+async def retry_failed(
+    sources: Iterable[Source], chat: Chat, output: QAOutput, settings: QASettings, total: int | None = None
+) -> None:
+    r"""
+    Tries failed pictures again. Good rows are kept, and the new ones stand where they belong.
+
+    Args:
+        sources, chat, output, settings, total: as in [`generate_dialogues`], which must have been through all of them.
+
+    Raises:
+        ValueError: if the pictures are not those of the earlier run.
+    """
+    kept = output.written()
+
+    def with_kept() -> Iterator[tuple[Source, WrittenRow | None]]:
+        for source, written in zip(sources, kept, strict=True):
+            _check_same(source, written, output)
+            yield source, written if written.good else None
+
+    with output.retry() as new:
+        remaining = with_kept()
+        done = 0
+        for written in new.written():
+            _check_same(next(remaining)[0], written, new)
+            done += 1
+        with _bar(total, done) as bar:
+            await _write_all(remaining, chat, new, settings, bar)
+    output.take_retry()
+
+
+def _bar(total: int | None, done: int) -> tqdm:
+    return tqdm(total=total, initial=done, desc="Dialogues", unit="picture", smoothing=0.05)
+
+
+def _check_same(source: Source | None, written: WrittenRow, output: QAOutput) -> None:
+    found = None if source is None else source.id
+    if found != written.row["id"]:
+        raise ValueError(
+            f"{output.out} was begun with other pictures: where {written.row['id']!r} was, there is now {found!r}. "
+            "Give the same ones (more of them may follow), or another file."
+        )
+
+
+async def _write_all(
+    sources: Iterator[tuple[Source, WrittenRow | None]],
+    chat: Chat,
+    output: QAOutput,
+    settings: QASettings,
+    bar: tqdm,
+) -> None:
+    """Keeps as many conversations going as there may be, and writes the rows in order as soon as they can be."""
+    free = asyncio.Semaphore(chat.concurrency)
+
+    async def write(source: Source, kept: WrittenRow | None) -> WrittenRow:
+        if kept is None:
+            async with free:
+                kept = await _write_one(source, chat, output, settings)
+        bar.update()
+        return kept
+
+    running: deque[asyncio.Task] = deque()
+    try:
+        for source in sources:
+            running.append(asyncio.create_task(write(*source)))
+            if len(running) >= AHEAD * chat.concurrency:
+                output.write(await running[0])
+                running.popleft()
+        while running:
+            output.write(await running[0])
+            running.popleft()
+    finally:  # after an error; otherwise there are none
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _write_one(source: Source, chat: Chat, output: QAOutput, settings: QASettings) -> WrittenRow:
+    stats: dict[str, Any] = {"id": source.id, "picture": None}
+    writing = None
+    try:
+        _check_names(source, output.home)
+        picture = await asyncio.to_thread(read_picture, source.image)
+        stats["picture"] = picture.digest
+        writing = Writing(chat, picture, settings, source.id)
+        messages = (await writing.write()).messages
+    except Rejected as rejected:
+        failure = {"id": source.id, "reason": rejected.reason, "detail": rejected.detail}
+        return WrittenRow(False, failure, stats | (writing.dialogue.stats() if writing else {}))
+    path = await asyncio.to_thread(_path_of, source, picture, output.home)
+    row = {"id": source.id, "images": [path], "messages": messages}
+    return WrittenRow(True, row, stats | writing.dialogue.stats())
+
+
+def _check_names(source: Source, home: Path) -> None:
+    """A row that was not read, or whose name or path cannot stand in a file of UTF-8, has no dialogue."""
+    if source.error is not None:
+        raise Rejected("row cannot be read", source.error)
+    path = _shown_path(source.image, home) if isinstance(source.image, str) else ""
+    for name in (source.id, path):
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise Rejected(
+                "name is not UTF-8", f"{name!r} cannot stand in a row; give the file another one"
+            ) from error
+
+
+def _shown_path(image: str, home: Path) -> str:
+    """Where a file is, from the folder of the rows if it lies there."""
+    path, folder = Path(os.path.abspath(image)), Path(os.path.abspath(home.parent))
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def _path_of(source: Source, picture: Picture, home: Path) -> str:
+    """Where the file of a picture is; a missing one is written."""
+    if isinstance(source.image, str):
+        return _shown_path(source.image, home)
+    path = home.with_name(f"{home.name}.images") / f"{picture.digest}.{picture.mime.removeprefix('image/')}"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{threading.get_ident()}")  # others may write an equal picture
+        unfinished.write_bytes(picture.data)
+        unfinished.replace(path)
+    return str(path.relative_to(home.parent))

@@ -1,0 +1,202 @@
+"""Tables and lists of any kind as records, one after the other, so that a bad one is known by its number.
+
+This is the one reader of tables, for all commands. A file that is read as a whole by a library fails as a whole,
+without a row. So tables of text are read here line by line; Parquet and data sets, whose columns have types, in
+batches. Memory does not grow with the number of rows, but of .json, which is parsed from a text.
+
+Texts in columns of any type of Arrow (strings, large, views, categories) are texts, and a `ClassLabel` is its name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Dataset, Features, List, load_from_disk
+
+from trainers.data.csv_rows import csv_header, csv_rows
+from trainers.data.faults import fault
+from trainers.data.images import without_decoding
+from trainers.data.json_rows import json_rows, jsonl_rows
+from trainers.data.text_files import check_regular
+
+
+__all__ = ["TABLE_SUFFIXES", "Record", "Records", "open_records", "saved_dataset"]
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+BATCH = 256  # rows of a batch, which may have pictures in them
+# What a damaged file, or a value that Python has no type for, raises when it is read.
+UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError)
+
+Record = dict[str, Any] | ValueError  # a row, or why it cannot be read
+
+
+class Records(NamedTuple):
+    """
+    What a source has.
+
+    Args:
+        name (`str`): what it is called in messages.
+        columns (`list[str]`, *optional*): its columns, where all rows have the same.
+        rows (`Callable[..., Iterator[Record]]`): gives its rows from the first; with names of columns, it may leave
+            out the others.
+        identity (`Any`): differs when the content does.
+        num_rows (`int`, *optional*): how many there are, where that is known without reading them.
+    """
+
+    name: str
+    columns: list[str] | None
+    rows: Callable[..., Iterator[Record]]
+    identity: Any
+    num_rows: int | None = None
+
+
+def saved_dataset(source: str | Path | Dataset) -> Dataset | None:
+    """
+    The data set that a source is, or that was saved in the folder that it names; `None` for anything else.
+
+    Raises:
+        ValueError: for a folder with several data sets, or with a damaged one.
+    """
+    if isinstance(source, Dataset):
+        return source
+    if not isinstance(source, str | Path):
+        raise ValueError(f"A {type(source).__name__} is no source of rows: give a `Dataset`, a file or a folder.")
+    if os.path.isfile(os.path.join(source, "dataset_dict.json")):
+        splits = sorted(file.parent.name for file in Path(source).glob("*/state.json"))
+        raise ValueError(f"{source} has several data sets: give the folder of one of them, {', '.join(splits)}.")
+    if not os.path.isfile(os.path.join(source, "state.json")):
+        return None
+    try:
+        return load_from_disk(str(source))
+    except (*UNREADABLE, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{source} cannot be read as a data set of `save_to_disk`: {error}") from error
+
+
+def open_records(source: str | Path | Dataset) -> Records:
+    """
+    Opens a source of records.
+
+    Args:
+        source (`str`, `Path` or `Dataset`): a .csv, .tsv, .jsonl, .json (a list) or .parquet file, a folder made by
+            `Dataset.save_to_disk`, or a data set.
+
+    Returns:
+        [`Records`]
+
+    Raises:
+        ValueError: for what is no such thing, or cannot be read at all.
+    """
+    if (dataset := saved_dataset(source)) is not None:
+        return _of_dataset(dataset, "the data set" if isinstance(source, Dataset) else Path(source).name)
+    path = Path(source).absolute()
+    suffix = path.suffix.lower()
+    if suffix not in TABLE_SUFFIXES or os.path.isdir(path):
+        kinds = ", ".join(TABLE_SUFFIXES)
+        raise ValueError(f"{path} must be a folder of `save_to_disk`, or a file that ends with {kinds}.")
+    check_regular(path)
+    state = path.stat()
+    identity = (str(path), state.st_size, state.st_mtime_ns)
+    if suffix == ".parquet":
+        return _of_parquet(path, identity)
+    if suffix in (".csv", ".tsv"):
+        separator = "\t" if suffix == ".tsv" else ","
+        return Records(
+            path.name, csv_header(path, separator), lambda columns=None: csv_rows(path, separator), identity
+        )
+    read = jsonl_rows if suffix == ".jsonl" else json_rows
+    return Records(path.name, None, lambda columns=None: read(path), identity)
+
+
+def _of_dataset(dataset: Dataset, name: str) -> Records:
+    rows = without_decoding(dataset)
+
+    def read(columns: Iterable[str] | None = None) -> Iterator[Record]:
+        kept = rows if columns is None else rows.select_columns(list(columns))
+        batches = kept.with_format("arrow").iter(BATCH)
+        return _rows_of(batches, dataset.features, name)
+
+    return Records(name, dataset.column_names, read, dataset._fingerprint, len(dataset))
+
+
+def _of_parquet(path: Path, identity: Any) -> Records:
+    try:
+        file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+        schema = file.schema_arrow
+    except UNREADABLE as error:
+        raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
+    if len(set(schema.names)) < len(schema.names):
+        raise ValueError(f"{path}: its columns, {schema.names}, must each have another name.")
+
+    def read(columns: Iterable[str] | None = None) -> Iterator[Record]:
+        batches = file.iter_batches(BATCH, columns=None if columns is None else list(columns))
+        return _rows_of(batches, _features_of(schema), str(path))
+
+    return Records(path.name, schema.names, read, identity, file.metadata.num_rows)
+
+
+def _features_of(schema: pa.Schema) -> dict[str, Any]:
+    """What `datasets` has written down about the columns, if it has made the file."""
+    if not schema.metadata or b"huggingface" not in schema.metadata:
+        return {}
+    try:
+        return Features.from_arrow_schema(schema)
+    except (ValueError, KeyError, TypeError, AttributeError):  # from another version: the columns are as they are
+        return {}
+
+
+def _rows_of(batches: Iterable[Any], features: dict[str, Any], where: str) -> Iterator[Record]:
+    """Rows of Arrow tables."""
+    number, batches = 0, iter(batches)
+    while True:
+        try:
+            batch = next(batches, None)
+        except UNREADABLE as error:
+            raise ValueError(f"{where}: from its row {number} on it cannot be read: {error}") from error
+        if batch is None:
+            return
+        labels = {name: features[name] for name in batch.schema.names if _is_label(features.get(name))}
+        try:
+            rows: list[Record] = batch.to_pylist()
+        except UNREADABLE:  # somewhere in the batch: the rows one by one tell where
+            rows = [_row_at(batch, place) for place in range(len(batch))]
+        yield from (_named(row, labels) if labels else row for row in rows)
+        number += len(batch)
+
+
+def _row_at(batch: Any, place: int) -> Record:
+    row = {}
+    for name in batch.schema.names:
+        try:
+            row[name] = batch[name][place].as_py()
+        except UNREADABLE as error:
+            return fault(name, f"a value that cannot be read ({error})", "one that can")
+    return row
+
+
+def _is_label(feature: Any) -> bool:
+    return isinstance(feature.feature if isinstance(feature, List) else feature, ClassLabel)
+
+
+def _named(row: Record, labels: dict[str, Any]) -> Record:
+    """A row with the names of its labels in place of their numbers."""
+    if isinstance(row, ValueError):
+        return row
+    try:
+        return row | {name: _label(row[name], feature, name) for name, feature in labels.items()}
+    except ValueError as error:
+        return error
+
+
+def _label(value: Any, feature: Any, column: str) -> Any:
+    if isinstance(value, list):
+        return [_label(one, feature.feature, column) for one in value]
+    if value is None or value == -1:  # by which `datasets` says that there is none
+        return None
+    if not 0 <= value < feature.num_classes:
+        raise fault(column, f"the label {value}", f"one of the {feature.num_classes} that the data set names")
+    return feature.names[value]

@@ -1,0 +1,1 @@
+"""Retrieval metrics and the tasks that they are computed on."""

@@ -1,0 +1,1 @@
+"""Hard negatives, mined from the documents nearest to each query."""

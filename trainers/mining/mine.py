@@ -1,0 +1,218 @@
+"""Hard negatives for pairs: what a model takes for the answer, is close, and is not known to be one.
+
+For every query the nearest documents are looked for among those of its source. Known positives are left out, and so is
+what is as near as a positive: it probably is one that nobody has marked (the margins are
+those of NV-Retriever, arXiv 2407.15831).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from transformers.utils import logging
+
+from trainers.encoding.nearest import nearest_documents
+from trainers.encoding.shards import EmbeddingShards
+from trainers.mining.pairs import PairIndex
+
+
+__all__ = ["Mined", "MiningSettings", "mine"]
+
+QUERIES_AT_A_TIME = 1024
+ROWS_AT_A_TIME = 16384
+
+
+@dataclass(frozen=True)
+class MiningSettings:
+    r"""
+    What a hard negative is. Its score `s` is a cosine, `p` is that of the positive of the row.
+
+    Args:
+        number (`int`, *optional*, defaults to 5): how many are wanted for a row.
+        depth (`int`, *optional*, defaults to 100): they are among so many nearest documents that are no positives,
+        skip (`int`, *optional*, defaults to 0): and not among the first so many of them.
+        relative_margin (`float`, *optional*, defaults to 0.05): `s <= p - relative_margin * |p|`.
+        absolute_margin (`float`, *optional*): `s <= p - absolute_margin`, from 0.
+        max_score (`float`, *optional*): `s <= max_score`.
+    """
+
+    number: int = 5
+    depth: int = 100
+    skip: int = 0
+    relative_margin: float | None = 0.05
+    absolute_margin: float | None = None
+    max_score: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("relative_margin", "absolute_margin", "max_score"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name}={value} is no limit: give a number, or leave it out.")
+        if self.absolute_margin is not None and self.absolute_margin < 0:
+            raise ValueError(f"absolute_margin={self.absolute_margin} is below 0: a relative_margin may be.")
+        if self.number < 1 or self.skip < 0 or self.depth < self.skip + self.number:
+            raise ValueError(
+                f"number={self.number} from 1, skip={self.skip} from 0, and depth={self.depth} must hold both of them."
+            )
+
+    def limits(self, positives: torch.Tensor) -> torch.Tensor:
+        """The largest score of a negative, by the scores of the positives, `(num_rows,)`."""
+        limits = torch.full_like(positives, torch.inf if self.max_score is None else self.max_score)
+        if self.relative_margin is not None:
+            limits = limits.minimum(positives - self.relative_margin * positives.abs())
+        if self.absolute_margin is not None:
+            limits = limits.minimum(positives - self.absolute_margin)
+        return limits
+
+
+class Mined(NamedTuple):
+    """
+    What was found.
+
+    Args:
+        documents (`np.ndarray` of shape `(num_rows, number)`): the negatives of each row, the nearest first; -1: none.
+        report (`dict`): `rows_by_number` says how many rows have how many, `rows_with_fewer` how many have fewer than
+            was wanted, `rows_without_negatives` how many have none at all, neither mined nor their own, `too_near` how
+            many documents a margin has kept out. The mean scores are over the same rows, those with mined negatives
+            (`rows_with_mined`): of their positives, and of the mean score of the negatives of each.
+    """
+
+    documents: np.ndarray
+    report: dict[str, Any]
+
+
+def mine(
+    index: PairIndex,
+    queries: EmbeddingShards,
+    documents: EmbeddingShards,
+    settings: MiningSettings,
+    device: torch.device | str = "cpu",
+) -> Mined:
+    """
+    Finds hard negatives, with a progress bar. What is held in memory depends on `settings` and not on the numbers of
+    queries and documents, but for a few numbers of each.
+
+    Args:
+        index ([`PairIndex`]): what belongs to what.
+        queries, documents ([`EmbeddingShards`]): their embeddings.
+        settings ([`MiningSettings`]): what a hard negative is.
+        device (`torch.device`, *optional*, defaults to `"cpu"`): where scores are computed.
+
+    Returns:
+        [`Mined`]: the same for the same embeddings; equal scores are in the order of the documents.
+
+    Raises:
+        ValueError: if no row can have as many negatives as are wanted, and for an embedding that is not finite.
+    """
+    most = max((len(pool) for pool in index.pools.values()), default=1) - 1
+    if settings.skip + settings.number > most:
+        raise ValueError(
+            f"number={settings.number} and skip={settings.skip} ask for more than there is: no query has more than "
+            f"{most} documents of its source beside its positive."
+        )
+    miner = _Miner(index, queries, documents, settings, torch.device(device))
+    found = np.full((len(index.queries), settings.number), -1, dtype=np.int64)
+    by_source: dict[str | None, list[int]] = {}
+    for row, source in enumerate(index.sources):
+        by_source.setdefault(source, []).append(row)
+    with logging.tqdm(total=len(found), desc="Mining", unit="row", smoothing=0.05) as progress:
+        for source, numbers in by_source.items():
+            rows = np.array(numbers)
+            rows = rows[np.argsort(index.queries[rows], kind="stable")]  # those of one query are looked up together
+            for start in range(0, len(rows), ROWS_AT_A_TIME):
+                some = rows[start : start + ROWS_AT_A_TIME]
+                found[some] = miner.mine(some, index.pools[source])
+                progress.update(len(some))
+    return Mined(found, miner.report(found))
+
+
+class _Miner:
+    """Mines some rows of one source, and counts."""
+
+    def __init__(
+        self,
+        index: PairIndex,
+        queries: EmbeddingShards,
+        documents: EmbeddingShards,
+        settings: MiningSettings,
+        device: torch.device,
+    ) -> None:
+        self.index, self.queries, self.documents = index, queries, documents
+        self.settings, self.device = settings, device
+        self.too_near, self.rows_with_mined, self.sum_of_positives, self.sum_of_negatives = 0, 0, 0.0, 0.0
+
+    def mine(self, rows: np.ndarray, pool: np.ndarray) -> np.ndarray:
+        """Numbers of documents for each row, `(num_rows, number)`."""
+        unique, of_row = np.unique(self.index.queries[rows], return_inverse=True)
+        found = np.empty((len(rows), self.settings.number), dtype=np.int64)
+        for start in range(0, len(unique), QUERIES_AT_A_TIME):
+            some = unique[start : start + QUERIES_AT_A_TIME]
+            queries = self.queries.take(some).to(self.device)
+            known = [self.index.known[query] for query in some]
+            scores, numbers = nearest_documents(queries, self.documents, pool, known, self.settings.depth)
+            theirs = np.flatnonzero((of_row >= start) & (of_row < start + len(some)))
+            for first in range(0, len(theirs), QUERIES_AT_A_TIME):
+                here = theirs[first : first + QUERIES_AT_A_TIME]
+                of_query = torch.from_numpy(of_row[here] - start).to(self.device)
+                positives = self.documents.take(self.index.positives[rows[here]]).to(self.device)
+                positives = (queries[of_query] * positives).sum(1)
+                if len(bad := (~positives.isfinite()).nonzero()):
+                    row = int(rows[here][int(bad[0])])
+                    raise ValueError(f"Row {row}: the score of its positive is {positives[bad[0]].item()}.")
+                own = self._own_negatives(rows[here])
+                found[here] = self._choose(scores[of_query], numbers[of_query], positives, own).cpu().numpy()
+        return found
+
+    def _own_negatives(self, rows: np.ndarray) -> torch.Tensor:
+        lists = [self.index.negatives[row] for row in rows]
+        own = torch.full((len(lists), max(map(len, lists), default=0)), -1)
+        for place, numbers in enumerate(lists):
+            own[place, : len(numbers)] = torch.tensor(numbers, dtype=torch.long)
+        return own.to(self.device)
+
+    def _choose(
+        self, scores: torch.Tensor, numbers: torch.Tensor, positives: torch.Tensor, own: torch.Tensor
+    ) -> torch.Tensor:
+        """The first documents of each row that are neither too near nor among its negatives already."""
+        there = scores > -torch.inf
+        for column in own.unbind(1):
+            there &= numbers != column[:, None]
+        there[:, : self.settings.skip] = False
+        near = scores > self.settings.limits(positives)[:, None]
+        self.too_near += int((there & near).sum())
+        there &= ~near
+        rank = there.cumsum(1)
+        there &= rank <= self.settings.number
+        chosen = torch.full((len(scores), self.settings.number), -1, device=scores.device)
+        chosen[there.nonzero()[:, 0], rank[there] - 1] = numbers[there]
+        number = there.sum(1)
+        has = number > 0
+        self.rows_with_mined += int(has.sum())
+        self.sum_of_positives += float(positives[has].double().sum())
+        of_row = scores.where(there, 0).double().sum(1)
+        self.sum_of_negatives += float((of_row[has] / number[has]).sum())
+        return chosen
+
+    def report(self, found: np.ndarray) -> dict[str, Any]:
+        """What was found, in numbers."""
+        by_number = np.bincount((found >= 0).sum(1), minlength=self.settings.number + 1)
+        mined, rows = int((found >= 0).sum()), self.rows_with_mined
+        without = [not own for own in self.index.negatives] & (found < 0).all(1)
+        return {
+            "rows": len(found),
+            "queries": len(self.index.query_keys),
+            "documents": len(self.index.document_keys),
+            "wanted": self.settings.number,
+            "mined": mined,
+            "rows_with_fewer": int(by_number[:-1].sum()),
+            "rows_by_number": {str(number): int(rows) for number, rows in enumerate(by_number)},
+            "too_near": self.too_near,
+            "rows_without_negatives": int(without.sum()),
+            "rows_with_mined": rows,
+            "mean_positive_score": round(self.sum_of_positives / rows, 4) if rows else None,
+            "mean_negative_score": round(self.sum_of_negatives / rows, 4) if rows else None,
+        }
