@@ -1,6 +1,6 @@
 """One step of stage 2, side by side: our gradient cache, that of sentence-transformers, and no cache at all.
 
-64 pairs: texts of 5 to 60 tokens against pictures of 64 to 256 tokens; LoRA r=16 on the language model, frozen vision
+64 pairs: texts of 5 to 60 tokens against images of 64 to 256 tokens; LoRA r=16 on the language model, frozen vision
 tower, the same weights, data and loss. Mini-batches are alike in peak memory: ours hold 2,048 tokens, those of
 sentence-transformers, which pads more and keeps more, 1,024. The backbone is random; its tower takes as
 much of the work as that of Qwen2.5-VL-3B. A step is forward and backward, from tensors. The three take turns, figures
@@ -61,8 +61,8 @@ def make_rows(pairs: int) -> list[dict]:
         text = f"{number} " + " ".join(random.choice(WORDS, random.integers(4, 55)))
         width, height = 28 * random.integers(8, 17, 2)
         pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        picture = Image.fromarray(pixels).resize((int(width), int(height)), Image.Resampling.BICUBIC)
-        rows.append({"query": {"text": text}, "positive": {"image": picture}})
+        image = Image.fromarray(pixels).resize((int(width), int(height)), Image.Resampling.BICUBIC)
+        rows.append({"query": {"text": text}, "positive": {"image": image}})
     return rows
 
 

@@ -1,6 +1,6 @@
 """Whether loading keeps up with training, and what a million rows cost in memory.
 
-Rows of stage 1, files of pictures as people have them. `emoji`: 128x128 pixels, 4 image tokens, the model of the demo,
+Rows of stage 1, files of images as people have them. `emoji`: 128x128 pixels, 4 image tokens, the model of the demo,
 all of it trained, batches of 32. `photo`: JPEG of 1024x768 pixels, 256 image tokens, the same model with its vision
 tower frozen, batches of 8. Rows per second of the data loader alone, from the first batch to the last, with 1 and 2
 workers, without and with the cache of preprocessed pixels (filled beforehand), beside those of the step, which is
@@ -52,22 +52,22 @@ KINDS = {
 }
 WORKERS = (1, 2)
 LINE = {
-    "images": ["pictures/{0}.jpg"],
-    "messages": [{"role": "user", "content": "What is {0}?"}, {"role": "assistant", "content": "It is picture {0}."}]
+    "images": ["images/{0}.jpg"],
+    "messages": [{"role": "user", "content": "What is {0}?"}, {"role": "assistant", "content": "It is image {0}."}]
     * 3,
 }
 
 
 def make_rows(folder: Path, size: tuple[int, int], number: int) -> Dataset:
-    """Dialogues about emoji whose pictures are files of this size."""
+    """Dialogues about emoji whose images are files of this size."""
     emoji = load_emoji(["noto"]).select(range(number))
     talks, ending = emoji_dialogues(emoji, turns=3, languages=()), "png" if size[0] < 256 else "jpg"
     with (folder / "rows.jsonl").open("w") as file:
         for place, row in enumerate(talks):
-            picture = Image.new("RGB", size, "white")
+            image = Image.new("RGB", size, "white")
             drawn = row["images"][0].convert("RGBA").resize(size)
-            picture.paste(drawn, mask=drawn)
-            picture.save(folder / f"{place}.{ending}")
+            image.paste(drawn, mask=drawn)
+            image.save(folder / f"{place}.{ending}")
             file.write(json.dumps({"images": [f"{place}.{ending}"], "messages": row["messages"]}) + "\n")
     return load_dialogues(folder / "rows.jsonl")
 
@@ -193,7 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, default=12, help="batches of a measurement (default: 12)")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--kinds", choices=list(KINDS), nargs="*", default=list(KINDS), help="of pictures")
+    parser.add_argument("--kinds", choices=list(KINDS), nargs="*", default=list(KINDS), help="of images")
     parser.add_argument("--rows", type=int, nargs=2, default=[10_000, 1_000_000], help="rows of the metadata")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the step")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)

@@ -18,7 +18,7 @@ __all__ = ["COMMANDS", "coma_version", "main"]
 # In the order of a project. Each is a module of this package with `main(argv) -> int`.
 COMMANDS = {
     "create": "make a CoMa folder from a vision-language backbone",
-    "generate-qa": "write questions and answers about pictures, for stage 1",
+    "generate-qa": "write questions and answers about images, for stage 1",
     "pretrain": "stage 1: train a model to answer dialogues from its compression tokens alone",
     "mine": "add hard negatives to pairs, found by a model",
     "finetune": "stage 2: train a model to match queries and documents",
@@ -27,9 +27,9 @@ COMMANDS = {
     "push": "publish a model or an adapter on the Hub, checked before and in one commit",
     "verify": "check that a published model is whole and embeds as it did",
     "evaluate": "score a model on MMEB or on pairs of your own",
-    "embed": "embed a folder of pictures, or a table, to a Parquet file",
-    "search": "find in such a file what is nearest to a text or a picture",
-    "demo": "train a small model on real pictures, from nothing, and show what it finds",
+    "embed": "embed a folder of images, or a table, to a Parquet file",
+    "search": "find in such a file what is nearest to a text or an image",
+    "demo": "train a small model on real images, from nothing, and show what it finds",
 }
 
 DESCRIPTION = "Turns vision-language models into multimodal embedding models: compression, then matching (CoMa)."

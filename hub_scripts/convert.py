@@ -8,7 +8,7 @@ the tokenizer ends with the tokens, the engine gives hidden states, their mean o
   coma convert 404-not-founds/CoMa-3B my-coma --max-pixels 802816
   coma convert my-coma plain-coma --to-backbone
 
-Embeddings of a text and of a picture are computed both ways and compared before anything is left.
+Embeddings of a text and of an image are computed both ways and compared before anything is left.
 """
 
 import argparse
@@ -38,8 +38,8 @@ def main(argv: list[str]) -> int:
     add("out", metavar="OUT", type=Path, help="folder to be made")
     add("--to-backbone", action="store_true", help="make a plain checkpoint of a CoMa model")
     add("--pooling", choices=("mean", "last"), help="how the checkpoint was trained to be read (default: mean)")
-    add("--min-pixels", type=positive, metavar="N", help="pictures are enlarged to this (default: as the checkpoint)")
-    add("--max-pixels", type=positive, metavar="N", help="pictures are shrunk to this (default: as the checkpoint)")
+    add("--min-pixels", type=positive, metavar="N", help="images are enlarged to this (default: as the checkpoint)")
+    add("--max-pixels", type=positive, metavar="N", help="images are shrunk to this (default: as the checkpoint)")
     add("--dtype", choices=DTYPES, default="auto", help="of the weights; auto is that of the checkpoint")
     add("--revision", help="branch, tag or commit on the Hub")
     arguments = parser.parse_args(argv)

@@ -70,7 +70,7 @@ def create_model(
         num_compression_tokens (`int`, *optional*, defaults to 32): K, from 1 to 256.
         pooling (`str`, *optional*, defaults to `"mean"`): see [`ComaConfig`].
         pixels (`dict[str, int | None]`, *optional*): `shortest_edge` and `longest_edge` of the image processor, the
-            least and the most pixels of a picture; by default, and for `None`, those of the backbone.
+            least and the most pixels of an image; by default, and for `None`, those of the backbone.
         max_length (`int`, *optional*): limit of a row in tokens.
         kwargs: passed to `from_pretrained` of the backbone.
 
@@ -78,7 +78,7 @@ def create_model(
         `tuple[ComaForEmbedding, ComaProcessor]`
 
     Raises:
-        ValueError: for a pixel budget that holds no image token, and a limit that the largest picture exceeds.
+        ValueError: for a pixel budget that holds no image token, and a limit that the largest image exceeds.
     """
     from modeling_coma import ComaForEmbedding, ComaProcessor
 
@@ -90,10 +90,10 @@ def create_model(
     images.size = dataclasses.replace(images.size, **{k: v for k, v in (pixels or {}).items() if v is not None})
     options = {"num_compression_tokens": num_compression_tokens, "max_length": max_length}
     processor = ComaProcessor(images, processor.tokenizer, **options)
-    needed = _image_tokens(processor)[1] + 2 + num_compression_tokens  # two tokens enclose a picture
+    needed = _image_tokens(processor)[1] + 2 + num_compression_tokens  # two tokens enclose an image
     if max_length is not None and max_length < needed:
         raise ValueError(
-            f"max_length={max_length} is less than {needed}, the tokens of the largest picture and of compression: "
+            f"max_length={max_length} is less than {needed}, the tokens of the largest image and of compression: "
             "raise it, or lower the pixel budget."
         )
     return model, processor
@@ -117,8 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     add("backbone", metavar="BACKBONE", help="Qwen2-VL, Qwen2.5-VL or Qwen3-VL: a name on the Hub, or a folder")
     add("out", metavar="OUT", type=Path, help="folder to be made")
     add("--num-compression-tokens", type=int, default=32, metavar="K", help="1 to 256 (default: %(default)s)")
-    add("--min-pixels", type=positive, metavar="N", help="pictures are enlarged to this (default: as the backbone)")
-    add("--max-pixels", type=positive, metavar="N", help="pictures are shrunk to this (default: as the backbone)")
+    add("--min-pixels", type=positive, metavar="N", help="images are enlarged to this (default: as the backbone)")
+    add("--max-pixels", type=positive, metavar="N", help="images are shrunk to this (default: as the backbone)")
     add("--max-length", type=positive, metavar="N", help="longest row in tokens; text is cut there (default: none)")
     add("--pooling", choices=("mean", "last"), default="mean", help="of the compression tokens (default: mean)")
     add("--dtype", choices=DTYPES, default="auto", help="of the weights; auto is that of the backbone")
@@ -144,7 +144,7 @@ def _emoji_texts() -> list[str]:
 
 
 def _image_tokens(processor: "ComaProcessor") -> tuple[int, int]:
-    """Least and most tokens of a picture."""
+    """Least and most tokens of an image."""
     images = processor.image_processor
     area = (images.patch_size * images.merge_size) ** 2
     return max(1, images.size["shortest_edge"] // area), images.size["longest_edge"] // area
@@ -159,7 +159,7 @@ def _report(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: ar
         "backbone": f"{arguments.backbone}{' (tiny, random)' if arguments.tiny else ''}",
         "compression tokens": f"{model.config.num_compression_tokens}, pooling {model.config.pooling}",
         "embedding size": model.config.hidden_size,
-        "pixels of a picture": f"{size['shortest_edge']} to {size['longest_edge']}: {tokens} image tokens",
+        "pixels of an image": f"{size['shortest_edge']} to {size['longest_edge']}: {tokens} image tokens",
         "longest row": f"{processor.max_length or 'no limit'}",
         "weights": f"{model.num_parameters() / 1e6:.1f} million, {dtype}",
         "folder": f"{out} ({megabytes:.1f} MB)",

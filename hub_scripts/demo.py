@@ -1,9 +1,9 @@
-"""Trains a small CoMa model on real pictures, from nothing, and shows what it finds.
+"""Trains a small CoMa model on real images, from nothing, and shows what it finds.
 
 The data are 1,595 emoji in four drawing styles. Three styles are trained on, the fourth is never seen. A random
-backbone of three million parameters goes through both stages of the paper: first it answers dialogues about a picture
-from its compression tokens alone, then the embeddings of pictures and names are matched by InfoNCE. After that it
-names pictures of the unseen style, finds them by name, and finds the same emoji in another style.
+backbone of three million parameters goes through both stages of the paper: first it answers dialogues about an image
+from its compression tokens alone, then the embeddings of images and names are matched by InfoNCE. After that it
+names images of the unseen style, finds them by name, and finds the same emoji in another style.
 
   coma demo                          # about five minutes on two cores
   coma demo --out my-demo --compression-steps 20 --contrastive-steps 50
@@ -41,12 +41,12 @@ NUM_COMPRESSION_TOKENS, TURNS = 4, 3
 RELOAD = """
 import sys, torch
 from transformers import AutoModel, AutoProcessor
-folder, picture = sys.argv[1:]
+folder, image = sys.argv[1:]
 model = AutoModel.from_pretrained(folder, trust_remote_code=True)
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 assert not any(name.partition(".")[0] == "modeling_coma" for name in sys.modules)
 with torch.no_grad():
-    print(model(**processor.process(["red apple", {"image": picture}])).embeddings.flatten().tolist())
+    print(model(**processor.process(["red apple", {"image": image}])).embeddings.flatten().tolist())
 """
 
 
@@ -126,7 +126,7 @@ def _train(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: Any
         }
         sys.stdout.write("\nStage 1, compression: dialogues answered from the compression tokens alone\n")
         first = _compress(model, processor, caching, emoji, {**common, "max_steps": arguments.compression_steps})
-        sys.stdout.write("\nStage 2, matching: pictures and their names, by InfoNCE\n")
+        sys.stdout.write("\nStage 2, matching: images and their names, by InfoNCE\n")
         second = _match(model, processor, caching, emoji, {**common, "max_steps": arguments.contrastive_steps})
     model.eval()
     return [first, second]
@@ -173,7 +173,7 @@ def _training(arguments: Any) -> str:
     return (
         f"`coma demo`, from random weights, on emoji in three drawing styles. Stage 1: {arguments.compression_steps} "
         "steps of 64 dialogues, without the instruction line, learning rate 3e-4. Stage 2: "
-        f"{arguments.contrastive_steps} steps of 128 pairs of picture and name, learning rate 1.5e-3, temperature "
+        f"{arguments.contrastive_steps} steps of 128 pairs of image and name, learning rate 1.5e-3, temperature "
         f"0.07, both directions. Everything was trained. Seed {arguments.seed}."
     )
 
@@ -210,11 +210,11 @@ def _hits(ranking: "Ranking", cutoff: int) -> float:
 
 def _table(rankings: dict[str, "Ranking"], candidates: int) -> str:
     lines = [
-        f"\nRetrieval among {candidates} emoji, pictures of the unseen style {UNSEEN}",
+        f"\nRetrieval among {candidates} emoji, images of the unseen style {UNSEEN}",
         f"{'':<18}{'P@1':>9}{'R@10':>9}",
     ]
     for name, ranking in rankings.items():
-        title = name.replace("_to_", " -> ").replace("image", "picture").replace("text", "name")
+        title = name.replace("_to_", " -> ").replace("image", "image").replace("text", "name")
         lines.append(f"{title:<18}{_hits(ranking, 1):>9.2%}{_hits(ranking, 10):>9.2%}")
     lines.append(f"{'chance':<18}{1 / candidates:>9.2%}{10 / candidates:>9.2%}")
     return "\n".join(lines) + "\n"
@@ -225,8 +225,8 @@ def _check_reload(model: "ComaForEmbedding", processor: "ComaProcessor", folder:
     import torch
 
     with tempfile.TemporaryDirectory() as elsewhere:
-        picture.save(Path(elsewhere, "picture.png"))
-        reload = [sys.executable, "-I", "-c", RELOAD, str(folder), str(Path(elsewhere, "picture.png"))]
+        picture.save(Path(elsewhere, "image.png"))
+        reload = [sys.executable, "-I", "-c", RELOAD, str(folder), str(Path(elsewhere, "image.png"))]
         printed = subprocess.run(reload, cwd=elsewhere, capture_output=True, text=True, check=False)
     if printed.returncode:
         raise ValueError(f"The saved model does not load with trust_remote_code:\n{printed.stderr[-2000:]}")

@@ -1,7 +1,7 @@
-"""Embeds a corpus to a Parquet file: a folder of pictures, a text file with a row per line, or a table.
+"""Embeds a corpus to a Parquet file: a folder of images, a text file with a row per line, or a table.
 
 Tables end with .csv, .tsv, .jsonl, .json or .parquet and have columns `text`, `image` (a path; in Parquet also the
-bytes of a file), or both; a row with both shows the picture first. The result has the rows in the order of the input.
+bytes of a file), or both; a row with both shows the image first. The result has the rows in the order of the input.
 
 It is made in parts, in the folder OUT.parts. After an interruption the same command goes on where it was: parts whose
 rows are the same are kept. Parts of another model or corpus are refused, as is a folder of that name that is nobody's.
@@ -57,7 +57,7 @@ def _embed(arguments: argparse.Namespace) -> None:
     columns = Columns(arguments.id_column, arguments.text_column, arguments.image_column)
     corpus = open_corpus(arguments.inputs, columns, arguments.image_root)
     if corpus.left_alone:
-        print(f"{corpus.left_alone} files of {one_line(arguments.inputs)} are no pictures and are left alone")
+        print(f"{corpus.left_alone} files of {one_line(arguments.inputs)} are no images and are left alone")
     model, processor = load_model(arguments.model, arguments.dtype, arguments.device)
     started = time.perf_counter()
     metadata = _metadata(arguments, model, processor)
@@ -76,10 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("embed", __doc__)
     add = parser.add_argument
     add("model", metavar="MODEL", help="CoMa model or adapter: a folder, or a name on the Hub")
-    add("inputs", metavar="INPUTS", type=Path, help="folder of pictures, .txt, .csv, .tsv, .jsonl, .json or .parquet")
+    add("inputs", metavar="INPUTS", type=Path, help="folder of images, .txt, .csv, .tsv, .jsonl, .json or .parquet")
     add("out", metavar="OUT", type=Path, help="Parquet file to be made")
     add("--text-column", metavar="NAME", help="column with texts (default: text, if there is one)")
-    add("--image-column", metavar="NAME", help="column with pictures (default: image, if there is one)")
+    add("--image-column", metavar="NAME", help="column with images (default: image, if there is one)")
     add("--id-column", metavar="NAME", help="column that names rows (default: id, or else the number of the row)")
     add("--image-root", metavar="FOLDER", type=Path, help="where paths begin (default: at the folder of the table)")
     add("--batch-tokens", type=positive, default=16384, metavar="N", help="tokens of a batch (default: %(default)s)")
@@ -182,7 +182,7 @@ def _embed_rows(
 
 
 def _unfit(rows: list[dict], first_row: int) -> dict[int, str]:
-    """What is wrong with rows before anybody looks at their pictures, by place."""
+    """What is wrong with rows before anybody looks at their images, by place."""
     reasons = {}
     for place, row in enumerate(rows):
         names = [name for name in ("id", "text", "path") if not _is_unicode(row[name])]
@@ -209,7 +209,7 @@ def _with_path(reason: str, path: str | None) -> str:
 
 
 def _digest(rows: list[dict], metadata: dict[str, Any]) -> str:
-    """What a part is made of: the model, its settings, the texts, and the pictures or the state of their files."""
+    """What a part is made of: the model, its settings, the texts, and the images or the state of their files."""
     from hub_scripts.hub.identity import rounded
 
     settings = {**metadata, "model": None, "versions": None, "probe": rounded(metadata["probe"])}

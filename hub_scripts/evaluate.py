@@ -1,8 +1,8 @@
-"""Evaluates a model: on MMEB-v1, on the pictures and visual documents of MMEB-V2, or on pairs of your own.
+"""Evaluates a model: on MMEB-v1, on the images and visual documents of MMEB-V2, or on pairs of your own.
 
 DATA is a folder with a subfolder or a file per set of MMEB (ImageNet-1K/*.parquet; ViDoRe_docvqa/ with queries, qrels
 and corpus), a table of pairs with the columns query and positive, or a name on the Hub. "visdoc" is all sets of visual
-documents on the Hub, "emoji" the packaged pictures of a drawing style that is not trained on. If sets are missing,
+documents on the Hub, "emoji" the packaged images of a drawing style that is not trained on. If sets are missing,
 they are named and nothing is evaluated; --sets chooses some.
 
 Every unique input is embedded once. FOLDER gets a file of scores per set, and results.json with the means that the
@@ -114,11 +114,11 @@ def _parser() -> argparse.ArgumentParser:
     add("data", metavar="DATA", nargs="+", help="folders, tables or names on the Hub")
     add("--output", metavar="FOLDER", type=Path, required=True, help="for the results; an old one is continued")
     add("--sets", metavar="NAMES", help="sets to evaluate, with commas between them (default: all)")
-    add("--image-root", metavar="FOLDER", type=Path, help="where paths of pictures begin (default: at the folder)")
+    add("--image-root", metavar="FOLDER", type=Path, help="where paths of images begin (default: at the folder)")
     add(
         "--among-all",
         action="store_true",
-        help="pictures: rank among the candidates of all rows (default: of its own)",
+        help="images: rank among the candidates of all rows (default: of its own)",
     )
     add("--instruction", metavar="SOURCE=TEXT", action="append", default=[],
         help="pairs: what stands before queries of a source; =TEXT for those without; repeatable")  # fmt: skip

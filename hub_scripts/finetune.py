@@ -6,7 +6,7 @@ Everything can stand in a YAML file, a line each; what is given on the command l
   data: pairs.csv                # or .tsv, .jsonl, .json, .parquet, a folder of `Dataset.save_to_disk`, or emoji
   data_format: pairs             # or triplets, mmeb, webdataset ("shards/*.tar"); docs/data.md shows them all
   query_text: question           # columns: query_, positive_, negative_ with text or image (paths), source, group
-  positive_image: picture
+  positive_image: image
   output_dir: my-coma-pairs
 
   coma finetune --config pairs.yaml
@@ -64,8 +64,8 @@ class FinetuneArguments(ModelArguments, PairColumns):
         default=None,
         metadata={"help": "The same for evaluation, loss and retrieval: after every epoch, or as eval_strategy says."},
     )
-    image_root: str | None = field(default=None, metadata={"help": "Folder of relative paths of pictures."})
-    cache_pixels: bool = field(default=False, metadata={"help": "Keep preprocessed pictures of small sets in memory."})
+    image_root: str | None = field(default=None, metadata={"help": "Folder of relative paths of images."})
+    cache_pixels: bool = field(default=False, metadata={"help": "Keep preprocessed images of small sets in memory."})
 
 
 def main(argv: list[str]) -> int:

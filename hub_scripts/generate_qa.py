@@ -1,16 +1,16 @@
-"""Writes multi-turn questions and answers about pictures, from the pictures alone: what `coma pretrain` trains on.
+"""Writes multi-turn questions and answers about images, from the images alone: what `coma pretrain` trains on.
 
-A vision-language model is asked for questions that cover the picture, and then answers them turn by turn in one
+A vision-language model is asked for questions that cover the image, and then answers them turn by turn in one
 conversation. It runs on any server that speaks like OpenAI's (vLLM, TGI, Ollama, a paid one), or on this machine.
-INPUTS is a folder of pictures or a table with a column of them, as for `coma embed`; its texts are left alone.
+INPUTS is a folder of images or a table with a column of them, as for `coma embed`; its texts are left alone.
 
   coma generate-qa photos/ dialogues.jsonl --server http://localhost:8000/v1 --model Qwen/Qwen2.5-VL-7B-Instruct
   coma generate-qa photos/ dialogues.jsonl --server https://api.example.com/v1 --model m --api-key-file key.txt
   coma generate-qa photos/ dialogues.jsonl --local Qwen/Qwen2.5-VL-3B-Instruct --batch-size 16
   coma generate-qa photos/ captions.jsonl --format caption --local my-backbone
 
-OUT has a row for every picture, in their order: `id`, `images` (a path), `messages`. It grows row by row; after an
-interruption of any kind the same command goes on where it was. Pictures without a dialogue are in OUT.failed.jsonl,
+OUT has a row for every image, in their order: `id`, `images` (a path), `messages`. It grows row by row; after an
+interruption of any kind the same command goes on where it was. Images without a dialogue are in OUT.failed.jsonl,
 with the reason, and are tried again with --retry-failed. OUT.report.json says what was written.
 """
 
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
         arguments.inputs, Columns(arguments.id_column, None, arguments.image_column), arguments.image_root
     )
     if corpus.left_alone:
-        print(f"{corpus.left_alone} files of {one_line(arguments.inputs)} are no pictures and are left alone")
+        print(f"{corpus.left_alone} files of {one_line(arguments.inputs)} are no images and are left alone")
     started = time.perf_counter()
     asyncio.run(_generate(arguments, corpus))
     report = report_on(QAFiles.of(arguments.out))
@@ -70,14 +70,14 @@ def main(argv: list[str]) -> int:
     if report["rows"]["failed"]:
         print(f"failed       {out}.failed.jsonl says why; --retry-failed tries them again")
     if not report["rows"]["good"]:
-        raise ValueError(f"None of the {report['rows']['failed']} pictures has a dialogue: {report['failures']}")
+        raise ValueError(f"None of the {report['rows']['failed']} images has a dialogue: {report['failures']}")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("generate-qa", __doc__)
     add = parser.add_argument
-    add("inputs", metavar="INPUTS", type=Path, help="folder of pictures, or a .csv, .tsv, .jsonl or .parquet")
+    add("inputs", metavar="INPUTS", type=Path, help="folder of images, or a .csv, .tsv, .jsonl or .parquet")
     add("out", metavar="OUT", type=Path, help="JSON lines to be made, or to be gone on with")
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--server", metavar="URL", help="a server, up to and with the version: http://localhost:8000/v1")
@@ -90,15 +90,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--temperature", type=float, metavar="T", help="of the model (default: 0.7 of a server, 0 here)")
     add("--max-tokens", type=positive, default=1024, metavar="N", help="of a reply (default: %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: %(default)s)")
-    add("--retry-failed", action="store_true", help="try failed pictures again, after the others")
-    add("--image-column", metavar="NAME", help="column with pictures (default: image)")
+    add("--retry-failed", action="store_true", help="try failed images again, after the others")
+    add("--image-column", metavar="NAME", help="column with images (default: image)")
     add("--id-column", metavar="NAME", help="column that names rows (default: id, or else the number of the row)")
     add("--image-root", metavar="FOLDER", type=Path, help="where paths begin (default: at the folder of the table)")
     _add_server_options(parser.add_argument_group("a server"))
     local = parser.add_argument_group("this machine")
     local.add_argument("--batch-size", type=positive, default=8, metavar="N", help="conversations (default: 8)")
     local.add_argument(
-        "--max-pixels", type=positive, metavar="N", help="pictures are shrunk to this (default: as it is)"
+        "--max-pixels", type=positive, metavar="N", help="images are shrunk to this (default: as it is)"
     )
     local.add_argument("--dtype", choices=DTYPES, default="auto", help="precision; auto is that of the checkpoint")
     local.add_argument("--device", default="auto", help="for instance cpu or cuda:1; auto takes an accelerator")
@@ -119,7 +119,7 @@ def _add_server_options(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=300,
         metavar="S",
-        help="seconds that a server may ask to be left alone; a picture has failed if it asks for more (default: 300)",
+        help="seconds that a server may ask to be left alone; an image has failed if it asks for more (default: 300)",
     )
 
 

@@ -1,7 +1,7 @@
 """Folds an adapter into the weights of its base: a complete CoMa folder that needs no PEFT.
 
 The sum is made in fp32 and rounded once, to the precision of the base or to --dtype. At the end the embeddings of a
-text and a picture are compared before and after.
+text and an image are compared before and after.
 
   coma merge outputs/checkpoint-1500 my-coma
   coma merge outputs/checkpoint-1500 my-coma --base ./moved-base
@@ -83,7 +83,7 @@ def merge(
 
 
 def _probe(model: "ComaForEmbedding", processor: "ComaProcessor") -> "Tensor":
-    """Embeddings of texts and pictures."""
+    """Embeddings of texts and images."""
     import torch
 
     from hub_scripts.hub.golden import golden_inputs

@@ -5,7 +5,7 @@ is a folder of the same rows with `negatives`, for `coma finetune` to train on; 
 A negative comes from the same source as its query, is no known positive of it (of an equal query, or of its `group`),
 and is not as near as the positive: its score is at most p - M·|p|, where p is that of the positive.
 
-  coma mine my-coma pairs.csv mined/ --query-text question --positive-image picture
+  coma mine my-coma pairs.csv mined/ --query-text question --positive-image image
   coma mine my-coma pairs/ mined/ --number 8 --depth 200 --skip 5 --relative-margin 0.1
   coma finetune --model my-coma --data mined/ --output_dir out
 
@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="JSON",
         help='of queries by source, as in finetune: {"a": "Find it."}',
     )
-    add("--image-root", metavar="FOLDER", help="where paths of pictures begin (default: at the folder of the table)")
+    add("--image-root", metavar="FOLDER", help="where paths of images begin (default: at the folder of the table)")
     add("--batch-tokens", type=positive, default=16384, metavar="N", help="tokens of a batch (default: %(default)s)")
     add("--part-rows", type=positive, default=8192, metavar="N", help="rows of a part (default: %(default)s)")
     workers = min(8, (os.cpu_count() or 1) // 2)

@@ -63,12 +63,12 @@ class PretrainArguments(ModelArguments, DialogueColumns):
     eval_data: str | None = field(
         default=None, metadata={"help": "The same for evaluation: after every epoch, or as eval_strategy says."}
     )
-    image_root: str | None = field(default=None, metadata={"help": "Folder of relative paths of pictures."})
-    cache_pixels: bool = field(default=False, metadata={"help": "Keep preprocessed pictures of small sets in memory."})
+    image_root: str | None = field(default=None, metadata={"help": "Folder of relative paths of images."})
+    cache_pixels: bool = field(default=False, metadata={"help": "Keep preprocessed images of small sets in memory."})
     turns: int = field(default=5, metadata={"help": "Questions about an emoji."})
     num_compression_tokens: int = field(default=32, metadata={"help": "K, where `model` is a backbone."})
-    min_pixels: int | None = field(default=None, metadata={"help": "Pictures are enlarged to this (backbone)."})
-    max_pixels: int | None = field(default=None, metadata={"help": "Pictures are shrunk to this (backbone)."})
+    min_pixels: int | None = field(default=None, metadata={"help": "Images are enlarged to this (backbone)."})
+    max_pixels: int | None = field(default=None, metadata={"help": "Images are shrunk to this (backbone)."})
 
     ranges: ClassVar[Mapping[str, Range]] = {
         **ModelArguments.ranges,

@@ -1,4 +1,4 @@
-"""Finds in the file of `coma embed` what is nearest to a text, to a picture, or to both together.
+"""Finds in the file of `coma embed` what is nearest to a text, to an image, or to both together.
 
 The search is exact: the query is compared with every row, a piece of the file at a time. The model must be the one
 that made the file.
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("model", metavar="MODEL", help="the CoMa model that made the index")
     parser.add_argument("index", metavar="INDEX", type=Path, help="Parquet file made by `coma embed`")
     parser.add_argument("query", metavar="QUERY", nargs="?", help="a text")
-    parser.add_argument("--image", type=Path, metavar="PATH", help="a picture, alone or before the text")
+    parser.add_argument("--image", type=Path, metavar="PATH", help="an image, alone or before the text")
     parser.add_argument("-k", type=positive, default=10, help="how many rows (default: %(default)s)")
     add_model_options(parser)
     arguments = parser.parse_intermixed_args(argv)
@@ -72,13 +72,13 @@ def _check_same_model(metadata: dict[str, Any], arguments: Any, numbers: list[fl
     if not cosine >= SAME_MODEL:  # NaN is not, either
         made = f"{metadata['model']}, K {metadata['num_compression_tokens']}, {metadata['dim']} dimensions"
         raise ValueError(
-            f"{arguments.index} was made by another model ({made}): a picture embedded by both has a cosine of "
+            f"{arguments.index} was made by another model ({made}): an image embedded by both has a cosine of "
             f"{cosine:.2f}. Search with that model, or embed the corpus again."
         )
 
 
 def _describe(row: dict[str, Any]) -> str:
-    """The row in one line: its id, the path of its picture where that is something else, the beginning of its text."""
+    """The row in one line: its id, the path of its image where that is something else, the beginning of its text."""
     text = one_line(" ".join((row["text"] or "").split()), WIDEST_TEXT)
     image = row["image"] if row["image"] != row["id"] else None
     return "  ".join(part for part in (one_line(row["id"] or ""), one_line(image or ""), text) if part)

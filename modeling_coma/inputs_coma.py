@@ -1,4 +1,4 @@
-"""Anything that can be embedded, as chat messages with checked RGB pictures."""
+"""Anything that can be embedded, as chat messages with checked RGB images."""
 
 import os
 import reprlib
@@ -28,8 +28,8 @@ def to_messages(item: Any, row: int = 0, tokens: tuple[str, ...] = ()) -> list[d
     Converts one input to chat messages.
 
     Args:
-        item: a text; a picture (PIL image or `np.ndarray`); `{"text": …, "image": …}`, whose values may be lists and
-            whose keys are in the order of the prompt; or chat messages, which interleave texts and pictures at will.
+        item: a text; an image (PIL image or `np.ndarray`); `{"text": …, "image": …}`, whose values may be lists and
+            whose keys are in the order of the prompt; or chat messages, which interleave texts and images at will.
         row (`int`): place in the batch, for error messages.
         tokens (`tuple[str, ...]`): what texts must not type, the `control_tokens` of a processor.
     Raises `ValueError` for an input without content, for a type that means nothing here, and for such texts.
@@ -94,13 +94,13 @@ def _blocks(content: str | list[dict] | None, row: int) -> list[dict]:
 
 def to_rgb(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
     r"""
-    Decodes a picture to 8-bit RGB: transparency is laid on white, 16-bit greys are scaled, EXIF rotation is applied.
+    Decodes an image to 8-bit RGB: transparency is laid on white, 16-bit greys are scaled, EXIF rotation is applied.
 
     Args:
         image: a PIL image, a `np.ndarray` of shape `(height, width[, 3])` in uint8, a path or the bytes of a file.
         row (`int`): place in the batch, for error messages.
         max_pixels (`int`): what is larger is not decoded.
-    Raises `ValueError` for a picture that cannot be decoded, or whose longer side is over 200 times the shorter one.
+    Raises `ValueError` for an image that cannot be decoded, or whose longer side is over 200 times the shorter one.
     """
     with open_image(image, row, max_pixels) as picture:
         picture.load()

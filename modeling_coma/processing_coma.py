@@ -1,4 +1,4 @@
-"""Processor: any mixture of texts and pictures to tensors that end with the compression tokens."""
+"""Processor: any mixture of texts and images to tensors that end with the compression tokens."""
 
 import os
 import reprlib
@@ -35,9 +35,9 @@ class ComaProcessor(ProcessorMixin):
         tokenizer: a tokenizer that has the compression tokens.
         chat_template (`dict[str, str]`): templates "default" (inputs) and "dialogue".
         num_compression_tokens (`int`): K.
-        image_instruction, text_instruction (`str`): line of stage 1 after an input with, or without, pictures.
+        image_instruction, text_instruction (`str`): line of stage 1 after an input with, or without, images.
         max_length (`int`, *optional*): limit of a row in tokens, image and compression tokens included.
-        max_image_pixels (`int`): a picture with more is refused before it is decoded, as it could fill the memory.
+        max_image_pixels (`int`): an image with more is refused before it is decoded, as it could fill the memory.
     Raises `ValueError` if the tokenizer lacks compression tokens, or the pixel budget holds no image token.
     """
 
@@ -86,7 +86,7 @@ class ComaProcessor(ProcessorMixin):
         return tuple(t.content for t in added if t.special or (t.content[0], t.content[-1]) == ("<", ">"))
 
     def process(self, inputs: list, **kwargs) -> BatchFeature:
-        """Texts, pictures, dicts and chat messages, mixed at will (see `to_messages`), to tensors; see `__call__`."""
+        """Texts, images, dicts and chat messages, mixed at will (see `to_messages`), to tensors; see `__call__`."""
         if not isinstance(inputs, list | tuple) or not inputs:
             found = f"{type(inputs).__name__} {reprlib.repr(inputs)}"
             raise ValueError(f"Give a list of inputs, even if of one, not {' '.join(found.split())}.")
@@ -140,17 +140,17 @@ class ComaProcessor(ProcessorMixin):
         **kwargs,
     ) -> BatchFeature:
         r"""
-        Rendered texts and their pictures to the arguments of [`ComaForEmbedding`]. Compression tokens are added here.
+        Rendered texts and their images to the arguments of [`ComaForEmbedding`]. Compression tokens are added here.
 
         Args:
-            images: a picture, or pictures in the order of the placeholders, flat or one list per row.
-            text (`str` or `list[str]`): rows, with `<|vision_start|><|image_pad|><|vision_end|>` where a picture
-                stands, and no other special token; by default a row per picture.
+            images: an image, or images in the order of the placeholders, flat or one list per row.
+            text (`str` or `list[str]`): rows, with `<|vision_start|><|image_pad|><|vision_end|>` where an image
+                stands, and no other special token; by default a row per image.
             images_kwargs (`dict`): passed to the image processor, `size` for instance.
             kwargs: `compression_instruction`, whether to add the line of stage 1 (`False` by default); `max_length`,
                 at which text is cut with a warning or, if `truncation=False`, an error; `padding_side` ("left" by
                 default); `return_tensors`; `text_kwargs` and `common_kwargs` with any of them.
-        Raises `ValueError` for pictures that cannot be used or placed, and for rows too long even without their text.
+        Raises `ValueError` for images that cannot be used or placed, and for rows too long even without their text.
         """
         if videos is not None or audio is not None:
             raise TypeError("CoMa embeds texts and images, no videos and no audio: give some frames as images.")
@@ -185,7 +185,7 @@ class ComaProcessor(ProcessorMixin):
         return BatchFeature(features, tensor_type=options.get("return_tensors"))
 
     def _count_placeholders(self, text: list[str], control_tokens: tuple[str, ...]) -> list[int]:
-        """How many pictures each rendered text shows. Other special tokens are the template's, or typed: refused."""
+        """How many images each rendered text shows. Other special tokens are the template's, or typed: refused."""
         own = {token for token in control_tokens if token in self.chat_template["default"]} - {*IMAGE_TOKENS}
         tokens = tuple(token for token in control_tokens if token not in own)
         counts = []
@@ -251,7 +251,7 @@ def _images_per_row(images: list, counts: list[int]) -> list[list]:
 
 
 def _cut(ids: np.ndarray, image_ids: list[int], tail: int, row: int, options: dict) -> np.ndarray:
-    """An input that leaves room for its tail within the limit: text gives way, pictures never."""
+    """An input that leaves room for its tail within the limit: text gives way, images never."""
     limit = options["max_length"]
     excess = 0 if limit is None else len(ids) + tail - limit
     if excess <= 0:

@@ -1,7 +1,7 @@
 """The three JSON files by which `SentenceTransformer(folder, trust_remote_code=True)` loads a CoMa folder.
 
 They name the stock module of sentence-transformers and tell it two things: every input becomes chat messages, so that
-texts, pictures and mixtures take one way through the processor, and the sentence embedding is the output field
+texts, images and mixtures take one way through the processor, and the sentence embedding is the output field
 `embeddings` of the model, which is already pooled and normalised.
 """
 

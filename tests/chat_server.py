@@ -1,4 +1,4 @@
-"""A chat server in the manner of OpenAI, on 127.0.0.1, that answers about the picture it was sent, or misbehaves."""
+"""A chat server in the manner of OpenAI, on 127.0.0.1, that answers about the image it was sent, or misbehaves."""
 
 import base64
 import gzip
@@ -30,7 +30,7 @@ def misbehaving(body: dict, visit: int) -> str:
 
 
 def picture_in(body: dict) -> str:
-    """Which picture was sent, as the first of the messages must."""
+    """Which image was sent, as the first of the messages must."""
     image = body["messages"][0]["content"][0]["image_url"]["url"]
     header, data = image.split(",", 1)
     assert header.startswith("data:image/") and header.endswith(";base64")
@@ -38,7 +38,7 @@ def picture_in(body: dict) -> str:
 
 
 def reply_to(body: dict) -> str:
-    """Five questions, or an answer that knows the picture and the turn."""
+    """Five questions, or an answer that knows the image and the turn."""
     messages = body["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2) + ["user"]
     picture, text = picture_in(body), messages[0]["content"][1]["text"]

@@ -1,4 +1,4 @@
-"""Fixtures for every room: tiny backbones and CoMa models, built once per process, small pictures, padded dialogues.
+"""Fixtures for every room: tiny backbones and CoMa models, built once per process, small images, padded dialogues.
 
 Models and processors are handed out as copies: a test may do to its own what it likes.
 """
@@ -69,7 +69,7 @@ def coma(model_type: str, make_coma: Callable[..., Coma]) -> Coma:
 
 @pytest.fixture(scope="session")
 def picture() -> Callable[..., Image.Image]:
-    """`picture(width, height, seed)`: coarse colourful squares, another picture for every seed."""
+    """`image(width, height, seed)`: coarse colourful squares, another image for every seed."""
 
     def draw(width: int = 56, height: int = 56, seed: int = 0) -> Image.Image:
         squares = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
@@ -80,7 +80,7 @@ def picture() -> Callable[..., Image.Image]:
 
 @pytest.fixture(scope="session")
 def mixed_inputs(picture: Callable[..., Image.Image]) -> list[Any]:
-    """One row of every kind: texts, pictures, both in either order, several pictures, interleaved messages."""
+    """One row of every kind: texts, images, both in either order, several images, interleaved messages."""
     wide, high, small = picture(84, 56, 1), picture(56, 112, 2), picture(28, 28, 3)
     blocks = [{"type": "text", "text": "left "}, {"type": "image", "image": high}, {"type": "text", "text": " right"}]
     return [

@@ -20,7 +20,7 @@ DESCRIBE = "Represent the given image."
 
 
 class Emoji:
-    """The first emoji of a style: their names, and their pictures as PNG files."""
+    """The first emoji of a style: their names, and their images as PNG files."""
 
     def __init__(self, root: Path, style: str = "noto") -> None:
         self.names, pictures = emoji(style)
@@ -46,7 +46,7 @@ def rotated(values: list[Any], by: int) -> list[Any]:
 
 
 def v1_rows(name: str, root: Path) -> list[dict[str, Any]]:
-    """Rows of MMEB-v1, prompts included: pictures with names to be found, or the other way round, or both pictures."""
+    """Rows of MMEB-v1, prompts included: images with names to be found, or the other way round, or both images."""
     emoji, others = Emoji(root), Emoji(root, "twemoji")
     assembly, none = SETS[name].assembly, [""] * NUMBER
     rows = []
@@ -54,7 +54,7 @@ def v1_rows(name: str, root: Path) -> list[dict[str, Any]]:
         query, picture = f"{PICTURE}Name it: number {n}\n", emoji.paths[n]
         texts, paths = rotated(emoji.names, n), none
         if assembly == "from_text":
-            query, picture = f"Find the picture: {emoji.names[n]}\n", ""
+            query, picture = f"Find the image: {emoji.names[n]}\n", ""
         if assembly in ("from_text", "to_image"):
             texts, paths = [f"{PICTURE}{DESCRIBE}\n"] * NUMBER, rotated(others.paths, n)
         rows.append({"qry_text": query, "qry_img_path": picture, "tgt_text": texts, "tgt_img_path": paths})
@@ -62,12 +62,12 @@ def v1_rows(name: str, root: Path) -> list[dict[str, Any]]:
 
 
 def v2_rows(name: str, root: Path, captions: bool = False) -> list[dict[str, Any]]:
-    """The same with instructions apart; with captions, candidates are pictures with their names."""
+    """The same with instructions apart; with captions, candidates are images with their names."""
     rows = v1_rows(name, root)
     emoji = Emoji(root)
     for n, row in enumerate(rows):
         to_pictures = bool(row["tgt_img_path"][0])
-        row["qry_inst"] = "Find the picture:" if not row["qry_img_path"] else f"{PICTURE}Name it:"
+        row["qry_inst"] = "Find the image:" if not row["qry_img_path"] else f"{PICTURE}Name it:"
         row["qry_text"] = emoji.names[n] if not row["qry_img_path"] else f"number {n}"
         row["tgt_inst"] = f"{PICTURE}{DESCRIBE}" if to_pictures else ""
         if to_pictures:
@@ -106,7 +106,7 @@ def write_rows(rows: list[dict[str, Any]], folder: Path, as_json: bool = False) 
 
 
 def write_mmeb(root: Path, names: list[str], v2: bool = False) -> Path:
-    """A folder with these sets of pictures and visual documents, the pictures included."""
+    """A folder with these sets of images and visual documents, the images included."""
     for name in names:
         if SETS[name].modality == "visdoc":
             for table, dataset in visual_documents(root).items():

@@ -45,16 +45,16 @@ def stranger(tmp_path, monkeypatch):
 
 @pytest.fixture
 def pictures(stranger):
-    """Pictures that the page about data speaks of, with a caption beside each, and the files that it shows."""
+    """Images that the page about data speaks of, with a caption beside each, and the files that it shows."""
     emoji = load_emoji(["noto"])
-    Path("pictures").mkdir()
+    Path("images").mkdir()
     for name in ("cat.png", "dog.jpg", "bicycle.webp", "red_apple.png"):
         row = emoji[emoji["label"][:].index(name.partition(".")[0].replace("_", " "))]
-        row["image"].convert("RGB").save(Path("pictures", name))
-        Path("pictures", name).with_suffix(".txt").write_text(f"A drawing of a {row['label']}.")
+        row["image"].convert("RGB").save(Path("images", name))
+        Path("images", name).with_suffix(".txt").write_text(f"A drawing of a {row['label']}.")
     for place in ("MMEB-train/images/ImageNet_1K/Train/cat.png", "MMEB-train/images/MSCOCO_t2i/Train/dog.jpg"):
         Path(place).parent.mkdir(parents=True)
-        shutil.copy(Path("pictures", Path(place).name), place)
+        shutil.copy(Path("images", Path(place).name), place)
     for _, title, content in SNIPPETS["docs/data.md"]:
         if title:
             Path(title).parent.mkdir(parents=True, exist_ok=True)

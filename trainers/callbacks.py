@@ -99,7 +99,7 @@ def draw_token_similarity(similarity: torch.Tensor, path: Path, title: str) -> N
         similarity (`torch.Tensor` of shape `(K, K)`):
             What [`evaluate_compression`] returns.
         path (`Path`):
-            Picture to be written.
+            Image to be written.
         title (`str`):
             What stands above it.
     """

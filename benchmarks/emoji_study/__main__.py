@@ -1,7 +1,7 @@
 """Experiments on the packaged emoji, on a CPU: the claim of the paper with its ablations, and settings of stage 2.
 
 Every arm starts from one small Qwen2.5-VL that has learned to look and to speak from dialogues in full view of the
-picture, and is trained on three drawing styles of four fifths of the emoji. It is asked about a fourth style, and
+image, and is trained on three drawing styles of four fifths of the emoji. It is asked about a fourth style, and
 about the other fifth. Arms with and without stage 1 cost the same processor time. What is done already is not done
 again: interrupt it and go on, or give the seeds to several processes.
 

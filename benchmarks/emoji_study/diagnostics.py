@@ -1,8 +1,8 @@
-"""What happens to the geometry of the embeddings: before stage 1, after it, and after stage 2, as pictures.
+"""What happens to the geometry of the embeddings: before stage 1, after it, and after stage 2, as images.
 
   python -m benchmarks.emoji_study.diagnostics              # after `python -m benchmarks.emoji_study claim`
 
-It leaves in the folder: `geometry.png` (likeness of the compression tokens, cosines between pictures, alignment and
+It leaves in the folder: `geometry.png` (likeness of the compression tokens, cosines between images, alignment and
 uniformity), `groups.png` (which group the nearest name belongs to) and `neighbours.png` (queries with what they find).
 """
 
@@ -56,43 +56,43 @@ def draw_geometry(several: list[Moment]) -> Figure:
     figure.colorbar(image, ax=matrices, label="cosine similarity")
     _draw_cosines(below[0], several)
     _draw_plane(below[1], several)
-    below[2].bar([moment.title for moment in several], [anisotropy(m.embeddings["pictures"]) for m in several])
-    below[2].set(title="anisotropy", ylabel="mean cosine between pictures")
+    below[2].bar([moment.title for moment in several], [anisotropy(m.embeddings["images"]) for m in several])
+    below[2].set(title="anisotropy", ylabel="mean cosine between images")
     return figure
 
 
 def _draw_cosines(axes: Axes, several: list[Moment]) -> None:
     for moment in several:
-        pictures = moment.embeddings["pictures"]
-        cosines = (pictures @ pictures.T)[~torch.eye(len(pictures), dtype=torch.bool)]
+        images = moment.embeddings["images"]
+        cosines = (images @ images.T)[~torch.eye(len(images), dtype=torch.bool)]
         axes.hist(cosines.numpy(), bins=80, density=True, histtype="step", label=moment.title)
-    axes.set(title="between different pictures", xlabel="cosine similarity", ylabel="density")
+    axes.set(title="between different images", xlabel="cosine similarity", ylabel="density")
     axes.legend()
 
 
 def _draw_plane(axes: Axes, several: list[Moment]) -> None:
     for moment in several:
-        pictures, names = moment.embeddings["pictures"], moment.embeddings["names"]
-        axes.scatter(uniformity(pictures), alignment(pictures, names), s=80, label=moment.title)
-    axes.set(title="both are best when low", xlabel="uniformity of pictures", ylabel="alignment with their names")
+        images, names = moment.embeddings["images"], moment.embeddings["names"]
+        axes.scatter(uniformity(images), alignment(images, names), s=80, label=moment.title)
+    axes.set(title="both are best when low", xlabel="uniformity of images", ylabel="alignment with their names")
     axes.legend()
 
 
 def draw_groups(moment: Moment, groups: list[str]) -> Figure:
-    """Share of the pictures of each group whose nearest name belongs to each group."""
+    """Share of the images of each group whose nearest name belongs to each group."""
     names = sorted(set(groups))
     numbers = torch.tensor([names.index(group) for group in groups])
-    nearest = numbers[(moment.embeddings["pictures"] @ moment.embeddings["names"].T).argmax(dim=1)]
+    nearest = numbers[(moment.embeddings["images"] @ moment.embeddings["names"].T).argmax(dim=1)]
     counts = torch.zeros(len(names), len(names)).index_put(
         (numbers, nearest), torch.ones(len(groups)), accumulate=True
     )
     shares = counts / counts.sum(dim=1, keepdim=True)
     figure = Figure(figsize=(7.5, 6.5), layout="constrained")
     axes = figure.subplots()
-    figure.colorbar(axes.imshow(shares, vmin=0, vmax=1, cmap="Blues"), ax=axes, label="share of the pictures")
+    figure.colorbar(axes.imshow(shares, vmin=0, vmax=1, cmap="Blues"), ax=axes, label="share of the images")
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="group of the nearest name", ylabel="group of the picture", title=moment.title)
+    axes.set(xlabel="group of the nearest name", ylabel="group of the image", title=moment.title)
     return figure
 
 
@@ -107,11 +107,11 @@ def main() -> None:
     several = moments(arguments.folder, arguments.seed, emoji)
     draw_geometry(several).savefig(arguments.folder / "geometry.png", dpi=110)
     draw_groups(several[-1], emoji.groups).savefig(arguments.folder / "groups.png", dpi=110)
-    pictures, others, names = (several[-1].embeddings[name] for name in ("pictures", "others", "names"))
+    images, others, names = (several[-1].embeddings[name] for name in ("images", "others", "names"))
     tasks = {
-        "image_to_text": (pictures, names),
-        "text_to_image": (names, pictures),
-        "image_to_image": (pictures, others),
+        "image_to_text": (images, names),
+        "text_to_image": (names, images),
+        "image_to_image": (images, others),
     }
     neighbours = {name: (queries @ documents.T).topk(5).indices for name, (queries, documents) in tasks.items()}
     draw_page(arguments.folder / "neighbours.png", emoji_retrieval(UNSEEN), emoji_retrieval(OTHER), neighbours)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from benchmarks.emoji_study.arms import CLAIM, STUDIES, Arm
 
 
-COLUMNS = ("name P@1", "name R@10", "picture P@1", "new P@1", "uniformity", "alignment")
+COLUMNS = ("name P@1", "name R@10", "image P@1", "new P@1", "uniformity", "alignment")
 
 Results = dict[str, list[dict[str, Any]]]  # runs of each key, one for each seed
 
@@ -79,4 +79,4 @@ def _bars(axes: Axes, title: str, arms: list[Arm], results: Results) -> None:
     error = [statistics.stdev(several) if len(several) > 1 else 0.0 for several in values]
     axes.bar(range(len(arms)), [statistics.mean(several) for several in values], yerr=error, capsize=4)
     axes.set_xticks(range(len(arms)), [arm.name for arm in arms], rotation=30, ha="right", fontsize=8)
-    axes.set(title=title, ylabel="P@1, picture to name (%)")
+    axes.set(title=title, ylabel="P@1, image to name (%)")

@@ -30,7 +30,7 @@ from trainers.evaluation.metrics import Relevance, rank_embeddings, retrieval_me
 
 
 CURVE_POINTS = 5
-CURVE_EVERY = 4  # pictures of seen emoji, of which one is looked at in the course of training
+CURVE_EVERY = 4  # images of seen emoji, of which one is looked at in the course of training
 USUAL_BATCH = 64
 
 
@@ -74,9 +74,9 @@ def run(arm: Arm, seed: int, steps: Steps, emoji: Emoji, folder: Path) -> dict[s
 
 
 def similarity(model: ComaForEmbedding, processor: ComaProcessor, emoji: Emoji) -> list[list[float]]:
-    """The likeness of the compression tokens over the first pictures."""
+    """The likeness of the compression tokens over the first images."""
     with torch.no_grad():
-        states = model.eval()(**processor.process(emoji.pictures[:64])).compression_states
+        states = model.eval()(**processor.process(emoji.images[:64])).compression_states
     return token_similarity(states).tolist()
 
 
@@ -106,21 +106,21 @@ def _keep_compressed(arm: Arm, seed: int, steps: int, emoji: Emoji, backbone: Pa
 
 
 def dialogues(form: str, seed: int, emoji: Emoji) -> Dataset:
-    """Rows of stage 1: three questions, one, or a caption, about every picture."""
+    """Rows of stage 1: three questions, one, or a caption, about every image."""
     if form != "caption":
         turns = {"multi-turn": 3, "single-turn": 1}[form]
         return emoji_dialogues(emoji.train, seed=seed, turns=turns, languages=())
     rows = emoji_dialogues(emoji.train, seed=seed, turns=1, languages=())
     captions = [item["text"] for item in emoji_pairs(emoji.train, kinds=("caption",))["positive"]]
     messages = [
-        [{"role": "user", "content": "Describe the picture."}, {"role": "assistant", "content": caption}]
+        [{"role": "user", "content": "Describe the image."}, {"role": "assistant", "content": caption}]
         for caption in captions
     ]
     return rows.remove_columns("messages").add_column("messages", messages, feature=rows.features["messages"])
 
 
 def pairs(arm: Arm, seed: int, emoji: Emoji) -> Dataset:
-    """Rows of stage 2: a share of all pairs of picture and name, maybe with hard negatives or dialogues."""
+    """Rows of stage 2: a share of all pairs of image and name, maybe with hard negatives or dialogues."""
     draw = random.Random(seed)
     rows = emoji_pairs(emoji.train)
     if arm.hard_negatives:
@@ -187,12 +187,12 @@ def without_keys(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def quick_precision(model: ComaForEmbedding, processor: ComaProcessor, emoji: Emoji) -> float:
-    """P@1 from some pictures of the unseen style to their names, in percent."""
+    """P@1 from some images of the unseen style to their names, in percent."""
     rows = emoji.seen[::CURVE_EVERY].tolist()
     training = model.training
-    pictures, names = (
-        embed_items(model.eval(), processor, [items[row] for row in rows]) for items in (emoji.pictures, emoji.names)
+    images, names = (
+        embed_items(model.eval(), processor, [items[row] for row in rows]) for items in (emoji.images, emoji.names)
     )
     model.train(training)
     relevance = Relevance.single(torch.arange(len(rows)))
-    return 100 * retrieval_metrics(rank_embeddings(pictures, names, relevance), (1,))["hit@1"]
+    return 100 * retrieval_metrics(rank_embeddings(images, names, relevance), (1,))["hit@1"]

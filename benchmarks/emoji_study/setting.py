@@ -83,7 +83,7 @@ class Emoji:
         return {subgroup: sorted(names) for subgroup, names in found.items()}
 
     def caching(self, processor: ComaProcessor) -> CachingProcessor:
-        """A processor that has the pixels of all pictures."""
+        """A processor that has the pixels of all images."""
         caching = CachingProcessor.of(processor)
         caching.pixels = self.pixels
         caching.fill([*files(self.train), *(one["image"] for one in (*self.pictures, *self.others))])
@@ -91,7 +91,7 @@ class Emoji:
 
 
 def files(emoji: Dataset) -> list[bytes]:
-    """The pictures, not decoded."""
+    """The images, not decoded."""
     return [as_image(image) for image in without_decoding(emoji)["image"]]
 
 
@@ -112,7 +112,7 @@ def common_settings(folder: str, seed: int) -> dict[str, Any]:
 
 def make_backbone(folder: Path, emoji: Emoji, steps: int) -> float:
     """
-    A random Qwen2.5-VL that learns to look and to speak from dialogues in full view of the picture (paper, figure 1a),
+    A random Qwen2.5-VL that learns to look and to speak from dialogues in full view of the image (paper, figure 1a),
     the same for all arms. Returns the seconds of processor time.
     """
     started = time.process_time()
@@ -137,19 +137,19 @@ def make_backbone(folder: Path, emoji: Emoji, steps: int) -> float:
 
 def embed(model: ComaForEmbedding, processor: ComaProcessor, emoji: Emoji) -> dict[str, torch.Tensor]:
     """Embeddings of the unseen style, of another style, and of the names; position `i` is the same emoji in all."""
-    items = {"pictures": emoji.pictures, "others": emoji.others, "names": emoji.names}
+    items = {"images": emoji.pictures, "others": emoji.others, "names": emoji.names}
     caching = emoji.caching(processor)
     return {name: embed_items(model.eval(), caching, several) for name, several in items.items()}
 
 
 def examine(embeddings: dict[str, torch.Tensor], emoji: Emoji) -> dict[str, float]:
     """
-    Retrieval with pictures of the unseen style among all emoji, in percent, and the geometry of the embeddings.
-    `name` is picture to name, for emoji whose other drawings were trained on; `new` is picture to picture, for emoji
+    Retrieval with images of the unseen style among all emoji, in percent, and the geometry of the embeddings.
+    `name` is image to name, for emoji whose other drawings were trained on; `new` is image to image, for emoji
     that were not.
     """
-    pictures, others, names = (embeddings[name] for name in ("pictures", "others", "names"))
-    tasks = {"name": (names, emoji.seen), "picture": (others, emoji.seen), "new": (others, emoji.new)}
+    pictures, others, names = (embeddings[name] for name in ("images", "others", "names"))
+    tasks = {"name": (names, emoji.seen), "image": (others, emoji.seen), "new": (others, emoji.new)}
     found = {}
     for task, (documents, queries) in tasks.items():
         ranking = rank_embeddings(pictures[queries], documents, Relevance.single(queries))

@@ -52,7 +52,7 @@ def digest_of_files(files: list[Path], most_read: int = MOST_READ) -> str:
 
 
 def _files(source: str) -> list[Path]:
-    """In the order of their names. The pictures of a folder are not read: tables name them."""
+    """In the order of their names. The images of a folder are not read: tables name them."""
     path = Path(source)
     if path.is_file():
         return [path]

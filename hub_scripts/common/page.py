@@ -12,9 +12,9 @@ __all__ = ["draw_page"]
 
 QUERIES = 7
 TITLES = {
-    "image_to_text": "A picture of the unseen style finds names",
-    "text_to_image": "A name finds pictures of the unseen style",
-    "image_to_image": "A picture of the unseen style finds pictures of another",
+    "image_to_text": "An image of the unseen style finds names",
+    "text_to_image": "A name finds images of the unseen style",
+    "image_to_image": "An image of the unseen style finds images of another",
 }
 RIGHT, WRONG = "#1a7f37", "#6e7781"
 
@@ -27,7 +27,7 @@ def draw_page(path: Path, unseen: Any, other: Any, neighbours: dict[str, Any]) -
         path (`Path`):
             Where the PNG goes.
         unseen, other (`EmojiRetrieval`):
-            The emoji in the style of the queries, and in that of the candidates of picture-to-picture search.
+            The emoji in the style of the queries, and in that of the candidates of image-to-image search.
         neighbours (`dict[str, torch.LongTensor]`):
             For each task, the candidates of each query, best first, of shape `(num_queries, 5)`.
     """
@@ -51,7 +51,7 @@ def draw_page(path: Path, unseen: Any, other: Any, neighbours: dict[str, Any]) -
 
 
 def _draw(axis: Axes, content: Any, colour: str) -> None:
-    """A picture, or a text in its place, with a frame that says what it is."""
+    """An image, or a text in its place, with a frame that says what it is."""
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():

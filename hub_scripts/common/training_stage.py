@@ -177,7 +177,7 @@ def _instruction(trainer: "ComaTrainer") -> dict[str, str] | None:
     if not getattr(collator, "options", {}).get("compression_instruction"):
         return None
     processor = trainer.processing_class
-    return {"with pictures": processor.image_instruction, "without": processor.text_instruction}
+    return {"with images": processor.image_instruction, "without": processor.text_instruction}
 
 
 def _last_log(history: list[dict[str, float]], steps: int, is_resumed: bool) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""What `coma embed` reads: a folder of pictures, a text with a row per line, or a table; a piece at a time.
+"""What `coma embed` reads: a folder of images, a text with a row per line, or a table; a piece at a time.
 
-Every source becomes rows of three columns: `id`, `text` and `image`, where a picture is the path of a file or the
+Every source becomes rows of three columns: `id`, `text` and `image`, where an image is the path of a file or the
 bytes of one. Nothing is decoded here. Tables are read by the reader that the trainings have, too.
 """
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 from trainers.data.column_names import refuse_misnamed, tell_unread
 from trainers.data.faults import describe, fault
 from trainers.data.image_folders import walk_images
-from trainers.data.images import PICTURE_SUFFIXES, ImageRoot, as_stored, root_of
+from trainers.data.images import IMAGE_SUFFIXES, ImageRoot, as_stored, root_of
 from trainers.data.schema import as_text, check_text
 from trainers.data.tables import TABLE_SUFFIXES, Record, Records, open_records, saved_dataset
 from trainers.data.text_files import open_text, printable
@@ -23,7 +23,7 @@ from trainers.data.text_files import open_text, printable
 
 __all__ = ["Columns", "Corpus", "open_corpus"]
 
-KINDS = f"a folder of pictures or end with .txt, {', '.join(TABLE_SUFFIXES)} (or be a folder of `save_to_disk`)"
+KINDS = f"a folder of images or end with .txt, {', '.join(TABLE_SUFFIXES)} (or be a folder of `save_to_disk`)"
 
 Row = dict[str, Any]
 
@@ -45,7 +45,7 @@ class Corpus(NamedTuple):
         read (`Callable[[int, int], list[dict]]`): rows from one number up to, and without, another; fastest in order.
             Each has `id` (`str`), `text` (`str` or `None`), `image` (`str`, `bytes` or `None`), `path` (`str` or
             `None`), and `error`: why it cannot be read, or `None`.
-        left_alone (`int`): files of a folder that are no pictures.
+        left_alone (`int`): files of a folder that are no images.
     """
 
     num_rows: int
@@ -58,7 +58,7 @@ def open_corpus(path: Path, columns: Columns, image_root: Path | None = None) ->
     Opens a source by its kind, which is that of its name.
 
     Args:
-        path (`Path`): a folder, which is searched for pictures at any depth, one of `Dataset.save_to_disk`, or a file
+        path (`Path`): a folder, which is searched for images at any depth, one of `Dataset.save_to_disk`, or a file
             that ends with .txt, .csv, .tsv, .jsonl, .json or .parquet.
         columns (`Columns`): columns of a table.
         image_root (`Path`, *optional*): folder that relative paths of a table begin at, by default that of the table.
@@ -68,7 +68,7 @@ def open_corpus(path: Path, columns: Columns, image_root: Path | None = None) ->
         `Corpus`
 
     Raises:
-        ValueError: if it is of no such kind, has no rows, or has no column with texts or pictures; and for a file in
+        ValueError: if it is of no such kind, has no rows, or has no column with texts or images; and for a file in
             which nobody knows where rows begin. A row that is bad is known by its `error`.
     """
     if not os.path.lexists(path):
@@ -90,8 +90,8 @@ def open_corpus(path: Path, columns: Columns, image_root: Path | None = None) ->
 def _folder(folder: Path) -> Corpus:
     images, left_alone = walk_images(folder)
     if not images:
-        kinds = ", ".join(PICTURE_SUFFIXES)
-        raise ValueError(f"{folder} has no pictures ({kinds}) among its {left_alone} files.")
+        kinds = ", ".join(IMAGE_SUFFIXES)
+        raise ValueError(f"{folder} has no images ({kinds}) among its {left_alone} files.")
     table = pa.table({"name": [image.name for image in images], "error": [image.error for image in images]})
     root = os.path.abspath(folder)
 
@@ -201,7 +201,7 @@ def _id_of(record: dict[str, Any], column: str | None) -> str | None:
 
 
 def _path_of(given: Any, image: dict[str, Any] | None) -> str | None:
-    """A path as the table has it, by which people know the picture."""
+    """A path as the table has it, by which people know the image."""
     path = given.get("path") if isinstance(given, dict) else given
     if not isinstance(path, str) or (image is not None and image["bytes"] is not None and not isinstance(given, dict)):
         return None  # a data: URI is no path

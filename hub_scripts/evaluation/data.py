@@ -66,12 +66,12 @@ def open_sets(
 
     Args:
         data (`Iterable[str]`): folders with a subfolder or a file per set of MMEB, tables or saved data sets of pairs,
-            names on the Hub, "visdoc", or "emoji", the packaged pictures of a style that is not trained on.
+            names on the Hub, "visdoc", or "emoji", the packaged images of a style that is not trained on.
         chosen (`set[str]`, *optional*): names of the sets that are wanted; by default all that are there, and of MMEB
             every set of the modalities that are there.
         image_root (`Path`, *optional*): where paths begin; by default at the folder.
         instructions (`dict`, *optional*): for the queries of pairs, by their `source`, `None` being without one.
-        among_all (`bool`, *optional*, defaults to `False`): in picture sets, rank among the candidates of all rows.
+        among_all (`bool`, *optional*, defaults to `False`): in image sets, rank among the candidates of all rows.
         on_bad_row (`str`, *optional*, defaults to `"raise"`): of pairs, `"skip"` leaves bad rows out and counts them.
 
     Returns:
@@ -127,7 +127,7 @@ def _sets_in(place: str, options: _Options) -> list[NamedSet]:
 def _part(folder: Path, name: str) -> Path | None:
     """A folder with Parquet or JSON-lines files, or one such file."""
     there = [one for suffix in ("", ".parquet", ".jsonl") if (one := folder / f"{name}{suffix}").exists()]
-    if len(there) > 1:  # a folder without tables has pictures
+    if len(there) > 1:  # a folder without tables has images
         there = [one for one in there if one.is_file() or any(one.glob("*.parquet")) or any(one.glob("*.jsonl"))]
     if len(there) > 1:
         raise ValueError(f"{folder} has the set {name} twice, {' and '.join(one.name for one in there)}: keep one.")
@@ -156,9 +156,7 @@ def _from_hub(name: str, repository: str, options: _Options) -> NamedSet:
         split = "train" if name.startswith("VisRAG_") else "test"
         return _visual_documents(name, lambda table: load_dataset(repository, table, split=split), options)
     if options.image_root is None:
-        raise ValueError(
-            f"The pictures of {repository} are archives: unpack them and give their folder, --image-root."
-        )
+        raise ValueError(f"The images of {repository} are archives: unpack them and give their folder, --image-root.")
     return _images(name, lambda: load_dataset(repository, name, split="test").to_list(), options)
 
 

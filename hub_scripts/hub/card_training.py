@@ -83,7 +83,7 @@ def _facts(stage: Mapping[str, Any]) -> dict[str, Any]:
     mixed = stage.get("mixed_precision", "no")
     return {
         "compression tokens (K)": stage["num_compression_tokens"],
-        "pixels of a picture": f"{least} to {most}",
+        "pixels of an image": f"{least} to {most}",
         "limit of an input": f"{stage['max_length']} tokens" if stage.get("max_length") else "none",
         "weights": f"{stage['dtype']}{'' if mixed == 'no' else f', computed in {mixed}'}",
     }

@@ -63,7 +63,7 @@ def embed(name: str, pinned: dict[str, str], inputs: list[Any]) -> dict[str, Any
 
 
 def decode_inputs(golden: dict[str, Any]) -> list[Any]:
-    """The inputs of golden vectors, with pictures in place of their base64."""
+    """The inputs of golden vectors, with images in place of their base64."""
     from PIL import Image
 
     def block(content: dict[str, str]) -> dict[str, Any]:

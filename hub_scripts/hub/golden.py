@@ -1,6 +1,6 @@
 """Golden vectors: embeddings of a few fixed inputs that go with a model, by which anybody can tell that it is intact.
 
-They are a JSON file beside the weights, with the inputs (texts and a picture) and the versions of the libraries that
+They are a JSON file beside the weights, with the inputs (texts and an image) and the versions of the libraries that
 they were made with. What is compared is computed by `clean_load.py`, in a process that cannot import this package.
 """
 
@@ -67,7 +67,7 @@ def write_golden(folder: Path, model: "ComaForEmbedding", processor: "ComaProces
 
 
 def golden_inputs() -> dict[str, Any]:
-    """The inputs by their names: texts, a picture, both, and a text with an instruction, as chat messages."""
+    """The inputs by their names: texts, an image, both, and a text with an instruction, as chat messages."""
     inputs = input_rows()
     return dict(zip(inputs["names"], decode_inputs(inputs), strict=True))
 
@@ -172,20 +172,20 @@ def version_changes(report: dict[str, Any]) -> list[str]:
 
 
 def input_rows() -> dict[str, Any]:
-    """Names and messages of the inputs; pictures are base64 of PNG, which loses nothing."""
+    """Names and messages of the inputs; images are base64 of PNG, which loses nothing."""
     png = BytesIO()
-    _picture().save(png, "PNG")
-    picture = {"type": "image", "image": base64.b64encode(png.getvalue()).decode()}
+    _image().save(png, "PNG")
+    image = {"type": "image", "image": base64.b64encode(png.getvalue()).decode()}
     text = {"type": "text", "text": "A red bicycle leans on the wall of a bakery."}
     question = {"type": "text", "text": "Where does it stand?"}
-    instruction = {"role": "system", "content": [{"type": "text", "text": "Find a picture that shows this."}]}
-    contents = {"a text": [text], "a picture": [picture], "a picture and a text": [picture, question]}
+    instruction = {"role": "system", "content": [{"type": "text", "text": "Find an image that shows this."}]}
+    contents = {"a text": [text], "an image": [image], "an image and a text": [image, question]}
     inputs = [[{"role": "user", "content": content}] for content in contents.values()]
     inputs.append([instruction, {"role": "user", "content": [text]}])
     return {"names": [*contents, "a text with an instruction"], "inputs": inputs}
 
 
-def _picture() -> "Image":
+def _image() -> "Image":
     """Colours that run into each other, with sharp edges in between."""
     import numpy as np
     from PIL import Image

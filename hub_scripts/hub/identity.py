@@ -27,13 +27,13 @@ def identity(name: str, model: "ComaForEmbedding", processor: "ComaProcessor") -
 
 
 def probe(model: "ComaForEmbedding", processor: "ComaProcessor") -> list[float]:
-    """The beginning of the embedding of a picture with a text: every part of the model has a share in it."""
+    """The beginning of the embedding of an image with a text: every part of the model has a share in it."""
     import torch
 
     from hub_scripts.hub.golden import golden_inputs
 
     with torch.no_grad():
-        inputs = processor.process([golden_inputs()["a picture and a text"]]).to(model.device)
+        inputs = processor.process([golden_inputs()["an image and a text"]]).to(model.device)
         embedding = model(**inputs).embeddings[0]
     return [round(value, 6) for value in embedding[:PROBE_SIZE].tolist()]
 

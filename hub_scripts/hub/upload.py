@@ -37,8 +37,8 @@ __all__ = ["fetch_file", "fetch_model", "upload"]
 
 # What a loader could take for a part of the model. Left behind by an earlier push it would be mixed with this one.
 LOADED = ("*.safetensors", "*.bin", "*.json", "*.py", "*.jinja", "*.txt")
-# Pictures that a card shows, besides what belongs to every model.
-PICTURES = (".gif", ".jpeg", ".jpg", ".png", ".svg", ".webp")
+# Images that a card shows, besides what belongs to every model.
+IMAGES = (".gif", ".jpeg", ".jpg", ".png", ".svg", ".webp")
 MODULES = "[0-9]_*/*"
 AGAIN = "run the command again, what has arrived is not sent again"
 LONGEST_WORDS = 200
@@ -72,7 +72,7 @@ def upload(
     Makes a repository hold the model of a folder. Files that a model is not loaded from stay in it.
 
     Args:
-        folder (`Path`): of a model, with nothing else in it but pictures for the card.
+        folder (`Path`): of a model, with nothing else in it but images for the card.
         repo_id (`str`): name on the Hub; the repository is made if it is not there.
         message (`str`): of the commit.
         private (`bool`, *optional*, defaults to `False`): whether a new repository is private.
@@ -149,7 +149,7 @@ def fetch_model(repo_id: str) -> Path:
 def _to_be_sent(folder: Path) -> dict[str, Path]:
     paths = belonging(folder)
     strangers = others(folder, paths)
-    for name in [name for name in strangers if name.lower().endswith(PICTURES)]:
+    for name in [name for name in strangers if name.lower().endswith(IMAGES)]:
         path = folder / name
         if "/" not in name and not name.startswith(".") and path.is_file() and not path.is_symlink():
             paths[name] = path

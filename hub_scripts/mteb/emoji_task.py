@@ -1,4 +1,4 @@
-"""An example of a task of one's own in mteb: names of emoji, and which of the pictures of an unseen style they name.
+"""An example of a task of one's own in mteb: names of emoji, and which of the images of an unseen style they name.
 
   python -m hub_scripts.mteb.emoji_task demo/model
 
@@ -23,11 +23,11 @@ __all__ = ["EmojiT2IRetrieval", "main"]
 
 
 class EmojiT2IRetrieval(AbsTaskRetrieval):
-    """A name finds its picture among all of them."""
+    """A name finds its image among all of them."""
 
     metadata = TaskMetadata(
         name="EmojiT2IRetrieval",
-        description="Names of emoji and their pictures in one drawing style.",
+        description="Names of emoji and their images in one drawing style.",
         dataset={"path": "local/emoji", "revision": "1"},
         type="Any2AnyRetrieval",
         category="t2i",
@@ -41,7 +41,7 @@ class EmojiT2IRetrieval(AbsTaskRetrieval):
     number: int | None = None  # of emoji; all by default
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
-        """Queries, pictures, and which belong together."""
+        """Queries, images, and which belong together."""
         emoji = load_emoji([UNSEEN])
         emoji = emoji.select(range(self.number or len(emoji)))
         ids = list(emoji["id"])

@@ -5,7 +5,7 @@
 
   mteb.evaluate(ComaEncoder("org/coma"), mteb.get_benchmark("MIEB(lite)"))
 
-Inputs are chat messages, the picture before the text as in training. The instruction of a task stands before queries,
+Inputs are chat messages, the image before the text as in training. The instruction of a task stands before queries,
 as a system message; documents have none.
 """
 

@@ -89,7 +89,7 @@ def test_nothing_is_known_to_be_equal_without_keys():
 
 def test_a_table_shows_mean_and_standard_deviation():
     arm = Arm("some")
-    columns = ("name P@1", "name R@10", "picture P@1", "new P@1", "uniformity", "alignment")
+    columns = ("name P@1", "name R@10", "image P@1", "new P@1", "uniformity", "alignment")
     runs = [{**dict.fromkeys(columns, value), "seconds": {"compression": 1, "contrastive": 9}} for value in (1, 2, 3)]
     row = table("Title", [arm], {arm.key: runs}).splitlines()[-1]
     assert row == "| some | 2.0 ± 1.0 | 2.0 ± 1.0 | 2.0 ± 1.0 | 2.0 ± 1.0 | 2.00 ± 1.00 | 2.00 ± 1.00 | 10 | 3 |"

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 def test_it_runs_and_ends_with_json():
-    command = [sys.executable, "-m", "benchmarks.qa_generation", "--concurrency", "1", "4", "--pictures", "1"]
+    command = [sys.executable, "-m", "benchmarks.qa_generation", "--concurrency", "1", "4", "--images", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])

@@ -28,7 +28,7 @@ def test_everything_is_in_one_commit(hub, folder):
 def test_what_a_loader_could_mistake_is_gone_and_the_rest_stays(hub, folder):
     (folder / "model.safetensors").write_bytes(b"the old weights, in one file")
     (folder / "adapter_config.json").write_text("{}")
-    (folder / "plot.png").write_bytes(b"a picture for the card")
+    (folder / "plot.png").write_bytes(b"an image for the card")
     upload(folder, REPO, "the first")
     for name in ("model.safetensors", "adapter_config.json", "plot.png"):
         (folder / name).unlink()

@@ -18,7 +18,7 @@ def test_demo(tmp_path, capsys, monkeypatch):
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     scores = [summary[f"{task}_p1"] for task in ("image_to_text", "text_to_image", "image_to_image")]
     assert summary["chance_p1"] == pytest.approx(1 / 1595, abs=1e-6)
-    assert scores[2] > 20 * summary["chance_p1"]  # like pictures are near each other before anything has a name
+    assert scores[2] > 20 * summary["chance_p1"]  # like images are near each other before anything has a name
     assert summary["model"] == "demo/model"
     assert summary["seconds"] > 0
 

@@ -104,7 +104,7 @@ def test_killed_and_started_again_it_goes_on(coma_folder: Path, coma_command: Ca
 def test_a_bad_row_stops_or_is_listed(
     coma_folder: Path, coma_command: Callable, photos: Path, tmp_path: Path, picture: Callable
 ) -> None:
-    (photos / "2.png").write_bytes(b"no picture")
+    (photos / "2.png").write_bytes(b"no image")
     out = tmp_path / "out.parquet"
     words = ["embed", coma_folder, photos, out, "--part-rows", 1, "--workers", 0]
     code, _, error = coma_command(*words)
@@ -127,7 +127,7 @@ def test_a_bad_row_stops_or_is_listed(
 def test_parts_of_other_rows_or_settings_are_not_kept(
     coma_folder: Path, coma_command: Callable, photos: Path, tmp_path: Path, picture: Callable
 ) -> None:
-    (photos / "more" / "5.png").write_bytes(b"no picture")  # the last row
+    (photos / "more" / "5.png").write_bytes(b"no image")  # the last row
     words = ["embed", coma_folder, photos, tmp_path / "out.parquet", "--part-rows", 1, "--workers", 0]
     assert coma_command(*words)[0] == 1
     picture(84, 84, 77).save(photos / "0.png")
@@ -135,7 +135,7 @@ def test_parts_of_other_rows_or_settings_are_not_kept(
     assert "\n2 embedded now" in coma_command(*words)[1]
     (tmp_path / "out.parquet").unlink()
 
-    (photos / "more" / "5.png").write_bytes(b"no picture")
+    (photos / "more" / "5.png").write_bytes(b"no image")
     assert coma_command(*words)[0] == 1
     (photos / "more" / "5.png").unlink()
     code, _, error = coma_command(*words, "--dtype", "bfloat16")

@@ -108,7 +108,7 @@ def test_missing_sets_are_named(mmeb: Path, coma_folder: Path, coma_command: Cal
 
 def test_a_bad_picture_is_named(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
     write_mmeb(tmp_path / "mmeb", ["ImageNet-1K"])
-    (tmp_path / "mmeb" / "noto" / "3.png").write_bytes(b"no picture")
+    (tmp_path / "mmeb" / "noto" / "3.png").write_bytes(b"no image")
     words = ["evaluate", coma_folder, tmp_path / "mmeb", "--output", tmp_path / "out", "--sets", "ImageNet-1K"]
     code, _, error = coma_command(*words, "--workers", 0)
     assert code == 1 and "cannot decode" in error and "noto/3.png" in error and not (tmp_path / "out").exists()
@@ -189,13 +189,13 @@ def test_what_is_no_data(coma_folder: Path, coma_command: Callable, tmp_path: Pa
 
 @pytest.fixture
 def shop(tmp_path: Path, picture: Callable) -> Path:
-    """Twelve rows, every query and every document in two of them; the picture of the rows 8 and 9 is broken."""
+    """Twelve rows, every query and every document in two of them; the image of the rows 8 and 9 is broken."""
     lines = []
     for number in range(12):
         picture(28, 28, number // 2).save(tmp_path / f"{number // 2}.png")
         query, positive = {"text": f"what is {number // 3}?"}, {"image": f"{number // 2}.png"}
         lines.append({"query": query, "positive": positive, "source": "shop" if number % 2 else "mall"})
-    (tmp_path / "4.png").write_bytes(b"no picture")
+    (tmp_path / "4.png").write_bytes(b"no image")
     (tmp_path / "shop.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return tmp_path / "shop.jsonl"
 

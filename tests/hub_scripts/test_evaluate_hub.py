@@ -98,7 +98,7 @@ def with_configs(folder: Path, names: list[str]) -> None:
 
 
 def test_sets_by_name(coma_folder: Path, tmp_path: Path, endpoint: str) -> None:
-    pictures, hub = tmp_path / "pictures", tmp_path / "hub"
+    pictures, hub = tmp_path / "images", tmp_path / "hub"
     names = ["ImageNet-1K", "MSCOCO_t2i"]
     for name in names:
         write_rows(v1_rows(name, pictures), hub / "TIGER-Lab/MMEB-eval" / name)

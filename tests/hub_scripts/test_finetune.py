@@ -17,17 +17,17 @@ from trainers.data.rows import NumberedRows
 
 @pytest.fixture
 def pairs(picture: Callable, tmp_path: Path) -> Path:
-    """A table of texts and paths of pictures, beside the pictures."""
-    (tmp_path / "pictures").mkdir()
-    lines = ["question,picture,wrong,kind"]
+    """A table of texts and paths of images, beside the images."""
+    (tmp_path / "images").mkdir()
+    lines = ["question,image,wrong,kind"]
     for number in range(6):
-        picture(28, 28, number).save(tmp_path / "pictures" / f"{number}.png")
-        lines.append(f'"what, {number}",pictures/{number}.png,{"" if number % 2 else "a tree"},{"ab"[number % 2]}')
+        picture(28, 28, number).save(tmp_path / "images" / f"{number}.png")
+        lines.append(f'"what, {number}",images/{number}.png,{"" if number % 2 else "a tree"},{"ab"[number % 2]}')
     (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
     return tmp_path / "pairs.csv"
 
 
-SETTINGS = {"query_text": "question", "positive_image": "picture", "negative_text": "wrong", "source": "kind"}
+SETTINGS = {"query_text": "question", "positive_image": "image", "negative_text": "wrong", "source": "kind"}
 QUICK = {"max_steps": 2, "per_device_train_batch_size": 3, "report_to": "none", "use_cpu": True, "disable_tqdm": True}
 QUICK |= {"save_steps": 1, "logging_steps": 1, "learning_rate": 0.01, "mini_batch_tokens": 40}
 
@@ -72,12 +72,12 @@ def test_a_whole_model(coma_folder: Path, coma_command: Callable, pairs: Path, t
 
 def test_mmeb_triplets_and_shards(pairs: Path, tmp_path: Path, picture: Callable) -> None:
     """What `data_format` names is loaded, with its settings; training on it is that of any rows."""
-    rows = [{"qry": "<|image_1|>\nWhat?", "qry_image_path": "pictures/0.png", "pos_text": "p", "pos_image_path": ""}]
+    rows = [{"qry": "<|image_1|>\nWhat?", "qry_image_path": "images/0.png", "pos_text": "p", "pos_image_path": ""}]
     (tmp_path / "CIRR").mkdir()
     (tmp_path / "CIRR" / "diverse_instruction.jsonl").write_text("\n".join(map(json.dumps, rows * 3)))
     (tmp_path / "triplets.jsonl").write_text('{"anchor": "q", "positive": "p", "negative": "n"}\n')
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        tar.add(tmp_path / "pictures" / "0.png", "0.png")
+        tar.add(tmp_path / "images" / "0.png", "0.png")
         tar.add(pairs, "0.txt")
     mmeb = [
         "--config",

@@ -1,4 +1,4 @@
-"""`coma generate-qa` writes every picture once and in order, however often it is killed, whatever the server does."""
+"""`coma generate-qa` writes every image once and in order, however often it is killed, whatever the server does."""
 
 import json
 import multiprocessing
@@ -22,7 +22,7 @@ from hub_scripts.cli import main
 from tests.chat_server import ChatServer, Happening, completion, drip, misbehaving, packed, picture_in, send
 from trainers.data.dialogues import load_dialogues
 from trainers.data.emoji import load_emoji
-from trainers.data.qa.chat import read_picture
+from trainers.data.qa.chat import read_image
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ PATIENCE = ["--timeout", "0.5", "--backoff", "0.01", "--model", "m"]
 
 
 def save_emoji(folder: Path, number: int) -> list[str]:
-    """Real pictures, on white, in files whose names are in order."""
+    """Real images, on white, in files whose names are in order."""
     folder.mkdir()
     pictures = load_emoji(["noto"]).select(range(number))["image"]
     for place, picture in enumerate(pictures):
@@ -71,7 +71,7 @@ def check_rows(out: Path, names: list[str], folder: Path) -> None:
     assert [row["id"] for row in rows] == names
     for row in rows:
         (path,) = row["images"]
-        known_as = read_picture(str(out.parent / path)).digest
+        known_as = read_image(str(out.parent / path)).digest
         assert (out.parent / path).samefile(folder / row["id"])
         turns = list(zip(row["messages"][::2], row["messages"][1::2], strict=True))
         assert 3 <= len(turns) <= 5
@@ -159,7 +159,7 @@ def test_a_table_with_pictures_in_it(coma_command: Callable, picture: Callable, 
         assert code == 0, error
         assert server.headers["Authorization"] == "Bearer secret"
     assert [row["id"] for row in rows_in(out)] == ["a", "b", "d"] and "3 good, 1 failed" in text
-    assert "--retry-failed tries them again" in text and "picture cannot be read 1" in text
+    assert "--retry-failed tries them again" in text and "image cannot be read 1" in text
     assert len(load_dialogues(str(out))) == 3
     assert "secret" not in "".join(file.read_text() for file in tmp_path.glob("out.jsonl*.json*"))
 
@@ -168,7 +168,7 @@ def test_a_table_with_pictures_in_it(coma_command: Callable, picture: Callable, 
     with ChatServer(reply=server.reply) as again:
         words[4] = again.url  # a server may move
         code, text, _ = coma_command(*words, "--retry-failed")
-    assert code == 0 and "4 good, 0 failed" in text and "pictures 1" in text
+    assert code == 0 and "4 good, 0 failed" in text and "images 1" in text
     assert [row["id"] for row in rows_in(out)] == ["a", "b", "c", "d"]
 
     code, _, error = coma_command(*words[:-2], "--seed", 1)
@@ -230,9 +230,9 @@ EVIL: list[Happening] = [
 
 
 def test_one_picture_fails_and_the_run_goes_on(coma_command: Callable, tmp_path: Path) -> None:
-    """Between two good pictures there is one about which the server says something bad, always the same."""
+    """Between two good images there is one about which the server says something bad, always the same."""
     names = save_emoji(tmp_path / "photos", 2 * len(EVIL) + 1)
-    digests = {read_picture(str(tmp_path / "photos" / name)).digest: place for place, name in enumerate(names)}
+    digests = {read_image(str(tmp_path / "photos" / name)).digest: place for place, name in enumerate(names)}
     out, key = tmp_path / "out.jsonl", tmp_path / "key.txt"
     key.write_text(KEY)
 

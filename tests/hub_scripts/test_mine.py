@@ -20,17 +20,17 @@ MARGIN = 0.01
 
 @pytest.fixture
 def pairs(picture: Callable, tmp_path: Path) -> Path:
-    """A table of questions and pictures: every picture answers two of them."""
-    (tmp_path / "pictures").mkdir()
-    lines = ["question,picture,kind"]
+    """A table of questions and images: every image answers two of them."""
+    (tmp_path / "images").mkdir()
+    lines = ["question,image,kind"]
     for number in range(12):
-        picture(28, 28, number).save(tmp_path / "pictures" / f"{number}.png")
-        lines += [f"{'what ' * (1 + n)}{number},pictures/{number}.png,{'ab'[number % 2]}" for n in range(2)]
+        picture(28, 28, number).save(tmp_path / "images" / f"{number}.png")
+        lines += [f"{'what ' * (1 + n)}{number},images/{number}.png,{'ab'[number % 2]}" for n in range(2)]
     (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
     return tmp_path / "pairs.csv"
 
 
-COLUMNS = ["--query-text", "question", "--positive-image", "picture", "--source", "kind", "--workers", 0]
+COLUMNS = ["--query-text", "question", "--positive-image", "image", "--source", "kind", "--workers", 0]
 
 
 def test_mined_negatives_are_the_nearest(
@@ -82,8 +82,8 @@ def test_mined_negatives_train(coma_folder: Path, coma_command: Callable, pairs:
 def test_stopped_and_started_again(
     coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path, picture: Callable
 ) -> None:
-    broken = tmp_path / "pictures" / "11.png"
-    broken.write_bytes(b"no picture")
+    broken = tmp_path / "images" / "11.png"
+    broken.write_bytes(b"no image")
     out = tmp_path / "mined"
     words = ["mine", coma_folder, pairs, out, *COLUMNS, "--part-rows", 5]
     code, _, error = coma_command(*words)
@@ -199,7 +199,7 @@ def test_only_one_process_writes_and_nothing_of_others_is_touched(
 def test_what_was_begun_with_something_else_is_refused(
     coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "pictures" / "11.png").write_bytes(b"no picture")
+    (tmp_path / "images" / "11.png").write_bytes(b"no image")
     words = ["mine", coma_folder, pairs, tmp_path / "mined", *COLUMNS, "--relative-margin", MARGIN]
     assert coma_command(*words)[0] == 1
     (kept,) = tmp_path.glob("mined.parts/queries/*.npy")

@@ -21,7 +21,7 @@ QUICK |= {"save_steps": 1, "logging_steps": 1, "learning_rate": 0.01}
 
 @pytest.fixture
 def dialogues(picture: Callable, tmp_path: Path) -> Path:
-    """JSON lines with paths of pictures beside them; one row is text alone, without the key of pictures."""
+    """JSON lines with paths of images beside them; one row is text alone, without the key of images."""
     (tmp_path / "data").mkdir()
     rows = []
     for number in range(5):
@@ -97,7 +97,7 @@ def test_other_formats_of_dialogues(tmp_path: Path) -> None:
     (tmp_path / "llava.json").write_text(json.dumps([{"id": 1, "image": "a.png", "conversations": talk}]))
     sft = {"id": 1, "image": "a.png", "conversations": [{"from": "human", "value": "What?"}, talk[1]]}
     (tmp_path / "sft.jsonl").write_text(json.dumps(sft))
-    (tmp_path / "vqa.csv").write_text("picture,q,a\na.png,What?,A cat.\n")
+    (tmp_path / "vqa.csv").write_text("image,q,a\na.png,What?,A cat.\n")
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         (tmp_path / "0.jpg").write_bytes(b"x")
         (tmp_path / "0.json").write_text(json.dumps({"conversations": talk}))
@@ -106,7 +106,7 @@ def test_other_formats_of_dialogues(tmp_path: Path) -> None:
     for data, words in (
         ("llava.json", "--data_format llava"),
         ("sft.jsonl", "--data_format coma-sft"),
-        ("vqa.csv", "--images picture --question q --answer a"),
+        ("vqa.csv", "--images image --question q --answer a"),
         ("a.tar", "--data_format webdataset"),
     ):
         arguments, _ = _parse([*words.split(), "--model", "m", "--data", str(tmp_path / data)])

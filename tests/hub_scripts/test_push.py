@@ -72,7 +72,7 @@ def test_what_does_not_load_is_not_published(
 def test_what_embeds_differently_is_not_published(
     source: Path, coma_command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights that change on the way, here those that one layer multiplies pictures with."""
+    """Weights that change on the way, here those that one layer multiplies images with."""
     save = hub_scripts.push._save_whole
 
     def spoil(arguments, folder):
@@ -85,7 +85,7 @@ def test_what_embeds_differently_is_not_published(
 
     monkeypatch.setattr(hub_scripts.push, "_save_whole", spoil)
     code, _, error = coma_command("push", source, "org/my-coma", "--dry-run", tmp_path / "out")
-    assert code == 1 and "other embeddings of a picture by" in error and "a text with" not in error
+    assert code == 1 and "other embeddings of an image by" in error and "a text with" not in error
     assert "of a text" not in error and not (tmp_path / "out").exists()
 
 
@@ -217,7 +217,7 @@ def test_where_it_was_made_is_nobodys_business(
     backbone = "../home_alice/secretproject/backbone"
     assert coma_command("create", backbone, "made", "--num-compression-tokens", "4")[0] == 0
     stage = {"stage": "compression", "model": "../home_alice/m", "data": "../home_alice/secretproject/dial.jsonl"}
-    stage |= {"image_root": "../home_alice/pictures", "steps": 1, "settings": {}, "adapter": None, "epochs": None}
+    stage |= {"image_root": "../home_alice/images", "steps": 1, "settings": {}, "adapter": None, "epochs": None}
     (tmp_path / "work" / "made" / "coma_training.json").write_text(json.dumps([stage]))
     tokenizer = json.loads(Path("made/tokenizer_config.json").read_text())
     tokenizer["name_or_path"] = tokenizer["special_tokens_map_file"] = "/home_alice/secretproject/x.json"

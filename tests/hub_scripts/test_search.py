@@ -1,4 +1,4 @@
-"""`coma search` is exact, knows its model, and takes texts, pictures and both."""
+"""`coma search` is exact, knows its model, and takes texts, images and both."""
 
 import json
 import os
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def index(coma_folder: Path, picture: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index of texts, pictures and both, and the pictures beside it."""
+    """An index of texts, images and both, and the images beside it."""
     from hub_scripts.cli import main
 
     folder = tmp_path_factory.mktemp("index")

@@ -39,7 +39,7 @@ def test_what_differs_is_named(published: Path, coma_command: Callable) -> None:
     assert [("DIFFERS" in line, "as published" in line) for line in vectors] == [
         (number == 1, number != 1) for number in range(4)
     ]
-    assert vectors[1].startswith("vector    a picture ") and "2.0e-02 DIFFERS, at most 0.001" in vectors[1]
+    assert vectors[1].startswith("vector    an image ") and "2.0e-02 DIFFERS, at most 0.001" in vectors[1]
     assert "pillow" in libraries and "was 1.0" in libraries
 
 
@@ -63,7 +63,7 @@ def damaged(golden: dict) -> dict[str, str]:
         "words for numbers": json.dumps({**golden, "embeddings": [["a"]] * 4}),
         "no precision": json.dumps({**golden, "dtype": "int3"}),
         "no versions": json.dumps({name: value for name, value in golden.items() if name != "versions"}),
-        "a picture that is none": json.dumps(golden).replace("iVBOR", "AAAAA"),
+        "an image that is none": json.dumps(golden).replace("iVBOR", "AAAAA"),
         "deep": "[" * 100_000,
     }
 

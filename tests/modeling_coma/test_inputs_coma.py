@@ -1,4 +1,4 @@
-"""Every kind of input becomes messages, every kind of picture becomes RGB, and what cannot be names its row."""
+"""Every kind of input becomes messages, every kind of image becomes RGB, and what cannot be names its row."""
 
 import gc
 import io
@@ -252,7 +252,7 @@ def test_floating_point_pictures_are_refused(image):
 
 @pytest.mark.parametrize(
     "image",
-    [None, 3.5, "missing.png", Path("missing.png"), "a\0b.png", "/", b"", b"no picture", "https://a.b/c.png", 5],
+    [None, 3.5, "missing.png", Path("missing.png"), "a\0b.png", "/", b"", b"no image", "https://a.b/c.png", 5],
     ids=repr,
 )
 def test_what_is_no_picture_names_the_row(image):
@@ -322,7 +322,7 @@ def test_a_broken_picture_without_a_path_is_named_by_its_size():
 
 
 def test_only_regular_files_are_opened(picture, tmp_path, monkeypatch):
-    """A pipe waits for a writer that never comes, a device never ends; a link to a picture is one."""
+    """A pipe waits for a writer that never comes, a device never ends; a link to an image is one."""
     picture(12, 8).save(tmp_path / "a.png")
     os.mkfifo(tmp_path / "pipe.png")
     monkeypatch.chdir(tmp_path)  # the path of a socket is short
@@ -377,7 +377,7 @@ def test_the_limit_of_pixels_holds_for_pictures_in_every_form(picture):
 
 
 def test_the_limit_acts_beyond_that_of_pillow(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # as if the picture were nine times what it warns at
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # as if the image were nine times what it warns at
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert to_rgb(png_of(10, 9)).size == (10, 9)
@@ -394,7 +394,7 @@ def peak_memory(function) -> float:
 
 
 def test_a_transparent_picture_takes_three_times_its_memory():
-    """The picture, white, and the one upon the other; it once were four."""
+    """The image, white, and the one upon the other; it once were four."""
     data, own = file_bytes(Image.new("RGBA", (4000, 4000)), "PNG"), 4000 * 4000 * 4 / 2**20
     assert 2 * own < peak_memory(lambda: to_rgb(data)) < 3.5 * own
 

@@ -1,4 +1,4 @@
-"""The processor loses nothing: not a token of a picture, not a compression token, not a word without saying so."""
+"""The processor loses nothing: not a token of an image, not a compression token, not a word without saying so."""
 
 import json
 import re
@@ -93,7 +93,7 @@ def test_without_tensors_there_are_arrays(processor, mixed_inputs):
 
 @pytest.mark.parametrize("inputs", ["abc", {"text": "a"}, None, [], (), np.zeros((2, 4, 4, 3), np.uint8)])
 def test_one_input_is_not_a_list_of_inputs(qwen, inputs, picture):
-    """A text would be embedded letter by letter, an array of pictures row by row."""
+    """A text would be embedded letter by letter, an array of images row by row."""
     for given in (inputs, picture()):
         with pytest.raises(ValueError, match="Give a list of inputs, even if of one, not"):
             qwen.process(given)
@@ -391,7 +391,7 @@ class TestCall:
 
 
 class TestMostPixels:
-    """A picture that would fill the memory is refused before it is decoded; how large that is, is a setting."""
+    """An image that would fill the memory is refused before it is decoded; how large that is, is a setting."""
 
     def test_it_acts_and_is_saved(self, qwen, picture, tmp_path):
         parts = {"num_compression_tokens": K, "max_image_pixels": 200}

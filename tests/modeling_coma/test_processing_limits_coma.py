@@ -1,4 +1,4 @@
-"""Text gives way to a limit, with a warning; pictures and compression tokens never do."""
+"""Text gives way to a limit, with a warning; images and compression tokens never do."""
 
 import logging
 

@@ -31,9 +31,9 @@ from PIL import Image
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 root = Path(sys.argv[1])
-arrays = np.load(root / "pictures.npz")
-pictures = [Image.fromarray(arrays[name]) for name in ("a", "b")]
-inputs = ["a red apple", pictures[0], {"image": pictures[1], "text": "what is this?"}]
+arrays = np.load(root / "images.npz")
+images = [Image.fromarray(arrays[name]) for name in ("a", "b")]
+inputs = ["a red apple", images[0], {"image": images[1], "text": "what is this?"}]
 trusted = {"trust_remote_code": True}
 report = {"importable": importlib.util.find_spec("modeling_coma") is not None}
 
@@ -99,7 +99,7 @@ def stranger(tmp_path_factory, make_coma, picture):
     """What this process computes and what the stranger's does, for every backbone."""
     root = tmp_path_factory.mktemp("folders")
     pictures = {"a": picture(84, 56, 1), "b": picture(56, 112, 2)}
-    np.savez(root / "pictures.npz", **{name: np.asarray(image) for name, image in pictures.items()})
+    np.savez(root / "images.npz", **{name: np.asarray(image) for name, image in pictures.items()})
     here = {}
     for model_type in MODEL_TYPES:
         model, processor = make_coma(model_type)

@@ -18,7 +18,7 @@ from modeling_coma import ComaForEmbedding, ComaProcessor
 from modeling_coma.sentence_transformers_coma import FILES, write_sentence_transformers_files
 
 
-PROMPT = "Find the thing in the picture."
+PROMPT = "Find the thing in the image."
 
 
 @pytest.fixture(scope="module")

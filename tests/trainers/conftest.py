@@ -74,7 +74,7 @@ def contrastive_trainer(tmp_path: Path) -> Callable[..., ComaContrastiveTrainer]
 
 @pytest.fixture(scope="session")
 def compression_rows(picture: Callable) -> Callable[..., list[dict[str, Any]]]:
-    """`compression_rows(number)`: rows of stage 1 with pictures, texts or both, and one to three turns."""
+    """`compression_rows(number)`: rows of stage 1 with images, texts or both, and one to three turns."""
 
     def row(seed: int) -> dict[str, Any]:
         turns = [("what is this?", f"an apple {seed}"), ("what is around it?", "leaves, a sky"), ("red?", "no")]

@@ -127,7 +127,7 @@ SETTINGS = {
     "cached": {"mini_batch_tokens": 60},
     "one mini-batch": {"mini_batch_tokens": 10000, "bidirectional": True},
     "adapter": {"mini_batch_tokens": 60, "bidirectional": True, "adapter": True, "temperature_per_source": True},
-    # The tower is trained, but one process has no pictures, and neither has the last mini-batch of the other.
+    # The tower is trained, but one process has no images, and neither has the last mini-batch of the other.
     "vision": {"mini_batch_tokens": 40, "freeze_vision": False, "text_only": 6},
     # Dialogues on one process only.
     "joint": {"mini_batch_tokens": 60, "joint_weight": 0.5},
@@ -174,7 +174,7 @@ def train(folder: str, settings: dict, processes: int) -> dict[str, Any]:
         question, answer = {"role": "user", "content": "What?"}, {"role": "assistant", "content": "apples " * place}
         rows[place]["messages"] = [question, answer]
     for place in bad:
-        rows[place]["positive"] = {"image": b"no picture"}
+        rows[place]["positive"] = {"image": b"no image"}
     if number == 9:
         rows[3]["positive"] = {"text": " "}
     item = {"text": Value("string"), "image": ImageFeature()}

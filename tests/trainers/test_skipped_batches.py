@@ -15,7 +15,7 @@ from trainers.compression.config import ComaCompressionConfig
 from trainers.compression.trainer import ComaCompressionTrainer
 
 
-BAD = {"contrastive": {"positive": {"image": b"no picture", "text": None}}, "compression": {"images": [b"no picture"]}}
+BAD = {"contrastive": {"positive": {"image": b"no image", "text": None}}, "compression": {"images": [b"no image"]}}
 SETTINGS = {"lr_scheduler_type": "constant", "warmup_steps": 0, "weight_decay": 0.1, "max_grad_norm": 0.0}
 
 
@@ -107,7 +107,7 @@ def test_by_default_a_bad_row_of_the_evaluation_is_named(stage: Any) -> None:
     make, rows, bad = stage
     trainer = make(rows)
     trainer.evaluation_collator.bad_rows.policy = "raise"
-    with pytest.raises(ValueError, match="Row 1 of the evaluation data is bad: .*picture"):
+    with pytest.raises(ValueError, match="Row 1 of the evaluation data is bad: .*image"):
         trainer.evaluate([rows[0], {**rows[1], **bad}])
 
 
@@ -147,7 +147,7 @@ def train_stage_1(rank: int, processes: int, folder: str, freeze_vision: bool) -
         for n in range(12)
     ]
     for bad in (1, 7, 8, 9, 10, 11):
-        rows[bad]["images"] = [b"no picture"]
+        rows[bad]["images"] = [b"no image"]
     config = ComaCompressionConfig(
         f"{folder}/out",
         per_device_train_batch_size=2 // processes,

@@ -98,7 +98,7 @@ class ComaCompressionCollator:
 
 def as_input(row: dict[str, Any], place: int) -> dict[str, Any]:
     """
-    What the processor takes of a row; pictures come before the text, as in the official recipe.
+    What the processor takes of a row; images come before the text, as in the official recipe.
 
     Raises:
         ValueError: for a row without content, or with content of another type.

@@ -1,4 +1,4 @@
-"""Lengths of the rows of stage 1 in tokens, known before a picture is decoded, for batches of similar length."""
+"""Lengths of the rows of stage 1 in tokens, known before an image is decoded, for batches of similar length."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def add_lengths(
 ) -> Dataset:
     r"""
     Adds a column with the tokens of the input and of the dialogue of every row. Texts are tokenized in batches; of
-    pictures only the sizes in their headers are read.
+    images only the sizes in their headers are read.
 
     Args:
         dataset (`Dataset`):

@@ -23,10 +23,10 @@ __all__ = [
 class ComaContrastiveCollator:
     r"""
     Rows of stage 2 to tensors. Documents are the positives of all rows, then their hard negatives; equal inputs (class
-    names, captions, pictures) are packed once, whichever side they are on.
+    names, captions, images) are packed once, whichever side they are on.
 
-    A row has `query`, `positive` and maybe `negatives` (a list), each `{"text": str | None, "image": picture, list of
-    pictures or None}`; maybe a `source`, and a `group`: rows of one group have each other's positives as theirs, and
+    A row has `query`, `positive` and maybe `negatives` (a list), each `{"text": str | None, "image": image, list of
+    images or None}`; maybe a `source`, and a `group`: rows of one group have each other's positives as theirs, and
     so have rows whose queries are equal, instruction included.
 
     Args:

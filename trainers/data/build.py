@@ -148,7 +148,7 @@ def _write(
 
 
 def _batches(rows: Iterable[dict[str, Any]], pictures: list[str]) -> Iterator[list[dict[str, Any]]]:
-    """Rows in batches of which no one is large; what is large are the pictures in these columns."""
+    """Rows in batches of which no one is large; what is large are the images in these columns."""
     batch, size = [], 0
     for row in rows:
         batch.append(row)

@@ -21,7 +21,7 @@ from trainers.data.tables import open_records, saved_dataset
 __all__ = ["PLACEHOLDER", "DialogueColumns", "dialogue_row", "load_dialogues", "mapped_row"]
 
 PLACEHOLDER = "<image>"
-PICTURES = ("image", "image_url", "url", "path", "base64")  # in a block
+IMAGES = ("image", "image_url", "url", "path", "base64")  # in a block
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -32,9 +32,9 @@ class DialogueColumns:
 
     Args:
         images (`str`, *optional*, defaults to `"images"`):
-            One picture or a list of them.
+            One image or a list of them.
         text (`str`, *optional*, defaults to `"text"`):
-            What is to be compressed beside the pictures.
+            What is to be compressed beside the images.
         messages (`str`, *optional*, defaults to `"messages"`):
             The dialogue.
         question, answer (`str`, *optional*):
@@ -72,21 +72,21 @@ def load_dialogues(
     Loads rows of stage 1.
 
     Contents of messages are texts, or lists of blocks as OpenAI and TRL have them: `text`, `image`, `image_url`. A
-    picture in a block, wherever it stands, becomes one of `images`, which are compressed before the dialogue; a block
+    image in a block, wherever it stands, becomes one of `images`, which are compressed before the dialogue; a block
     without one, and every `<image>` in a text, stands for one of the column `images`, so their numbers must agree.
 
     Args:
         source (`str`, `Path` or `Dataset`):
             A .csv, .tsv, .jsonl, .json or .parquet file, a folder made by `Dataset.save_to_disk`, or a data set.
         image_root (`str` or `Path`, *optional*):
-            Folder at which relative paths of pictures begin; by default that of the file.
+            Folder at which relative paths of images begin; by default that of the file.
         columns ([`DialogueColumns`], *optional*):
             Other names of the columns.
         on_bad_row (`str` or [`BadRows`], *optional*, defaults to `"raise"`):
             `"raise"`, or `"skip"` to leave bad rows out; a [`BadRows`] afterwards knows how many, and why.
 
     Returns:
-        `Dataset`: columns `images`, `text`, `messages`; paths are absolute, no picture has been opened.
+        `Dataset`: columns `images`, `text`, `messages`; paths are absolute, no image has been opened.
 
     Raises:
         ValueError: for what is no such source, columns that are not there, and a bad row with its number, column, what
@@ -136,8 +136,8 @@ def dialogue_row(
     roles: dict[str, str] = ROLES,
     placeholders: bool = False,
 ) -> dict[str, Any]:
-    """A checked row of stage 1, the pictures and placeholders taken out of its messages. There may be none of the
-    latter, because the pictures are compressed before the dialogue, unless `placeholders` says that there must be."""
+    """A checked row of stage 1, the images and placeholders taken out of its messages. There may be none of the
+    latter, because the images are compressed before the dialogue, unless `placeholders` says that there must be."""
     column, of_role, of_content = names
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise fault(column, describe(messages), f"a list of {{{of_role!r}, {of_content!r}}}")
@@ -152,14 +152,14 @@ def dialogue_row(
         clean.append({"role": roles[role], "content": content})
         number, own = number + count, own + found
     if number != len(images) and (number or placeholders):
-        raise fault(column, f"{number} placeholders for pictures", f"one for each of the {len(images)} images")
+        raise fault(column, f"{number} placeholders for images", f"one for each of the {len(images)} images")
     row = {"images": images + own, "text": None if text == "" else text, "messages": clean}
     check_dialogue(row, column, (of_role, of_content))
     return row
 
 
 def _content(content: Any, column: str, root: ImageRoot) -> tuple[str, int, list[dict[str, Any]]]:
-    """Its text, the number of placeholders that were in it, and its own pictures."""
+    """Its text, the number of placeholders that were in it, and its own images."""
     if isinstance(content, str):
         check_text(content, column)
         count = content.count(PLACEHOLDER)
@@ -171,16 +171,16 @@ def _content(content: Any, column: str, root: ImageRoot) -> tuple[str, int, list
         where = f"{column}[{place}]"
         kind = block.get("type") if isinstance(block, dict) else None
         if kind in ("text", "input_text", "output_text"):
-            if lost := _given(block, PICTURES):
-                raise fault(f"{where}.{lost[0]}", describe(block[lost[0]]), "a picture in a block of its own")
+            if lost := _given(block, IMAGES):
+                raise fault(f"{where}.{lost[0]}", describe(block[lost[0]]), "an image in a block of its own")
             text, count, _ = _content(block.get("text"), f"{where}.text", root)
             texts, placeholders = texts + [text], placeholders + count
         elif kind in ("image", "image_url", "input_image"):
             if _given(block, ("text",)):
                 raise fault(f"{where}.text", describe(block["text"]), "a text in a block of its own")
-            picture = _picture(block, where, root)
-            images += [] if picture is None else [picture]
-            placeholders += picture is None
+            image = _image(block, where, root)
+            images += [] if image is None else [image]
+            placeholders += image is None
         else:
             raise fault(where, describe(block), "a block of type text, image or image_url")
     return "\n".join(filter(None, texts)), placeholders, images
@@ -191,13 +191,13 @@ def _given(block: dict[str, Any], names: tuple[str, ...]) -> list[str]:
     return [name for name in names if block.get(name) not in (None, "")]
 
 
-def _picture(block: dict[str, Any], column: str, root: ImageRoot) -> dict[str, Any] | None:
-    """The picture of a block, or `None` for a placeholder."""
-    names = _given(block, PICTURES)
+def _image(block: dict[str, Any], column: str, root: ImageRoot) -> dict[str, Any] | None:
+    """The image of a block, or `None` for a placeholder."""
+    names = _given(block, IMAGES)
     if not names:
         return None
     if len(names) > 1:
-        raise fault(column, f"a block with {' and '.join(names)}", "one picture")
+        raise fault(column, f"a block with {' and '.join(names)}", "one image")
     value, column = block[names[0]], f"{column}.{names[0]}"
     if names[0] == "base64":
         value = f"data:image;base64,{value}"

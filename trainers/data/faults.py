@@ -22,7 +22,7 @@ def describe(value: Any) -> str:
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
     if isinstance(value, PIL.Image.Image):  # whose own description is an address in memory
-        return f"the picture {getattr(value, 'filename', '') or value.size}"
+        return f"the image {getattr(value, 'filename', '') or value.size}"
     # A path is of no use without its end.
     try:
         return _cut(repr(value), 400) if isinstance(value, str) else f"{type(value).__name__} {_cut(repr(value), 80)}"

@@ -1,4 +1,4 @@
-"""Rows from a folder of pictures, at any depth, and from what their names or the files beside them say."""
+"""Rows from a folder of images, at any depth, and from what their names or the files beside them say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datasets import Dataset, Features
 from trainers.data.build import Policy, build_dataset
 from trainers.data.faults import fault
 from trainers.data.image_folders import walk_images
-from trainers.data.schema import DIALOGUE_FEATURES, PAIR_FEATURES, PICTURE_FEATURES, check_dialogue, check_pair
+from trainers.data.schema import DIALOGUE_FEATURES, IMAGE_FEATURES, PAIR_FEATURES, check_dialogue, check_pair
 from trainers.data.tables import Record, Records
 from trainers.data.text_files import open_text
 
@@ -24,28 +24,28 @@ Captioner = Callable[[Path], str]
 
 def load_folder(folder: str | Path, on_bad_row: Policy = "raise") -> Dataset:
     r"""
-    Loads the pictures of a folder, in the order of their names, without opening them.
+    Loads the images of a folder, in the order of their names, without opening them.
 
     Args:
         folder (`str` or `Path`):
-            Searched at any depth, links included; files that are no pictures by their names are left alone, and so is
+            Searched at any depth, links included; files that are no images by their names are left alone, and so is
             what systems leave behind: hidden files, `__MACOSX` and the like.
         on_bad_row (`str` or [`BadRows`], *optional*, defaults to `"raise"`):
             As in [`load_pairs`].
 
     Returns:
-        `Dataset`: columns `images` (one picture each) and `text` (`None`): rows of stage 1 that lack a dialogue.
+        `Dataset`: columns `images` (one image each) and `text` (`None`): rows of stage 1 that lack a dialogue.
 
     Raises:
-        ValueError: if it is no folder, or has no pictures; and, as a bad row, for a folder that cannot be listed, a
-            link that leads nowhere, a picture that is no file, and a name that is not UTF-8.
+        ValueError: if it is no folder, or has no images; and, as a bad row, for a folder that cannot be listed, a
+            link that leads nowhere, an image that is no file, and a name that is not UTF-8.
     """
-    return _load(folder, _picture_row, PICTURE_FEATURES, on_bad_row)
+    return _load(folder, _image_row, IMAGE_FEATURES, on_bad_row)
 
 
 def load_folder_pairs(folder: str | Path, captions: str, on_bad_row: Policy = "raise") -> Dataset:
     r"""
-    Loads a folder of pictures as rows of stage 2: the picture is the query, its caption the positive.
+    Loads a folder of images as rows of stage 2: the image is the query, its caption the positive.
 
     Args:
         folder, on_bad_row:
@@ -64,16 +64,16 @@ def load_folder_pairs(folder: str | Path, captions: str, on_bad_row: Policy = "r
 
 
 def load_folder_dialogues(
-    folder: str | Path, captions: str, question: str = "What does the picture show?", on_bad_row: Policy = "raise"
+    folder: str | Path, captions: str, question: str = "What does the image show?", on_bad_row: Policy = "raise"
 ) -> Dataset:
     r"""
-    Loads a folder of pictures as rows of stage 1 with one turn each: the caption answers a question.
+    Loads a folder of images as rows of stage 1 with one turn each: the caption answers a question.
 
     Args:
         folder, captions, on_bad_row:
             As in [`load_folder_pairs`].
         question (`str`, *optional*):
-            What is asked about every picture.
+            What is asked about every image.
 
     Returns:
         `Dataset`: columns `images`, `text` and `messages`.
@@ -88,7 +88,7 @@ def _load(folder: str | Path, row: Callable, features: Features, on_bad_row: Pol
     folder = Path(folder).absolute()
     images = walk_images(folder).images if folder.is_dir() else []
     if not images:
-        raise ValueError(f"{folder} must be a folder with pictures in it, at any depth.")
+        raise ValueError(f"{folder} must be a folder with images in it, at any depth.")
 
     def read(columns: Iterable[str] | None = None) -> Iterator[Record]:
         for image in images:
@@ -111,7 +111,7 @@ def _changed(file: Path) -> int | None:
         return None
 
 
-def _picture_row(record: dict[str, str]) -> dict[str, Any]:
+def _image_row(record: dict[str, str]) -> dict[str, Any]:
     return {"images": [_stored(record)], "text": None}
 
 
@@ -136,9 +136,9 @@ def _stored(record: dict[str, str]) -> dict[str, Any]:
     try:
         size = Path(record["file"]).stat().st_size
     except OSError as error:  # since the folder was listed
-        raise fault("file", f"{record['file']}, which is gone ({error.strerror})", "a picture") from error
+        raise fault("file", f"{record['file']}, which is gone ({error.strerror})", "an image") from error
     if not size:
-        raise fault("file", f"{record['file']} with 0 bytes", "a picture")
+        raise fault("file", f"{record['file']} with 0 bytes", "an image")
     return {"bytes": None, "path": record["file"]}
 
 

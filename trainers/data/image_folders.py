@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from trainers.data.images import PICTURE_SUFFIXES
+from trainers.data.images import IMAGE_SUFFIXES
 from trainers.data.text_files import printable
 
 
@@ -121,4 +121,4 @@ def _file(place: PurePath, mode: int) -> FoundImage | None:
 
 
 def _is_image(place: PurePath) -> bool:
-    return place.suffix.lower() in PICTURE_SUFFIXES
+    return place.suffix.lower() in IMAGE_SUFFIXES

@@ -1,4 +1,4 @@
-"""Pictures as people write them down, as `datasets` stores them: a path or the bytes of a file; none is decoded."""
+"""Images as people write them down, as `datasets` stores them: a path or the bytes of a file; none is decoded."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from trainers.data.faults import describe, fault
 
 
 __all__ = [
-    "PICTURE_SUFFIXES",
+    "IMAGE_SUFFIXES",
     "ImageRoot",
     "as_image",
     "as_stored",
     "as_stored_list",
     "image_key",
-    "pictures_of",
+    "images_of",
     "root_of",
     "undecoded",
     "without_decoding",
 ]
 
-PICTURE_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 EXPECTED = "a path, the bytes of a file, a data: URI or nothing"
 LONGEST_PATH, LONGEST_NAME = 4095, 255  # bytes that Linux takes; longer ones raise where nobody knows the row
 
@@ -87,7 +87,7 @@ def root_of(source: Any, image_root: str | Path | None) -> ImageRoot:
 
 def as_stored(value: Any, column: str, root: ImageRoot) -> dict[str, Any] | None:
     """
-    A picture as `datasets` stores it.
+    An image as `datasets` stores it.
 
     Args:
         value: a path, a `file:` or `data:` URI, bytes, `{"bytes", "path"}`, or nothing (`None` or an empty text).
@@ -155,31 +155,31 @@ def _from_data_uri(value: str, column: str) -> bytes:
 
 
 def as_stored_list(value: Any, column: str, root: ImageRoot) -> list[dict[str, Any]]:
-    """The same for a list, or for one picture; none may be missing in a list."""
+    """The same for a list, or for one image; none may be missing in a list."""
     if not isinstance(value, list | tuple):
-        picture = as_stored(value, column, root)
-        return [] if picture is None else [picture]
-    pictures = [as_stored(one, f"{column}[{place}]", root) for place, one in enumerate(value)]
-    if None in pictures:
-        raise fault(f"{column}[{pictures.index(None)}]", "nothing", "a picture")
-    return pictures
+        stored = as_stored(value, column, root)
+        return [] if stored is None else [stored]
+    images = [as_stored(one, f"{column}[{place}]", root) for place, one in enumerate(value)]
+    if None in images:
+        raise fault(f"{column}[{images.index(None)}]", "nothing", "an image")
+    return images
 
 
 def as_image(value: Any) -> Any:
-    """A picture as the processor takes it, from what `datasets` returns where it does not decode: bytes or a path."""
+    """An image as the processor takes it, from what `datasets` returns where it does not decode: bytes or a path."""
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
         return value["bytes"] if value["bytes"] is not None else value["path"]
     return value
 
 
-def pictures_of(value: Any, column: str = "") -> Iterator[tuple[str, Any]]:
-    """The pictures of a row, however nested, and the columns they stand in: what is called `image` or `images`."""
+def images_of(value: Any, column: str = "") -> Iterator[tuple[str, Any]]:
+    """The images of a row, however nested, and the columns they stand in: what is called `image` or `images`."""
     if isinstance(value, dict) and value.keys() != {"bytes", "path"}:
         for name, inner in value.items():
-            yield from pictures_of(inner, f"{column}.{name}" if column else str(name))
+            yield from images_of(inner, f"{column}.{name}" if column else str(name))
     elif isinstance(value, list):
         for place, inner in enumerate(value):
-            yield from pictures_of(inner, f"{column}[{place}]")
+            yield from images_of(inner, f"{column}[{place}]")
     elif re.search(r"\b(image|images?\[\d+\])$", column) and as_image(value) is not None:
         yield column, as_image(value)
 
@@ -215,8 +215,8 @@ def undecoded(feature: Any) -> Any:
 
 def image_key(image: Any, row: int = 0) -> str:
     """
-    A key of the content of a picture, in any form that `ComaProcessor` takes. A file is its bytes, or its path;
-    of an open picture it is the colours after decoding, on which palette, transparency and EXIF have acted.
+    A key of the content of an image, in any form that `ComaProcessor` takes. A file is its bytes, or its path;
+    of an open image it is the colours after decoding, on which palette, transparency and EXIF have acted.
     """
     if isinstance(image, str | Path):
         content = str(image).encode()

@@ -12,7 +12,7 @@ __all__ = ["ContrastiveInput", "as_input", "content_key"]
 
 
 class ContrastiveInput(NamedTuple):
-    """One query or document as chat messages, the pictures in it, and 63-bit keys, with and without instruction."""
+    """One query or document as chat messages, the images in it, and 63-bit keys, with and without instruction."""
 
     messages: list[dict]
     num_images: int
@@ -21,7 +21,7 @@ class ContrastiveInput(NamedTuple):
 
 
 def as_input(item: Any, where: str, instruction: str | None = None) -> ContrastiveInput:
-    """A query or document of a row; pictures come before the text, as in the official recipe."""
+    """A query or document of a row; images come before the text, as in the official recipe."""
     if not isinstance(item, dict) or not item.keys() <= {"text", "image"}:
         raise ValueError(f'{where} must be {{"text": …, "image": …}}, got {str(item)[:80]!r}.')
     text, images = item.get("text"), item.get("image")

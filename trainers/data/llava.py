@@ -18,7 +18,7 @@ from trainers.data.tables import open_records
 
 __all__ = ["llava_row", "load_coma_sft", "load_llava"]
 
-KNOWN = ("id", "image", "images", "conversations")  # a picture is in one of the two
+KNOWN = ("id", "image", "images", "conversations")  # an image is in one of the two
 SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 
 
@@ -27,7 +27,7 @@ def load_llava(
 ) -> Dataset:
     r"""
     Loads rows of stage 1 from the format of LLaVA: `image` (a path, a list of them, or none) and `conversations`, a
-    list of `{"from": "human" | "gpt", "value": text}` with as many `<image>` as there are pictures.
+    list of `{"from": "human" | "gpt", "value": text}` with as many `<image>` as there are images.
 
     Args:
         source, image_root, on_bad_row:
@@ -45,8 +45,8 @@ def load_llava(
 def load_coma_sft(
     source: str | Path | Dataset, image_root: str | Path | None = None, on_bad_row: Policy = "raise"
 ) -> Dataset:
-    """As [`load_llava`], for the published dialogues of CoMa (`id`, `image`, `conversations`): as the picture is
-    compressed before the dialogue, nothing in it has to stand for the picture."""
+    """As [`load_llava`], for the published dialogues of CoMa (`id`, `image`, `conversations`): as the image is
+    compressed before the dialogue, nothing in it has to stand for the image."""
     return _load(source, image_root, on_bad_row, placeholders=False)
 
 

@@ -1,4 +1,4 @@
-"""Rows of stage 2 from what people have: tables of texts and pictures, and the columns of sentence-transformers."""
+"""Rows of stage 2 from what people have: tables of texts and images, and the columns of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ ANY_NEGATIVE = re.compile(r"negative(_\d+)?")
 @dataclass
 class PairColumns:
     """
-    Names of the columns of a table. A query and a positive are a text, a picture or both.
+    Names of the columns of a table. A query and a positive are a text, an image or both.
 
     Args:
         query_text, query_image, positive_text, positive_image (`str`, *optional*):
-            Texts, and pictures as paths or as `datasets` stores them.
+            Texts, and images as paths or as `datasets` stores them.
         negative_text, negative_image (`str`, *optional*):
             One hard negative, or a list of them; where both are lists, they go together.
         source, group (`str`, *optional*):
@@ -87,13 +87,13 @@ def load_pairs(
         columns ([`PairColumns`], *optional*):
             The columns of a table; rows that have `query` and `positive` already need none.
         image_root (`str` or `Path`, *optional*):
-            Folder at which relative paths of pictures begin; by default that of the file.
+            Folder at which relative paths of images begin; by default that of the file.
         on_bad_row (`str` or [`BadRows`], *optional*, defaults to `"raise"`):
             `"raise"`, or `"skip"` to leave bad rows out; a [`BadRows`] afterwards knows how many, and why.
 
     Returns:
         `Dataset`: columns `query`, `positive`, `negatives`, and `source` and `group` where they are given; paths are
-        absolute, no picture has been opened. Of rows that are ready, all columns stay.
+        absolute, no image has been opened. Of rows that are ready, all columns stay.
 
     Raises:
         ValueError: for what is no such source, columns that are not there, and a bad row with its number, column, what
@@ -126,7 +126,7 @@ def load_triplets(
 ) -> Dataset:
     r"""
     Loads rows of stage 2 from the columns of sentence-transformers: `anchor`, `positive`, and maybe `negative` or
-    `negative_1`, `negative_2`, … A value is a text, a picture as `datasets` stores it, or `{"text", "image"}`.
+    `negative_1`, `negative_2`, … A value is a text, an image as `datasets` stores it, or `{"text", "image"}`.
 
     Args:
         source, image_root, on_bad_row:
@@ -203,7 +203,7 @@ def _of_triplet(names: Iterable[str]) -> list[str]:
 
 
 def _any_item(value: Any, column: str, root: ImageRoot) -> dict[str, Any]:
-    """A text, a picture, or `{"text", "image"}`."""
+    """A text, an image, or `{"text", "image"}`."""
     if isinstance(value, dict) and value and value.keys() <= {"text", "image"}:
         return item_of(value.get("text"), value.get("image"), (f"{column}.text", f"{column}.image"), root)
     if isinstance(value, str | None):
@@ -212,16 +212,16 @@ def _any_item(value: Any, column: str, root: ImageRoot) -> dict[str, Any]:
 
 
 def item_of(text: Any, image: Any, columns: tuple[str, str], root: ImageRoot) -> dict[str, Any]:
-    """A query or document of a text and a picture; empty strings are nothing, as in MMEB."""
+    """A query or document of a text and an image; empty strings are nothing, as in MMEB."""
     text = as_text(text, columns[0])
     picture = as_stored(image, columns[1], root)
     if picture is None and not (text or "").strip():
-        raise fault(" and ".join(dict.fromkeys(columns)), "neither a text nor a picture", "one of them, or both")
+        raise fault(" and ".join(dict.fromkeys(columns)), "neither a text nor an image", "one of them, or both")
     return {"text": text or None, "image": picture}
 
 
 def negatives_of(text: Any, image: Any, columns: tuple[str, str], root: ImageRoot) -> list[dict[str, Any]]:
-    """Hard negatives of a text and a picture, or of lists of them, which go together."""
+    """Hard negatives of a text and an image, or of lists of them, which go together."""
     texts, images = (value if isinstance(value, list) else [value] for value in (text, image))
     length = max(len(texts), len(images))
     texts, images = ([*values, *[None] * (length - len(values))] for values in (texts, images))

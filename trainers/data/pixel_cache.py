@@ -1,4 +1,4 @@
-"""Preprocessed pixels of small data sets, kept so that no picture is decoded and resized twice."""
+"""Preprocessed pixels of small data sets, kept so that no image is decoded and resized twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from modeling_coma import ComaProcessor
-from trainers.data.images import image_key, pictures_of, without_decoding
+from trainers.data.images import image_key, images_of, without_decoding
 
 
 __all__ = [
@@ -24,10 +24,10 @@ logger = logging.get_logger(__name__)
 
 class CachingProcessor(ComaProcessor):
     r"""
-    A [`ComaProcessor`] that remembers the pixels of every picture it has seen. The key is the content of the picture,
-    so the same picture in two stages, two columns or two files is preprocessed once.
+    A [`ComaProcessor`] that remembers the pixels of every image it has seen. The key is the content of the image,
+    so the same image in two stages, two columns or two files is preprocessed once.
 
-    It is for sets that fit into memory: a picture of N patches takes N x patch_dim x 4 bytes. Workers of a data loader
+    It is for sets that fit into memory: an image of N patches takes N x patch_dim x 4 bytes. Workers of a data loader
     begin every epoch with what it has then, and what they add is lost, so fill it first with
     [`~CachingProcessor.fill_from`]. Give it to collators only: what a trainer saves beside its checkpoints is the
     processor itself.
@@ -52,7 +52,7 @@ class CachingProcessor(ComaProcessor):
             max_length=processor.max_length,
             max_image_pixels=processor.max_image_pixels,
         )
-        caching.pixels = {}  # key -> patches and grid of one picture
+        caching.pixels = {}  # key -> patches and grid of one image
         return caching
 
     def process_images(self, images: list, rows: list[int], **images_kwargs: Any) -> dict[str, np.ndarray]:
@@ -64,14 +64,14 @@ class CachingProcessor(ComaProcessor):
         return {"pixel_values": np.concatenate(pixels), "image_grid_thw": np.stack(grids)}
 
     def fill_from(self, dataset: Dataset, num_workers: int = 0) -> None:
-        """Preprocesses all pictures of the rows of either stage beforehand, as [`~CachingProcessor.fill`]."""
+        """Preprocesses all images of the rows of either stage beforehand, as [`~CachingProcessor.fill`]."""
         if not isinstance(dataset, Dataset):
-            raise ValueError(f"The pictures of a stream cannot be kept ({type(dataset).__name__}); load a data set.")
+            raise ValueError(f"The images of a stream cannot be kept ({type(dataset).__name__}); load a data set.")
         rows = without_decoding(dataset)
-        self.fill((image for row in rows for _, image in pictures_of(row)), num_workers)
+        self.fill((image for row in rows for _, image in images_of(row)), num_workers)
 
     def fill(self, images: Iterable[Any], num_workers: int = 0, batch_size: int = 64) -> None:
-        """Preprocesses pictures beforehand, in `num_workers` processes, with a progress bar. What cannot be decoded
+        """Preprocesses images beforehand, in `num_workers` processes, with a progress bar. What cannot be decoded
         is left for the collator, which knows its row."""
         keyed = {(image_key(image), "{}"): image for image in images}
         todo = [(key, image, 0) for key, image in keyed.items() if key not in self.pixels]
@@ -86,7 +86,7 @@ class CachingProcessor(ComaProcessor):
             return self._preprocess(keyed)
         except ValueError as error:
             if len(keyed) == 1:
-                logger.warning(f"A picture is not kept: {error}")
+                logger.warning(f"An image is not kept: {error}")
                 return {}
         return {key: made for one in keyed for key, made in self._preprocess_good([one]).items()}
 

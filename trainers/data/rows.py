@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from modeling_coma.inputs_coma import to_rgb
 from trainers.data.faults import describe, fault
-from trainers.data.images import pictures_of, without_decoding
+from trainers.data.images import images_of, without_decoding
 
 
 __all__ = [
@@ -148,11 +148,11 @@ class BadRows:
 
 
 def _reason(row: dict[str, Any], error: ValueError) -> str:
-    """The picture that is to blame, by its column; else what the error says, without the place in a batch of one."""
-    for column, picture in pictures_of(row):
+    """The image that is to blame, by its column; else what the error says, without the place in a batch of one."""
+    for column, image in images_of(row):
         try:
-            to_rgb(picture)
+            to_rgb(image)
         except ValueError as why:
             why = re.sub(r"^Row 0: ", "", str(why))
-            return str(fault(column, describe(picture), f"a picture that can be used, but: {why}"))
+            return str(fault(column, describe(image), f"an image that can be used, but: {why}"))
     return re.sub(r"^Row \d+(:?) ", lambda found: "" if found[1] else "it ", str(error))

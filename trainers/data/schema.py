@@ -1,7 +1,7 @@
 """The rows of both stages as `datasets.Features`, and what a row must be beyond its types.
 
 A check raises `ValueError` in the words "column …: found …, expected …"; who knows the number of the row puts it
-before. Pictures are checked for being there and are not decoded: that is the work of data loader workers.
+before. Images are checked for being there and are not decoded: that is the work of data loader workers.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from trainers.data.rows import BadRows
 
 __all__ = [
     "DIALOGUE_FEATURES",
+    "IMAGE_FEATURES",
     "ITEM_FEATURES",
     "PAIR_FEATURES",
-    "PICTURE_FEATURES",
     "as_text",
     "check_dialogue",
     "check_messages",
@@ -38,8 +38,8 @@ __all__ = [
 ]
 
 # What is to be compressed, before there is a dialogue about it.
-PICTURE_FEATURES = Features({"images": [Image()], "text": Value("string")})
-DIALOGUE_FEATURES = Features({**PICTURE_FEATURES, "messages": [{"role": Value("string"), "content": Value("string")}]})
+IMAGE_FEATURES = Features({"images": [Image()], "text": Value("string")})
+DIALOGUE_FEATURES = Features({**IMAGE_FEATURES, "messages": [{"role": Value("string"), "content": Value("string")}]})
 ITEM_FEATURES = {"text": Value("string"), "image": Image()}
 PAIR_FEATURES = Features(
     {"query": ITEM_FEATURES, "positive": ITEM_FEATURES, "negatives": [ITEM_FEATURES], "source": Value("string")}
@@ -52,7 +52,7 @@ TURNS = "user and assistant take turns, the assistant last"
 
 def validate_dialogues(dataset: Dataset, on_bad_row: str | BadRows = "raise") -> Dataset:
     r"""
-    Checks rows of stage 1. No picture is read.
+    Checks rows of stage 1. No image is read.
 
     Args:
         dataset (`Dataset`):
@@ -136,7 +136,7 @@ def _fits(found: pa.DataType, expected: pa.DataType) -> bool:
 
 
 def _without_bytes(array: pa.Array) -> pa.Array:
-    """The same, with the number of bytes in place of bytes, so that no picture is read from the disk."""
+    """The same, with the number of bytes in place of bytes, so that no image is read from the disk."""
     if pa.types.is_struct(array.type):
         values = [_without_bytes(values) for values in array.flatten()]
         names = [field.name for field in array.type]
@@ -153,15 +153,15 @@ def _without_bytes(array: pa.Array) -> pa.Array:
 
 
 def check_dialogue(row: dict[str, Any], column: str = "messages", keys: tuple[str, str] = KEYS) -> None:
-    """A row of stage 1 has pictures or a text, and a dialogue about them; messages name `column` and `keys`."""
+    """A row of stage 1 has images or a text, and a dialogue about them; messages name `column` and `keys`."""
     images, text = row.get("images"), row.get("text")
     if not isinstance(images, list | None):
-        raise fault("images", describe(images), "a list of pictures")
+        raise fault("images", describe(images), "a list of images")
     for place, image in enumerate(images or []):
         _check_image(image, f"images[{place}]")
     check_text(text, "text")
     if not images and not (text and text.strip()):
-        raise fault("images, text", "neither of them", "pictures, a text, or both")
+        raise fault("images, text", "neither of them", "images, a text, or both")
     check_messages(row.get("messages"), column, keys)
 
 
@@ -184,7 +184,7 @@ def check_messages(messages: Any, column: str = "messages", keys: tuple[str, str
 
 
 def check_pair(row: dict[str, Any]) -> None:
-    """A row of stage 2 has a query and a positive, each of them a text, a picture or both; so are its negatives."""
+    """A row of stage 2 has a query and a positive, each of them a text, an image or both; so are its negatives."""
     negatives = row.get("negatives")
     if not isinstance(negatives, list | None):
         raise fault("negatives", describe(negatives), "a list of items")
@@ -197,7 +197,7 @@ def check_pair(row: dict[str, Any]) -> None:
         if item.get("image") is not None:
             _check_image(item["image"], f"{column}.image")
         elif not (item.get("text") or "").strip():
-            raise fault(column, "neither a text nor a picture", "one of them, or both")
+            raise fault(column, "neither a text nor an image", "one of them, or both")
     check_text(row.get("source"), "source")
 
 
@@ -236,4 +236,4 @@ def _check_image(image: Any, column: str) -> None:
     else:
         found = None if isinstance(image, str) and image else describe(image)
     if found is not None:
-        raise fault(column, found, "a picture: a path, or the bytes of a file")
+        raise fault(column, found, "an image: a path, or the bytes of a file")

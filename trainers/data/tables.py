@@ -28,7 +28,7 @@ from trainers.data.text_files import check_regular
 __all__ = ["TABLE_SUFFIXES", "Record", "Records", "open_records", "saved_dataset"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-BATCH = 256  # rows of a batch, which may have pictures in them
+BATCH = 256  # rows of a batch, which may have images in them
 # What a damaged file, or a value that Python has no type for, raises when it is read.
 UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError)
 

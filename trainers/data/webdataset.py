@@ -1,6 +1,6 @@
 """Rows from WebDataset shards: tar files in which the members of a sample have one name and several endings.
 
-They are read as streams, in data loader workers, and never unpacked; pictures stay the bytes of their files until the
+They are read as streams, in data loader workers, and never unpacked; images stay the bytes of their files until the
 collator decodes them. A sample that is bad is named by its shard and its key. (The reader of `datasets` parses a
 member as it goes and ends at the first that it cannot parse, without a name; so tar files are read here.)
 """
@@ -22,7 +22,7 @@ from datasets import Features, IterableDataset, Value
 from trainers.data.dialogues import DialogueColumns, mapped_row
 from trainers.data.faults import describe, fault
 from trainers.data.image_folders import is_system_file
-from trainers.data.images import PICTURE_SUFFIXES, ImageRoot, root_of, undecoded
+from trainers.data.images import IMAGE_SUFFIXES, ImageRoot, root_of, undecoded
 from trainers.data.json_rows import RepeatedKey, parse_json
 from trainers.data.llava import llava_row
 from trainers.data.pairs import PairColumns, check_named, features_of, pair_row
@@ -49,7 +49,7 @@ def stream_dialogues(
     r"""
     Streams rows of stage 1 from WebDataset shards.
 
-    A sample has pictures (`0001.jpg`; of several, `0001.1.png`, … `0001.12.png`), which come in the order of their
+    A sample has images (`0001.jpg`; of several, `0001.1.png`, … `0001.12.png`), which come in the order of their
     names, numbers counting as numbers, and a `0001.json` with `messages` or LLaVA's `conversations`; or texts in
     members that `columns` names by their endings (`question="q.txt"`, `answer="a.txt"`).
 
@@ -88,7 +88,7 @@ def stream_pairs(
             As in [`stream_dialogues`].
         columns ([`PairColumns`]):
             Names of members by their endings (`positive_text="txt"`), or of keys of the .json; `"image"` is the first
-            picture, whatever its ending.
+            image, whatever its ending.
 
     Returns:
         `IterableDataset`: columns as in [`load_pairs`], and `row`, which is shard and key.
@@ -199,7 +199,7 @@ def _natural(ending: str) -> list[str | int]:
 
 
 def _record(members: list[Member]) -> Sample:
-    """Columns of a sample: its members by their endings, the keys of its JSON, and its pictures."""
+    """Columns of a sample: its members by their endings, the keys of its JSON, and its images."""
     sample: Sample = {}
     parsed: Sample = {}
     for ending, content in members:
@@ -213,11 +213,9 @@ def _record(members: list[Member]) -> Sample:
             if both := sorted(parsed.keys() & more):
                 raise fault(ending, f"the key {both[0]!r}, which another JSON of the sample has too", "it once")
             parsed |= more
-    pictures = [ending for ending, _ in members if _suffix(ending) in PICTURE_SUFFIXES]
+    pictures = [ending for ending, _ in members if _suffix(ending) in IMAGE_SUFFIXES]
     if pictures:
-        parsed |= _pictures(
-            {ending: sample[ending] for ending in sorted(pictures, key=_natural)}, parsed.get("images")
-        )
+        parsed |= _images({ending: sample[ending] for ending in sorted(pictures, key=_natural)}, parsed.get("images"))
     if both := sorted(parsed.keys() & sample):
         raise fault(both[0], "a member and a key of the JSON", "one of them")
     return parsed | sample
@@ -234,10 +232,10 @@ def _decoded(ending: str, content: bytes) -> str | bytes:
         raise fault(ending, f"{describe(content)}, which are not UTF-8 ({error})", "a text in UTF-8") from error
 
 
-def _pictures(members: dict[str, bytes], listed: Any) -> Sample:
-    """The columns `images` and `image`; of the pictures that a JSON lists there are as many."""
+def _images(members: dict[str, bytes], listed: Any) -> Sample:
+    """The columns `images` and `image`; of the images that a JSON lists there are as many."""
     if empty := [ending for ending, content in members.items() if not content]:
-        raise fault(empty[0], "0 bytes", "a picture")
+        raise fault(empty[0], "0 bytes", "an image")
     if isinstance(listed, list) and len(listed) != len(members):
         raise fault("images", f"{len(listed)} in the JSON and {len(members)} members", "as many")
     images = list(members.values())

@@ -1,6 +1,6 @@
-"""Many items to embeddings: sorted by length, in batches of a token budget, every picture decoded once.
+"""Many items to embeddings: sorted by length, in batches of a token budget, every image decoded once.
 
-Lengths are known before anything is decoded: texts are tokenized, of pictures only the sizes in their headers are
+Lengths are known before anything is decoded: texts are tokenized, of images only the sizes in their headers are
 read. So the batches can be laid out first, and workers decode and preprocess one while the model computes another.
 """
 
@@ -56,13 +56,13 @@ def embed_items(
 ) -> torch.FloatTensor:
     r"""
     Embeds a list, a `Dataset` (its columns `image` and `text`) or a column of a `Dataset`, with a progress bar. A row
-    of a `Dataset` with a picture and a text shows the picture first, as in training; an item of a list, in the order
+    of a `Dataset` with an image and a text shows the image first, as in training; an item of a list, in the order
     of its keys.
 
     Args:
         model ([`ComaForEmbedding`]): it computes where it is, in its dtype, in evaluation mode.
         processor ([`ComaProcessor`]): makes its inputs.
-        items (`Sequence`): whatever `ComaProcessor.process` takes. Pictures may also be paths or the bytes of a file
+        items (`Sequence`): whatever `ComaProcessor.process` takes. Images may also be paths or the bytes of a file
             (`{"image": path}`), which are decoded when it is their turn; so are those of a `Dataset`.
         batch_tokens (`int`, *optional*, defaults to 16384): most tokens of a batch, padding included. A row that is
             longer is a batch of its own.
@@ -127,7 +127,7 @@ def encode_batches(
 
 
 def token_lengths(processor: ComaProcessor, items: Sequence[Any]) -> np.ndarray:
-    """Tokens of every row, compression tokens included, without decoding a picture; 0 for rows that cannot be read."""
+    """Tokens of every row, compression tokens included, without decoding an image; 0 for rows that cannot be read."""
     rows, lengths, tokens = _Rows(items), np.zeros(len(items), dtype=np.int64), processor.control_tokens
     for start in range(0, len(items), CHUNK):
         conversations = {}
@@ -159,7 +159,7 @@ def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> list[list[int]]
 
 
 class _Rows:
-    """Rows of a list, a `Dataset` or one of its columns. A `Dataset` gives pictures as it stores them, undecoded."""
+    """Rows of a list, a `Dataset` or one of its columns. A `Dataset` gives images as it stores them, undecoded."""
 
     def __init__(self, items: Sequence[Any]) -> None:
         self.names: list[str] = []
@@ -182,7 +182,7 @@ class _Rows:
         values = self.items[rows].to_pylist()
         for name in self.names:
             values = [value[name] for value in values]
-        # The order of a prompt is that of training, the picture first, however the fields happen to be stored.
+        # The order of a prompt is that of training, the image first, however the fields happen to be stored.
         return [_undecoded(dict(sorted(v.items())) if isinstance(v, dict) else v) for v in values]
 
 
@@ -220,12 +220,12 @@ class _Inputs(torch.utils.data.Dataset):
         return dict(self.processor.process(self.items.fetch(rows))) if rows else {}
 
     def named(self, row: int, error: Exception) -> str:
-        """What is wrong with a row, by its name, and with which picture of several."""
-        name = f"{self.names(row)}{self._picture(row)}"
+        """What is wrong with a row, by its name, and with which image of several."""
+        name = f"{self.names(row)}{self._image(row)}"
         message, found = re.subn(r"^Row 0\b", lambda _: name, str(error))
         return message if found else f"{name}: {message.replace(' of row 0', '')}"
 
-    def _picture(self, row: int) -> str:
+    def _image(self, row: int) -> str:
         try:
             messages = to_messages(self.items.fetch([row])[0])
         except BAD_ROW:
@@ -286,7 +286,7 @@ def _embed(model: ComaForEmbedding, inputs: dict[str, torch.Tensor]) -> torch.Fl
 
 
 def _image_tokens(processor: ComaProcessor, messages: list[dict]) -> int:
-    """Tokens of the pictures of a row beyond the one placeholder each has in the text."""
+    """Tokens of the images of a row beyond the one placeholder each has in the text."""
     area = processor.image_processor.merge_size**2
     tokens = 0
     for block in (block for message in messages for block in message["content"] if block["type"] == "image"):

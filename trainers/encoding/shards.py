@@ -14,7 +14,7 @@ import torch
 from transformers.utils import logging
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.data.images import pictures_of
+from trainers.data.images import images_of
 from trainers.encoding.encode import encode_batches
 
 
@@ -76,7 +76,7 @@ def embed_in_shards(
         model ([`ComaForEmbedding`]), processor ([`ComaProcessor`]): make the embeddings.
         items (`Sequence`): as in [`~trainers.encoding.embed_items`]; fetched when it is their turn. A method
             `name(place)` says what they are called in messages; "Row 3" by default.
-        keys (`Sequence[int]`): what the items are known by; of a picture in a file its size and time count, too.
+        keys (`Sequence[int]`): what the items are known by; of an image in a file its size and time count, too.
         folder (`Path`): for the files, and for nothing else.
         made_by (`str`): what the model and its settings are known by.
         shard_rows (`int`, *optional*, defaults to 8192): rows of a file.
@@ -117,8 +117,8 @@ def embed_in_shards(
 
 
 def _file_states(items: list[Any]) -> list[tuple[int, int]]:
-    """Sizes and times of the pictures that are files: the content may change where the name stays."""
-    images = (image for item in items for _, image in pictures_of(item) if isinstance(image, str | Path))
+    """Sizes and times of the images that are files: the content may change where the name stays."""
+    images = (image for item in items for _, image in images_of(item) if isinstance(image, str | Path))
     found = [Path(image).stat() for image in images if Path(image).is_file()]
     return [(state.st_size, state.st_mtime_ns) for state in found]
 

@@ -1,4 +1,4 @@
-"""Rows of the MMEB picture sets, as MMEB-v1 (`TIGER-Lab/MMEB-eval`) and as V2 lay them out, to what is evaluated.
+"""Rows of the MMEB image sets, as MMEB-v1 (`TIGER-Lab/MMEB-eval`) and as V2 lay them out, to what is evaluated.
 
 v1: `qry_text, qry_img_path, tgt_text[], tgt_img_path[]`, prompts as they stand there, the first candidate is right. V2
 has `qry_inst` and `tgt_inst` besides; prompts are put together from them, and a candidate is right if it has the name
@@ -45,7 +45,7 @@ def read_image_set(
     rows: Sequence[dict[str, Any]], of: MmebSet, image_root: str | Path, among_all: bool = False
 ) -> EvaluationSet:
     """
-    A picture set of MMEB, v1 or V2 as its columns tell.
+    An image set of MMEB, v1 or V2 as its columns tell.
 
     Args:
         rows (`Sequence[dict]`): of the set.
@@ -57,7 +57,7 @@ def read_image_set(
         [`~trainers.evaluation.EvaluationSet`]: every unique candidate is embedded once.
 
     Raises:
-        ValueError: for a row that is malformed, and for a picture that is not there: with row, column, what was found
+        ValueError: for a row that is malformed, and for an image that is not there: with row, column, what was found
             and what was expected.
     """
     if not rows:
@@ -104,7 +104,7 @@ def _read_v2(reader: _Reader, number: int, row: dict[str, Any]) -> _Row:
 
 
 class _Reader:
-    """Checks rows of a set, and finds their pictures."""
+    """Checks rows of a set, and finds their images."""
 
     def __init__(self, of: MmebSet, image_root: Path) -> None:
         self.of, self.image_root = of, root_of(None, image_root)
@@ -127,19 +127,19 @@ class _Reader:
             self.refuse(number, "tgt_img_path", f"{lengths['tgt_img_path']}", f"{lengths['tgt_text']} as in tgt_text")
 
     def content(self, number: int, column: str, prompt: str, path: str) -> list[dict]:
-        """The content of a message, its picture being there."""
+        """The content of a message, its image being there."""
         image = self.path(number, column.replace("text", "img_path"), path) if path else None
         if image is not None and image not in self.there:
             if not Path(image).is_file():
-                self.refuse(number, column.replace("text", "img_path"), f"no file {image}", "a picture (image root?)")
+                self.refuse(number, column.replace("text", "img_path"), f"no file {image}", "an image (image root?)")
             self.there.add(image)
         try:
             return to_content(prompt, image)
         except ValueError as error:
-            return self.refuse(number, column, f"what {error}", "a text, a picture or both")
+            return self.refuse(number, column, f"what {error}", "a text, an image or both")
 
     def path(self, number: int, column: str, path: str) -> str:
-        """Where a picture is, below the image root."""
+        """Where an image is, below the image root."""
         try:
             return self.image_root.path(path, column)
         except ValueError as error:

@@ -29,7 +29,7 @@ class EvaluationSet(NamedTuple):
             are worth.
         candidates (`torch.LongTensor` of shape `(num_queries, max_candidates)`, *optional*): numbers of the documents
             among which each query is to find them, -1 where it has fewer; by default all of them.
-        digest (`str`): hash of all this; a picture in a file counts by its path and size.
+        digest (`str`): hash of all this; an image in a file counts by its path and size.
         names (`Callable`): what an input is called in messages, by its place in `items`: where it stands in the data.
         documents_of (`Sequence[Sequence[int]]`): of data whose rows are a query each, numbers of the documents that a
             row has; only with them may rows be left out.

@@ -44,7 +44,7 @@ def read_visual_documents(queries: Dataset, qrels: Dataset, corpus: Dataset, nam
 
     Raises:
         ValueError: for columns that are not there, ids that are repeated or unknown, an empty query, a page without a
-            picture, a negative score, and a query to which no page is worth anything.
+            image, a negative score, and a query to which no page is worth anything.
     """
     given = {"queries": queries, "qrels": qrels, "corpus": corpus}
     for table, columns in TABLES.items():
@@ -90,14 +90,14 @@ class _Inputs(Sequence):
         """Pages are the bytes of files in the table: a path would begin nobody knows where."""
         kind = self.pages[:]["image"].type
         if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-            raise ValueError(f"The corpus of {self.name}, image: found {kind}; expected the bytes of pictures.")
+            raise ValueError(f"The corpus of {self.name}, image: found {kind}; expected the bytes of images.")
         first = 0
         for chunk in self.pages[:]["image"].chunks:
             if (lacking := pc.index(chunk.field("bytes").is_null(), True).as_py()) >= 0:
                 told = chunk[lacking].as_py()
                 found = f"the path {told['path']!r}" if told and told.get("path") else "nothing"
                 raise ValueError(
-                    f"Row {first + lacking} of the corpus of {self.name}, image: found {found}; expected a picture, "
+                    f"Row {first + lacking} of the corpus of {self.name}, image: found {found}; expected an image, "
                     "as the bytes of its file."
                 )
             first += len(chunk)

@@ -39,7 +39,7 @@ class PairItems(Sequence):
     Items of a data set as chat messages, fetched when they are asked for.
 
     Args:
-        dataset (`Dataset`): rows of stage 2, pictures undecoded.
+        dataset (`Dataset`): rows of stage 2, images undecoded.
         places (`list[Place]`): where they stand.
         instructions (`dict[str, str]`, *optional*): of queries, by source.
     """
@@ -108,7 +108,7 @@ def index_pairs(rows: Dataset | Iterable[dict[str, Any]], instructions: dict[str
     Looks at every row once. Documents are the positives and the negatives of all rows.
 
     Args:
-        rows (`Dataset` or `Iterable[dict]`): rows of stage 2; pictures should be undecoded.
+        rows (`Dataset` or `Iterable[dict]`): rows of stage 2; images should be undecoded.
         instructions (`dict[str, str]`, *optional*): of queries, by source.
 
     Returns:

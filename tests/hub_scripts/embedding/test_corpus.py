@@ -99,7 +99,7 @@ def test_folder_in_order_with_what_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "columns", "message"),
     [
-        ("t.doc", "x", DEFAULT, "must be a folder of pictures or end with"),
+        ("t.doc", "x", DEFAULT, "must be a folder of images or end with"),
         ("t.csv", "a,b\n1,2\n", DEFAULT, "No column is called text or image; name one of a, b"),
         ("t.csv", "text\nx\n", Columns(image="file"), "no column 'file'; there are text"),
         ("t.csv", "text\n", DEFAULT, "has no rows"),
@@ -107,7 +107,7 @@ def test_folder_in_order_with_what_is_left_alone(tmp_path: Path) -> None:
         ("t.jsonl", "", DEFAULT, "has no rows"),
         ("t.txt", "", DEFAULT, "has no rows"),
         ("t.json", '{"text": "x"}', DEFAULT, "must hold a list"),
-        ("folder", None, DEFAULT, "has no pictures"),
+        ("folder", None, DEFAULT, "has no images"),
     ],
 )
 def test_what_cannot_be_read_is_said(tmp_path: Path, name: str, content: str, columns: Columns, message: str) -> None:

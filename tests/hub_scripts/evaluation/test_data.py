@@ -66,7 +66,7 @@ def test_files_that_would_not_be_read(tmp_path: Path, rows: list[dict]) -> None:
         the_set(tmp_path)
     for file in (tmp_path / NAME).iterdir():
         file.unlink()
-    assert len(the_set(tmp_path).read().queries) == 1  # of the file: a folder without tables may hold its pictures
+    assert len(the_set(tmp_path).read().queries) == 1  # of the file: a folder without tables may hold its images
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ WITHOUT_US = "import sys; sys.modules.update(dict.fromkeys(('modeling_coma', 'tr
 
 @pytest.mark.slow
 def test_the_snippets_of_a_card_run(coma_folder, coma_command, tmp_path, picture, monkeypatch) -> None:
-    """The folder lies where its name leads to, as a repository would; the pictures of the snippets are there."""
+    """The folder lies where its name leads to, as a repository would; the images of the snippets are there."""
     monkeypatch.chdir(tmp_path)
     published = Path("org", "my-coma")
     published.parent.mkdir()

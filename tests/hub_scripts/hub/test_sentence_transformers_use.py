@@ -68,7 +68,7 @@ def test_small_embeddings(loaded: SentenceTransformer, coma_folder: Path, mixed:
 
 
 def test_the_limit_of_a_row_is_that_of_the_processor(loaded: SentenceTransformer) -> None:
-    """`max_seq_length` of sentence-transformers sets the tokenizer, whose limit says nothing of pictures; it is ours
+    """`max_seq_length` of sentence-transformers sets the tokenizer, whose limit says nothing of images; it is ours
     that cuts texts."""
     text = "a red apple " * 30
     whole = loaded.encode(text)

@@ -27,7 +27,7 @@ def encoder(coma_folder: Path) -> ComaEncoder:
 
 
 def test_a_task_of_ones_own_has_the_scores_of_our_metrics(coma_folder: Path, capsys: pytest.CaptureFixture) -> None:
-    """With the instruction before names and none before pictures, by another library's metrics."""
+    """With the instruction before names and none before images, by another library's metrics."""
     task = EmojiT2IRetrieval()
     task.number = 40
     score = main(str(coma_folder), task)
@@ -74,7 +74,7 @@ def test_what_mteb_is_told_of_the_model(encoder: ComaEncoder, coma_folder: Path)
 
 @pytest.mark.filterwarnings("ignore:The `get_sentence_embedding_dimension`:FutureWarning")  # mteb calls it
 def test_the_wrapper_of_mteb_for_sentence_transformers(encoder: ComaEncoder, coma_folder: Path) -> None:
-    """It has to be told of pictures; then, without instructions, it scores as ours does."""
+    """It has to be told of images; then, without instructions, it scores as ours does."""
     wrapped = SentenceTransformerEncoderWrapper(SentenceTransformer(str(coma_folder), trust_remote_code=True))
     task = EmojiT2IRetrieval()
     task.number = 40
@@ -89,7 +89,7 @@ def test_the_wrapper_of_mteb_for_sentence_transformers(encoder: ComaEncoder, com
 
 @pytest.mark.slow
 def test_conformance(encoder: ComaEncoder) -> None:
-    """Every mock task for texts and pictures that mteb has runs to its end, without a network."""
+    """Every mock task for texts and images that mteb has runs to its end, without a network."""
     from mteb.mocks.mock_run import mock_run
 
     results = mock_run(encoder)

@@ -50,7 +50,7 @@ def test_runs_on_a_picture_and_reloads_bit_equal(folders: dict[str, Path], tmp_p
     assert not report["missing_keys"] and not report["unexpected_keys"]
     first = logits(folder, picture("red"))
     assert first.isfinite().all()
-    assert (logits(folder, picture("blue"))[:, -1] - first[:, -1]).abs().max() > 1e-3  # the picture is looked at
+    assert (logits(folder, picture("blue"))[:, -1] - first[:, -1]).abs().max() > 1e-3  # the image is looked at
 
     model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)

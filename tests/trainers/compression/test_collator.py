@@ -112,7 +112,7 @@ BAD = {
     "ends with a question": ({**GOOD, "messages": GOOD["messages"] + GOOD["messages"][:1]}, "take turns"),
     "a message is a string": ({**GOOD, "messages": ["red?", "no"]}, "take turns"),
     "blank answer": ({**GOOD, "messages": messages(("red?", " "))}, "without text"),
-    "corrupt image": ({**GOOD, "images": [b"no picture"]}, "cannot decode"),
+    "corrupt image": ({**GOOD, "images": [b"no image"]}, "cannot decode"),
     "missing image": ({**GOOD, "images": [None]}, r"images \[0\] of 1 are missing"),
     "missing file": ({**GOOD, "images": ["no/such/file.png"]}, "cannot decode"),
     "image not in a list": ({**GOOD, "images": np.zeros((28, 28, 3), np.uint8).tobytes()}, "must be a list"),
@@ -133,7 +133,7 @@ def test_a_bad_row_raises_with_its_number_in_the_data_set(processor, bad, reason
 def test_bad_rows_are_skipped_and_counted_over_workers(processor, num_workers, caplog):
     rows = [copy.copy(GOOD) for _ in range(12)]
     for place in (1, 6, 7):
-        rows[place]["images"] = [b"no picture"]
+        rows[place]["images"] = [b"no image"]
     collator = ComaCompressionCollator(processor, on_bad_row="skip")
     loader = DataLoader(NumberedRows(rows), 4, collate_fn=collator, num_workers=num_workers)
     assert [len(batch["labels"]) for batch in loader] == [3, 2, 4]
@@ -141,10 +141,10 @@ def test_bad_rows_are_skipped_and_counted_over_workers(processor, num_workers, c
 
 
 def test_a_batch_of_bad_rows_only_weighs_nothing(processor):
-    bad = {**GOOD, "images": [b"no picture"]}
+    bad = {**GOOD, "images": [b"no image"]}
     collator = ComaCompressionCollator(processor, on_bad_row="skip")
     batch = collator([bad, bad])
     assert (batch["labels"] == -100).all() and len(batch["input_ids"]) == len(batch["labels"]) == 1
-    assert collator.bad_rows.skipped == 2 and "column images[0]: found 10 bytes" in collator.bad_rows.reasons[0]
+    assert collator.bad_rows.skipped == 2 and "column images[0]: found 8 bytes" in collator.bad_rows.reasons[0]
     with pytest.raises(ValueError, match="on_bad_row='ignore' does not exist"):
         ComaCompressionCollator(processor, on_bad_row="ignore")

@@ -53,7 +53,7 @@ def test_nothing_is_decoded_and_nothing_bad_stops_it(make_coma, dataset):
     good = add_lengths(dataset, processor)
     rows = good.cast_column("images", List(Image(decode=False))).to_list()
     data = rows[0]["images"][0]["bytes"]
-    rows[0]["images"][0]["bytes"] = data[: len(data) // 2]  # the header is whole, the picture is not
+    rows[0]["images"][0]["bytes"] = data[: len(data) // 2]  # the header is whole, the image is not
     rows[1]["messages"] = []
     rows[2] |= {"images": [], "text": None}
     rows[3]["messages"] = [{"role": "user", "content": "<|image_pad|>"}, {"role": "assistant", "content": "a"}]

@@ -297,7 +297,7 @@ def test_batches_of_similar_length_go_through_the_data_once(make_coma, compressi
 def test_the_log_tells_what_happened(make_coma, compression_trainer, compression_rows):
     model, processor = make_coma()
     rows = compression_rows(8)
-    rows[2] = {**rows[2], "images": [b"no picture"]}
+    rows[2] = {**rows[2], "images": [b"no image"]}
     settings = {"on_bad_row": "skip", "dialogue_max_length": 60, "per_device_train_batch_size": 8, "max_steps": 1}
     trainer = compression_trainer((model, processor), rows, **settings)
     trainer.train()

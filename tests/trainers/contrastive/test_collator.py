@@ -192,7 +192,7 @@ BAD = [
     ({"positive": {"text": "  "}}, "positive is empty"),
     ({"negatives": [{"text": "a"}, {}]}, "negative 1 is empty"),
     ({"query": "a"}, "query must be"),
-    ({"query": {"image": b"no picture"}}, "cannot decode"),
+    ({"query": {"image": b"no image"}}, "cannot decode"),
     ({"positive": {"video": 1}}, "positive must be"),
 ]
 

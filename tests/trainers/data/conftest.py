@@ -1,4 +1,4 @@
-"""Real pictures as files, and a cache of `datasets` that nobody has written to."""
+"""Real images as files, and a cache of `datasets` that nobody has written to."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -111,13 +111,13 @@ def test_blocks_that_stand_for_pictures_of_the_column(tmp_path: Path, conversati
 
 
 def test_questions_and_answers_in_columns(tmp_path: Path, emoji_files: dict[str, Path]) -> None:
-    columns = DialogueColumns(images="picture", question="q", answer="a")
-    table = "picture,q,a\n" + "".join(f"{file},What is it?,{name}\n" for name, file in emoji_files.items())
+    columns = DialogueColumns(images="image", question="q", answer="a")
+    table = "image,q,a\n" + "".join(f"{file},What is it?,{name}\n" for name, file in emoji_files.items())
     (tmp_path / "vqa.csv").write_text(table)
     rows = undecoded(load_dialogues(tmp_path / "vqa.csv", columns=columns))
     assert [row["messages"][1]["content"] for row in rows] == list(emoji_files)
     assert [as_image(row["images"][0]) for row in rows] == [str(file) for file in emoji_files.values()]
-    source = save(tmp_path, [{"q": ["1?", "2?"], "a": ["1", "2"], "text": "t", "picture": None}])
+    source = save(tmp_path, [{"q": ["1?", "2?"], "a": ["1", "2"], "text": "t", "image": None}])
     assert len(undecoded(load_dialogues(source, columns=columns))[0]["messages"]) == 4
     with pytest.raises(ValueError, match="question='q' and answer=None go together"):
         load_dialogues(source, columns=DialogueColumns(question="q"))
@@ -184,11 +184,11 @@ def test_a_saved_data_set_with_an_image_root(tmp_path: Path) -> None:
 
 
 LOST = {
-    "a picture beside a text": (
+    "an image beside a text": (
         [{"type": "text", "text": "q", "image": "x.png"}],
         r"content\[0\]\.image: found 'x.png'",
     ),
-    "a text beside a picture": ([{"type": "image", "text": "q", "image": "x.png"}], r"content\[0\]\.text: found 'q'"),
+    "a text beside an image": ([{"type": "image", "text": "q", "image": "x.png"}], r"content\[0\]\.text: found 'q'"),
     "a text beside a placeholder": ([{"type": "image", "text": "q"}], r"content\[0\]\.text: found 'q'"),
 }
 

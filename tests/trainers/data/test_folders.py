@@ -1,4 +1,4 @@
-"""A folder of pictures as it is, and with captions from names, folders and files beside the pictures."""
+"""A folder of images as it is, and with captions from names, folders and files beside the images."""
 
 import re
 import shutil
@@ -14,13 +14,13 @@ from trainers.data.rows import BadRows, NumberedRows
 
 @pytest.fixture
 def photos(emoji_files: dict[str, Path], tmp_path: Path) -> Path:
-    """Pictures in two folders, each with a caption beside it, and a file that is none."""
+    """Images in two folders, each with a caption beside it, and a file that is none."""
     for place, (name, file) in enumerate(emoji_files.items()):
         folder = tmp_path / "photos" / ("sad_faces", "happy-faces")[place % 2]
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, folder)
         (folder / file.name).with_suffix(".txt").write_text(f"A drawing of a {name}.\n", encoding="utf-8")
-    (tmp_path / "photos" / "notes.md").write_text("no picture")
+    (tmp_path / "photos" / "notes.md").write_text("no image")
     return tmp_path / "photos"
 
 
@@ -75,5 +75,5 @@ def test_what_is_missing_is_said(photos: Path) -> None:
     with pytest.raises(ValueError, match="captions='exif' does not exist; choose one of names, folders, sidecar"):
         load_folder_pairs(photos, "exif")
     for folder in (photos / "nothing", photos / "notes.md"):
-        with pytest.raises(ValueError, match="must be a folder with pictures in it"):
+        with pytest.raises(ValueError, match="must be a folder with images in it"):
             load_folder(folder)

@@ -10,7 +10,7 @@ import pytest
 from hub_scripts.embedding.corpus import Columns, open_corpus
 from hub_scripts.evaluation.data import open_sets
 from trainers.data.dialogues import load_dialogues
-from trainers.data.images import pictures_of, root_of
+from trainers.data.images import images_of, root_of
 from trainers.data.llava import load_llava
 from trainers.data.mmeb.train import load_mmeb_train
 from trainers.data.pairs import PairColumns, load_pairs, load_triplets
@@ -64,7 +64,7 @@ def paths_in(place: Path, reader: str, value: str, root: Path | None) -> list[st
         if only["error"]:
             raise ValueError(only["error"])
         return [only["image"]]
-    return [image for _, image in pictures_of(NumberedRows(loaded)[0])]
+    return [image for _, image in images_of(NumberedRows(loaded)[0])]
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -127,9 +127,9 @@ def test_bytes_are_bytes(tmp_path: Path, value: dict) -> None:
 
 def test_paths_of_mmeb_may_not_leave_the_root(place: Path) -> None:
     (place / "eval" / "CIRR").mkdir(parents=True)
-    os.symlink(place / "images", place / "eval" / "pictures")
+    os.symlink(place / "images", place / "eval" / "images")
     for path, told in (
-        ("pictures/a.png", None),
+        ("images/a.png", None),
         ("../secret.png", "inside of"),
         (str(place / "secret.png"), "inside of"),
     ):

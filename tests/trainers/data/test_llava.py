@@ -47,11 +47,9 @@ def test_the_dialogues_of_coma_need_no_placeholder(emoji_files: dict[str, Path],
     loaded = NumberedRows(load_coma_sft(tmp_path / "sft.jsonl", file.parent))
     assert [row["messages"][0]["content"] for row in loaded] == ["What is it?"] * 2
     assert loaded[0]["images"][0]["path"] == str(file)
-    with pytest.raises(
-        ValueError, match="^Row 0 .* conversations: found 0 placeholders for pictures, expected one for"
-    ):
+    with pytest.raises(ValueError, match="^Row 0 .* conversations: found 0 placeholders for images, expected one for"):
         load_llava(tmp_path / "sft.jsonl", file.parent)
     rows[0]["conversations"] = talk("<image><image>What is it?", "A face.")
     (tmp_path / "sft.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(ValueError, match="^Row 0 .* found 2 placeholders for pictures"):
+    with pytest.raises(ValueError, match="^Row 0 .* found 2 placeholders for images"):
         load_coma_sft(tmp_path / "sft.jsonl", file.parent)

@@ -1,5 +1,5 @@
 """Over two hundred malformed rows: each is named with its row, its column, what was found and what was expected, and
-the good rows around it survive where bad ones are skipped. (Broken pictures: `test_malformed_pictures.py`.)
+the good rows around it survive where bad ones are skipped. (Broken images: `test_malformed_images.py`.)
 """
 
 import json
@@ -37,7 +37,7 @@ def talk(*texts: Any) -> list[dict[str, Any]]:
 
 GOOD: dict[str, dict[str, Any]] = {
     "messages": {"images": ["a.png"], "text": None, "messages": turns("q", "a", "q", "a")},
-    "columns": {"picture": "a.png", "q": "What is it?", "a": "A cat."},
+    "columns": {"image": "a.png", "q": "What is it?", "a": "A cat."},
     "llava": {"id": "0", "image": "a.png", "conversations": talk("<image>\nq", "a", "q", "a")},
     "coma": {"id": 0, "image": "a.png", "conversations": talk("q", "a", "q", "a")},
     "pairs": {"q": "query", "qi": "a.png", "p": "positive", "n": ["x", "y"], "ni": [None, "a.png"], "s": "source"},
@@ -55,7 +55,7 @@ GOOD: dict[str, dict[str, Any]] = {
 LOAD: dict[str, Callable] = {
     "messages": load_dialogues,
     "columns": lambda source, **kwargs: load_dialogues(
-        source, columns=DialogueColumns(images="picture", question="q", answer="a"), **kwargs
+        source, columns=DialogueColumns(images="image", question="q", answer="a"), **kwargs
     ),
     "llava": load_llava,
     "coma": load_coma_sft,
@@ -66,7 +66,7 @@ LOAD: dict[str, Callable] = {
 }
 
 LONE = "half of a smile \ud83d"  # JSON can say it, UTF-8 cannot
-# What no picture can be, as a value of JSON.
+# What no image can be, as a value of JSON.
 NO_PICTURE = [
     3,
     1.5,
@@ -93,7 +93,7 @@ def of_dialogues() -> Iterator[Case]:
         yield Case("llava", {"image": value}, "image", "")
     yield Case("messages", {"images": ["a.png", None]}, r"images\[1\]", "nothing")
     yield Case("messages", {"images": ["a.png", ""]}, r"images\[1\]", "nothing")
-    yield Case("columns", {"picture": 3}, "picture", "int 3")
+    yield Case("columns", {"image": 3}, "image", "int 3")
     yield Case("coma", {"image": {"bytes": None, "path": 3}}, "image", "int 3")
     for value in NO_TEXT:
         yield Case("messages", {"text": value}, "text", type(value).__name__)
@@ -175,7 +175,7 @@ def of_turns() -> Iterator[Case]:
 def of_placeholders() -> Iterator[Case]:
     pictures = {0: None, 1: "a.png", 2: ["a.png", "a.png"]}
     for count, number in ((2, 1), (1, 0), (3, 2), (1, 2), (9, 1)):
-        found = f"{count} placeholders for pictures, expected one for each of the {number} images$"
+        found = f"{count} placeholders for images, expected one for each of the {number} images$"
         text = "<image>" * count + "q"
         blocks = [*[{"type": "image"}] * count, {"type": "text", "text": "q"}]
         for source, name, column, messages in (
@@ -192,8 +192,8 @@ def of_placeholders() -> Iterator[Case]:
         ("<|image_2|>q", "a.png"),
     ):
         yield Case("mmeb", {"qry": text, "qry_image_path": image}, "qry", r"\d marks and")
-    yield Case("mmeb", {"pos_text": "<|image_1|>"}, "pos_text", "1 marks and no picture")
-    yield Case("mmeb", {"neg_text": ["n", "<|image_1|>"]}, r"neg_text\[1\]", "1 marks and no picture")
+    yield Case("mmeb", {"pos_text": "<|image_1|>"}, "pos_text", "1 marks and no image")
+    yield Case("mmeb", {"neg_text": ["n", "<|image_1|>"]}, r"neg_text\[1\]", "1 marks and no image")
 
 
 def of_pairs() -> Iterator[Case]:
@@ -306,7 +306,7 @@ def bad_row(case: Case) -> dict[str, Any]:
 
 
 def load_rows(folder: Path, source: str, rows: list[dict[str, Any]], on_bad_row: str | BadRows) -> Dataset:
-    (folder / "a.png").touch()  # the converter of MMEB looks whether pictures have been unpacked at all
+    (folder / "a.png").touch()  # the converter of MMEB looks whether images have been unpacked at all
     root = {} if source == "mmeb" else {"image_root": folder}
     return LOAD[source](write(folder, source, rows), **root, on_bad_row=on_bad_row)
 
@@ -337,7 +337,7 @@ LINES = {
     "single quotes": (b"{'q': 'a'}", "not JSON"),
     "Latin-1": ('{"q": "caf\xe9", "p": "b"}'.encode("latin-1"), "not UTF-8"),
     "UTF-16": ('{"q": "a"}'.encode("utf-16-le").replace(b"\n", b""), "not JSON"),
-    "a picture": (b"\x89PNG\r\x1a\x00\xff", "not UTF-8"),
+    "an image": (b"\x89PNG\r\x1a\x00\xff", "not UTF-8"),
     "a list": (b'["a", "b"]', "list"),
     "a text": (b'"a"', "'a'"),
     "a number": (b"3", "int 3"),
@@ -360,8 +360,8 @@ TABLES = {
     "too few values": (b"a", r"line 3: found 1 values, expected 2, one for each of \['q', 'p'\]"),
     "too many values": (b"a,b,c", "line 3: found 3 values, expected 2"),
     "Latin-1": ("caf\xe9,b".encode("latin-1"), "column q: found .*not UTF-8, expected a text in UTF-8"),
-    "an empty cell": (b"a,", "column p and positive_image: found neither a text nor a picture"),
-    "blanks": (b" ,b", "column q and query_image: found neither a text nor a picture"),
+    "an empty cell": (b"a,", "column p and positive_image: found neither a text nor an image"),
+    "blanks": (b" ,b", "column q and query_image: found neither a text nor an image"),
     "more after a quote": (b'"a"b,c', r"line 3: found no row \('.+' expected after"),
 }
 

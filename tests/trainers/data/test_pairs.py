@@ -102,8 +102,8 @@ def test_a_broken_line_is_said(folder: Path) -> None:
 
 def test_a_column_that_no_line_has_is_said(folder: Path) -> None:
     (folder / "t.jsonl").write_text('{"q": "a", "p": "b"}\n')
-    columns = PairColumns(query_text="q", positive_text="p", positive_image="picture")
-    with pytest.raises(ValueError, match=r"t.jsonl has no columns \['picture'\]; it has \['p', 'q'\]"):
+    columns = PairColumns(query_text="q", positive_text="p", positive_image="image")
+    with pytest.raises(ValueError, match=r"t.jsonl has no columns \['image'\]; it has \['p', 'q'\]"):
         load_pairs(folder / "t.jsonl", columns)
     with pytest.raises(
         ValueError, match=r"^Row 0 .* query: found a row with the columns \['p', 'q'\], expected a column 'k'"
@@ -147,7 +147,7 @@ def test_rows_that_are_ready(kind: str, folder: Path) -> None:
     found = NumberedRows(loaded).__getitems__([0, 1])
     names = [found[0]["positive"], found[1]["query"], found[1]["negatives"][1]]
     files = [folder / name for name in ("a.png", "b.png", "a.png")]
-    if kind == "saved":  # which has taken the pictures in
+    if kind == "saved":  # which has taken the images in
         assert [item["image"]["bytes"] for item in names] == [file.read_bytes() for file in files]
     else:
         assert [item["image"]["path"] for item in names] == list(map(str, files))

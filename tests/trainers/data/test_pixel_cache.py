@@ -1,4 +1,4 @@
-"""A caching processor makes what the processor makes, and preprocesses each picture once."""
+"""A caching processor makes what the processor makes, and preprocesses each image once."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -89,15 +89,15 @@ def test_all_pictures_of_a_data_set_are_kept_and_bad_ones_left_to_the_collator(
     rows[3]["positive"]["image"] = rows[0]["query"]["image"]
     dataset = Dataset.from_list(rows, features=PAIR_FEATURES)
     stored = without_decoding(dataset).to_list()
-    stored[1]["query"]["image"]["bytes"] = b"no picture"
+    stored[1]["query"]["image"]["bytes"] = b"no image"
     caching = CachingProcessor.of(make_coma()[1])
     caching.fill_from(Dataset.from_list(stored, features=dataset.features), num_workers=1)
     pictures = {one["bytes"] for row in stored for one in [row[side]["image"] for side in ("query", "positive")]}
     pictures |= {item["image"]["bytes"] for row in stored for item in row["negatives"]}
     assert len(caching.pixels) == len(pictures) - 1
-    with pytest.raises(ValueError, match=r"Row 1 of the data set is bad: column query\.image: found 10 bytes"):
+    with pytest.raises(ValueError, match=r"Row 1 of the data set is bad: column query\.image: found 8 bytes"):
         ComaContrastiveCollator(caching)(stored)
     monkeypatch.setattr(ComaProcessor, "process_images", lambda *_: pytest.fail("preprocessed again"))
     assert len(ComaContrastiveCollator(caching)(stored[2:])["queries"]) == 3
-    with pytest.raises(ValueError, match="pictures of a stream cannot be kept"):
+    with pytest.raises(ValueError, match="images of a stream cannot be kept"):
         caching.fill_from(dataset.to_iterable_dataset())

@@ -64,7 +64,7 @@ def test_the_picture_to_blame_is_named_by_its_column(picture):
         "row": 7,
     }
     with pytest.raises(
-        ValueError, match=r"^Row 7 of it is bad: column positive.image\[1\]: found 2 bytes, expected a pict"
+        ValueError, match=r"^Row 7 of it is bad: column positive.image\[1\]: found 2 bytes, expected an imag"
     ):
         BadRows("raise", "it").apply(collate, [row])
     row["positive"] = item
@@ -112,8 +112,8 @@ def test_a_fault_of_the_program_is_no_bad_row():
 
 def test_values_are_described_by_what_people_know_them_by(tmp_path: Path) -> None:
     PILImage.new("RGB", (3, 4)).save(tmp_path / "a.png")
-    assert describe(PILImage.open(tmp_path / "a.png")) == f"the picture {tmp_path / 'a.png'}"
-    assert describe(PILImage.new("RGB", (3, 4))) == "the picture (3, 4)"
+    assert describe(PILImage.open(tmp_path / "a.png")) == f"the image {tmp_path / 'a.png'}"
+    assert describe(PILImage.new("RGB", (3, 4))) == "the image (3, 4)"
     deep: list = []
     for _ in range(sys.getrecursionlimit()):
         deep = [deep]

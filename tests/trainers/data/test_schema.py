@@ -1,4 +1,4 @@
-"""Rows that are checked: what is good stays as it is, what is bad is named, and no picture is read for it."""
+"""Rows that are checked: what is good stays as it is, what is bad is named, and no image is read for it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ def test_the_rows_of_the_emoji_are_good() -> None:
     emoji = load_emoji(["noto"])
     for rows, validate in (
         (emoji_dialogues(emoji, languages=()), validate_dialogues),
-        (emoji_pairs(load_emoji(["noto", "twemoji"]), ("name", "picture")), validate_pairs),
+        (emoji_pairs(load_emoji(["noto", "twemoji"]), ("name", "image")), validate_pairs),
     ):
         assert validate(rows) is rows
         part = rows.select(range(1000, 1010))  # which begins within a chunk
@@ -39,9 +39,9 @@ def test_bad_rows_are_named_or_left_out(conversation: Callable) -> None:
     assert bad_rows.skipped == 5 and bad_rows.reasons == {
         1: "column messages: found 1 messages of which the last is of 'user', expected an answer: "
         "user and assistant take turns, the assistant last",
-        4: "column images[0]: found 0 bytes, expected a picture: a path, or the bytes of a file",
-        5: "column images[0]: found neither bytes nor a path, expected a picture: a path, or the bytes of a file",
-        6: "column images, text: found neither of them, expected pictures, a text, or both",
+        4: "column images[0]: found 0 bytes, expected an image: a path, or the bytes of a file",
+        5: "column images[0]: found neither bytes nor a path, expected an image: a path, or the bytes of a file",
+        6: "column images, text: found neither of them, expected images, a text, or both",
         7: "column messages[0].role: found 'assistant', expected 'user': "
         "user and assistant take turns, the assistant last",
     }
@@ -60,7 +60,7 @@ def test_pairs_that_lack_something() -> None:
     bad_rows = BadRows("skip")
     assert len(validate_pairs(Dataset.from_list(rows, features=PAIR_FEATURES), bad_rows)) == 2
     assert bad_rows.reasons == {
-        1: "column negatives[1]: found neither a text nor a picture, expected one of them, or both",
+        1: "column negatives[1]: found neither a text nor an image, expected one of them, or both",
         2: "column positive: found nothing, expected {'text', 'image'}",
     }
 

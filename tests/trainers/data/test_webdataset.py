@@ -37,7 +37,7 @@ def write_shard(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def shards(write_shard: Callable, emoji_files: dict[str, Path], conversation: Callable, tmp_path: Path) -> str:
-    """Three shards with three samples each: a picture of any kind, a text, a dialogue."""
+    """Three shards with three samples each: an image of any kind, a text, a dialogue."""
     samples = list(emoji_files.items())
     for number in range(3):
         members: dict[str, bytes] = {}
@@ -98,10 +98,10 @@ def test_several_pictures_llava_and_texts(write_shard: Callable, conversation: C
 
 
 def test_a_broken_picture_is_named_by_shard_and_key(write_shard: Callable, make_coma: Callable) -> None:
-    shard = write_shard("a.tar", {"7.png": b"no picture", "7.txt": b"x"})
+    shard = write_shard("a.tar", {"7.png": b"no image", "7.txt": b"x"})
     rows = stream_pairs(shard, PairColumns(query_image="png", positive_text="txt"))
     with pytest.raises(
-        ValueError, match=r"Row a\.tar/7 of the data set is bad: column query\.image: found 10 bytes, exp"
+        ValueError, match=r"Row a\.tar/7 of the data set is bad: column query\.image: found 8 bytes, exp"
     ):
         list(DataLoader(rows, 2, collate_fn=ComaContrastiveCollator(make_coma()[1])))
 
@@ -111,8 +111,8 @@ BAD: dict[str, tuple[dict[str, bytes], str]] = {
     "no json": ({"1.json": b"{", "1.png": b"x"}, r"column json: found .*, expected JSON"),
     "a list": ({"1.json": b"[]", "1.png": b"x"}, "column json: found list .*, expected a JSON object"),
     "not UTF-8": ({"1.txt": b"\xff", "1.png": b"x"}, "column txt: found 1 bytes, which are not UTF-8"),
-    "nothing but a picture": ({"1.png": b"x"}, r"column positive: found a row with .* expected a column 'txt'"),
-    "an empty picture": ({"1.png": b"", "1.txt": b"x"}, "column png: found 0 bytes, expected a picture"),
+    "nothing but an image": ({"1.png": b"x"}, r"column positive: found a row with .* expected a column 'txt'"),
+    "an empty image": ({"1.png": b"", "1.txt": b"x"}, "column png: found 0 bytes, expected an image"),
     "an empty text": ({"1.png": b"x", "1.txt": b" "}, "column txt and .*: found neither"),
     "twice": ({"1.png": b"x", "1.txt": b"x", "1.TXT": b"y"}, "column txt: found two members"),
     "a repeated key": (
@@ -127,7 +127,7 @@ BAD: dict[str, tuple[dict[str, bytes], str]] = {
         {"1.json": b'{"txt": "y"}', "1.png": b"x", "1.txt": b"x"},
         "column txt: found a member and a key of the JSON",
     ),
-    "pictures that a JSON lists and that are not there": (
+    "images that a JSON lists and that are not there": (
         {"1.json": b'{"images": ["a", "b"]}', "1.png": b"x", "1.txt": b"x"},
         "column images: found 2 in the JSON and 1 members",
     ),
@@ -138,7 +138,7 @@ BAD: dict[str, tuple[dict[str, bytes], str]] = {
         "column image: found '../a.png', expected a path inside of",
     ),
     "deep": ({"1.json": b"[" * 100_000, "1.png": b"x"}, "column json: found .*, expected JSON"),
-    "a picture as text": (
+    "an image as text": (
         {"1.txt": b"x", "1.png": b"x", "1.json": b'{"image": 3}', "1.jpg": b""},
         "column jpg: found 0 b",
     ),
@@ -199,7 +199,7 @@ def test_what_systems_leave_is_no_member(write_shard: Callable, conversation: Ca
 
 
 def test_members_that_are_no_files(tmp_path: Path) -> None:
-    """A link to another picture, which some archivers write, is not left out of its sample in silence."""
+    """A link to another image, which some archivers write, is not left out of its sample in silence."""
     kinds = {b"1": tarfile.LNKTYPE, b"2": tarfile.SYMTYPE, b"3": tarfile.FIFOTYPE, b"4": tarfile.CHRTYPE}
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name, kind in {b"0": None, **kinds, b"5": None}.items():
@@ -266,6 +266,6 @@ def test_shards_are_files(tmp_path: Path, write_shard: Callable) -> None:
 def test_paths_in_a_json_begin_at_the_image_root(write_shard: Callable, tmp_path: Path) -> None:
     shard = write_shard("a.tar", {"1.json": b'{"image": "a.png"}', "1.txt": b"x"})
     columns = PairColumns(query_image="image", positive_text="txt")
-    for root, folder in ((None, tmp_path), (tmp_path / "pictures", tmp_path / "pictures")):
+    for root, folder in ((None, tmp_path), (tmp_path / "images", tmp_path / "images")):
         (row,) = stream_pairs(shard, columns, image_root=root)
         assert row["query"]["image"]["path"] == str(folder / "a.png")

@@ -1,4 +1,4 @@
-"""Embedding many items gives what embedding each alone gives, and looks at each picture once."""
+"""Embedding many items gives what embedding each alone gives, and looks at each image once."""
 
 import os
 from collections import Counter
@@ -108,7 +108,7 @@ def test_a_dataset_its_columns_and_a_list_are_the_same(coma: Coma, picture: Call
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_bad_row_is_named_and_the_others_are_there(coma: Coma, mixed_inputs: list[Any], num_workers: int) -> None:
-    items = [*mixed_inputs[:3], {"image": b"no picture"}, *mixed_inputs[3:], " ", {"image": "/not/there.png"}]
+    items = [*mixed_inputs[:3], {"image": b"no image"}, *mixed_inputs[3:], " ", {"image": "/not/there.png"}]
     with pytest.raises(ValueError, match=r"^Row (3|8|9)\b"):
         embed_items(*coma, items, num_workers=num_workers)
     batches = list(encode_batches(*coma, items, batch_tokens=80, num_workers=num_workers, first_row=100))

@@ -1,4 +1,4 @@
-"""MMEB picture sets are read as the benchmark means them, and what is malformed is named."""
+"""MMEB image sets are read as the benchmark means them, and what is malformed is named."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ ONE_OF_EACH = ("ImageNet-1K", "ChartQA", "MSCOCO_t2i", "CIRR")
 
 
 def texts_of(messages):
-    return "".join(block.get("text", "[picture]") for block in messages[0]["content"])
+    return "".join(block.get("text", "[image]") for block in messages[0]["content"])
 
 
 @pytest.mark.parametrize("layout", [v1_rows, v2_rows])
@@ -53,7 +53,7 @@ def test_a_candidate_with_the_name_of_the_first_is_right(tmp_path):
     assert made.relevance.documents[1].tolist() == [places["same"]]
 
     rows = v2_rows("RefCOCO-Matching", tmp_path, captions=True)
-    rows[0]["tgt_img_path"][1:3] = [rows[0]["tgt_img_path"][0]] * 2  # one picture, three things in it
+    rows[0]["tgt_img_path"][1:3] = [rows[0]["tgt_img_path"][0]] * 2  # one image, three things in it
     rows[0]["tgt_text"][2] = f'"{rows[0]["tgt_text"][0]}"'  # and quotation marks make no other name
     made = read_image_set(rows, SETS["RefCOCO-Matching"], tmp_path)
     assert (made.relevance.documents[0] >= 0).sum() == 2 and (made.relevance.documents[1] >= 0).sum() == 1
@@ -95,7 +95,7 @@ def test_ranked_among_its_own_or_all(tmp_path):
         (
             "ImageNet-1K",
             {"qry_img_path": ""},
-            r"Row 1 of ImageNet-1K, qry_img_path: found what has 1 marks .* no pict",
+            r"Row 1 of ImageNet-1K, qry_img_path: found what has 1 marks .* no imag",
         ),
         ("MSCOCO_t2i", {"tgt_img_path": ["noto/1.png"]}, r"Row 1 of MSCOCO_t2i, tgt_img_path: found 1; expected 6"),
         (
@@ -116,7 +116,7 @@ def test_a_malformed_row_is_named(name, change, message, tmp_path):
 
 def test_malformed_rows_of_v1(tmp_path):
     rows = v1_rows("MSCOCO_t2i", tmp_path)
-    rows[3]["qry_text"] = "<|image_1|> without a picture"
+    rows[3]["qry_text"] = "<|image_1|> without an image"
     with pytest.raises(ValueError, match="Row 3 of MSCOCO_t2i, qry_text: found what has 1 marks"):
         read_image_set(rows, SETS["MSCOCO_t2i"], tmp_path)
     with pytest.raises(ValueError, match="MSCOCO_t2i has no rows"):

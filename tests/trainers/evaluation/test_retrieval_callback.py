@@ -96,7 +96,7 @@ def test_bad_rows_are_left_out_with_what_only_they_have(
     make_coma: Callable, contrastive_rows: Callable, contrastive_trainer: Callable
 ) -> None:
     """The scores are those of the other rows, and it is said how many there are not."""
-    rows, broken = contrastive_rows("mixed", 6), {"text": None, "image": b"no picture"}
+    rows, broken = contrastive_rows("mixed", 6), {"text": None, "image": b"no image"}
     rows[5]["query"] = rows[0]["query"]  # which has two answers, one of them in a bad row
     mixed = [rows[0], {**rows[1], "query": broken}, *rows[2:5], {**rows[5], "negatives": [broken]}, {**rows[1]}]
     mixed.append({**rows[1], "positive": {"text": " "}})
@@ -114,7 +114,7 @@ def test_a_bad_row_is_named_by_its_row_and_part(
     make_coma: Callable, contrastive_rows: Callable, contrastive_trainer: Callable
 ) -> None:
     rows = [row("a", "A"), row("a", "A"), row("b", "A", ("B",))]
-    rows[2]["negatives"].append({"image": ["no", "picture.png"], "text": None})
+    rows[2]["negatives"].append({"image": ["no", "image.png"], "text": None})
     rows.append(row("a", "A", ("B",)))
     trainer = contrastive_trainer(make_coma(), contrastive_rows("text", 2), eval_dataset=contrastive_rows("text", 2))
     trainer.add_callback(RetrievalCallback(trainer, RetrievalSet.from_rows(rows)))

@@ -1,6 +1,6 @@
 """Rows for both stages from the packaged emoji: 1,595 emoji, each drawn in four styles, with names in six languages.
 
-The pictures are never decoded here: they pass from the Parquet file into the rows as the bytes they are stored as, so
+The images are never decoded here: they pass from the Parquet file into the rows as the bytes they are stored as, so
 building every row of a stage takes a second. Sources and licences are in `ATTRIBUTION.md` beside this file.
 """
 
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 STYLES = ("fluent-modern", "fluent-flat", "noto", "twemoji")
-PAIR_KINDS = ("name", "caption", "picture")
+PAIR_KINDS = ("name", "caption", "image")
 
 PARQUET = Path(__file__).with_name("emoji.parquet")
 
@@ -58,7 +58,7 @@ def load_emoji(styles: Sequence[str] | None = None) -> Dataset:
 
 def emoji_dialogues(dataset: Dataset, seed: int = 0, turns: int = 5, languages: Sequence[str] = LANGUAGES) -> Dataset:
     """
-    Makes one dialogue of several turns about every picture: the rows of stage 1.
+    Makes one dialogue of several turns about every image: the rows of stage 1.
 
     A dialogue always asks for the name; its other turns are drawn from keywords, group, subgroup, a choice between
     names, yes/no about a name or a group, and the name in another language. The order is random, so that every sort of
@@ -66,13 +66,13 @@ def emoji_dialogues(dataset: Dataset, seed: int = 0, turns: int = 5, languages: 
 
     Args:
         dataset (`Dataset`): emoji as from [`load_emoji`].
-        seed (`int`, *optional*, defaults to 0): another seed asks other questions about the same pictures. A row's
+        seed (`int`, *optional*, defaults to 0): another seed asks other questions about the same images. A row's
             dialogue depends on the seed, its emoji and its style, not on its place in the dataset.
         turns (`int`, *optional*, defaults to 5): questions in a dialogue.
         languages (`Sequence[str]`, *optional*, defaults to all): which of [`LANGUAGES`] may be asked for.
 
     Returns:
-        `Dataset`: columns `images` (one picture), `text` (always `None`) and `messages`.
+        `Dataset`: columns `images` (one image), `text` (always `None`) and `messages`.
 
     Raises:
         ValueError: if a language is unknown, or there are not as many sorts of questions as turns.
@@ -89,34 +89,34 @@ def emoji_dialogues(dataset: Dataset, seed: int = 0, turns: int = 5, languages: 
 
 def emoji_pairs(dataset: Dataset, kinds: Sequence[str] = ("name",)) -> Dataset:
     """
-    Pairs every picture with what it should be close to: the rows of stage 2.
+    Pairs every image with what it should be close to: the rows of stage 2.
 
     Args:
         dataset (`Dataset`): emoji as from [`load_emoji`].
         kinds (`Sequence[str]`, *optional*, defaults to `("name",)`): some of [`PAIR_KINDS`], one after the other in
-            the result: `"name"` is the English name, `"caption"` the name with all keywords, `"picture"` the same
+            the result: `"name"` is the English name, `"caption"` the name with all keywords, `"image"` the same
             emoji in the next of the styles that `dataset` has (the last style is followed by the first).
 
     Returns:
-        `Dataset`: columns `query` (the picture), `positive`, `negatives` (always empty) and `source`
-        (`emoji-name`, `emoji-caption` or `emoji-picture`). The same positive comes back for every style of an emoji,
+        `Dataset`: columns `query` (the image), `positive`, `negatives` (always empty) and `source`
+        (`emoji-name`, `emoji-caption` or `emoji-image`). The same positive comes back for every style of an emoji,
         so a loss with in-batch negatives has to leave out those that equal the positive.
 
     Raises:
-        ValueError: if a kind is unknown, or pictures are to be paired and an emoji has only one style.
+        ValueError: if a kind is unknown, or images are to be paired and an emoji has only one style.
     """
     unknown = [kind for kind in kinds if kind not in PAIR_KINDS]
     if unknown or not kinds:
         raise ValueError(f"kinds={list(kinds)} must name some of {', '.join(PAIR_KINDS)}")
     table = _undecoded(dataset)
     pictures = _column(table, "image")
-    no_text, no_picture = pa.nulls(len(table), pa.string()), pa.nulls(len(table), pictures.type)
+    no_text, no_image = pa.nulls(len(table), pa.string()), pa.nulls(len(table), pictures.type)
     tables = []
     for kind in kinds:
-        if kind == "picture":
+        if kind == "image":
             positive = _items(no_text, pictures.take(pa.array(_in_next_style(table))))
         else:
-            positive = _items(_column(table, "label") if kind == "name" else _captions(table), no_picture)
+            positive = _items(_column(table, "label") if kind == "name" else _captions(table), no_image)
         columns = {
             "query": _items(no_text, pictures),
             "positive": positive,
@@ -135,7 +135,7 @@ class EmojiRetrieval(NamedTuple):
     Args:
         ids (`list[str]`): code points.
         names (`list[str]`): English names, all different.
-        images (`Sequence[PIL.Image.Image]`): pictures, decoded when looked at.
+        images (`Sequence[PIL.Image.Image]`): images, decoded when looked at.
     """
 
     ids: list[str]
@@ -145,13 +145,13 @@ class EmojiRetrieval(NamedTuple):
 
 def emoji_retrieval(style: str) -> EmojiRetrieval:
     """
-    Gives the pictures and names of one style, to search one by the other or by those of another style.
+    Gives the images and names of one style, to search one by the other or by those of another style.
 
     Args:
         style (`str`): one of [`STYLES`].
 
     Returns:
-        `EmojiRetrieval`: 1,595 ids, names and pictures.
+        `EmojiRetrieval`: 1,595 ids, names and images.
     """
     dataset = load_emoji([style])
     return EmojiRetrieval(ids=list(dataset["id"]), names=list(dataset["label"]), images=dataset["image"])
@@ -183,7 +183,7 @@ def _in_next_style(table: pa.Table) -> list[int]:
     for emoji, style in keys:
         styles = sorted(drawings[emoji], key=STYLES.index)
         if len(styles) < 2:
-            raise ValueError(f"emoji {emoji} is there in {style} only: to pair pictures, load two styles or more")
+            raise ValueError(f"emoji {emoji} is there in {style} only: to pair images, load two styles or more")
         following.append(drawings[emoji][styles[(styles.index(style) + 1) % len(styles)]])
     return following
 

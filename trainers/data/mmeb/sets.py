@@ -1,6 +1,6 @@
 """The sets of MMEB that are evaluated here, in one table: families, in and out of the training distribution, prompts.
 
-MMEB-v1 has 36 sets of pictures, scored by hit@1 within the list of each row; V2 adds 24 sets of visual documents,
+MMEB-v1 has 36 sets of images, scored by hit@1 within the list of each row; V2 adds 24 sets of visual documents,
 scored by NDCG@5 with linear gain over the whole corpus (and 18 of videos, which are not here). Groups are plain means
 of their sets. The two "page" sets are those that were corrected on 2025-11-03.
 """
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 __all__ = ["PAGE_INSTRUCTION", "QUERY_INSTRUCTION", "SETS", "MmebSet", "groups_of"]
 
-# Of the visual documents; those of the pictures stand in the data.
+# Of the visual documents; those of the images stand in the data.
 QUERY_INSTRUCTION = "Find a document image that matches the given query:"
 PAGE_INSTRUCTION = "Understand the content of the provided document image."
 

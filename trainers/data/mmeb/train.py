@@ -1,8 +1,8 @@
-"""Rows of stage 2 from MMEB-train (`TIGER-Lab/MMEB-train`), downloaded to a folder with its pictures unpacked.
+"""Rows of stage 2 from MMEB-train (`TIGER-Lab/MMEB-train`), downloaded to a folder with its images unpacked.
 
 A set is a folder with a file per split: `original` prompts, or `diverse_instruction`, worded in many ways. Columns are
 `qry, qry_image_path, pos_text, pos_image_path`, in some sets `neg_text, neg_image_path`. An empty string is nothing.
-The mark `<|image_1|>` stands for the picture, which comes first in our inputs: the mark goes, the rest of the text
+The mark `<|image_1|>` stands for the image, which comes first in our inputs: the mark goes, the rest of the text
 stays as it is, line breaks included.
 """
 
@@ -62,7 +62,7 @@ def load_mmeb_train(
         split (`str`, *optional*, defaults to `"original"`):
             Or `"diverse_instruction"`.
         image_root (`str` or `Path`, *optional*):
-            Folder at which the paths of pictures begin; by default `folder`.
+            Folder at which the paths of images begin; by default `folder`.
         on_bad_row (`str` or [`BadRows`], *optional*, defaults to `"raise"`):
             `"raise"`, or `"skip"` to leave bad rows out; a [`BadRows`] afterwards knows how many, and why, by file and
             row.
@@ -71,7 +71,7 @@ def load_mmeb_train(
         `Dataset`: columns `query`, `positive`, `negatives`, and `source`, which is the name of the set.
 
     Raises:
-        ValueError: for a set or a split that is not there, pictures that have not been unpacked, and a bad row with
+        ValueError: for a set or a split that is not there, images that have not been unpacked, and a bad row with
             its number, column, what was found and what was expected.
     """
     folder = Path(folder).absolute()
@@ -103,12 +103,12 @@ def _files(folder: Path, name: str, split: str) -> list[Path]:
 
 
 def _check_unpacked(dataset: Dataset, root: str, name: str) -> None:
-    """The first picture must be there: what all rows lack is told at once."""
+    """The first image must be there: what all rows lack is told at once."""
     row = dataset.with_format("arrow")[:1].to_pylist()[0]
     picture = row["query"]["image"] or row["positive"]["image"]
     if picture and picture["path"] and not Path(picture["path"]).is_file():
         raise ValueError(
-            f"Row 0 of {name}: there is no picture {picture['path']}. Unpack the archives of pictures of MMEB-train "
+            f"Row 0 of {name}: there is no image {picture['path']}. Unpack the archives of images of MMEB-train "
             f"into {root}, or name the folder at which their paths begin: image_root."
         )
 
@@ -136,12 +136,12 @@ def _item(text: Any, image: Any, columns: Sequence[str], root: ImageRoot) -> dic
     return item_of(_unmarked(text, picture is not None, columns[0]), picture, tuple(columns), root)
 
 
-def _unmarked(text: Any, has_picture: bool, column: str) -> Any:
+def _unmarked(text: Any, has_image: bool, column: str) -> Any:
     marks = text.count(IMAGE_MARK) if isinstance(text, str) else 0
     others = text.count("<|image_") - marks if isinstance(text, str) else 0
-    if marks > has_picture or others:
-        pictures = "one picture" if has_picture else "no picture"
-        raise fault(column, f"{marks + others} marks and {pictures}", f"one {IMAGE_MARK} where there is a picture")
+    if marks > has_image or others:
+        pictures = "one image" if has_image else "no image"
+        raise fault(column, f"{marks + others} marks and {pictures}", f"one {IMAGE_MARK} where there is an image")
     text = text.replace(IMAGE_MARK, "") if marks else text
     return None if isinstance(text, str) and not text.strip() else text
 

@@ -1,4 +1,4 @@
-"""What a dialogue is written with: a picture, somebody who answers, and a reason when there is nothing to write."""
+"""What a dialogue is written with: an image, somebody who answers, and a reason when there is nothing to write."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from modeling_coma.inputs_coma import open_regular_file, to_rgb
 
 
-__all__ = ["Chat", "Fault", "Message", "Picture", "Rejected", "Reply", "read_picture"]
+__all__ = ["Chat", "Fault", "Image", "Message", "Rejected", "Reply", "read_image"]
 
 AS_THEY_ARE = ("JPEG", "PNG", "WEBP")  # formats that every server reads
 ORIENTATION = 0x0112  # the EXIF tag
@@ -35,7 +35,7 @@ UNREADABLE = (
     Image.DecompressionBombError,
 )
 
-# `{"role": "user" | "assistant", "content": str, "picture": Picture (optional, shown before the text)}`
+# `{"role": "user" | "assistant", "content": str, "image": Image (optional, shown before the text)}`
 Message = dict[str, Any]
 
 
@@ -48,7 +48,7 @@ class Fault(ValueError):
 
 
 class Rejected(Fault):
-    """Why a picture has no dialogue."""
+    """Why an image has no dialogue."""
 
 
 class Reply(NamedTuple):
@@ -85,7 +85,7 @@ class Chat(Protocol):
 @dataclass(frozen=True, eq=False)
 class Picture:
     """
-    The file of a picture.
+    The file of an image.
 
     Args:
         data (`bytes`): JPEG, PNG or WebP.
@@ -99,7 +99,7 @@ class Picture:
 
     @functools.cached_property
     def uri(self) -> str:
-        """The picture as a `data:` URI."""
+        """The image as a `data:` URI."""
         return f"data:{self.mime};base64,{base64.b64encode(self.data).decode()}"
 
     @property
@@ -108,9 +108,9 @@ class Picture:
         return hashlib.blake2b(self.original, digest_size=8).hexdigest()
 
 
-def read_picture(image: str | bytes | None) -> Picture:
+def read_image(image: str | bytes | None) -> Picture:
     """
-    Reads a picture and decodes it, to know that others can. Files that programs show in different ways (transparent
+    Reads an image and decodes it, to know that others can. Files that programs show in different ways (transparent
     ones, rotated by EXIF, 16-bit, animated, rare formats) become the PNG of what CoMa is trained on; all others are
     left as they are.
 
@@ -118,13 +118,13 @@ def read_picture(image: str | bytes | None) -> Picture:
         image (`str` or `bytes`): path or content of the file.
 
     Returns:
-        `Picture`
+        `Image`
 
     Raises:
-        Rejected: if there is no picture, or none that can be decoded.
+        Rejected: if there is no image, or none that can be decoded.
     """
     if image is None:
-        raise Rejected("no picture", "the row has none")
+        raise Rejected("no image", "the row has none")
     try:
         data = image if isinstance(image, bytes) else _read_file(image)
         rgb = to_rgb(data)
@@ -135,7 +135,7 @@ def read_picture(image: str | bytes | None) -> Picture:
     except UNREADABLE as error:
         why = str(error).removeprefix("Row 0: ") or type(error).__name__
         where = "" if isinstance(image, bytes) or image in why else f"{image}: "
-        raise Rejected("picture cannot be read", f"{where}{why}") from error
+        raise Rejected("image cannot be read", f"{where}{why}") from error
     return Picture(data if plain else _encoded(rgb.save), mime, data)
 
 

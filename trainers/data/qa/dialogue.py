@@ -1,4 +1,4 @@
-"""One dialogue about one picture, as in section 3.3 of the paper: ask for questions, then answer them turn by turn."""
+"""One dialogue about one image, as in section 3.3 of the paper: ask for questions, then answer them turn by turn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-from trainers.data.qa.chat import Chat, Fault, Message, Picture, Rejected, Reply
+from trainers.data.qa.chat import Chat, Fault, Image, Message, Rejected, Reply
 from trainers.data.qa.filters import Limits, answer_fault, is_refusal, question_fault
 from trainers.data.qa.parsing import find_questions, without_thoughts
 from trainers.data.qa.prompts import ANSWER_PROMPT, FORMATS, REQUESTS, draw, prompts_digest, question_prompt
@@ -30,7 +30,7 @@ class QASettings:
         format (`str`, *optional*, defaults to `"multi-turn"`):
             One of [`FORMATS`]: questions and answers in turn; one of them; a caption; a description.
         at_least, at_most (`int`, *optional*, defaults to 3 and 5):
-            Turns of a multi-turn dialogue. A picture with fewer good ones has none.
+            Turns of a multi-turn dialogue. An image with fewer good ones has none.
         limits ([`Limits`], *optional*): lengths of questions and answers.
         attempts (`int`, *optional*, defaults to 3):
             How often the model may try before a question or an answer is given up.
@@ -70,7 +70,7 @@ class QASettings:
 @dataclass
 class Dialogue:
     """
-    What has been written about a picture so far.
+    What has been written about an image so far.
 
     Args:
         messages (`list[dict]`): turns of user and assistant.
@@ -106,13 +106,13 @@ class Writing:
 
     Args:
         chat ([`Chat`]): who writes.
-        picture ([`Picture`]): about what.
+        image ([`Image`]): about what.
         settings ([`QASettings`]): what.
         name (`str`): name of the row; the seeds of its requests depend on it and on nothing before or after it.
     """
 
-    def __init__(self, chat: Chat, picture: Picture, settings: QASettings, name: str) -> None:
-        self.chat, self.picture, self.settings, self.name = chat, picture, settings, name
+    def __init__(self, chat: Chat, image: Image, settings: QASettings, name: str) -> None:
+        self.chat, self.image, self.settings, self.name = chat, image, settings, name
         self.dialogue = Dialogue()
 
     async def write(self) -> Dialogue:
@@ -144,7 +144,7 @@ class Writing:
 
     async def _questions(self) -> list[str]:
         """All good questions, even those that are more than was asked for: they stand in for bad answers."""
-        ask = {"role": "user", "content": question_prompt(*self.settings.turns), "picture": self.picture}
+        ask = {"role": "user", "content": question_prompt(*self.settings.turns), "image": self.image}
 
         def check(reply: Reply) -> list[str]:
             faults = {"empty": not reply.text, "cut off": reply.cut_off, "refusal": is_refusal(reply.text)}
@@ -174,7 +174,7 @@ class Writing:
         """Adds a turn if its answer is good; without it the next one is asked as if this had not been."""
         kept = self.dialogue.messages
         messages = [*kept, {"role": "user", "content": question}]
-        messages[0] = messages[0] | {"content": preface + messages[0]["content"], "picture": self.picture}
+        messages[0] = messages[0] | {"content": preface + messages[0]["content"], "image": self.image}
         answers = [message["content"] for message in kept[1::2]]
 
         def check(reply: Reply) -> str:

@@ -17,8 +17,8 @@ REFUSAL = re.compile(
     r"|\bi (cannot|can not|can't|could not|couldn't|am not able to) "
     r"(see|view|help|assist|provide|answer|determine|identify|access|process|analy[sz]e|describe|fulfill|comply|tell)\b"
     r"|\bas an? (ai|artificial intelligence|(large )?language model)\b"
-    r"|\bno (image|picture|photo)s? (was|is|were|has been|have been) (provided|attached|given|uploaded|included)\b"
-    r"|\b(please|could you) (upload|provide|attach|share) (the|an|a|your) (image|picture|photo)"
+    r"|\bno (image|image|photo)s? (was|is|were|has been|have been) (provided|attached|given|uploaded|included)\b"
+    r"|\b(please|could you) (upload|provide|attach|share) (the|an|a|your) (image|image|photo)"
     r"|\b(it is|it's) (not possible|impossible) to (tell|say|determine|know|see|identify|answer)\b"
     r"|\bcannot be (determined|answered|identified) (from|based|with)\b",
     re.IGNORECASE,
@@ -46,7 +46,7 @@ def question_fault(question: str, earlier: Iterable[str], limits: Limits) -> str
 
     Args:
         question (`str`): the question.
-        earlier (`Iterable[str]`): questions about the same picture before it.
+        earlier (`Iterable[str]`): questions about the same image before it.
         limits ([`Limits`]): lengths.
 
     Returns:
@@ -71,12 +71,12 @@ def answer_fault(question: str | None, answer: str, earlier: Iterable[str], limi
     Args:
         question (`str`, *optional*): what was asked; `None` if it was no question but a request.
         answer (`str`): the answer.
-        earlier (`Iterable[str]`): answers about the same picture before it. A short answer may come again.
+        earlier (`Iterable[str]`): answers about the same image before it. A short answer may come again.
         limits ([`Limits`]): lengths.
 
     Returns:
         `str` or `None`: `"empty"`, `"too long"`, `"no text"`, `"special token"`, `"refusal"`, `"repeated"`, `"answers
-        itself"` (whoever has read the question knows the answer without the picture), or nothing.
+        itself"` (whoever has read the question knows the answer without the image), or nothing.
     """
     words = plain(answer)
     if not words:

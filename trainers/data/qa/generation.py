@@ -1,7 +1,7 @@
-"""Dialogues about many pictures, from the pictures alone: rows of stage 1, as JSON lines in the order of the input.
+"""Dialogues about many images, from the images alone: rows of stage 1, as JSON lines in the order of the input.
 
 Many conversations go on at one time; their rows are written in order, and what was written is never made again. A
-picture that gets no dialogue is written beside them, with the reason, and can be tried again.
+image that gets no dialogue is written beside them, with the reason, and can be tried again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from trainers.data.qa.chat import Chat, Picture, Rejected, read_picture
+from trainers.data.qa.chat import Chat, Image, Rejected, read_image
 from trainers.data.qa.dialogue import QASettings, Writing
 from trainers.data.qa.output import QAOutput, WrittenRow
 
@@ -28,7 +28,7 @@ AHEAD = 4  # rows that may be finished before one that is not, for every convers
 
 class Source(NamedTuple):
     """
-    A picture to be talked about.
+    An image to be talked about.
 
     Args:
         id (`str`): name of its row.
@@ -45,18 +45,18 @@ async def generate_dialogues(
     sources: Iterable[Source], chat: Chat, output: QAOutput, settings: QASettings, total: int | None = None
 ) -> None:
     r"""
-    Writes a row for every picture that has none yet, with a progress bar.
+    Writes a row for every image that has none yet, with a progress bar.
 
     Args:
         sources (`Iterable[Source]`):
-            All pictures, always in the same order; those of an earlier run are compared by name and left out.
+            All images, always in the same order; those of an earlier run are compared by name and left out.
         chat ([`Chat`]): who answers.
         output ([`QAOutput`]): where the rows go; it has been entered.
         settings ([`QASettings`]): what is to be written.
-        total (`int`, *optional*): how many pictures there are, for the progress bar.
+        total (`int`, *optional*): how many images there are, for the progress bar.
 
     Raises:
-        ValueError: if the pictures are not those of the earlier run.
+        ValueError: if the images are not those of the earlier run.
     """
     remaining = iter(sources)
     done = 0
@@ -71,13 +71,13 @@ async def retry_failed(
     sources: Iterable[Source], chat: Chat, output: QAOutput, settings: QASettings, total: int | None = None
 ) -> None:
     r"""
-    Tries failed pictures again. Good rows are kept, and the new ones stand where they belong.
+    Tries failed images again. Good rows are kept, and the new ones stand where they belong.
 
     Args:
         sources, chat, output, settings, total: as in [`generate_dialogues`], which must have been through all of them.
 
     Raises:
-        ValueError: if the pictures are not those of the earlier run.
+        ValueError: if the images are not those of the earlier run.
     """
     kept = output.written()
 
@@ -98,14 +98,14 @@ async def retry_failed(
 
 
 def _bar(total: int | None, done: int) -> tqdm:
-    return tqdm(total=total, initial=done, desc="Dialogues", unit="picture", smoothing=0.05)
+    return tqdm(total=total, initial=done, desc="Dialogues", unit="image", smoothing=0.05)
 
 
 def _check_same(source: Source | None, written: WrittenRow, output: QAOutput) -> None:
     found = None if source is None else source.id
     if found != written.row["id"]:
         raise ValueError(
-            f"{output.out} was begun with other pictures: where {written.row['id']!r} was, there is now {found!r}. "
+            f"{output.out} was begun with other images: where {written.row['id']!r} was, there is now {found!r}. "
             "Give the same ones (more of them may follow), or another file."
         )
 
@@ -144,12 +144,12 @@ async def _write_all(
 
 
 async def _write_one(source: Source, chat: Chat, output: QAOutput, settings: QASettings) -> WrittenRow:
-    stats: dict[str, Any] = {"id": source.id, "picture": None}
+    stats: dict[str, Any] = {"id": source.id, "image": None}
     writing = None
     try:
         _check_names(source, output.home)
-        picture = await asyncio.to_thread(read_picture, source.image)
-        stats["picture"] = picture.digest
+        picture = await asyncio.to_thread(read_image, source.image)
+        stats["image"] = picture.digest
         writing = Writing(chat, picture, settings, source.id)
         messages = (await writing.write()).messages
     except Rejected as rejected:
@@ -180,14 +180,14 @@ def _shown_path(image: str, home: Path) -> str:
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
-def _path_of(source: Source, picture: Picture, home: Path) -> str:
-    """Where the file of a picture is; a missing one is written."""
+def _path_of(source: Source, picture: Image, home: Path) -> str:
+    """Where the file of an image is; a missing one is written."""
     if isinstance(source.image, str):
         return _shown_path(source.image, home)
     path = home.with_name(f"{home.name}.images") / f"{picture.digest}.{picture.mime.removeprefix('image/')}"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{threading.get_ident()}")  # others may write an equal picture
+        unfinished = path.with_name(f".{path.name}.{threading.get_ident()}")  # others may write an equal image
         unfinished.write_bytes(picture.data)
         unfinished.replace(path)
     return str(path.relative_to(home.parent))

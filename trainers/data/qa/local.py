@@ -73,7 +73,7 @@ class LocalChat:
         Args:
             name_or_path (`str`): a folder, or a name on the Hub.
             dtype, device (`str`, *optional*): as in `coma embed`.
-            max_pixels (`int`, *optional*): what pictures are shrunk to, by default as the model has it.
+            max_pixels (`int`, *optional*): what images are shrunk to, by default as the model has it.
             settings: those of [`LocalChat`].
 
         Returns:
@@ -113,7 +113,7 @@ class LocalChat:
         Answers the last of the messages.
 
         Args:
-            messages (`list[dict]`): turns of user and assistant, with a picture in the first.
+            messages (`list[dict]`): turns of user and assistant, with an image in the first.
             seed (`int`): of no use here, as a batch draws for all of its conversations.
 
         Returns:
@@ -139,8 +139,8 @@ class LocalChat:
         texts = self.processor.tokenizer.apply_chat_template(
             [_blocks(messages) for messages in conversations], tokenize=False, add_generation_prompt=True
         )
-        pictures = [[message["picture"].data for message in messages[:1]] for messages in conversations]
-        inputs = self.processor(pictures, texts, return_tensors="pt").to(self.model.device)
+        images = [[message["image"].data for message in messages[:1]] for messages in conversations]
+        inputs = self.processor(images, texts, return_tensors="pt").to(self.model.device)
         is_image = inputs["input_ids"] == self.model.config.image_token_id
         drawn = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
         written = self.model.generate(
@@ -160,7 +160,7 @@ class LocalChat:
 def _blocks(messages: list[Message]) -> list[dict[str, Any]]:
     return [
         {"role": message["role"], "content": [{"type": "image"}, {"type": "text", "text": message["content"]}]}
-        if "picture" in message
+        if "image" in message
         else {"role": message["role"], "content": message["content"]}
         for message in messages
     ]

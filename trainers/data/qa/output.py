@@ -1,8 +1,8 @@
 """The files that dialogues are written to, a row at a time, so that a process may be killed at any moment.
 
     OUT                   good rows, in the order of the input
-    OUT.failed.jsonl      pictures without a dialogue, in the same order, and why
-    OUT.stats.jsonl       a line for every picture, good or failed: what it has cost and what was thrown away
+    OUT.failed.jsonl      images without a dialogue, in the same order, and why
+    OUT.stats.jsonl       a line for every image, good or failed: what it has cost and what was thrown away
     OUT.settings.json     what all of them were made with
     OUT.retry/            the same files once more, while failed rows are tried again
 
@@ -27,7 +27,7 @@ __all__ = ["QAFiles", "QAOutput", "WrittenRow", "read_lines"]
 
 
 class WrittenRow(NamedTuple):
-    """What became of a picture: whether it has a dialogue, the row with it or the failure, and its statistics."""
+    """What became of an image: whether it has a dialogue, the row with it or the failure, and its statistics."""
 
     good: bool
     row: dict[str, Any]
@@ -189,7 +189,7 @@ def read_rows(files: QAFiles) -> Iterator[WrittenRow]:
     for number, stats in enumerate(read_lines(files.stats)):
         is_good = stats.get("good")
         if not isinstance(is_good, bool) or "id" not in stats:
-            raise ValueError(f"Line {number + 1} of {files.stats} does not say what became of which picture.")
+            raise ValueError(f"Line {number + 1} of {files.stats} does not say what became of which image.")
         row = next(good if is_good else failed, None)
         if row is None or row.get("id") != stats["id"]:
             raise ValueError(f"Line {number + 1} of {files.stats} is about {stats['id']!r}, but its row is {row}.")

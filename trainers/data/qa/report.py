@@ -26,13 +26,13 @@ def report_on(files: QAFiles) -> dict[str, Any]:
         files ([`QAFiles`]): the files of an output.
 
     Returns:
-        `dict`: of the types of JSON. `duplicates` counts pictures whose file, questions whose words and dialogues
+        `dict`: of the types of JSON. `duplicates` counts images whose file, questions whose words and dialogues
         whose answers an earlier row has; `letters` is the share of each script (as Unicode names it: LATIN, CJK …);
         `tokens` are sums over the rows for which the model said how many, `tokens_unknown` counts the others.
     """
     totals, turns, letters = Counter(), Counter(), Counter()
     thrown_away, failures = Counter(), Counter()
-    seen: dict[str, set[bytes]] = {"pictures": set(), "questions": set(), "dialogues": set()}
+    seen: dict[str, set[bytes]] = {"images": set(), "questions": set(), "dialogues": set()}
     duplicates = Counter(dict.fromkeys(seen, 0))
 
     def look(what: str, text: str | None) -> None:
@@ -46,7 +46,7 @@ def report_on(files: QAFiles) -> dict[str, Any]:
         totals["tokens_unknown"] += stats.get("prompt_tokens") is None
         totals.update({name: stats.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")})
         thrown_away.update(stats.get("dropped", {}))
-        look("pictures", stats.get("picture"))
+        look("images", stats.get("image"))
         if not good:
             failures[str(row.get("reason"))] += 1
             continue

@@ -28,7 +28,7 @@ from trainers.data.qa.secrets import Secrets, without_password
 __all__ = ["ServerChat", "ServerSettings"]
 
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # statuses that another try may not meet
-# What is wrong is the same for every picture. An address that moved is not followed: nobody agreed to send pictures
+# What is wrong is the same for every image. An address that moved is not followed: nobody agreed to send images
 # and a key elsewhere.
 HOPELESS = frozenset({301, 302, 303, 307, 308, 401, 402, 403, 404, 405, 407, 410, 426, 501, 505})
 CUT_OFF = ("length", "content_filter")  # finish reasons of a reply that the model did not end
@@ -159,7 +159,7 @@ class ServerChat:
         Answers the last of the messages.
 
         Args:
-            messages (`list[dict]`): turns of user and assistant, with a picture in the first.
+            messages (`list[dict]`): turns of user and assistant, with an image in the first.
             seed (`int`): for servers that take one.
 
         Returns:
@@ -276,10 +276,10 @@ class _Passing(Exception):
 
 
 def _with_uri(message: Message) -> dict[str, Any]:
-    if "picture" not in message:
+    if "image" not in message:
         return message
-    picture = {"type": "image_url", "image_url": {"url": message["picture"].uri}}
-    return {"role": message["role"], "content": [picture, {"type": "text", "text": message["content"]}]}
+    image = {"type": "image_url", "image_url": {"url": message["image"].uri}}
+    return {"role": message["role"], "content": [image, {"type": "text", "text": message["content"]}]}
 
 
 def _read_reply(text: str) -> Reply:

@@ -1,4 +1,4 @@
-"""The packaged emoji are whole; the rows of both stages carry the right picture, undecoded, and the right text."""
+"""The packaged emoji are whole; the rows of both stages carry the right image, undecoded, and the right text."""
 
 from collections import Counter
 
@@ -18,7 +18,7 @@ def emoji() -> Dataset:
 
 
 def stored(dataset: Dataset, *path: str) -> list:
-    """The pictures of a column as they are stored, without decoding."""
+    """The images of a column as they are stored, without decoding."""
     values = dataset.with_format("arrow")[:][path[0]].to_pylist()
     for name in path[1:]:
         values = [value[name] for value in values]
@@ -96,7 +96,7 @@ def test_picture_pairs_show_one_emoji_in_the_next_style(emoji: Dataset, shuffled
     keys = list(zip(emoji["id"], emoji["style"], strict=True))
     drawn = dict(zip(keys, stored(emoji, "image"), strict=True))
     after = dict(zip(TRAINING, [*TRAINING[1:], TRAINING[0]], strict=True))
-    rows = emoji_pairs(emoji, kinds=("picture",))
+    rows = emoji_pairs(emoji, kinds=("image",))
     assert stored(rows, "query", "image") == [drawn[key] for key in keys]
     assert stored(rows, "positive", "image") == [drawn[name, after[style]] for name, style in keys]
     assert set(stored(rows, "positive", "text")) == {None}
@@ -104,12 +104,12 @@ def test_picture_pairs_show_one_emoji_in_the_next_style(emoji: Dataset, shuffled
 
 def test_pictures_of_one_style_cannot_be_paired() -> None:
     with pytest.raises(ValueError, match="emoji 1F600 is there in noto only"):
-        emoji_pairs(load_emoji(["noto"]), kinds=("picture",))
+        emoji_pairs(load_emoji(["noto"]), kinds=("image",))
 
 
 @pytest.mark.parametrize("kinds", [(), ("sound",)])
 def test_unknown_or_no_kinds_are_refused(emoji: Dataset, kinds: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="must name some of name, caption, picture"):
+    with pytest.raises(ValueError, match="must name some of name, caption, image"):
         emoji_pairs(emoji, kinds=kinds)
 
 

@@ -19,8 +19,8 @@ FIND, TELL = f"{IMG}\nFind it.", f"{IMG} Tell of it:"
         ("question", TELL, "what?", f"{IMG}\nTell of it: what?\n"),
         ("question", f"{FIND}\n", "what?", f"{IMG}\nFind it. what?\n"),
         ("to_image", f" {TELL} ", "in red", f"{IMG}\nTell of it: in red\n"),
-        ("from_text", "Find a picture:", "a cat", "Find a picture: a cat\n"),
-        ("from_text", "Find a picture:", "", "Find a picture: \n"),
+        ("from_text", "Find an image:", "a cat", "Find an image: a cat\n"),
+        ("from_text", "Find an image:", "", "Find an image: \n"),
     ],
 )
 def test_queries(assembly, instruction, text, expected):

@@ -16,7 +16,7 @@ from trainers.data.rows import BadRows, NumberedRows
 
 @pytest.fixture
 def mmeb(emoji_files: dict[str, Path], tmp_path: Path) -> Path:
-    """Two sets: classification from a picture, retrieval of pictures by text, with negatives."""
+    """Two sets: classification from an image, retrieval of images by text, with negatives."""
     folder, pictures = tmp_path / "MMEB-train", []
     for place, file in enumerate(emoji_files.values()):
         pictures.append(f"images/emoji/Train/{place}{file.suffix}")
@@ -50,7 +50,7 @@ def test_two_sets(mmeb: Path, emoji_files: dict[str, Path], make_coma: Callable)
     assert list(rows["source"]) == ["ImageNet_1K"] * number + ["MSCOCO_t2i"] * number
     found = NumberedRows(rows).__getitems__(range(2 * number))
     assert [row["positive"]["text"] for row in found[:number]] == list(emoji_files)
-    # Without the mark, whose picture stands first, texts are as they were.
+    # Without the mark, whose image stands first, texts are as they were.
     assert found[0]["query"]["text"] == "\nWhat is drawn?\n" and found[number]["positive"]["text"] == "\nThis."
     assert found[0]["query"]["image"]["path"] == str(mmeb / "images/emoji/Train/0.png")
     assert found[0]["positive"]["image"] is None and found[number]["query"]["image"] is None
@@ -98,7 +98,7 @@ def test_what_is_missing_is_said(mmeb: Path) -> None:
         load_mmeb_train(mmeb, ["CIRR"])
     with pytest.raises(ValueError, match="split='train' does not exist; choose original or diverse_instruction"):
         load_mmeb_train(mmeb, split="train")
-    with pytest.raises(ValueError, match="Row 0 of ImageNet_1K: there is no picture .*Unpack the archives"):
+    with pytest.raises(ValueError, match="Row 0 of ImageNet_1K: there is no image .*Unpack the archives"):
         load_mmeb_train(mmeb, ["ImageNet_1K"], image_root=mmeb / "elsewhere")
     save(mmeb, "NIGHTS", "original", [{"qry": "q", "pos_text": "p"}])
     with pytest.raises(ValueError, match=r"has no columns \['pos_image_path', 'qry_image_path'\]"):

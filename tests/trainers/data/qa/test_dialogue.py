@@ -13,7 +13,7 @@ from trainers.data.qa.filters import Limits
 from trainers.data.qa.prompts import ANSWER_PROMPT, FORMATS, REQUESTS, question_prompt
 
 
-PICTURE = Picture(b"a picture", "image/png", b"a picture")
+PICTURE = Picture(b"an image", "image/png", b"an image")
 FIVE = "1. What a?\n2. What b?\n3. What c?\n4. What d?\n5. What e?"
 
 
@@ -51,8 +51,8 @@ def test_questions_then_answers_in_one_conversation() -> None:
     assert (dialogue.calls, dialogue.prompt_tokens, dialogue.completion_tokens) == (6, 60, 12)
 
     (ask,), first, second = script.asked[:3]
-    assert ask == {"role": "user", "content": question_prompt(3, 5), "picture": PICTURE}
-    assert first == [{"role": "user", "content": f"{ANSWER_PROMPT}\n\nWhat a?", "picture": PICTURE}]
+    assert ask == {"role": "user", "content": question_prompt(3, 5), "image": PICTURE}
+    assert first == [{"role": "user", "content": f"{ANSWER_PROMPT}\n\nWhat a?", "image": PICTURE}]
     assert second == [*first, {"role": "assistant", "content": "one"}, {"role": "user", "content": "What b?"}]
     assert len(script.asked[-1]) == 9 and len(set(script.seeds)) == 6
 
@@ -124,12 +124,12 @@ def test_single_turn() -> None:
 def test_no_questions_at_all(kind: str) -> None:
     requests = Counter()
     for number in range(20):
-        script = Script("a picture of a cup")
+        script = Script("an image of a cup")
         dialogue = write(script, name=f"row {number}", format=kind)
         ((request, answer),) = turns(dialogue)
         requests[request] += 1
-        assert answer == "a picture of a cup"
-        assert script.asked == [[{"role": "user", "content": request, "picture": PICTURE}]]
+        assert answer == "an image of a cup"
+        assert script.asked == [[{"role": "user", "content": request, "image": PICTURE}]]
     assert set(requests) == set(REQUESTS[kind])
 
 

@@ -61,7 +61,7 @@ def test_questions(question: str, fault: str | None) -> None:
         ("What is it?", "No image was provided.", "refusal"),
         ("Who is it?", "It is not possible to tell.", "refusal"),
         ("What does he say?", "He is sorry for the noise.", None),
-        ("What is it?", "There is no picture on the wall.", None),
+        ("What is it?", "There is no image on the wall.", None),
         ("What is it?", "A tree " * 6, "repeated"),
         ("What is it?", "ha ha ha", None),
         ("Where is it?", "a house by the lake in winter", "repeated"),
@@ -89,5 +89,5 @@ def test_no_special_token_of_a_model_passes(make_coma: Callable, model_type: str
 
 
 def test_a_request_cannot_answer_itself() -> None:
-    assert answer_fault("Describe the picture.", "A picture.", [], LIMITS) == "answers itself"
-    assert answer_fault(None, "A picture.", [], LIMITS) is None
+    assert answer_fault("Describe the image.", "An image.", [], LIMITS) == "answers itself"
+    assert answer_fault(None, "An image.", [], LIMITS) is None

@@ -1,4 +1,4 @@
-"""Many dialogues at one time come out in order, each about its own picture; what failed is kept apart and retried."""
+"""Many dialogues at one time come out in order, each about its own image; what failed is kept apart and retried."""
 
 import asyncio
 import io
@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.chat_server import ChatServer, misbehaving, picture_in, reply_to
 from trainers.data.dialogues import load_dialogues
-from trainers.data.qa.chat import Chat, Rejected, read_picture
+from trainers.data.qa.chat import Chat, Rejected, read_image
 from trainers.data.qa.dialogue import QASettings
 from trainers.data.qa.generation import Source, generate_dialogues, retry_failed
 from trainers.data.qa.output import QAFiles, QAOutput
@@ -24,12 +24,12 @@ from trainers.data.qa.server import ServerChat, ServerSettings
 
 @pytest.fixture
 def sources(tmp_path: Path, picture: Callable[..., Image.Image]) -> list[Source]:
-    """24 pictures; number 5 is broken, number 9 is not there, numbers 3 and 4 are the same."""
+    """24 images; number 5 is broken, number 9 is not there, numbers 3 and 4 are the same."""
     (tmp_path / "photos").mkdir()
     paths = [tmp_path / "photos" / f"{number}.png" for number in range(24)]
     for number, path in enumerate(paths):
         picture(28, 28, 3 if number == 4 else number).save(path)
-    paths[5].write_bytes(b"no picture")
+    paths[5].write_bytes(b"no image")
     paths[9].unlink()
     return [Source(path.name, str(path)) for path in paths]
 
@@ -51,10 +51,10 @@ def rows_in(path: Path) -> list[dict]:
 
 
 def check_dialogues(rows: list[dict], folder: Path) -> None:
-    """Every turn is about the picture of its row."""
+    """Every turn is about the image of its row."""
     for row in rows:
         (path,) = row["images"]
-        name = read_picture(str(folder / path)).digest
+        name = read_image(str(folder / path)).digest
         assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * (len(row["messages"]) // 2)
         assert 3 <= len(row["messages"]) // 2 <= 5
         for turn, (question, answer) in enumerate(zip(row["messages"][::2], row["messages"][1::2], strict=True), 1):
@@ -73,7 +73,7 @@ def test_in_order_each_about_its_own_picture(sources: list[Source], tmp_path: Pa
     rows, failed = rows_in(out), rows_in(QAFiles.of(out).failed)
     assert [row["id"] for row in rows] == [source.id for source in sources if source.id not in ("5.png", "9.png")]
     assert [(row["id"], row["reason"]) for row in failed] == [
-        (name, "picture cannot be read") for name in ("5.png", "9.png")
+        (name, "image cannot be read") for name in ("5.png", "9.png")
     ]
     assert rows[0]["images"] == ["photos/0.png"]
     check_dialogues(rows, tmp_path)
@@ -82,10 +82,10 @@ def test_in_order_each_about_its_own_picture(sources: list[Source], tmp_path: Pa
     assert len(dataset) == 22 and dataset[0]["messages"] == rows[0]["messages"]
 
     report = report_on(QAFiles.of(out))
-    assert report["rows"] == {"good": 22, "failed": 2} and report["failures"] == {"picture cannot be read": 2}
+    assert report["rows"] == {"good": 22, "failed": 2} and report["failures"] == {"image cannot be read": 2}
     assert report["turns"]["total"] == sum(len(row["messages"]) // 2 for row in rows)
     assert report["retries"] > 10 and report["thrown_away"].keys() <= {"answer: empty", "questions: empty"}
-    assert report["tokens"]["prompt"] == 100 * report["calls"] and report["duplicates"]["pictures"] == 1
+    assert report["tokens"]["prompt"] == 100 * report["calls"] and report["duplicates"]["images"] == 1
     assert "22 good, 2 failed" in next(report_lines(report))
 
 
@@ -115,7 +115,7 @@ def test_more_pictures_may_follow_but_no_others(sources: list[Source], tmp_path:
     with ChatServer() as server:
         generate(server, sources[:3], out)
         generate(server, sources[:4], out)
-        with pytest.raises(ValueError, match=r"other pictures: where '0.png' was, there is now '1.png'"):
+        with pytest.raises(ValueError, match=r"other images: where '0.png' was, there is now '1.png'"):
             generate(server, sources[1:], out)
         with pytest.raises(ValueError, match=r"where '3.png' was, there is now None"):
             generate(server, sources[:3], out)
@@ -157,9 +157,9 @@ def test_pictures_without_a_file_are_given_one(tmp_path: Path, picture: Callable
     assert rows[0]["images"] == rows[1]["images"]
     (file,) = (out.parent / "out.jsonl.images").iterdir()
     assert out.parent / rows[0]["images"][0] == file and file.read_bytes() == buffer.getvalue()
-    assert file.stat().st_mode == out.stat().st_mode  # whoever may read the rows may read the pictures
+    assert file.stat().st_mode == out.stat().st_mode  # whoever may read the rows may read the images
     assert rows[0]["images"][0].startswith("out.jsonl.images/") and rows[0]["images"][0].endswith(".jpeg")
-    assert rows_in(QAFiles.of(out).failed)[0]["reason"] == "no picture"
+    assert rows_in(QAFiles.of(out).failed)[0]["reason"] == "no image"
     check_dialogues(rows, out.parent)
 
 
@@ -186,18 +186,18 @@ def test_pictures_as_others_show_them(tmp_path: Path, picture: Callable) -> None
     plain = picture(28, 56, 1)
     for form in ("PNG", "JPEG", "WEBP"):
         data = saved(plain, form)
-        assert (read_picture(data).data, read_picture(data).mime) == (data, f"image/{form.lower()}")
+        assert (read_image(data).data, read_image(data).mime) == (data, f"image/{form.lower()}")
     rotated = plain.getexif()
     rotated[0x0112] = 6
     clear = Image.new("RGBA", (28, 28), (255, 0, 0, 0))
     for data in (saved(plain, "JPEG", exif=rotated), saved(clear, "PNG"), saved(plain, "BMP"), saved(plain, "GIF")):
-        found = read_picture(data)
+        found = read_image(data)
         assert found.mime == "image/png" and found.data[:4] == b"\x89PNG" and found.original == data
-    assert Image.open(io.BytesIO(read_picture(saved(plain, "JPEG", exif=rotated)).data)).size == (56, 28)
-    assert Image.open(io.BytesIO(read_picture(saved(clear, "PNG")).data)).getpixel((0, 0)) == (255, 255, 255)
+    assert Image.open(io.BytesIO(read_image(saved(plain, "JPEG", exif=rotated)).data)).size == (56, 28)
+    assert Image.open(io.BytesIO(read_image(saved(clear, "PNG")).data)).getpixel((0, 0)) == (255, 255, 255)
     for bad in (b"", b"x", saved(plain, "PNG")[:-60], str(tmp_path / "none.png")):
-        with pytest.raises(Rejected, match="picture cannot be read"):
-            read_picture(bad)
+        with pytest.raises(Rejected, match="image cannot be read"):
+            read_image(bad)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "device", "nothing", "cut", "no UTF-8", "wide", "zero", "unread"])
@@ -245,7 +245,7 @@ def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for path in (str(tmp_path / "pipe.png"), "/dev/zero", str(tmp_path)):
         with pytest.raises(Rejected, match="no regular file"):
-            read_picture(path)
+            read_image(path)
 
 
 def test_an_error_of_ours_is_not_taken_for_a_failed_row(sources: list[Source], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from trainers.data.qa.chat import Message, Picture, Reply, read_picture
+from trainers.data.qa.chat import Message, Picture, Reply, read_image
 from trainers.data.qa.local import LocalChat
 
 
@@ -20,7 +20,7 @@ def pictures(picture: Callable[..., Image.Image], tmp_path: Path) -> list[Pictur
     made = []
     for number in range(5):
         picture(28 * (1 + number % 3), 28 + 28 * (number % 2), number).save(tmp_path / f"{number}.png")
-        made.append(read_picture(str(tmp_path / f"{number}.png")))
+        made.append(read_image(str(tmp_path / f"{number}.png")))
     return made
 
 
@@ -28,7 +28,7 @@ def conversations(pictures: list[Picture]) -> list[list[Message]]:
     first = [{"role": "user", "content": "what is this? " * (1 + number)} for number in range(len(pictures))]
     more = [{"role": "assistant", "content": "an apple"}, {"role": "user", "content": "red?"}]
     return [
-        [message | {"picture": picture}, *(more if number % 2 else [])]
+        [message | {"image": picture}, *(more if number % 2 else [])]
         for number, (message, picture) in enumerate(zip(first, pictures, strict=True))
     ]
 
@@ -69,7 +69,7 @@ def test_it_is_the_model_and_template_of_the_backbone(make_backbone: Callable, p
     expected = tokenizer.decode(whole[ids.shape[1] :], skip_special_tokens=True).strip()
 
     chat = LocalChat.from_pretrained(folder, max_tokens=8, device="cpu")
-    asked = [{"role": "user", "content": "what is this?", "picture": pictures[1]}]
+    asked = [{"role": "user", "content": "what is this?", "image": pictures[1]}]
     (reply,) = answers(chat, [asked])
     assert expected and reply.text == expected and reply.prompt_tokens == ids.shape[1]
 
@@ -96,7 +96,7 @@ def test_the_end_of_a_reply(make_backbone: Callable, pictures: list[Picture]) ->
 
 def test_a_fault_reaches_everybody_who_waits(make_backbone: Callable, pictures: list[Picture]) -> None:
     chat = LocalChat.from_pretrained(str(make_backbone("qwen2_5_vl")), batch_size=2, max_tokens=2, device="cpu")
-    bad = [{"role": "user", "content": "<|image_pad|>", "picture": pictures[0]}]
+    bad = [{"role": "user", "content": "<|image_pad|>", "image": pictures[0]}]
 
     async def run() -> list:
         return await asyncio.gather(*(chat.complete(bad, 0) for _ in range(3)), return_exceptions=True)
@@ -106,7 +106,7 @@ def test_a_fault_reaches_everybody_who_waits(make_backbone: Callable, pictures: 
 
 def test_pictures_are_shrunk(make_backbone: Callable, pictures: list[Picture]) -> None:
     folder = str(make_backbone("qwen2_5_vl"))
-    asked = [[{"role": "user", "content": "what?", "picture": picture}] for picture in pictures]
+    asked = [[{"role": "user", "content": "what?", "image": picture}] for picture in pictures]
     whole = answers(LocalChat.from_pretrained(folder, max_tokens=1, device="cpu"), asked)
     chat = LocalChat.from_pretrained(folder, max_tokens=1, device="cpu", max_pixels=28 * 28)
     shrunk = answers(chat, asked)

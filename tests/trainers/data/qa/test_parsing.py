@@ -19,7 +19,7 @@ QUESTIONS = ["What is on the table?", "Which colour is the cup?", 'What does the
         "1. {}\n2. {}\n3. {}",
         "1) {}\n\n2) {}\n\n3) {}\n",
         "(1) {}\n(2) {}\n(3) {}",
-        "Sure! Here are three questions about the picture:\n\n1. {}\n2. {}\n3. {}\n\nDo they help you?",
+        "Sure! Here are three questions about the image:\n\n1. {}\n2. {}\n3. {}\n\nDo they help you?",
         "**1.** {}\n**2.** {}\n**3.** {}",
         "1. **{}**\n2. **{}**\n3. *{}*",
         "Q1: {}\nQ2: {}\nQ3: {}",

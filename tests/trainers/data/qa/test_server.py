@@ -19,7 +19,7 @@ from trainers.data.qa.chat import Picture, Rejected, Reply
 from trainers.data.qa.server import ServerChat, ServerSettings, _read_reply, _seconds
 
 
-PICTURE = Picture(b"a picture", "image/png", b"a picture")
+PICTURE = Picture(b"an image", "image/png", b"an image")
 
 
 def ask(server: ChatServer | str, seeds: list[int], **settings) -> list[Reply | BaseException]:
@@ -29,7 +29,7 @@ def ask(server: ChatServer | str, seeds: list[int], **settings) -> list[Reply | 
 
     async def run() -> list[Reply | BaseException]:
         async with ServerChat(ServerSettings(url, "m", **settings)) as chat:
-            messages = [{"role": "user", "content": "What is it?", "picture": PICTURE}]
+            messages = [{"role": "user", "content": "What is it?", "image": PICTURE}]
             return await asyncio.gather(*(chat.complete(messages, seed) for seed in seeds), return_exceptions=True)
 
     return asyncio.run(run())

@@ -55,14 +55,14 @@ def processor(make_coma: Callable) -> ComaProcessor:
 def collate_with(
     bad: Path, place: str, emoji_files: dict[str, Path], processor: ComaProcessor, tmp_path: Path
 ) -> None:
-    """The row is loaded, because pictures are not opened then, and named when it comes into a batch."""
+    """The row is loaded, because images are not opened then, and named when it comes into a batch."""
     good = str(next(iter(emoji_files.values())))
     rows: list[dict[str, Any]] = [PLACES[place](one, good) for one in (good, str(bad), good)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     dataset = NumberedRows((load_dialogues if place == "images" else load_pairs)(tmp_path / "rows.jsonl"))
     collator = ComaCompressionCollator if place == "images" else ComaContrastiveCollator
     message = (
-        f"Row 1 of the data set is bad: column {COLUMNS[place]}: found {str(bad)!r}, expected a picture that can be"
+        f"Row 1 of the data set is bad: column {COLUMNS[place]}: found {str(bad)!r}, expected an image that can be"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         collator(processor)(dataset.__getitems__([0, 1, 2]))
@@ -104,13 +104,13 @@ def test_broken_bytes_in_parquet(emoji_files: dict[str, Path], processor: ComaPr
     pictures = [file.read_bytes() for file in emoji_files.values()]
     pictures[1] = pictures[1][:100]
     pictures[2] = b""
-    Dataset.from_list([{"picture": one, "name": "x"} for one in pictures]).to_parquet(tmp_path / "rows.parquet")
-    columns, bad_rows = PairColumns(query_image="picture", positive_text="name"), BadRows("skip")
+    Dataset.from_list([{"image": one, "name": "x"} for one in pictures]).to_parquet(tmp_path / "rows.parquet")
+    columns, bad_rows = PairColumns(query_image="image", positive_text="name"), BadRows("skip")
     rows = NumberedRows(load_pairs(tmp_path / "rows.parquet", columns, on_bad_row=bad_rows))
     assert bad_rows.reasons == {
-        2: "column picture: found 0 bytes, expected a path, the bytes of a file, a data: URI or nothing"
+        2: "column image: found 0 bytes, expected a path, the bytes of a file, a data: URI or nothing"
     }
     with pytest.raises(
-        ValueError, match=r"Row 1 of the data set is bad: column query\.image: found 100 bytes, expected a p"
+        ValueError, match=r"Row 1 of the data set is bad: column query\.image: found 100 bytes, expected an i"
     ):
         ComaContrastiveCollator(processor)(rows.__getitems__(range(len(rows))))
