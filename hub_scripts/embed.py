@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     """Runs `coma embed`; returns the exit code."""
     arguments = _parser().parse_args(argv)
 
-    from trainers.one_writer import one_writer
+    from trainers.files import one_writer
 
     with one_writer(arguments.out):
         _embed(arguments)

@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     from transformers.utils import logging
 
     from hub_scripts.evaluation.data import open_sets
-    from trainers.one_writer import one_writer
+    from trainers.files import one_writer
 
     chosen = set(arguments.sets.split(",")) if arguments.sets else None
     options = (arguments.image_root, instructions, arguments.among_all, arguments.on_bad_row)

@@ -32,7 +32,7 @@ from hub_scripts.common.arguments import (
     whole,
 )
 from hub_scripts.common.terminal import one_line
-from hub_scripts.common.whole_files import begin_parts, write_whole
+from trainers.files import begin_folder, write_record
 
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
 
     from hub_scripts.common.folders import new_folder
+    from trainers.files import one_writer
     from trainers.mining.mine import MiningSettings
-    from trainers.one_writer import one_writer
 
     names = ("number", "depth", "skip", "relative_margin", "absolute_margin", "max_score")
     settings = MiningSettings(**{name: getattr(arguments, name) for name in names})
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
         with new_folder(arguments.out) as folder:
             report = _mine(arguments, settings, folder, parts)
         shutil.rmtree(parts)
-        write_whole(report_file, json.dumps({"model": arguments.model, **vars(settings), **report}, indent=1))
+        write_record(report_file, {"model": arguments.model, **vars(settings), **report})
     sys.stdout.writelines(f"{one_line(line)}\n" for line in _lines(report))
     print(f"written    {one_line(arguments.out)}; the same numbers in {one_line(report_file)}")
     return 0
@@ -88,7 +88,7 @@ def _mine(arguments: argparse.Namespace, settings: "MiningSettings", folder: Pat
     model, processor = load_model(arguments.model, arguments.dtype, arguments.device)
     known = identity(arguments.model, model, processor)
     made_by = {**known, "probe": rounded(known["probe"])}
-    begin_parts(parts, {**made_by, "data": arguments.data, "instructions": arguments.instructions})
+    begin_folder(parts, {**made_by, "data": arguments.data, "instructions": arguments.instructions})
     queries, documents = _embed(arguments, dataset, index, model, processor, parts, json.dumps(made_by))
     mined = mine(index, queries, documents, settings, model.device)
     try:

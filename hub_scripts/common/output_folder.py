@@ -77,7 +77,7 @@ def output_folder(command: str, arguments: "ModelArguments", config: "TrainingAr
         ValueError: if another process writes there, if something is there already, or if what is there was begun with
             something else than what is to be resumed.
     """
-    from trainers.one_writer import one_writer
+    from trainers.files import one_writer
 
     is_main = config.process_index == 0
     begun = Beginning(Path(config.output_dir), _record(command, arguments, config) if is_main else {}, is_main)

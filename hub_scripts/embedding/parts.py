@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hub_scripts.common.whole_files import write_whole
+from trainers.files import write_record
 
 
 __all__ = ["SAME_MODEL", "PartsFolder", "probe_cosine"]
@@ -75,7 +75,7 @@ class PartsFolder(NamedTuple):
         record, settings = self.folder / RECORD, json.loads(json.dumps(settings))
         self.folder.mkdir(parents=True, exist_ok=True)
         if not record.exists():
-            write_whole(record, json.dumps(settings, indent=1))
+            write_record(record, settings)
             return
         differing = _differences(_read(record), settings)
         if differing:

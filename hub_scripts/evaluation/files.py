@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_scripts.common.terminal import one_line
-from hub_scripts.common.whole_files import read_record, write_whole
+from trainers.files import read_record, write_record
 
 
 if TYPE_CHECKING:
@@ -179,4 +179,4 @@ def _file(folder: Path, one: "NamedSet") -> Path:
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
-    write_whole(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_record(file, content)

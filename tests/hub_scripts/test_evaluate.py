@@ -18,7 +18,7 @@ from modeling_coma import ComaForEmbedding, ComaProcessor
 from tests.mmeb_folders import NUMBER, v1_rows, visual_documents, write_mmeb
 from trainers.data.emoji import emoji_pairs, load_emoji
 from trainers.data.mmeb.sets import SETS
-from trainers.one_writer import one_writer
+from trainers.files import one_writer
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hub_scripts.common.folders import new_folder
-from trainers.one_writer import one_writer
+from trainers.files import one_writer
 
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -157,7 +157,7 @@ def test_logs_and_settings_may_lie_in_the_folder(finetune: Callable, tmp_path: P
 
 def test_a_second_writer_is_told(finetune: Callable, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    hold = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom trainers.one_writer import one_writer\n"
+    hold = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom trainers.files import one_writer\n"
     hold += f"with one_writer({str(out.resolve())!r}): print('holds', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -20,7 +20,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from trainers.one_writer import one_writer
+from trainers.files import one_writer
 
 
 __all__ = ["QAFiles", "QAOutput", "WrittenRow", "read_lines"]

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from trainers.one_writer import one_writer
+from trainers.files import one_writer
 
 
 HOLD = """
 import sys
-from trainers.one_writer import one_writer
+from trainers.files import one_writer
 with one_writer(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

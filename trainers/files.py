@@ -1,0 +1,132 @@
+"""How files are written: whole or not at all, by one process at a time, in folders that say what was begun in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+
+__all__ = ["begin_folder", "differences", "one_writer", "read_record", "whole_file", "write_record"]
+
+RECORD = "begun_with.json"
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    r"""
+    A file that is there whole or not at all.
+
+    Args:
+        path (`str` or `Path`): the file; its folder is made where there is none.
+
+    Yields:
+        `Path`: a file beside it to write to, which takes its place at the end, and is gone after an error.
+
+    Raises:
+        OSError: if it cannot be written, because the disk is full for instance; it names `path` and the way out.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        what = error.strerror or error
+        raise OSError(f"{path} cannot be written: {what}. Mend that and go on by the same command.") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_record(path: str | Path, content: Any) -> None:
+    """Writes what is JSON, whole or not at all; raises as [`whole_file`]."""
+    with whole_file(path) as file:
+        file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_record(path: str | Path, what: str) -> dict[str, Any]:
+    """
+    Reads a JSON object that [`write_record`] has written.
+
+    Args:
+        path (`str` or `Path`): the file, which is there.
+        what (`str`): what it should be, for the message.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is there already and is no {what}, or a damaged one ({error}): remove it, or write elsewhere."
+        ) from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is there already and is no {what}: remove it, or write elsewhere.")
+    return found
+
+
+def begin_folder(folder: str | Path, made_of: Mapping[str, Any]) -> None:
+    """
+    Begins a folder for what is made on the way, or goes on with it: a record in it says what it was begun with.
+
+    Args:
+        folder (`str` or `Path`): the folder.
+        made_of (`Mapping[str, Any]`): what its contents depend on, as JSON.
+
+    Raises:
+        ValueError: for a folder with other files, or that was begun with something else, which is named.
+    """
+    folder, ours = Path(folder), json.loads(json.dumps(made_of))
+    record = folder / RECORD
+    if not record.exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"{folder} is there already, and not from this command: move it, or write elsewhere.")
+        write_record(record, ours)
+        return
+    if other := differences(read_record(record, "record of this command"), ours):
+        raise ValueError(
+            f"{folder} was begun with another {'; '.join(other)}: remove it to begin anew, or write elsewhere."
+        )
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Names of what differs between two records, with both values where they are short."""
+    names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    return [f"{name} ({theirs.get(name)!r:.40}, now {ours.get(name)!r:.40})" for name in names]
+
+
+@contextmanager
+def one_writer(place: str | Path) -> Iterator[None]:
+    """
+    Holds a file or folder that is being written. The lock is the file `.NAME.lock` beside it, which is removed at the
+    end; that of a process that was killed stays, and holds nobody up.
+
+    Args:
+        place (`str` or `Path`): what is going to be written; it need not be there.
+
+    Raises:
+        ValueError: if another process writes it.
+    """
+    place = Path(place).absolute()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    file = place.with_name(f".{place.name}.lock")
+    lock = FileLock(file)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock.acquire(timeout=0))
+        except Timeout as error:
+            raise ValueError(f"Another process is writing {place}: wait for it, or write elsewhere.") from error
+        stack.callback(_remove, file)  # while it is held: whoever opened it before sees that it is gone, and retries
+        yield
+
+
+def _remove(file: Path) -> None:
+    with suppress(OSError):  # where an open file cannot be removed, it stays
+        file.unlink()
