@@ -154,7 +154,7 @@ def _evaluate(
     from accelerate.utils import broadcast_object_list
 
     from hub_scripts.evaluation.files import is_finished, write_scores
-    from trainers.encoding.shared import embed_shared
+    from trainers.encoding.encode import embed_shared
     from trainers.evaluation.retrieval import score_set
 
     task = one.read()

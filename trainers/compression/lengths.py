@@ -11,7 +11,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from modeling_coma import ComaProcessor
 from trainers.compression.collator import as_input, check_messages
 from trainers.data.images import without_decoding
-from trainers.encoding.encode import token_lengths
+from trainers.encoding.tokenize import token_lengths
 
 
 __all__ = ["add_lengths"]

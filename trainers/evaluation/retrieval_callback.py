@@ -13,7 +13,7 @@ from trainers.contrastive.trainer import ComaContrastiveTrainer
 from trainers.data.answers import Answers
 from trainers.data.items import ContrastiveInput, as_input
 from trainers.data.rows import ROW, BadRows
-from trainers.encoding.shared import embed_shared
+from trainers.encoding.encode import embed_shared
 from trainers.evaluation.metrics import Relevance, rank_embeddings, retrieval_metrics
 from trainers.evaluation.retrieval import rows_without
 from trainers.evaluation_rows import EVALUATION

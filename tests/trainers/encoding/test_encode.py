@@ -14,7 +14,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.encoding.encode import batches_by_length, embed_items, encode_batches, token_lengths
+from trainers.encoding.encode import batches_by_length, embed_items, encode_batches
+from trainers.encoding.tokenize import token_lengths
 
 
 Coma = tuple[ComaForEmbedding, ComaProcessor]
