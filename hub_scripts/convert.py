@@ -60,9 +60,10 @@ def _from_plain(arguments: argparse.Namespace) -> tuple[float, int]:
     with new_folder(arguments.out) as folder:
         model, processor = create_model(
             arguments.model,
-            count,
-            arguments.pooling or "mean",
-            {"shortest_edge": arguments.min_pixels, "longest_edge": arguments.max_pixels},
+            num_compression_tokens=count,
+            pooling=arguments.pooling or "mean",
+            min_pixels=arguments.min_pixels,
+            max_pixels=arguments.max_pixels,
             revision=arguments.revision,
             dtype=arguments.dtype,
         )
