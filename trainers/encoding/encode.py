@@ -23,9 +23,10 @@ from modeling_coma import ComaForEmbedding, ComaProcessor
 from modeling_coma.inputs_coma import to_rgb
 from trainers.distributed import gather_rows
 from trainers.encoding.tokenize import ItemReader, TokenizedRow, tokenize
+from trainers.samplers import pack
 
 
-__all__ = ["EncodedBatch", "batches_by_length", "embed_items", "embed_shared", "encode_batches"]
+__all__ = ["EncodedBatch", "embed_items", "embed_shared", "encode_batches"]
 
 WINDOW = 16384  # rows that are sorted by length at one time
 BAD_ROW = (ValueError, OSError)
@@ -165,6 +166,8 @@ def encode_batches(
         [`EncodedBatch`]: in an order that depends on the items and the budget alone; every row comes exactly once,
         with an embedding or as a failure. An embedding that is not finite is a failure.
     """
+    if batch_tokens < 1:
+        raise ValueError(f"batch_tokens={batch_tokens} must be 1 or more.")
     inputs = _Inputs(processor, ItemReader(items), names or partial(_row_name, first_row))
     loader = DataLoader(
         inputs,
@@ -183,23 +186,11 @@ def encode_batches(
         model.train(was_training)
 
 
-def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> list[list[int]]:
-    """Rows in batches, from the longest to the shortest; a batch has at most `batch_tokens` tokens with padding."""
-    if batch_tokens < 1:
-        raise ValueError(f"batch_tokens={batch_tokens} must be 1 or more.")
-    batches: list[list[int]] = []
-    for row in np.argsort(-lengths, kind="stable").tolist():
-        if not batches or (len(batches[-1]) + 1) * max(1, lengths[batches[-1][0]]) > batch_tokens:
-            batches.append([])
-        batches[-1].append(row)
-    return batches
-
-
 def _batches(processor: ComaProcessor, items: ItemReader, batch_tokens: int) -> Iterator[list[TokenizedRow]]:
     """All rows in batches, those of a window at a time."""
     for start in range(0, len(items), WINDOW):
         rows = list(tokenize(processor, items, range(start, min(start + WINDOW, len(items)))))
-        for batch in batches_by_length(np.array([row.length for row in rows]), batch_tokens):
+        for batch in pack([row.length for row in rows], batch_tokens, longest_first=True):
             yield [rows[number] for number in batch]
 
 
