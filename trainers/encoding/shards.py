@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,19 +21,24 @@ from transformers.utils import logging
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.data.images import image_key, images_of
-from trainers.encoding.encode import encode_batches
+from trainers.encoding.encode import EncodedBatch, encode_batches
 from trainers.files import whole_file
 
 
-__all__ = ["EmbeddingShards", "Part", "ShardFiles", "embed_in_shards", "open_shard", "parts_of"]
+__all__ = ["EmbeddingShards", "Part", "RowError", "ShardFiles", "ShardRows", "embed_in_shards", "open_shard"]
 
+DOCUMENTS_AT_A_TIME = 8192
 MADE_OF = b"made_of"
 DIGEST_BYTES = 16
 
 
+class RowError(ValueError):
+    """A row that cannot be embedded."""
+
+
 class Part(NamedTuple):
     """
-    What goes into a shard.
+    The rows of a shard.
 
     Args:
         items (`list`): what is embedded, as in [`~trainers.encoding.encode_batches`].
@@ -42,6 +48,27 @@ class Part(NamedTuple):
 
     items: list[Any]
     columns: Mapping[str, Sequence[Any]] = {}
+
+
+class ShardRows(NamedTuple):
+    """
+    Rows that are to be embedded, read some at a time.
+
+    Args:
+        num_rows (`int`): how many there are.
+        read (`Callable[[int, int], Part]`): those from one number up to, and without, another.
+        name (`Callable[[int], str]`, *optional*): what a row is called in messages; "Row 3" by default.
+    """
+
+    num_rows: int
+    read: Callable[[int, int], Part]
+    name: Callable[[int], str] = "Row {}".format
+
+    @classmethod
+    def of(cls, items: Sequence[Any]) -> ShardRows:
+        """Items without other columns; a method `name(number)` says what they are called."""
+        name = getattr(items, "name", "Row {}".format)
+        return cls(len(items), lambda start, stop: Part([items[row] for row in range(start, stop)]), name)
 
 
 class ShardFiles(NamedTuple):
@@ -94,80 +121,85 @@ class EmbeddingShards:
             taken[here] = self.arrays[shard][places[here]]
         return torch.from_numpy(taken)
 
-
-def parts_of(items: Sequence[Any], shard_rows: int) -> Iterator[Part]:
-    """Cuts items into parts of `shard_rows`; each is fetched when it is its turn."""
-    for start in range(0, len(items), shard_rows):
-        yield Part([items[place] for place in range(start, min(start + shard_rows, len(items)))])
+    def blocks(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, torch.FloatTensor]]:
+        """Rows by their numbers, some at a time, as [`~trainers.encoding.nearest.nearest_documents`] takes them."""
+        for start in range(0, len(rows), DOCUMENTS_AT_A_TIME):
+            some = rows[start : start + DOCUMENTS_AT_A_TIME]
+            yield some, self.take(some)
 
 
 def embed_in_shards(
     model: ComaForEmbedding,
     processor: ComaProcessor,
-    parts: Iterable[Part],
+    rows: ShardRows,
     folder: Path,
     *,
-    num_rows: int,
     made_by: str,
-    names: Callable[[int], str] = "Row {}".format,
+    shard_rows: int = 8192,
     skip_errors: bool = False,
-    advice: str = "",
     description: str = "Embedding",
-    batch_tokens: int = 16384,
-    num_workers: int = 0,
+    **options: Any,
 ) -> ShardFiles:
     r"""
-    Embeds items file by file, with a progress bar. Files that are there already, whole, of the same items and of the
+    Embeds rows file by file, with a progress bar. Files that are there already, whole, of the same rows and of the
     same model, are kept.
 
     Args:
         model ([`ComaForEmbedding`]), processor ([`ComaProcessor`]): make the embeddings.
-        parts (`Iterable[Part]`): what goes into each shard. Of an image in a file, its size and time count, too.
+        rows ([`ShardRows`]): what is embedded. Of an image in a file, the size and the time count, too.
         folder (`Path`): for the files.
-        num_rows (`int`): rows of all parts.
         made_by (`str`): what the model and its settings are known by.
-        names (`Callable`, *optional*): what an item is called in messages, by its number; "Row 3" by default.
+        shard_rows (`int`, *optional*, defaults to 8192): rows of a file.
         skip_errors (`bool`, *optional*, defaults to `False`): whether rows that cannot be embedded are stored without
             an embedding and with what is wrong.
-        advice (`str`, *optional*): what stands after an error about a row.
         description (`str`, *optional*, defaults to `"Embedding"`): what stands before the progress bar.
-        batch_tokens, num_workers: of [`~trainers.encoding.encode_batches`].
+        options: `batch_tokens` and `num_workers` of [`~trainers.encoding.encode_batches`].
 
     Returns:
         [`ShardFiles`]
 
     Raises:
-        ValueError: for an item that cannot be embedded, with its name.
+        RowError: for a row that cannot be embedded, with its name; it is a `ValueError`.
         MemoryError: if the accelerator has too little memory.
         OSError: if a file cannot be written.
     """
-    files, num_embedded, first = [], 0, 0
-    options = {"batch_tokens": batch_tokens, "num_workers": num_workers}
-    with logging.tqdm(total=num_rows, desc=description, unit="row", smoothing=0.05) as progress:
-        for items, columns in parts:
-            files.append(folder / f"{first:012d}.arrow")
-            made_of = _digest_of_part(made_by, items, columns)
-            if _is_kept(files[-1], made_of, skip_errors):
-                progress.total -= len(items)
+    files, num_embedded = [], 0
+    with logging.tqdm(total=rows.num_rows, desc=description, unit="row", smoothing=0.05) as progress:
+        for start in range(0, rows.num_rows, shard_rows):
+            part = rows.read(start, min(start + shard_rows, rows.num_rows))
+            file = folder / f"{start:012d}.arrow"
+            files.append(file)
+            made_of = _digest_of_part(made_by, part)
+            if _is_kept(file, made_of, skip_errors):
+                progress.total -= len(part.items)
                 progress.refresh()
-            else:
-                embeddings, errors = np.full((len(items), model.config.hidden_size), np.nan, dtype=np.float32), {}
-                paths = columns.get("image", [None] * len(items))
-                named = {"names": lambda place, first=first: names(first + place)}
-                try:
-                    for batch in encode_batches(model, processor, items, **named, **options):
-                        errors |= {row: _with_path(error, paths[row]) for row, error in batch.failures.items()}
-                        if errors and not skip_errors:
-                            raise ValueError(f"{errors[min(errors)].rstrip('.?')}.{advice}")
-                        embeddings[batch.rows] = batch.embeddings.numpy()
-                        progress.update(len(batch.rows) + len(batch.failures))
-                except torch.OutOfMemoryError as error:
-                    hint = f"Go on by the same command with fewer --batch-tokens than {batch_tokens}."
-                    raise MemoryError(hint) from error
-                _write_shard(files[-1], embeddings, errors, columns, made_of)
-                num_embedded += len(items) - len(errors)
-            first += len(items)
+                continue
+            names = partial(_name, rows.name, start)
+            batches = encode_batches(model, processor, part.items, names=names, **options)
+            embeddings = np.full((len(part.items), model.config.hidden_size), np.nan, dtype=np.float32)
+            errors = _fill(embeddings, part, batches, skip_errors, progress)
+            _write_shard(file, part, embeddings, errors, made_of)
+            num_embedded += len(part.items) - len(errors)
     return ShardFiles(files, num_embedded)
+
+
+def _fill(
+    embeddings: np.ndarray, part: Part, batches: Iterator[EncodedBatch], skip_errors: bool, progress: Any
+) -> dict[int, str]:
+    """Takes the embeddings of a part, and gives, by place, what is wrong with rows that have none."""
+    errors = {}
+    paths = part.columns.get("image", [None] * len(embeddings))
+    try:
+        for batch in batches:
+            for row, error in batch.failures.items():
+                errors[row] = _with_path(error, paths[row])
+            if errors and not skip_errors:
+                raise RowError(errors[min(errors)])
+            embeddings[batch.rows] = batch.embeddings.numpy()
+            progress.update(len(batch.rows) + len(batch.failures))
+    except torch.OutOfMemoryError as error:
+        raise MemoryError("Go on by the same command with fewer --batch-tokens.") from error
+    return errors
 
 
 def open_shard(file: Path) -> pa.Table:
@@ -189,22 +221,20 @@ def open_shard(file: Path) -> pa.Table:
 
 
 def _is_kept(file: Path, made_of: str, with_errors: bool) -> bool:
+    """Whether a shard is there, whole, of these rows, and with no row without an embedding unless there may be."""
     try:
         shard = open_shard(file)
     except ValueError:
         return False
-    return shard.schema.metadata[MADE_OF] == made_of.encode() and (
-        with_errors or shard["error"].null_count == len(shard)
-    )
+    is_same = shard.schema.metadata[MADE_OF] == made_of.encode()
+    return is_same and (with_errors or shard["error"].null_count == len(shard))
 
 
-def _write_shard(
-    file: Path, embeddings: np.ndarray, errors: dict[int, str], columns: Mapping[str, Sequence[Any]], made_of: str
-) -> None:
+def _write_shard(file: Path, part: Part, embeddings: np.ndarray, errors: dict[int, str], made_of: str) -> None:
     flat = pa.array(embeddings.reshape(-1))
     table = pa.table(
         {
-            **{name: list(map(_storable, values)) for name, values in columns.items()},
+            **{name: list(map(_storable, values)) for name, values in part.columns.items()},
             "embedding": pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1]),
             "error": pa.array([_storable(errors.get(row)) for row in range(len(embeddings))], pa.string()),
         }
@@ -218,6 +248,10 @@ def _write_shard(
         temporary.write_bytes(b"".join([content, _digest(content)]))
 
 
+def _name(names: Callable[[int], str], start: int, place: int) -> str:
+    return names(start + place)
+
+
 def _storable(value: Any) -> Any:
     """A text that can be written; halves of surrogate pairs and bytes of other encodings become escapes."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
@@ -228,15 +262,15 @@ def _with_path(error: str, path: str | None) -> str:
     return error if path is None or path in error else f"{error.removesuffix('.')}; the image is {path!r}."
 
 
-def _digest_of_part(made_by: str, items: list[Any], columns: Mapping[str, Sequence[Any]]) -> str:
+def _digest_of_part(made_by: str, part: Part) -> str:
     """What a shard is known by: the model, the texts, and the images or the state of their files."""
-    states = [_file_state(image) for item in items for _, image in images_of(item)]
-    content = json.dumps([made_by, items, states, columns], default=_known_by)
+    states = [_file_state(image) for item in part.items for _, image in images_of(item)]
+    content = json.dumps([made_by, part.items, states, part.columns], default=_known_by)
     return _digest(content.encode()).hex()
 
 
 def _known_by(value: Any) -> str:
-    return str(value) if isinstance(value, ValueError | range) else image_key(value)
+    return str(value) if isinstance(value, ValueError | Path) else image_key(value)
 
 
 def _file_state(image: Any) -> tuple[int, int] | None:

@@ -66,8 +66,8 @@ class PairIndex(NamedTuple):
     What stands where, and what belongs to what.
 
     Args:
-        query_keys, document_keys (`list[int]`): hashes of different queries (with their instruction) and documents.
-        query_places, document_places (`list[Place]`): where each of them is, one place of several.
+        query_places, document_places (`list[Place]`): where each different query (with its instruction) and each
+            different document is, one place of several.
         queries, positives (`np.ndarray` of shape `(num_rows,)`): number of the query and of the positive of each row.
         negatives (`list[list[int]]`): numbers of the negatives that each row has already.
         known (`Sequence[np.ndarray]`): by query, sorted numbers of documents that are none of its negatives: positives
@@ -77,8 +77,6 @@ class PairIndex(NamedTuple):
         sources (`list[str | None]`): of each row.
     """
 
-    query_keys: list[int]
-    document_keys: list[int]
     query_places: list[Place]
     document_places: list[Place]
     queries: np.ndarray
@@ -136,8 +134,6 @@ def index_pairs(rows: Dataset | Iterable[dict[str, Any]], instructions: dict[str
         groups.append(values.get("group"))
     equal = [documents.of.get(content) for content in contents]
     return PairIndex(
-        query_keys=list(queries.of),
-        document_keys=list(documents.of),
         query_places=queries.first,
         document_places=documents.first,
         queries=np.array(query_of, dtype=np.int64),
