@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +29,7 @@ __all__ = ["EncodedBatch", "embed_items", "embed_shared", "encode_batches"]
 
 WINDOW = 16384  # rows that are sorted by length at one time
 BAD_ROW = (ValueError, OSError)
+ROW = "Row {}".format  # what a row is called in messages, by its number
 
 # Rows, their tensors, and by place what is wrong with others.
 _Batch = tuple[list[TokenizedRow], dict[str, torch.Tensor], dict[int, str]]
@@ -58,7 +58,7 @@ def embed_items(
     batch_tokens: int = 16384,
     num_workers: int = 0,
     description: str = "Embedding",
-    names: Callable[[int], str] | None = None,
+    names: Callable[[int], str] = ROW,
     failures: dict[int, str] | None = None,
 ) -> torch.FloatTensor:
     r"""
@@ -75,7 +75,7 @@ def embed_items(
             longer is a batch of its own.
         num_workers (`int`, *optional*, defaults to 0): processes that decode and preprocess.
         description (`str`, *optional*, defaults to `"Embedding"`): what stands before the progress bar.
-        names (`Callable`, *optional*): what an item is called in messages, by its place; "Row 3" by default.
+        names (`Callable`, *optional*): what an item is called in messages, by its number; "Row 3" by default.
         failures (`dict[int, str]`, *optional*): takes, by place, what is wrong with items that cannot be embedded,
             whose embeddings then are NaN. Without it the first of them is an error.
 
@@ -108,7 +108,7 @@ def embed_shared(
     processor: ComaProcessor,
     items: Sequence[Any],
     *,
-    names: Callable[[int], str] | None = None,
+    names: Callable[[int], str] = ROW,
     failures: dict[int, str] | None = None,
     **options: Any,
 ) -> torch.FloatTensor:
@@ -130,13 +130,13 @@ def embed_shared(
         return embed_items(model, processor, items, names=names, failures=failures, **options)
     places = [range(rank, len(items), dist.get_world_size()) for rank in range(dist.get_world_size())]
     own = places[dist.get_rank()]
-    name, own_failures = names or partial(_row_name, 0), None if failures is None else {}
-    options |= {"names": lambda number: name(own[number]), "failures": own_failures}
+    options["names"] = lambda number: names(own[number])
+    options["failures"] = None if failures is None else {}
     embeddings = embed_items(model, processor, Subset(items, own), **options)
     gathered, _ = gather_rows(embeddings.to(model.device))
     if failures is not None:
         of_all: list[dict[int, str]] = [{} for _ in places]
-        dist.all_gather_object(of_all, {own[number]: reason for number, reason in own_failures.items()})
+        dist.all_gather_object(of_all, {own[number]: reason for number, reason in options["failures"].items()})
         for found in of_all:
             failures.update(found)
     order = torch.tensor([place for of_process in places for place in of_process])
@@ -151,7 +151,7 @@ def encode_batches(
     batch_tokens: int = 16384,
     num_workers: int = 0,
     first_row: int = 0,
-    names: Callable[[int], str] | None = None,
+    names: Callable[[int], str] = ROW,
 ) -> Iterator[EncodedBatch]:
     r"""
     Embeds items batch by batch, the longest first (of every 16384): what does not fit into memory fails at once.
@@ -160,7 +160,7 @@ def encode_batches(
         model, processor, items, batch_tokens, num_workers: as in [`embed_items`]. A `ValueError` among the items is
             the reason why one could not be read.
         first_row (`int`, *optional*, defaults to 0): number of the first item, for the messages about bad rows.
-        names (`Callable`, *optional*): what an item is called in them, by its place; "Row 3" by default.
+        names (`Callable`, *optional*): what an item is called in them, by its number; "Row 3" by default.
 
     Yields:
         [`EncodedBatch`]: in an order that depends on the items and the budget alone; every row comes exactly once,
@@ -168,7 +168,7 @@ def encode_batches(
     """
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens={batch_tokens} must be 1 or more.")
-    inputs = _Inputs(processor, ItemReader(items), names or partial(_row_name, first_row))
+    inputs = _Inputs(processor, ItemReader(items), first_row, names)
     loader = DataLoader(
         inputs,
         sampler=_batches(processor, inputs.items, batch_tokens),
@@ -210,8 +210,10 @@ class _KnownIds:
 class _Inputs(torch.utils.data.Dataset):
     """Tensors of batches of tokenized rows, with the rows in them and what is wrong with others."""
 
-    def __init__(self, processor: ComaProcessor, items: ItemReader, names: Callable[[int], str]) -> None:
-        self.processor, self.items, self.names = processor, items, names
+    def __init__(
+        self, processor: ComaProcessor, items: ItemReader, first_row: int, names: Callable[[int], str]
+    ) -> None:
+        self.processor, self.items, self.first_row, self.names = processor, items, first_row, names
 
     def __getitem__(self, batch: list[TokenizedRow]) -> _Batch:
         failures = {row.place: self.named(row.place, row.error) for row in batch if row.error is not None}
@@ -238,7 +240,7 @@ class _Inputs(torch.utils.data.Dataset):
 
     def named(self, place: int, error: Exception) -> str:
         """What is wrong with a row, by its name, and with which image of several."""
-        name = f"{self.names(place)}{self._bad_image(place)}"
+        name = f"{self.names(self.first_row + place)}{self._bad_image(place)}"
         message, replaced = re.subn(r"^Row 0\b", lambda _: name, str(error))
         is_named = replaced or message.startswith(name)  # whoever has read it may have named it
         return message if is_named else f"{name}: {message.replace(' of row 0', '')}"
@@ -256,12 +258,9 @@ class _Inputs(torch.utils.data.Dataset):
         return ""
 
     def describe(self, rows: list[TokenizedRow]) -> str:
-        """Names of the first rows of a batch."""
-        names = [self.names(row.place) for row in rows[:8]]
-        more = " …" if len(rows) > 8 else ""
-        if all(re.fullmatch(r"Row \d+", name) for name in names):
-            return f"the rows [{', '.join(name.removeprefix('Row ') for name in names)}]{more}"
-        return ", ".join(names) + more
+        """The first rows of a batch by their names."""
+        names = [self.names(self.first_row + row.place).removeprefix("Row ") for row in rows]
+        return f"the rows [{', '.join(names[:8])}]{' …' if len(names) > 8 else ''}"
 
 
 def _encoded(
@@ -287,10 +286,6 @@ def _encoded(
         if not embeddings:  # it is rather the model that is to blame
             failures |= dict.fromkeys((row.place for row in rows), whole)
     return EncodedBatch(list(embeddings), torch.cat([_embed(model, {}), *embeddings.values()]), failures)
-
-
-def _row_name(first_row: int, place: int) -> str:
-    return f"Row {first_row + place}"
 
 
 @torch.no_grad()

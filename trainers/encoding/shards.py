@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,19 +20,15 @@ from transformers.utils import logging
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.data.images import image_key, images_of
-from trainers.encoding.encode import EncodedBatch, encode_batches
+from trainers.encoding.encode import ROW, EncodedBatch, encode_batches
 from trainers.files import whole_file
 
 
-__all__ = ["EmbeddingShards", "Part", "RowError", "ShardFiles", "ShardRows", "embed_in_shards", "open_shard"]
+__all__ = ["EmbeddingShards", "Part", "ShardRows", "embed_in_shards", "open_shard"]
 
 DOCUMENTS_AT_A_TIME = 8192
 MADE_OF = b"made_of"
 DIGEST_BYTES = 16
-
-
-class RowError(ValueError):
-    """A row that cannot be embedded."""
 
 
 class Part(NamedTuple):
@@ -57,31 +52,20 @@ class ShardRows(NamedTuple):
     Args:
         num_rows (`int`): how many there are.
         read (`Callable[[int, int], Part]`): those from one number up to, and without, another.
-        name (`Callable[[int], str]`, *optional*): what a row is called in messages; "Row 3" by default.
+        names (`Callable[[int], str]`, *optional*): what a row is called in messages; "Row 3" by default.
+        way_out (`str`, *optional*): what is said to who has a bad row.
     """
 
     num_rows: int
     read: Callable[[int, int], Part]
-    name: Callable[[int], str] = "Row {}".format
+    names: Callable[[int], str] = ROW
+    way_out: str = "Mend it and go on by the same command."
 
     @classmethod
     def of(cls, items: Sequence[Any]) -> ShardRows:
         """Items without other columns; a method `name(number)` says what they are called."""
-        name = getattr(items, "name", "Row {}".format)
-        return cls(len(items), lambda start, stop: Part([items[row] for row in range(start, stop)]), name)
-
-
-class ShardFiles(NamedTuple):
-    """
-    Shards that are there.
-
-    Args:
-        files (`list[Path]`): in order.
-        num_embedded (`int`): rows that have been embedded now, and not before.
-    """
-
-    files: list[Path]
-    num_embedded: int
+        names = getattr(items, "name", ROW)
+        return cls(len(items), lambda start, stop: Part([items[row] for row in range(start, stop)]), names)
 
 
 class EmbeddingShards:
@@ -139,7 +123,7 @@ def embed_in_shards(
     skip_errors: bool = False,
     description: str = "Embedding",
     **options: Any,
-) -> ShardFiles:
+) -> tuple[list[Path], int]:
     r"""
     Embeds rows file by file, with a progress bar. Files that are there already, whole, of the same rows and of the
     same model, are kept.
@@ -156,10 +140,10 @@ def embed_in_shards(
         options: `batch_tokens` and `num_workers` of [`~trainers.encoding.encode_batches`].
 
     Returns:
-        [`ShardFiles`]
+        `tuple[list[Path], int]`: the shards in order, and how many rows have been embedded now, and not before.
 
     Raises:
-        RowError: for a row that cannot be embedded, with its name; it is a `ValueError`.
+        ValueError: for a row that cannot be embedded, with its name.
         MemoryError: if the accelerator has too little memory.
         OSError: if a file cannot be written.
     """
@@ -174,17 +158,16 @@ def embed_in_shards(
                 progress.total -= len(part.items)
                 progress.refresh()
                 continue
-            names = partial(_name, rows.name, start)
-            batches = encode_batches(model, processor, part.items, names=names, **options)
+            batches = encode_batches(model, processor, part.items, first_row=start, names=rows.names, **options)
             embeddings = np.full((len(part.items), model.config.hidden_size), np.nan, dtype=np.float32)
-            errors = _fill(embeddings, part, batches, skip_errors, progress)
+            errors = _fill(embeddings, part, batches, progress, None if skip_errors else rows.way_out)
             _write_shard(file, part, embeddings, errors, made_of)
             num_embedded += len(part.items) - len(errors)
-    return ShardFiles(files, num_embedded)
+    return files, num_embedded
 
 
 def _fill(
-    embeddings: np.ndarray, part: Part, batches: Iterator[EncodedBatch], skip_errors: bool, progress: Any
+    embeddings: np.ndarray, part: Part, batches: Iterable[EncodedBatch], progress: Any, way_out: str | None
 ) -> dict[int, str]:
     """Takes the embeddings of a part, and gives, by place, what is wrong with rows that have none."""
     errors = {}
@@ -192,9 +175,10 @@ def _fill(
     try:
         for batch in batches:
             for row, error in batch.failures.items():
-                errors[row] = _with_path(error, paths[row])
-            if errors and not skip_errors:
-                raise RowError(errors[min(errors)])
+                named = paths[row] is None or paths[row] in error
+                errors[row] = error if named else f"{error.removesuffix('.')}; the image is {paths[row]!r}."
+            if errors and way_out is not None:
+                raise ValueError(f"{errors[min(errors)].rstrip('.?')}. {way_out}")
             embeddings[batch.rows] = batch.embeddings.numpy()
             progress.update(len(batch.rows) + len(batch.failures))
     except torch.OutOfMemoryError as error:
@@ -248,18 +232,9 @@ def _write_shard(file: Path, part: Part, embeddings: np.ndarray, errors: dict[in
         temporary.write_bytes(b"".join([content, _digest(content)]))
 
 
-def _name(names: Callable[[int], str], start: int, place: int) -> str:
-    return names(start + place)
-
-
 def _storable(value: Any) -> Any:
     """A text that can be written; halves of surrogate pairs and bytes of other encodings become escapes."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-
-
-def _with_path(error: str, path: str | None) -> str:
-    """What is wrong with a row, and with which file."""
-    return error if path is None or path in error else f"{error.removesuffix('.')}; the image is {path!r}."
 
 
 def _digest_of_part(made_by: str, part: Part) -> str:

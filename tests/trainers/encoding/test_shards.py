@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from trainers.encoding.encode import embed_items
-from trainers.encoding.shards import EmbeddingShards, Part, RowError, ShardRows, embed_in_shards, open_shard
+from trainers.encoding.shards import EmbeddingShards, Part, ShardRows, embed_in_shards, open_shard
 
 
 TEXTS = [f"{'a little ' * (place % 4)}apple number {place}" for place in range(11)]
@@ -19,7 +19,7 @@ TEXTS = [f"{'a little ' * (place % 4)}apple number {place}" for place in range(1
 def embed(coma: tuple, folder: Path, items: list = TEXTS, made_by: str = "m", **options: object) -> torch.Tensor:
     rows = items if isinstance(items, ShardRows) else ShardRows.of(items)
     options = {"shard_rows": 4, "batch_tokens": 60, **options}
-    files = embed_in_shards(*coma, rows, folder, made_by=made_by, **options).files
+    files, _ = embed_in_shards(*coma, rows, folder, made_by=made_by, **options)
     assert set(files) <= set(folder.iterdir())
     return EmbeddingShards.open(files).take(np.arange(rows.num_rows))
 
@@ -40,7 +40,7 @@ def test_as_from_embed_items(make_coma: Callable, tmp_path: Path) -> None:
 
 def test_what_is_there_is_kept(make_coma: Callable, tmp_path: Path) -> None:
     coma = make_coma()
-    with pytest.raises(RowError, match="^Row 9"):
+    with pytest.raises(ValueError, match="^Row 9"):
         embed(coma, tmp_path, [*TEXTS[:9], {"image": "nothing.png"}, TEXTS[10]])
     before = states(tmp_path)
     assert len(before) == 2
@@ -92,7 +92,7 @@ def test_rows_without_an_embedding_are_for_skipping_only(make_coma: Callable, tm
     def read(start: int, stop: int) -> Part:
         return Part(items[start:stop], {name: list(values)[start:stop] for name, values in columns.items()})
 
-    with pytest.raises(RowError, match="^Row 1 of a table: it is odd"):
+    with pytest.raises(ValueError, match="^Row 1 of a table: it is odd"):
         embed(coma, tmp_path, ShardRows(4, read))
     files, number = embed_in_shards(*coma, ShardRows(4, read), tmp_path, made_by="m", skip_errors=True)
     table = open_shard(files[0])
@@ -101,8 +101,8 @@ def test_rows_without_an_embedding_are_for_skipping_only(make_coma: Callable, tm
     errors = table["error"].to_pylist()
     assert errors[:2] + errors[3:] == [None, "Row 1 of a table: it is odd.", None]
     assert errors[2].startswith("Row 2: cannot decode") and errors[2].endswith("; the image is 'c.png'.")
-    assert embed_in_shards(*coma, ShardRows(4, read), tmp_path, made_by="m", skip_errors=True).num_embedded == 0
-    with pytest.raises(RowError, match="^Row 1 of a table"):
+    assert embed_in_shards(*coma, ShardRows(4, read), tmp_path, made_by="m", skip_errors=True)[1] == 0
+    with pytest.raises(ValueError, match="^Row 1 of a table"):
         embed_in_shards(*coma, ShardRows(4, read), tmp_path, made_by="m")
 
 
