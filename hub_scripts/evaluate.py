@@ -49,11 +49,14 @@ def main(argv: list[str]) -> int:
     options["sets"] = options["sets"].split(",") if options["sets"] else None
 
     from accelerate import PartialState
+    from transformers.utils import logging
 
     from hub_scripts.evaluation.files import results_table
 
+    state = PartialState(cpu=arguments.device == "cpu")
+    if not state.is_main_process:
+        logging.disable_progress_bar()
     results = evaluate_model(**options, report=lambda line: print(one_line(line), flush=True))
-    state = PartialState()
     if state.is_main_process:
         lines = [*results_table(results), f"results  {arguments.output / 'results.json'}"]
         print(*map(one_line, lines), sep="\n")
@@ -119,27 +122,24 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
         >>> results["metrics"]["retrieval"]["shop"]["hit@1"]
     """
     from accelerate import PartialState
-    from transformers.utils import logging
 
     from hub_scripts.common.loading import load_model
     from hub_scripts.evaluation.data import open_sets
     from hub_scripts.evaluation.files import ResultsFolder, model_settings
     from trainers.files import one_writer
 
-    places = [data] if isinstance(data, str | Path) else data
-    named_sets = open_sets(map(str, places), sets, image_root, instructions, among_all, on_bad_row)
+    data = [data] if isinstance(data, str | Path) else data
+    named_sets = open_sets(map(str, data), sets, image_root, instructions, among_all, on_bad_row)
     state = PartialState(cpu=device == "cpu")
-    if not state.is_main_process:
-        logging.disable_progress_bar()
-    report = report if report is not None and state.is_main_process else lambda line: None
+    if report is None or not state.is_main_process:
+        report = _say_nothing
     with ExitStack() as stack:
         _on_main(state, lambda: stack.enter_context(one_writer(output)))
         coma = load_model(model, dtype, str(state.device) if state.num_processes > 1 else device)
-        settings = model_settings(model, *coma)
+        settings = model_settings(model, *coma) | {"candidates": "all" if among_all else "own"}
         settings["instructions"] = {source or "": text for source, text in (instructions or {}).items()}
-        settings["candidates"] = "all" if among_all else "own"
-        if on_bad_row != "raise":
-            settings["on_bad_row"] = on_bad_row
+        if on_bad_row == "skip":
+            settings["on_bad_row"] = "skip"
         folder = ResultsFolder(output, settings)
         _on_main(state, lambda: folder.check(named_sets))
         options = {"skip_bad_rows": on_bad_row == "skip", "batch_tokens": batch_tokens, "num_workers": num_workers}
@@ -147,6 +147,10 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
             report(f"{named_set.name} ({number} of {len(named_sets)})")
             _evaluate(named_set, coma, folder, state, report, options)
         return _on_main(state, lambda: folder.write_results(named_sets, coma[0]))
+
+
+def _say_nothing(line: str) -> None:
+    """The report that nobody asked for."""
 
 
 def _evaluate(

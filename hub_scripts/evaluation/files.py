@@ -6,7 +6,6 @@ what it may keep, `versions`, `commit`, and `means`.
 """
 
 import json
-import platform
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from hub_scripts.cli import coma_version
 from hub_scripts.evaluation.data import OWN, NamedSet
-from hub_scripts.hub.clean_load import library_versions
-from hub_scripts.hub.identity import identity, rounded
+from hub_scripts.hub.clean_load import LIBRARIES, library_versions
+from hub_scripts.hub.golden import identity
 from trainers.data.mmeb.sets import PAGE_INSTRUCTION, QUERY_INSTRUCTION, SETS, groups_of
 from trainers.files import read_record, write_record
 
@@ -29,10 +28,8 @@ __all__ = ["ResultsFolder", "git_commit", "model_settings", "results_table"]
 
 def model_settings(name: str, model: "ComaForEmbedding", processor: "ComaProcessor") -> dict[str, Any]:
     """Everything that scores depend on besides the data, the model as it is known on other machines too."""
-    known = identity(name, model, processor)
     return {
-        **known,
-        "probe": rounded(known["probe"]),
+        **identity(name, model, processor),
         "embedding_dimension": model.config.hidden_size,
         "prompts": {"visdoc query": QUERY_INSTRUCTION, "visdoc page": PAGE_INSTRUCTION, "image": "those of the data"},
     }
@@ -160,7 +157,7 @@ def _git(*words: str) -> str | None:
 
 
 def _made_by() -> dict[str, Any]:
-    versions = {"coma": coma_version(), "python": platform.python_version(), **library_versions()}
+    versions = {"coma": coma_version(), **library_versions((*LIBRARIES, "datasets"))}
     return {"versions": versions, "commit": git_commit()}
 
 
