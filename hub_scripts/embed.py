@@ -22,17 +22,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from hub_scripts.common.arguments import add_model_options, command_parser, positive, whole
+from hub_scripts.common.arguments import add_encode_options, command_parser
 from hub_scripts.common.terminal import one_line
 from trainers.files import RECORD
 
 
 if TYPE_CHECKING:
     from hub_scripts.embedding.corpus import Corpus
-    from trainers.encoding.shards import Part, ShardFiles
+    from trainers.encoding.shards import Part
 
 
 __all__ = ["EmbeddedTable", "embed_table", "main"]
+
+
+WAY_OUT = "Mend it and go on by the same command, or add --on-error skip."
 
 
 class EmbeddedTable(NamedTuple):
@@ -41,21 +44,19 @@ class EmbeddedTable(NamedTuple):
 
     Args:
         num_rows (`int`): rows of the file, each with an embedding.
-        dim (`int`): numbers of an embedding.
         num_embedded (`int`): rows that were embedded now, and not before an interruption.
         seconds (`float`): how long that took, without loading the model.
-        num_skipped (`int`): rows that could not be embedded.
-        skipped (`Path`): the list of them, if there are any.
+        num_skipped (`int`): rows that could not be embedded; they are listed in `OUT.skipped.jsonl`.
         num_left_alone (`int`): files of a folder that are no images.
+        model (`dict`): what the file has in its metadata about the model, its `dim` among it.
     """
 
     num_rows: int
-    dim: int
     num_embedded: int
     seconds: float
     num_skipped: int
-    skipped: Path
     num_left_alone: int
+    model: dict[str, Any]
 
 
 def main(argv: list[str]) -> int:
@@ -64,11 +65,11 @@ def main(argv: list[str]) -> int:
     made = embed_table(**vars(arguments))
     if made.num_left_alone:
         print(f"{made.num_left_alone} files of {one_line(arguments.data)} are no images and are left alone")
-    print(f"{made.num_rows} rows of {made.dim} numbers in {one_line(arguments.out)}")
+    print(f"{made.num_rows} rows of {made.model['dim']} numbers in {one_line(arguments.out)}")
     rate = f"{made.num_embedded / made.seconds:.1f} a second"
     print(f"{made.num_embedded} embedded now, in {made.seconds:.1f} s: {rate}")
     if made.num_skipped:
-        print(f"{made.num_skipped} rows skipped, listed in {one_line(made.skipped)}")
+        print(f"{made.num_skipped} rows skipped, listed in {one_line(_beside(arguments.out, 'skipped.jsonl'))}")
     return 0
 
 
@@ -118,60 +119,52 @@ def embed_table(  # noqa: PLR0913 - what can be set
     """
     from hub_scripts.common.loading import load_model
     from hub_scripts.embedding.corpus import Columns, open_corpus
-    from hub_scripts.embedding.index import write_index
-    from hub_scripts.embedding.model_record import model_differences, model_record
-    from trainers.files import begin_folder, one_writer
+    from trainers.files import one_writer
 
     if on_error not in ("raise", "skip") or part_rows < 1:
         raise ValueError(f"on_error={on_error!r} is raise or skip, and part_rows={part_rows} 1 or more.")
-    out = Path(out)
-    parts, skipped = out.with_name(f"{out.name}.parts"), out.with_name(f"{out.name}.skipped.jsonl")
+    out, columns = Path(out), Columns(id_column, text_column, image_column)
+    made_of = {"inputs": os.path.abspath(data), "columns": list(columns), "part_rows": part_rows}
+    made_of["image_root"] = image_root and os.path.abspath(image_root)
+    options = {"batch_tokens": batch_tokens, "num_workers": num_workers, "skip_errors": on_error == "skip"}
     with one_writer(out):
-        _check_free(out, skipped, parts)
-        corpus = open_corpus(Path(data), Columns(id_column, text_column, image_column), image_root)
-        coma = load_model(model, dtype, device)
-        started = time.perf_counter()
-        metadata = model_record(model, *coma)
-        settings = {
-            "inputs": os.path.abspath(data),
-            "columns": [id_column, text_column, image_column],
-            "image_root": None if image_root is None else os.path.abspath(image_root),
-            "part_rows": part_rows,
-        }
-        begin_folder(parts, {**metadata, **settings}, compare=model_differences)
-        options = {"batch_tokens": batch_tokens, "num_workers": num_workers, "skip_errors": on_error == "skip"}
-        options |= {"made_by": json.dumps(metadata["probe"]), "shard_rows": part_rows}
-        shards = _embed_parts(corpus, coma, parts, options)
-        num_rows, num_skipped = write_index(out, shards.files, skipped, metadata)
-        _remove(parts, shards.files)
-    return EmbeddedTable(
-        num_rows=num_rows,
-        dim=metadata["dim"],
-        num_embedded=shards.num_embedded,
-        seconds=time.perf_counter() - started,
-        num_skipped=num_skipped,
-        skipped=skipped,
-        num_left_alone=corpus.left_alone,
-    )
+        _check_free(out)
+        corpus = open_corpus(Path(data), columns, image_root)
+        return _embed(corpus, out, model, load_model(model, dtype, device), made_of, options)
 
 
-def _check_free(out: Path, skipped: Path, parts: Path) -> None:
+def _check_free(out: Path) -> None:
     """Raises `ValueError` for what would be overwritten, before a model is loaded; what was begun has a record."""
-    is_begun = (parts / RECORD).exists()
-    for path in [out] if is_begun else [out, skipped]:
+    is_begun = (_beside(out, "parts") / RECORD).exists()
+    for path in [out] if is_begun else [out, _beside(out, "skipped.jsonl")]:
         if os.path.lexists(path):
             raise ValueError(f"{path} is there already, of another run, and nothing is overwritten: remove it first.")
 
 
-def _embed_parts(corpus: "Corpus", coma: tuple, parts: Path, options: dict[str, Any]) -> "ShardFiles":
-    from trainers.encoding.shards import RowError, ShardRows, embed_in_shards
+def _beside(out: Path, ending: str) -> Path:
+    return out.with_name(f"{out.name}.{ending}")
 
-    rows = ShardRows(corpus.num_rows, partial(_read_part, corpus))
-    try:
-        return embed_in_shards(*coma, rows, parts, **options)
-    except RowError as error:
-        way_out = "Mend it and go on by the same command, or add --on-error skip."
-        raise ValueError(f"{str(error).rstrip('.?')}. {way_out}") from error
+
+def _embed(
+    corpus: "Corpus", out: Path, name: str, coma: tuple, made_of: dict[str, Any], options: dict[str, Any]
+) -> EmbeddedTable:
+    from hub_scripts.embedding.index import write_index
+    from hub_scripts.embedding.model_record import begin_shards
+    from trainers.encoding.shards import ShardRows, embed_in_shards
+
+    started = time.perf_counter()
+    parts = _beside(out, "parts")
+    record = begin_shards(parts, name, coma, made_of)
+    options |= {"made_by": json.dumps(record["probe"]), "shard_rows": made_of["part_rows"]}
+    rows = ShardRows(corpus.num_rows, partial(_read_part, corpus), way_out=WAY_OUT)
+    files, num_embedded = embed_in_shards(*coma, rows, parts, **options)
+    num_rows, num_skipped = write_index(out, files, _beside(out, "skipped.jsonl"), record)
+    for file in [*files, parts / RECORD]:
+        file.unlink()
+    with contextlib.suppress(OSError):  # there may be something else in it
+        parts.rmdir()
+    seconds = time.perf_counter() - started
+    return EmbeddedTable(num_rows, num_embedded, seconds, num_skipped, corpus.left_alone, record)
 
 
 def _read_part(corpus: "Corpus", start: int, stop: int) -> "Part":
@@ -179,9 +172,13 @@ def _read_part(corpus: "Corpus", start: int, stop: int) -> "Part":
     from trainers.encoding.shards import Part
 
     rows = corpus.read(start, stop)
-    columns = {"id": "id", "text": "text", "image": "path"}
+    columns = {"row": range(start, stop), "id": _column(rows, "id"), "text": _column(rows, "text")}
     items = [_item(number, row) for number, row in enumerate(rows, start)]
-    return Part(items, {"row": list(range(start, stop)), **{n: [row[c] for row in rows] for n, c in columns.items()}})
+    return Part(items, {**columns, "image": _column(rows, "path")})
+
+
+def _column(rows: list[dict[str, Any]], name: str) -> list[str | None]:
+    return [row[name] for row in rows]
 
 
 def _item(number: int, row: dict[str, Any]) -> dict[str, Any] | ValueError:
@@ -195,14 +192,6 @@ def _item(number: int, row: dict[str, Any]) -> dict[str, Any] | ValueError:
     return {"image": row["image"], "text": row["text"]}
 
 
-def _remove(parts: Path, files: list[Path]) -> None:
-    """Removes what was written there, and the folder, if there is nothing else in it."""
-    for file in [*files, parts / RECORD]:
-        file.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        parts.rmdir()
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("embed", __doc__)
     add = parser.add_argument
@@ -213,11 +202,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--image-column", metavar="NAME", help="column with images (default: image, if there is one)")
     add("--id-column", metavar="NAME", help="column that names rows (default: id, or else the number of the row)")
     add("--image-root", metavar="FOLDER", type=Path, help="where paths begin (default: at the folder of the table)")
-    add("--batch-tokens", type=positive, default=16384, metavar="N", help="tokens of a batch (default: %(default)s)")
-    add("--part-rows", type=positive, default=2048, metavar="N", help="rows of a part (default: %(default)s)")
     add("--on-error", choices=("raise", "skip"), default="raise", help="for rows that cannot be embedded")
-    workers = min(8, (os.cpu_count() or 1) // 2)
-    help_of_workers = "processes that decode (default here: %(default)s)"
-    add("--workers", dest="num_workers", type=whole, default=workers, metavar="N", help=help_of_workers)
-    add_model_options(parser)
+    add_encode_options(parser, part_rows=2048)
     return parser

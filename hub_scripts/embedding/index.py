@@ -2,7 +2,7 @@
 
 Columns: `row` (number in the input), `id`, `text`, `image` (path, where there is one) and `embedding`, a list of fixed
 size in fp32. The metadata of the file has the key `coma`: a JSON object with the model and its settings. Its pages
-have checksums and its footer a seal, so that a file whose bytes have changed is refused and not searched.
+have checksums and its footer has a seal, so that a file whose bytes have changed is refused and not searched.
 """
 
 import json
@@ -21,6 +21,7 @@ from hub_scripts.embedding.parquet_seal import check_seal, seal
 from trainers.encoding.nearest import nearest_documents
 from trainers.encoding.shards import open_shard
 from trainers.files import whole_file
+from trainers.ranges import COUNT
 
 
 __all__ = ["Hit", "index_metadata", "nearest", "write_index"]
@@ -29,9 +30,6 @@ ROWS_AT_A_TIME = 8192
 METADATA = b"coma"
 # Embeddings do not compress, and look-up tables of them would only take time.
 HOW = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
-TEXTS = ("id", "text", "image")
-# What the metadata of an index must have, and of which type.
-KNOWN_BY = {"model": str, "num_compression_tokens": int, "dim": int, "probe": list}
 AGAIN = "make it again by `coma embed`"
 
 
@@ -59,12 +57,8 @@ def write_index(out: Path, shards: Iterable[Path], skipped: Path, metadata: dict
         ValueError: if no row has an embedding, and for a shard that is damaged.
         OSError: if it cannot be written.
     """
-    schema = pa.schema(
-        {"row": pa.int64(), **dict.fromkeys(TEXTS, pa.string()), "embedding": pa.list_(pa.float32(), metadata["dim"])},
-        metadata={METADATA: json.dumps(metadata)},
-    )
-    errors: list[dict[str, Any]] = []
-    num_rows = 0
+    schema = _schema(metadata["dim"]).with_metadata({METADATA: json.dumps(metadata)})
+    errors, num_rows = [], 0
     with whole_file(out) as temporary:
         with pq.ParquetWriter(temporary, schema, **HOW) as writer:
             for shard in map(open_shard, shards):
@@ -100,13 +94,25 @@ def index_metadata(path: Path) -> dict[str, Any]:
         made = json.loads(metadata[METADATA])
     except (ValueError, RecursionError) as error:
         raise ValueError(f"The metadata of {path} are damaged ({error}): {AGAIN}.") from error
-    for name, kind in KNOWN_BY.items():
+    for name, fits in METADATA_OF_INDEX.items():
         found = made.get(name) if isinstance(made, dict) else None
-        if not isinstance(found, kind) or isinstance(found, bool):
-            raise ValueError(f"The metadata of {path} are damaged: {name!r} is {found!r}. {AGAIN.capitalize()}.")
-    if not made["probe"] or not all(isinstance(number, float) and math.isfinite(number) for number in made["probe"]):
-        raise ValueError(f"The metadata of {path} are damaged: 'probe' is no list of numbers. {AGAIN.capitalize()}.")
+        if not fits(found):
+            raise ValueError(f"The metadata of {path} are damaged: {name!r} is {found!r:.99}. {AGAIN.capitalize()}.")
     return made
+
+
+def _is_probe(found: Any) -> bool:
+    numbers = found if isinstance(found, list) else []
+    return bool(numbers) and all(isinstance(number, float) and math.isfinite(number) for number in numbers)
+
+
+# What the metadata of an index must have.
+METADATA_OF_INDEX = {
+    "model": lambda found: isinstance(found, str),
+    "num_compression_tokens": COUNT.holds,
+    "dim": COUNT.holds,
+    "probe": _is_probe,
+}
 
 
 @contextmanager
@@ -117,10 +123,9 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
     Raises:
         ValueError: if it is no file, no Parquet, or damaged.
     """
-    if not path.exists():
-        raise ValueError(f"{path} is not there: give the Parquet file that `coma embed` made.")
     if not path.is_file():
-        raise ValueError(f"{path} is no file: give the Parquet file that `coma embed` made.")
+        what = "is no file" if path.exists() else "is not there"
+        raise ValueError(f"{path} {what}: give the Parquet file that `coma embed` made.")
     try:
         check_seal(path)
         with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
@@ -155,22 +160,30 @@ def nearest(path: Path, query: torch.Tensor, k: int) -> list[Hit]:
     return [Hit(score, row) for score, row in zip(scores[0].tolist(), rows, strict=True)]
 
 
+def _schema(dim: int) -> pa.Schema:
+    texts = dict.fromkeys(("id", "text", "image"), pa.string())
+    return pa.schema({"row": pa.int64(), **texts, "embedding": pa.list_(pa.float32(), dim)})
+
+
 def _check_columns(path: Path, file: pq.ParquetFile, dim: int) -> None:
-    kinds = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
-    if missing := {"row", *TEXTS, "embedding"} - kinds.keys():
-        raise ValueError(f"{path} has no column {min(missing)!r}, only {', '.join(kinds)}: {AGAIN}.")
-    kind, is_text = kinds["embedding"], (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
-    expected = pa.list_(pa.float32(), dim)
-    if not pa.types.is_fixed_size_list(kind) or (kind.value_type, kind.list_size) != (pa.float32(), dim):
-        raise ValueError(f"The column 'embedding' of {path} is {kind} and not {expected}: {AGAIN}.")
-    wrong = [name for name in TEXTS if not any(fits(kinds[name]) for fits in is_text)]
-    if wrong or not pa.types.is_integer(kinds["row"]):
-        name = wrong[0] if wrong else "row"
-        raise ValueError(
-            f"The column {name!r} of {path} is {kinds[name]}, which `coma embed` does not write: {AGAIN}."
-        )
+    found = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
+    for column in _schema(dim):
+        if column.name not in found:
+            raise ValueError(f"{path} has no column {column.name!r}, only {', '.join(found)}: {AGAIN}.")
+        if not _is_like(found[column.name], column.type):
+            kind = f"{found[column.name]} and not {column.type}"
+            raise ValueError(f"The column {column.name!r} of {path} is {kind}: {AGAIN}.")
     if file.metadata.num_rows == 0:
         raise ValueError(f"{path} has no rows.")
+
+
+def _is_like(found: pa.DataType, expected: pa.DataType) -> bool:
+    """Whether a type is one by which other programs write the same."""
+    if pa.types.is_fixed_size_list(expected) and pa.types.is_fixed_size_list(found):
+        return (found.value_type, found.list_size) == (expected.value_type, expected.list_size)
+    if pa.types.is_string(expected):
+        return found in (pa.string(), pa.large_string(), pa.null())
+    return pa.types.is_integer(expected) and pa.types.is_integer(found)
 
 
 def _blocks(path: Path, file: pq.ParquetFile) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
@@ -201,7 +214,7 @@ def _rows_at(file: pq.ParquetFile, numbers: list[int]) -> list[dict[str, Any]]:
         stop = first + file.metadata.row_group(group).num_rows
         here = [number for number in numbers if first <= number < stop]
         if here:
-            table = file.read_row_group(group, columns=["row", *TEXTS])
+            table = file.read_row_group(group, columns=["row", "id", "text", "image"])
             rows = table.take([number - first for number in here]).to_pylist()
             found |= dict(zip(here, rows, strict=True))
         first = stop
