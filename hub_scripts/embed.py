@@ -172,7 +172,7 @@ def _read_part(corpus: "Corpus", start: int, stop: int) -> "Part":
     from trainers.encoding.shards import Part
 
     rows = corpus.read(start, stop)
-    columns = {"row": range(start, stop), "id": _column(rows, "id"), "text": _column(rows, "text")}
+    columns = {"row": list(range(start, stop)), "id": _column(rows, "id"), "text": _column(rows, "text")}
     items = [_item(number, row) for number, row in enumerate(rows, start)]
     return Part(items, {**columns, "image": _column(rows, "path")})
 

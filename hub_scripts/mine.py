@@ -17,7 +17,6 @@ negatives than was wanted. One process at a time writes OUT.
 import argparse
 import json
 import math
-import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_scripts.common.arguments import (
-    add_model_options,
+    add_encode_options,
     command_parser,
     instructions_by_source,
     number_within,
@@ -38,8 +37,8 @@ from hub_scripts.common.terminal import one_line
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from trainers.encoding.shards import EmbeddingShards
-    from trainers.mining.pairs import PairItems
+    from trainers.mining.mine import MiningSettings
+    from trainers.mining.pairs import PairIndex
 
 
 __all__ = ["main", "mine_negatives"]
@@ -64,12 +63,6 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
     data: "str | Path | Dataset",
     out: str | Path,
     *,
-    number: int = 5,
-    depth: int = 100,
-    skip: int = 0,
-    relative_margin: float | None = 0.05,
-    absolute_margin: float | None = None,
-    max_score: float | None = None,
     columns: Mapping[str, str | None] | None = None,
     instructions: Mapping[str, str] | None = None,
     image_root: str | Path | None = None,
@@ -78,6 +71,7 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
     num_workers: int = 0,
     dtype: str = "auto",
     device: str = "auto",
+    **settings: float | None,
 ) -> dict[str, Any]:
     r"""
     Adds hard negatives to pairs, as `coma mine` does; after an interruption the same call goes on.
@@ -86,8 +80,6 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
         model (`str`): CoMa model or adapter: a folder, or a name on the Hub.
         data (`str`, `Path` or `Dataset`): pairs: a table, a folder of `save_to_disk`, a data set, or `"emoji"`.
         out (`str` or `Path`): folder to be made.
-        number, depth, skip, relative_margin, absolute_margin, max_score: what a hard negative is, as in
-            [`~trainers.mining.mine.MiningSettings`].
         columns (`dict[str, str]`, *optional*): columns of a table, as in [`~trainers.data.pairs.PairColumns`].
         instructions (`dict[str, str]`, *optional*): of queries, by source.
         image_root (`str` or `Path`, *optional*): where paths of images begin; by default at the folder of the table.
@@ -95,6 +87,8 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
         part_rows (`int`, *optional*, defaults to 8192): rows that are lost at most by an interruption.
         num_workers (`int`, *optional*, defaults to 0): processes that decode images.
         dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.
+        settings: what a hard negative is: `number`, `depth`, `skip`, `relative_margin`, `absolute_margin`, `max_score`
+            of [`~trainers.mining.mine.MiningSettings`].
 
     Returns:
         `dict`: the report that is beside the folder, as in [`~trainers.mining.mine.Mined`].
@@ -105,40 +99,32 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
 
     Example:
 
-        >>> report = mine_negatives("my-coma", "pairs.csv", "mined", columns={"query_text": "question"})
+        >>> report = mine_negatives("my-coma", "pairs.csv", "mined", columns={"query_text": "question"}, number=8)
         >>> report["rows_with_fewer"]
     """
     from hub_scripts.common.folders import new_folder
     from hub_scripts.common.loading import load_model
-    from hub_scripts.embedding.model_record import model_differences, model_record
-    from trainers.contrastive.sources import check_named
-    from trainers.data.images import without_decoding
-    from trainers.files import begin_folder, one_writer, write_record
-    from trainers.mining.mine import MiningSettings, add_negatives, mine
-    from trainers.mining.pairs import PairItems, index_pairs
+    from hub_scripts.embedding.model_record import begin_shards
+    from trainers.files import one_writer, write_record
+    from trainers.mining.mine import MiningSettings
 
-    settings = MiningSettings(number, depth, skip, relative_margin, absolute_margin, max_score)
+    what = MiningSettings(**settings)
+    options = {"batch_tokens": batch_tokens, "num_workers": num_workers, "shard_rows": part_rows}
     out = Path(out)
     parts = out.with_name(f"{out.name}.parts")
     with one_writer(out):
         _check_report(_report_file(out))
         with new_folder(out) as folder:
             dataset = _load(data, columns or {}, image_root)
-            raw = without_decoding(dataset)
-            index = index_pairs(raw, instructions)
-            check_named(instructions or (), index.sources, "--instructions")
+            index = _index(dataset, instructions)
             coma = load_model(model, dtype, device)
-            record = model_record(model, *coma)
-            made_of = {"data": _name(data), "instructions": instructions}
-            begin_folder(parts, {**record, **made_of}, compare=model_differences)
-            options = {"batch_tokens": batch_tokens, "num_workers": num_workers, "shard_rows": part_rows}
+            known_as = str(data) if isinstance(data, str | Path) else data._fingerprint
+            record = begin_shards(parts, model, coma, {"data": known_as, "instructions": instructions})
             options["made_by"] = json.dumps(record["probe"])
-            queries = _embed(coma, PairItems(raw, index.query_places, instructions), parts / "queries", options)
-            documents = _embed(coma, PairItems(raw, index.document_places), parts / "documents", options)
-            mined = mine(index, queries, documents, settings, coma[0].device)
-            add_negatives(dataset, index, mined.documents, parts / "rows.arrow").save_to_disk(folder)
+            rows, found = _mine(dataset, index, instructions, what, coma, parts, options)
+            rows.save_to_disk(folder)
         shutil.rmtree(parts)
-        report = {"model": model, **vars(settings), **mined.report}
+        report = {"model": model, **vars(what), **found}
         write_record(_report_file(out), report)
     return report
 
@@ -166,16 +152,38 @@ def _load(data: "str | Path | Dataset", columns: Mapping[str, str | None], image
     return load_pairs(data, PairColumns(**columns), image_root)
 
 
-def _name(data: "str | Path | Dataset") -> str:
-    """What the pairs are known by."""
-    return str(data) if isinstance(data, str | Path) else data._fingerprint
+def _index(dataset: "Dataset", instructions: Mapping[str, str] | None) -> "PairIndex":
+    from trainers.contrastive.sources import check_named
+    from trainers.data.images import without_decoding
+    from trainers.mining.pairs import index_pairs
+
+    index = index_pairs(without_decoding(dataset), instructions)
+    check_named(instructions or (), index.sources, "--instructions")
+    return index
 
 
-def _embed(coma: tuple, items: "PairItems", folder: Path, options: dict[str, Any]) -> "EmbeddingShards":
+def _mine(
+    dataset: "Dataset",
+    index: "PairIndex",
+    instructions: Mapping[str, str] | None,
+    settings: "MiningSettings",
+    coma: tuple,
+    parts: Path,
+    options: dict[str, Any],
+) -> tuple["Dataset", dict[str, Any]]:
+    """The rows with their negatives, and the report; what is made on the way is written to `parts`."""
+    from trainers.data.images import without_decoding
     from trainers.encoding.shards import EmbeddingShards, ShardRows, embed_in_shards
+    from trainers.mining.mine import add_negatives, mine
+    from trainers.mining.pairs import PairItems
 
-    shards = embed_in_shards(*coma, ShardRows.of(items), folder, description=folder.name.capitalize(), **options)
-    return EmbeddingShards.open(shards.files)
+    embeddings = []
+    for name, places in (("queries", index.query_places), ("documents", index.document_places)):
+        rows = ShardRows.of(PairItems(without_decoding(dataset), places, instructions))
+        files, _ = embed_in_shards(*coma, rows, parts / name, description=name.capitalize(), **options)
+        embeddings.append(EmbeddingShards.open(files))
+    mined = mine(index, *embeddings, settings, coma[0].device)
+    return add_negatives(dataset, index, mined.documents, parts / "rows.arrow"), mined.report
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -199,21 +207,10 @@ def _parser() -> argparse.ArgumentParser:
         help='of queries by source, as in finetune: {"a": "Find it."}',
     )
     add("--image-root", metavar="FOLDER", help="where paths of images begin (default: at the folder of the table)")
-    add("--batch-tokens", type=positive, default=16384, metavar="N", help="tokens of a batch (default: %(default)s)")
-    add("--part-rows", type=positive, default=8192, metavar="N", help="rows of a part (default: %(default)s)")
-    workers = min(8, (os.cpu_count() or 1) // 2)
-    add(
-        "--workers",
-        dest="num_workers",
-        type=whole,
-        default=workers,
-        metavar="N",
-        help="processes that decode (default here: %(default)s)",
-    )
     group = parser.add_argument_group("columns of a table")
     for name in COLUMNS:
         group.add_argument(f"--{name.replace('_', '-')}", metavar="NAME")
-    add_model_options(parser)
+    add_encode_options(parser, part_rows=8192)
     return parser
 
 

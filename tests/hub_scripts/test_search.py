@@ -13,7 +13,8 @@ import torch
 
 from hub_scripts.common.folders import save_model
 from hub_scripts.common.loading import load_model
-from hub_scripts.embedding.index import index_table, join_parts, nearest, write_part
+from hub_scripts.embedding.index import nearest, write_index
+from trainers.encoding.shards import write_shard
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,13 +84,18 @@ def test_wrong_command_lines(coma_folder: Path, coma_command: Callable, index: P
 def test_nearest_is_exact_over_parts_with_ties_in_order(tmp_path: Path, k: int, monkeypatch) -> None:
     monkeypatch.setattr("hub_scripts.embedding.index.ROWS_AT_A_TIME", 5)
     embeddings = torch.randint(-2, 3, (37, 3), generator=torch.manual_seed(0)).float()
-    parts = []
-    for start in range(0, 37, 8):
-        block = embeddings[start : start + 8]
-        rows = [{"id": f"n{start + place}", "text": None, "path": None} for place in range(len(block))]
-        parts.append(tmp_path / f"{start}.parquet")
-        write_part(parts[-1], index_table(start, rows, block, {}), "")
-    assert join_parts(parts, tmp_path / "i", tmp_path / "skipped", {}) == (37, 0)
+    table = pa.table(
+        {
+            "row": range(37),
+            "id": [f"n{row}" for row in range(37)],
+            **{name: pa.nulls(37) for name in ("text", "image", "error")},
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.numpy().reshape(-1)), 3),
+        }
+    )
+    shards = [tmp_path / f"{start}.arrow" for start in range(0, 37, 8)]
+    for number, shard in enumerate(shards):
+        write_shard(shard, table.slice(8 * number, 8))
+    assert write_index(tmp_path / "i", shards, tmp_path / "skipped", {"dim": 3}) == (37, 0)
     query = torch.tensor([1.0, -1.0, 2.0])
     scores = embeddings @ query
     expected = sorted(range(37), key=lambda row: (-scores[row].item(), row))[:k]

@@ -24,7 +24,7 @@ from trainers.encoding.encode import ROW, EncodedBatch, encode_batches
 from trainers.files import whole_file
 
 
-__all__ = ["EmbeddingShards", "Part", "ShardRows", "embed_in_shards", "open_shard"]
+__all__ = ["EmbeddingShards", "Part", "ShardRows", "embed_in_shards", "open_shard", "write_shard"]
 
 DOCUMENTS_AT_A_TIME = 8192
 MADE_OF = b"made_of"
@@ -161,7 +161,7 @@ def embed_in_shards(
             batches = encode_batches(model, processor, part.items, first_row=start, names=rows.names, **options)
             embeddings = np.full((len(part.items), model.config.hidden_size), np.nan, dtype=np.float32)
             errors = _fill(embeddings, part, batches, progress, None if skip_errors else rows.way_out)
-            _write_shard(file, part, embeddings, errors, made_of)
+            write_shard(file, _table(part, embeddings, errors, made_of))
             num_embedded += len(part.items) - len(errors)
     return files, num_embedded
 
@@ -184,6 +184,16 @@ def _fill(
     except torch.OutOfMemoryError as error:
         raise MemoryError("Go on by the same command with fewer --batch-tokens.") from error
     return errors
+
+
+def write_shard(file: Path, table: pa.Table) -> None:
+    """Writes a table, whole or not at all; raises as [`~trainers.files.whole_file`]."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    content = sink.getvalue()
+    with whole_file(file) as temporary:
+        temporary.write_bytes(b"".join([content, _digest(content)]))
 
 
 def open_shard(file: Path) -> pa.Table:
@@ -214,22 +224,12 @@ def _is_kept(file: Path, made_of: str, with_errors: bool) -> bool:
     return is_same and (with_errors or shard["error"].null_count == len(shard))
 
 
-def _write_shard(file: Path, part: Part, embeddings: np.ndarray, errors: dict[int, str], made_of: str) -> None:
+def _table(part: Part, embeddings: np.ndarray, errors: dict[int, str], made_of: str) -> pa.Table:
     flat = pa.array(embeddings.reshape(-1))
-    table = pa.table(
-        {
-            **{name: list(map(_storable, values)) for name, values in part.columns.items()},
-            "embedding": pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1]),
-            "error": pa.array([_storable(errors.get(row)) for row in range(len(embeddings))], pa.string()),
-        }
-    )
-    table = table.replace_schema_metadata({MADE_OF: made_of})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    content = sink.getvalue()
-    with whole_file(file) as temporary:
-        temporary.write_bytes(b"".join([content, _digest(content)]))
+    columns = {name: list(map(_storable, values)) for name, values in part.columns.items()}
+    columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])
+    columns["error"] = pa.array([_storable(errors.get(row)) for row in range(len(embeddings))], pa.string())
+    return pa.table(columns, metadata={MADE_OF: made_of})
 
 
 def _storable(value: Any) -> Any:

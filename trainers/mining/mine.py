@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from datasets import Dataset, Features
+from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import logging
 
 from trainers.data.images import without_decoding
@@ -140,7 +141,9 @@ class _Miner:
         self.index, self.queries, self.documents = index, queries, documents
         self.settings, self.device = settings, device
         self.negatives = np.full((len(index.queries), settings.number), -1, dtype=np.int64)
-        self.too_near, self.rows_with_mined, self.sum_of_positives, self.sum_of_negatives = 0, 0, 0.0, 0.0
+        # Of each row, the score of its positive and the mean score of its mined negatives (NaN without any).
+        self.scores = np.full((len(index.queries), 2), np.nan)
+        self.too_near = 0
 
     def mine(self, rows: np.ndarray, pool: np.ndarray, progress: Any) -> None:
         """Fills in the negatives of some rows, which are documents of the pool."""
@@ -158,8 +161,7 @@ class _Miner:
                 of_query = torch.from_numpy(np.searchsorted(some, self.index.queries[here])).to(self.device)
                 positives = self._positive_scores(here, queries[of_query])
                 scores, numbers = (found[of_query] for found in nearest)
-                chosen = self._choose(scores, numbers, positives, self._own_negatives(here))
-                self.negatives[here] = chosen.cpu().numpy()
+                self._choose(here, scores, numbers, positives)
                 progress.update(len(here))
 
     def _positive_scores(self, rows: np.ndarray, queries: torch.Tensor) -> torch.Tensor:
@@ -169,55 +171,43 @@ class _Miner:
             raise ValueError(f"Row {rows[int(bad[0])]}: the score of its positive is {scores[bad[0]].item()}.")
         return scores
 
-    def _own_negatives(self, rows: np.ndarray) -> torch.Tensor:
-        lists = [self.index.negatives[row] for row in rows]
-        own = torch.full((len(lists), max(map(len, lists), default=0)), -1)
-        for place, numbers in enumerate(lists):
-            own[place, : len(numbers)] = torch.tensor(numbers, dtype=torch.long)
-        return own.to(self.device)
-
-    def _choose(
-        self, scores: torch.Tensor, numbers: torch.Tensor, positives: torch.Tensor, own: torch.Tensor
-    ) -> torch.Tensor:
-        """The first documents of each row that are neither too near nor among its negatives already."""
-        there = scores > -torch.inf
+    def _choose(self, rows: np.ndarray, scores: torch.Tensor, numbers: torch.Tensor, positives: torch.Tensor) -> None:
+        """Takes the first documents of each row that are neither too near nor among its negatives already."""
+        own = [torch.tensor(self.index.negatives[row], dtype=torch.long) for row in rows]
+        own = pad_sequence(own, batch_first=True, padding_value=-1).to(self.device)
+        free = scores > -torch.inf
         for column in own.unbind(1):
-            there &= numbers != column[:, None]
-        there[:, : self.settings.skip] = False
+            free &= numbers != column[:, None]
+        free[:, : self.settings.skip] = False
         near = scores > self.settings.limits(positives)[:, None]
-        self.too_near += int((there & near).sum())
-        there &= ~near
-        rank = there.cumsum(1)
-        there &= rank <= self.settings.number
-        chosen = torch.full((len(scores), self.settings.number), -1, device=scores.device)
-        chosen[there.nonzero()[:, 0], rank[there] - 1] = numbers[there]
-        number = there.sum(1)
-        has = number > 0
-        self.rows_with_mined += int(has.sum())
-        self.sum_of_positives += float(positives[has].double().sum())
-        of_row = scores.where(there, 0).double().sum(1)
-        self.sum_of_negatives += float((of_row[has] / number[has]).sum())
-        return chosen
+        self.too_near += int((free & near).sum())
+        rank = (free & ~near).cumsum(1)
+        taken = free & ~near & (rank <= self.settings.number)
+        chosen = torch.full((len(rows), self.settings.number), -1, device=self.device)
+        chosen[taken.nonzero()[:, 0], rank[taken] - 1] = numbers[taken]
+        means = scores.where(taken, 0).double().sum(1) / taken.sum(1)
+        self.negatives[rows] = chosen.cpu().numpy()
+        self.scores[rows] = torch.stack([positives.double(), means], dim=1).cpu().numpy()
 
     def report(self) -> dict[str, Any]:
         """What was found, in numbers."""
-        found = self.negatives
-        by_number = np.bincount((found >= 0).sum(1), minlength=self.settings.number + 1)
-        mined, rows = int((found >= 0).sum()), self.rows_with_mined
-        without = [not own for own in self.index.negatives] & (found < 0).all(1)
+        counts = (self.negatives >= 0).sum(1)
+        by_number = np.bincount(counts, minlength=self.settings.number + 1).tolist()
+        has_own = np.array([bool(own) for own in self.index.negatives], dtype=bool)
+        positive, negative = self.scores[counts > 0].mean(0).tolist() if counts.any() else (None, None)
         return {
-            "rows": len(found),
+            "rows": len(counts),
             "queries": len(self.index.query_places),
             "documents": len(self.index.document_places),
             "wanted": self.settings.number,
-            "mined": mined,
-            "rows_with_fewer": int(by_number[:-1].sum()),
-            "rows_by_number": {str(number): int(rows) for number, rows in enumerate(by_number)},
+            "mined": int(counts.sum()),
+            "rows_with_fewer": sum(by_number[:-1]),
+            "rows_by_number": {str(number): rows for number, rows in enumerate(by_number)},
             "too_near": self.too_near,
-            "rows_without_negatives": int(without.sum()),
-            "rows_with_mined": rows,
-            "mean_positive_score": round(self.sum_of_positives / rows, 4) if rows else None,
-            "mean_negative_score": round(self.sum_of_negatives / rows, 4) if rows else None,
+            "rows_without_negatives": int((~has_own & (counts == 0)).sum()),
+            "rows_with_mined": int((counts > 0).sum()),
+            "mean_positive_score": positive and round(positive, 4),
+            "mean_negative_score": negative and round(negative, 4),
         }
 
 
