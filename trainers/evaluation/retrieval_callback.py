@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from trainers.contrastive.trainer import ComaContrastiveTrainer
 from trainers.data.answers import Answers
-from trainers.data.items import ContrastiveInput, as_input
+from trainers.data.items import ContrastiveInput, to_item
 from trainers.data.rows import ROW, BadRows
 from trainers.encoding.shared import embed_shared
 from trainers.evaluation.metrics import Relevance, rank_embeddings, retrieval_metrics
@@ -101,7 +101,7 @@ def _inputs(row: dict[str, Any], name: str, instruction: str | None) -> list[tup
     """The query of a row, its positive and its negatives, and what they are called."""
     items = [("query", row["query"], instruction), ("positive", row["positive"], None)]
     items += [(f"negative {place}", item, None) for place, item in enumerate(row.get("negatives") or [])]
-    return [(f"{name}: {part}", as_input(item, f"{name}: {part}", told)) for part, item, told in items]
+    return [(f"{name}: {part}", to_item(item, f"{name}: {part}", told)) for part, item, told in items]
 
 
 class RetrievalCallback(TrainerCallback):
