@@ -10,7 +10,7 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from transformers import AutoModel
 
-from hub_scripts.common.training import RECIPES
+from hub_scripts.common.settings import RECIPES
 from hub_scripts.pretrain import _load, _parse
 from trainers.data.rows import NumberedRows
 
