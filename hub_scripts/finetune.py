@@ -12,7 +12,7 @@ Everything can stand in a YAML file, a line each; what is given on the command l
   coma finetune --config pairs.yaml
   coma finetune --config pairs.yaml --per_device_train_batch_size 256 --num_train_epochs 1
   coma finetune --config emoji-finetune --model my-coma --output_dir out      # a recipe that comes with the package
-  torchrun --nproc-per-node 8 -m hub_scripts.cli finetune --config mmeb-finetune --data MMEB-train
+  torchrun --nproc-per-node 8 --no-python coma finetune --config mmeb-finetune --data MMEB-train
 
 It leaves an adapter, which `coma merge` folds into the model, or with `--lora_r 0` a whole model. Interrupted, it goes
 on with `--resume_from_checkpoint true`: with what it was begun with, and nothing else takes its folder. All settings

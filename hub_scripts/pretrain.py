@@ -13,8 +13,8 @@ Everything can stand in a YAML file, a line each; what is given on the command l
   coma pretrain --config dialogues.yaml
   coma pretrain --config dialogues.yaml --per_device_train_batch_size 16 --kl_weight 0.5
   coma pretrain --config emoji-pretrain --model my-coma --output_dir out       # a recipe that comes with the package
-  torchrun --nproc-per-node 8 -m hub_scripts.cli pretrain --config paper-pretrain --data dialogues.parquet
-  accelerate launch --config_file fsdp2.yaml -m hub_scripts.cli pretrain --config dialogues.yaml
+  torchrun --nproc-per-node 8 --no-python coma pretrain --config paper-pretrain --data dialogues.parquet
+  accelerate launch --config_file fsdp2.yaml --no_python coma pretrain --config dialogues.yaml
 
 It leaves an adapter, which `coma merge` folds into the model, or with `--lora_r 0` a whole model. A CoMa model that is
 made of a backbone is saved as `base` in the output folder. Interrupted, training goes on with

@@ -13,6 +13,7 @@ from hub_scripts.cli import COMMANDS, main
 
 
 ROOT = Path(__file__).resolve().parents[2]
+TEXTS = ROOT / "README.md"
 
 HELP_OF_ALL = """
 import contextlib, io, sys
@@ -70,7 +71,7 @@ def test_an_error_is_one_line_and_1(tmp_path: Path) -> None:
         "backbone",
         str(tmp_path / "out"),
         "--texts",
-        "x.txt",
+        str(TEXTS),
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
@@ -80,7 +81,7 @@ def test_an_error_is_one_line_and_1(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", [0, 4])
 def test_debug_shows_the_traceback(place: int) -> None:
-    words = ["create", "backbone", "out", "--texts=x.txt"]
+    words = ["create", "backbone", "out", f"--texts={TEXTS}"]
     words.insert(place, "--debug")
     with pytest.raises(ValueError, match="--texts"):
         main(words)
@@ -110,10 +111,10 @@ def test_errors_are_shortened_and_faults_are_not_hidden(
         main(["create"])
 
 
-def start_in(folder: Path, *start: str) -> subprocess.CompletedProcess:
-    """A command that is refused before it loads anything, in a folder that Python looks into first."""
+def help_in(folder: Path, *start: str) -> subprocess.CompletedProcess:
+    """Asks for the help of a command, in a folder that Python looks into first."""
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *start, "create", "backbone", "out", "--texts=x.txt"]
+    command = [sys.executable, *start, "create", "--help"]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -126,7 +127,7 @@ AS_SCRIPT = ["-c", "from hub_scripts.cli import main; raise SystemExit(main())"]
 def test_a_folder_that_hides_a_package_is_named(start: list[str], hiding: str, tmp_path: Path) -> None:
     (tmp_path / hiding).parent.mkdir(exist_ok=True)
     (tmp_path / hiding).touch()
-    done = start_in(tmp_path, *start)
+    done = help_in(tmp_path, *start)
     place = tmp_path / hiding.removesuffix("/__init__.py")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert done.stderr.startswith(
@@ -137,7 +138,8 @@ def test_a_folder_that_hides_a_package_is_named(start: list[str], hiding: str, t
 @pytest.mark.parametrize("name", ["", "trainers", "hub_scripts"])
 def test_a_folder_without_modules_hides_nothing(name: str, tmp_path: Path) -> None:
     (tmp_path / name / "out").mkdir(parents=True)
-    assert start_in(tmp_path, *AS_MODULE).stderr.startswith("coma create: error: --texts trains")
+    done = help_in(tmp_path, *AS_MODULE)
+    assert (done.returncode, done.stderr) == (0, "") and "usage: coma create" in done.stdout
 
 
 def test_version(capsys: pytest.CaptureFixture) -> None:
