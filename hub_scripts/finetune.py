@@ -78,7 +78,7 @@ def _trainer(arguments: FinetuneArguments, config: "ComaContrastiveConfig") -> "
     from trainers.contrastive.collator import ComaContrastiveCollator
     from trainers.contrastive.trainer import ComaContrastiveTrainer
     from trainers.data.images import without_decoding
-    from trainers.evaluation.retrieval_callback import RetrievalCallback, RetrievalSet
+    from trainers.evaluation import RetrievalCallback, RetrievalSet
 
     data = load_data(_load, arguments, config)
     model, processor, adapter = load_trainable(arguments)
