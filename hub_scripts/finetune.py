@@ -39,8 +39,8 @@ from trainers.data.pairs import PairColumns
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-    from trainers.contrastive.config import ComaContrastiveConfig
     from trainers.contrastive.trainer import ComaContrastiveTrainer
+    from trainers.experimental.config import ExperimentalContrastiveConfig
 
 
 __all__ = ["FinetuneArguments", "main"]
@@ -76,10 +76,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parse(argv: list[str]) -> tuple[FinetuneArguments, "ComaContrastiveConfig"]:
-    from trainers.contrastive.config import ComaContrastiveConfig
+def _parse(argv: list[str]) -> tuple[FinetuneArguments, "ExperimentalContrastiveConfig"]:
+    from trainers.experimental.config import ExperimentalContrastiveConfig
 
-    arguments, config = parse_settings("finetune", __doc__, argv, FinetuneArguments, ComaContrastiveConfig)
+    arguments, config = parse_settings("finetune", __doc__, argv, FinetuneArguments, ExperimentalContrastiveConfig)
     all_emoji = {arguments.data, arguments.eval_data} <= {EMOJI, None}
     if all_emoji or arguments.data_format != "mmeb":
         refuse_without(arguments, ["mmeb_sets", "mmeb_split"], "data_format mmeb", ["data_format", "data"])
@@ -91,13 +91,14 @@ def _parse(argv: list[str]) -> tuple[FinetuneArguments, "ComaContrastiveConfig"]
     return arguments, config
 
 
-def _trainer(arguments: FinetuneArguments, config: "ComaContrastiveConfig") -> "ComaContrastiveTrainer":
-    from trainers.contrastive.collator import ComaContrastiveCollator
+def _trainer(arguments: FinetuneArguments, config: "ExperimentalContrastiveConfig") -> "ComaContrastiveTrainer":
     from trainers.contrastive.trainer import ComaContrastiveTrainer
     from trainers.data.images import without_decoding
     from trainers.data.pixel_cache import CachingProcessor
     from trainers.evaluation.retrieval_callback import RetrievalCallback, RetrievalSet
+    from trainers.experimental.trainer import ExperimentalContrastiveTrainer
 
+    trainer_class = ExperimentalContrastiveTrainer if config.is_experimental else ComaContrastiveTrainer
     kwargs: dict[str, Any] = {}
     with config.main_process_first():  # the others find what it has made
         kwargs["train_dataset"] = _load(arguments.data, arguments, config.on_bad_row)
@@ -108,8 +109,8 @@ def _trainer(arguments: FinetuneArguments, config: "ComaContrastiveConfig") -> "
         caching = CachingProcessor.of(processor)
         if config.dataloader_num_workers:  # what they would add is lost with them
             caching.fill_from(kwargs["train_dataset"], config.dataloader_num_workers)
-        kwargs["data_collator"] = ComaContrastiveCollator.of(caching, config)
-    trainer = ComaContrastiveTrainer(model, config, processor, adapter, **kwargs)
+        kwargs["data_collator"] = trainer_class.collator_class.of(caching, config)
+    trainer = trainer_class(model, config, processor, adapter, **kwargs)
     if arguments.eval_data is not None:
         rows = without_decoding(kwargs["eval_dataset"])
         task = RetrievalSet.from_rows(rows, config.instructions, config.on_bad_row)
