@@ -95,7 +95,7 @@ def _trainer(arguments: FinetuneArguments, config: "ExperimentalContrastiveConfi
     from trainers.contrastive.trainer import ComaContrastiveTrainer
     from trainers.data.images import without_decoding
     from trainers.data.pixel_cache import CachingProcessor
-    from trainers.evaluation.retrieval_callback import RetrievalCallback, RetrievalSet
+    from trainers.evaluation import RetrievalCallback, RetrievalSet
     from trainers.experimental.trainer import ExperimentalContrastiveTrainer
 
     trainer_class = ExperimentalContrastiveTrainer if config.is_experimental else ComaContrastiveTrainer

@@ -22,7 +22,7 @@ from trainers.contrastive.config import ComaContrastiveConfig
 from trainers.contrastive.grad_cache import plan_mini_batches
 from trainers.contrastive.trainer import ComaContrastiveTrainer
 from trainers.distributed import gather_rows, gather_together
-from trainers.evaluation.retrieval_callback import RetrievalCallback, RetrievalSet
+from trainers.evaluation import RetrievalCallback, RetrievalSet
 from trainers.experimental.config import ExperimentalContrastiveConfig
 from trainers.experimental.trainer import ExperimentalContrastiveTrainer
 
