@@ -32,8 +32,8 @@ from trainers.data.pairs import PairColumns
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-    from trainers.contrastive.config import ComaContrastiveConfig
     from trainers.contrastive.trainer import ComaContrastiveTrainer
+    from trainers.experimental.config import ExperimentalContrastiveConfig
 
 
 __all__ = ["FinetuneArguments", "main"]
@@ -65,26 +65,32 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parse(argv: list[str]) -> tuple[FinetuneArguments, "ComaContrastiveConfig"]:
-    from trainers.contrastive.config import ComaContrastiveConfig
+def _parse(argv: list[str]) -> tuple[FinetuneArguments, "ExperimentalContrastiveConfig"]:
+    from trainers.experimental.config import ExperimentalContrastiveConfig
 
-    arguments, config = parse_settings("finetune", __doc__, argv, FinetuneArguments, ComaContrastiveConfig)
+    arguments, config = parse_settings("finetune", __doc__, argv, FinetuneArguments, ExperimentalContrastiveConfig)
     if arguments.is_emoji or arguments.data_format != "mmeb":
         refuse_without(arguments, ["mmeb_sets", "mmeb_split"], "data_format mmeb", ["data_format", "data"])
     return arguments, config
 
 
-def _trainer(arguments: FinetuneArguments, config: "ComaContrastiveConfig") -> "ComaContrastiveTrainer":
-    from trainers.contrastive.collator import ComaContrastiveCollator
+def _trainer(arguments: FinetuneArguments, config: "ExperimentalContrastiveConfig") -> "ComaContrastiveTrainer":
     from trainers.contrastive.trainer import ComaContrastiveTrainer
     from trainers.data.images import without_decoding
     from trainers.evaluation import RetrievalCallback, RetrievalSet
+    from trainers.experimental.trainer import ExperimentalContrastiveTrainer
 
     data = load_data(_load, arguments, config)
     model, processor, adapter = load_trainable(arguments)
-    collator = ComaContrastiveCollator.of(for_collator(processor, arguments, config, data["train_dataset"]), config)
-    trainer = ComaContrastiveTrainer(
-        model=model, args=config, data_collator=collator, processing_class=processor, peft_config=adapter, **data
+    trainer_class = ExperimentalContrastiveTrainer if config.is_experimental else ComaContrastiveTrainer
+    caching = for_collator(processor, arguments, config, data["train_dataset"])
+    trainer = trainer_class(
+        model=model,
+        args=config,
+        data_collator=trainer_class.collator_class.of(caching, config),
+        processing_class=processor,
+        peft_config=adapter,
+        **data,
     )
     if arguments.eval_data is not None:
         rows = without_decoding(data["eval_dataset"])

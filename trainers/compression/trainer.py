@@ -50,6 +50,8 @@ class ComaCompressionTrainer(SkippingTrainer):
         ValueError: for a KL without a teacher, and for FSDP or ZeRO-3 without gradient checkpointing.
     """
 
+    stage = "compression"  # its name in the record of a training
+
     def __init__(
         self,
         model: ComaForEmbedding,
