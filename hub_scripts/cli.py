@@ -8,9 +8,9 @@ import importlib
 import os
 import sys
 import warnings
-from importlib.metadata import PackageNotFoundError, version
 
 from hub_scripts.common.terminal import drop_unwritten, flush, is_read, one_line, show_every_letter
+from trainers import __version__
 
 
 __all__ = ["COMMANDS", "coma_version", "main"]
@@ -107,10 +107,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def coma_version() -> str:
     """Version of this package."""
-    try:
-        return version("coma-embedding")
-    except PackageNotFoundError:
-        return "(a checkout that is not installed)"
+    return __version__
 
 
 def _one_line(error: BaseException) -> str:

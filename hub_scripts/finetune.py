@@ -109,7 +109,7 @@ def _trainer(arguments: FinetuneArguments, config: "ComaContrastiveConfig") -> "
         if config.dataloader_num_workers:  # what they would add is lost with them
             caching.fill_from(kwargs["train_dataset"], config.dataloader_num_workers)
         kwargs["data_collator"] = ComaContrastiveCollator.of(caching, config)
-    trainer = ComaContrastiveTrainer(model, config, processor, adapter, **kwargs)
+    trainer = ComaContrastiveTrainer(model, config, processing_class=processor, peft_config=adapter, **kwargs)
     if arguments.eval_data is not None:
         rows = without_decoding(kwargs["eval_dataset"])
         task = RetrievalSet.from_rows(rows, config.instructions, config.on_bad_row)

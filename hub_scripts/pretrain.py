@@ -97,8 +97,8 @@ def _parse(argv: list[str]) -> tuple[PretrainArguments, "ComaCompressionConfig"]
         refuse_without(arguments, columns, "a table of data_format messages or shards", ["data_format", "data"])
     if all_emoji or arguments.data_format == "webdataset":
         refuse_without(arguments, ["image_root"], "paths of images in a table", ["data_format", "data"])
-    if arguments.data_format == "webdataset" and config.length_column is not None and arguments.data != EMOJI:
-        raise ValueError("length_column needs a table, whose rows can be sorted; shards come as they come.")
+    if arguments.data_format == "webdataset" and config.groups_by_length and arguments.data != EMOJI:
+        raise ValueError("group_by_length needs a table, whose rows can be sorted; shards come as they come.")
     return arguments, config
 
 
@@ -116,17 +116,16 @@ def _trainer(
         arguments.model = _coma_folder(arguments, begun)
     model, processor, adapter = load_trainable(arguments)
     _check_made_of(arguments, processor)
-    if config.length_column is not None:
+    if config.groups_by_length:
         with config.main_process_first():
             data["train_dataset"] = _with_lengths(data["train_dataset"], processor, config)
     kwargs: dict[str, Any] = {}
     if arguments.cache_pixels:
-        caching, limits = CachingProcessor.of(processor), (config.max_length, config.dialogue_max_length)
+        caching = CachingProcessor.of(processor)
         if config.dataloader_num_workers:  # what they would add is lost with them
             caching.fill_from(data["train_dataset"], config.dataloader_num_workers)
-        settings = (*limits, config.compression_instruction, config.on_bad_row)
-        kwargs["data_collator"] = ComaCompressionCollator(caching, *settings)
-    return ComaCompressionTrainer(model, config, processor, adapter, **data, **kwargs)
+        kwargs["data_collator"] = ComaCompressionCollator.of(caching, config)
+    return ComaCompressionTrainer(model, config, processing_class=processor, peft_config=adapter, **data, **kwargs)
 
 
 def _coma_folder(arguments: PretrainArguments, begun: Beginning) -> str:
@@ -172,7 +171,7 @@ def _check_made_of(arguments: PretrainArguments, processor: "ComaProcessor") -> 
 def _with_lengths(dataset: "Dataset", processor: "ComaProcessor", config: "ComaCompressionConfig") -> "Dataset":
     from trainers.compression.lengths import add_lengths
 
-    if config.length_column in dataset.column_names:
+    if config.length_column_name in dataset.column_names:
         return dataset
     return add_lengths(
         dataset,
@@ -180,7 +179,7 @@ def _with_lengths(dataset: "Dataset", processor: "ComaProcessor", config: "ComaC
         config.max_length,
         config.dialogue_max_length,
         config.compression_instruction,
-        config.length_column,
+        config.length_column_name,
         config.dataloader_num_workers or None,
     )
 

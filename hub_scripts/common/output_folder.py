@@ -37,7 +37,8 @@ HARMLESS_FILES = (".*", "*.log", "*.out", "*.err", "*.yaml", "*.yml", "runs", "l
 MATTER = (
     *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "max_grad_norm"),
     *("optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_drop_last", "train_sampling_strategy"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_drop_last"),
+    *("train_sampling_strategy", "length_column_name"),
     *("bf16", "fp16", "seed", "data_seed", "neftune_noise_alpha"),
 )
 OF_THE_BASE = {"num_compression_tokens", "min_pixels", "max_pixels", "dtype"}
