@@ -6,10 +6,8 @@ what it may keep, `versions`, `commit`, and `means`.
 """
 
 import json
-import platform
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,18 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = ["check_folder", "git_commit", "is_finished", "model_settings", "write_results", "write_scores"]
 
-LIBRARIES = ("torch", "transformers", "datasets", "pillow", "tokenizers")
-
 
 def model_settings(name: str, model: "ComaForEmbedding", processor: "ComaProcessor") -> dict[str, Any]:
     """Everything that scores depend on besides the data, the model as it is known on other machines too."""
-    from hub_scripts.hub.identity import identity, rounded
+    from hub_scripts.hub.golden import identity
     from trainers.data.mmeb.sets import PAGE_INSTRUCTION, QUERY_INSTRUCTION
 
-    known = identity(name, model, processor)
     return {
-        **known,
-        "probe": rounded(known["probe"]),
+        **identity(name, model, processor),
         "embedding_dimension": model.config.hidden_size,
         "prompts": {"visdoc query": QUERY_INSTRUCTION, "visdoc page": PAGE_INSTRUCTION, "image": "those of the data"},
     }
@@ -151,8 +145,9 @@ def _git(here: Path, *words: str) -> str | None:
 
 def _versions() -> dict[str, str]:
     from hub_scripts.cli import coma_version
+    from hub_scripts.hub.clean_load import LIBRARIES, library_versions
 
-    return {"coma": coma_version(), "python": platform.python_version(), **{one: version(one) for one in LIBRARIES}}
+    return {"coma": coma_version(), **library_versions((*LIBRARIES, "datasets"))}
 
 
 def _means(modality: str, main_scores: dict[str, tuple[str, float]]) -> dict[str, float | None]:
