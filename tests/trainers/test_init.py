@@ -43,7 +43,7 @@ import trainers
 assert "torch" not in sys.modules and "transformers" not in sys.modules
 from trainers import ComaCompressionCollator, ComaContrastiveCollator
 
-heavy = {"peft", "matplotlib", "accelerate", "evaluate", "sentence_transformers"} & sys.modules.keys()
+heavy = {"peft", "matplotlib", "evaluate", "sentence_transformers"} & sys.modules.keys()
 assert not heavy, heavy
 """
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from modeling_coma import ComaProcessor
-from trainers.compression.config import ComaCompressionConfig
 from trainers.data import schema
 from trainers.data.images import as_image
 from trainers.data.rows import BadRows
 
+
+if TYPE_CHECKING:  # it loads the settings of the HF `Trainer`, and with them PEFT
+    from trainers.compression.config import ComaCompressionConfig
 
 __all__ = ["ComaCompressionCollator", "as_input", "check_messages"]
 

@@ -97,12 +97,7 @@ class ComaContrastiveTrainer(ComaTrainer):
         self.temperature = Temperature(args.temperature, sources, trained).to(self.accelerator.device)
         if trained:
             self.add_callback(TrainedTemperature(self.temperature))
-        hidden_size, cuts = self.coma.config.hidden_size, args.matryoshka_dims or []
-        self.options = InfoNCEOptions(
-            false_negative_margin=args.false_negative_margin,
-            hardness=args.hardness,
-            matryoshka=dict.fromkeys({*cuts, hidden_size}, 1.0) if cuts else None,
-        )
+        self.options = _options(args, self.coma.config.hidden_size)
 
     def training_step(
         self,
@@ -262,3 +257,12 @@ class ComaContrastiveTrainer(ComaTrainer):
         seed = args.seed if args.data_seed is None else args.data_seed
         sources = every_source(self.train_dataset, "sub_batch_size")
         return SubBatchSampler(sources, args.sub_batch_size, seed, args.source_caps, args.source_weights)
+
+
+def _options(args: ComaContrastiveConfig, hidden_size: int) -> InfoNCEOptions:
+    cuts = args.matryoshka_dims or []
+    return InfoNCEOptions(
+        false_negative_margin=args.false_negative_margin,
+        hardness=args.hardness,
+        matryoshka=dict.fromkeys({*cuts, hidden_size}, 1.0) if cuts else None,
+    )
