@@ -67,7 +67,7 @@ def contrastive_trainer(tmp_path: Path) -> Callable[..., ComaContrastiveTrainer]
             "learning_rate": 1e-3,
         }
         config = ComaContrastiveConfig(**{**defaults, **settings})
-        return ComaContrastiveTrainer(model, config, processor, train_dataset=rows, **kwargs)
+        return ComaContrastiveTrainer(model, config, train_dataset=rows, processing_class=processor, **kwargs)
 
     return make
 
@@ -110,6 +110,6 @@ def compression_trainer(tmp_path: Path) -> Callable[..., ComaCompressionTrainer]
             "learning_rate": 1e-3,
         }
         config = ComaCompressionConfig(**{**defaults, **settings})
-        return ComaCompressionTrainer(model, config, processor, train_dataset=rows, **kwargs)
+        return ComaCompressionTrainer(model, config, train_dataset=rows, processing_class=processor, **kwargs)
 
     return make

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from modeling_coma import ComaProcessor
 from trainers.compression.collator import ComaCompressionCollator
-from trainers.contrastive.config import ComaContrastiveConfig
 from trainers.contrastive.packing import PackedInputs
 from trainers.data.items import as_input, content_key
 from trainers.data.rows import BadRows
 from trainers.experimental.joint import collate_dialogues
+
+
+if TYPE_CHECKING:  # it loads the settings of the HF `Trainer`, and with them PEFT
+    from trainers.contrastive.config import ComaContrastiveConfig
 
 
 __all__ = [
