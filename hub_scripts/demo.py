@@ -141,7 +141,7 @@ def _compress(model: Any, processor: Any, caching: Any, emoji: Any, settings: di
     rows = emoji_dialogues(emoji, seed=settings["seed"], turns=TURNS, languages=())
     config = ComaCompressionConfig(**settings, per_device_train_batch_size=64, learning_rate=3e-4)
     collator = ComaCompressionCollator(caching, compression_instruction=False)
-    trainer = ComaCompressionTrainer(model, config, processor, train_dataset=rows, data_collator=collator)
+    trainer = ComaCompressionTrainer(model, config, collator, rows, processing_class=processor)
     trainer.train()
     return _stage(trainer, turns=TURNS)
 
@@ -156,7 +156,7 @@ def _match(model: Any, processor: Any, caching: Any, emoji: Any, settings: dict)
     config = ComaContrastiveConfig(**settings, **loss, per_device_train_batch_size=128, learning_rate=1.5e-3)
     collator = ComaContrastiveCollator(caching)
     rows = emoji_pairs(emoji)
-    trainer = ComaContrastiveTrainer(model, config, processor, train_dataset=rows, data_collator=collator)
+    trainer = ComaContrastiveTrainer(model, config, collator, rows, processing_class=processor)
     trainer.train()
     return _stage(trainer)
 

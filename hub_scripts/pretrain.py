@@ -81,8 +81,8 @@ def _parse(argv: list[str]) -> tuple[PretrainArguments, "ComaCompressionConfig"]
     arguments, config = parse_settings("pretrain", __doc__, argv, PretrainArguments, ComaCompressionConfig)
     if EMOJI not in (arguments.data, arguments.eval_data):
         refuse_without(arguments, ["turns"], "data emoji", ["data", "eval_data"])
-    if arguments.data_format == "webdataset" and config.length_column is not None and arguments.data != EMOJI:
-        raise ValueError("length_column needs a table, whose rows can be sorted; shards come as they come.")
+    if arguments.data_format == "webdataset" and config.groups_by_length and arguments.data != EMOJI:
+        raise ValueError("group_by_length needs a table, whose rows can be sorted; shards come as they come.")
     return arguments, config
 
 
@@ -97,16 +97,10 @@ def _trainer(
         arguments.model = _coma_folder(arguments, Path(config.output_dir, "base"), begin)
     model, processor, adapter = load_trainable(arguments)
     _check_made_of(arguments, processor)
-    if config.length_column is not None:
+    if config.groups_by_length:
         with config.main_process_first():
             data["train_dataset"] = _with_lengths(data["train_dataset"], processor, config)
-    collator = ComaCompressionCollator(
-        for_collator(processor, arguments, config, data["train_dataset"]),
-        max_length=config.max_length,
-        dialogue_max_length=config.dialogue_max_length,
-        compression_instruction=config.compression_instruction,
-        on_bad_row=config.on_bad_row,
-    )
+    collator = ComaCompressionCollator.of(for_collator(processor, arguments, config, data["train_dataset"]), config)
     return ComaCompressionTrainer(
         model=model, args=config, data_collator=collator, processing_class=processor, peft_config=adapter, **data
     )
@@ -157,7 +151,7 @@ def _check_made_of(arguments: PretrainArguments, processor: "ComaProcessor") -> 
 def _with_lengths(dataset: "Dataset", processor: "ComaProcessor", config: "ComaCompressionConfig") -> "Dataset":
     from trainers.compression.lengths import add_lengths
 
-    if config.length_column in dataset.column_names:
+    if config.length_column_name in dataset.column_names:
         return dataset
     return add_lengths(
         dataset,
@@ -165,7 +159,7 @@ def _with_lengths(dataset: "Dataset", processor: "ComaProcessor", config: "ComaC
         max_length=config.max_length,
         dialogue_max_length=config.dialogue_max_length,
         compression_instruction=config.compression_instruction,
-        column=config.length_column,
+        column=config.length_column_name,
         num_proc=config.dataloader_num_workers or None,
     )
 

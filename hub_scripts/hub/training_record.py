@@ -19,6 +19,7 @@ from hub_scripts.common.data_digest import data_digest
 from hub_scripts.common.settings import EMOJI, ModelAndData
 from hub_scripts.hub.clean_load import library_versions
 from hub_scripts.hub.public_names import public_name, public_record
+from trainers import __version__
 
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class TrainingRecord(TrainerCallback):
     def __init__(self, trainer: "ComaTrainer", arguments: ModelAndData, earlier: list[dict[str, Any]] | None) -> None:
         self.trainer, self.earlier = trainer, earlier or []
         self.source = _describe_source(trainer, arguments) if trainer.args.should_save else {}
-        self.left_out = 0
+        self.rows_skipped = 0
 
     def on_save(self, *args: Any, **kwargs: Any) -> None:
         """A checkpoint has been saved: its record goes there."""
@@ -85,19 +86,13 @@ class TrainingRecord(TrainerCallback):
             is_finished (`bool`, *optional*, defaults to `True`): whether they are those at the end of training.
         """
         stage = describe_stage(self.trainer, self.source, is_finished)
-        if self.left_out:
-            stage["rows_skipped"] = self.left_out
+        if self.rows_skipped:
+            stage["rows_skipped"] = self.rows_skipped
         write_stages(Path(folder), [*self.earlier, stage])
 
     def _count(self) -> None:
         """Rows that were left out since training began or was resumed, on all processes, every time they came up."""
-        import torch
-
-        bad_rows = getattr(self.trainer.data_collator, "bad_rows", None)
-        if bad_rows is not None:
-            accelerator = self.trainer.accelerator
-            skipped = torch.tensor(bad_rows.skipped, device=accelerator.device)
-            self.left_out = int(accelerator.reduce(skipped))
+        self.rows_skipped = self.trainer.left_out().get("rows_skipped", 0)
 
 
 def write_stages(folder: Path, stages: list[dict[str, Any]]) -> None:
@@ -164,14 +159,12 @@ def describe_stage(trainer: "ComaTrainer", source: Mapping[str, Any], is_finishe
     Returns:
         `dict` for JSON.
     """
-    from hub_scripts.cli import coma_version
-
     state, config, processor = trainer.state, trainer.args, trainer.processing_class
     size = processor.image_processor.size
     stage = {
         "stage": type(trainer).__name__.removeprefix("Coma").removesuffix("Trainer").lower(),
         "layout": LAYOUT,
-        "version": coma_version(),
+        "version": __version__,
         **source,
         "num_compression_tokens": trainer.coma.config.num_compression_tokens,
         "pixels": [size["shortest_edge"], size["longest_edge"]],

@@ -51,7 +51,7 @@ def test_an_adapter_from_a_backbone(
     make_backbone: Callable, coma_command: Callable, dialogues: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    settings = {"length_column": "lengths", "max_tokens_per_batch": 400, "eval_strategy": "epoch"}
+    settings = {"train_sampling_strategy": "group_by_length", "max_tokens_per_batch": 400, "eval_strategy": "epoch"}
     data = {"data": str(dialogues), "eval_data": str(dialogues)}
     config = write(tmp_path, model=str(make_backbone()), num_compression_tokens=6, **data, **settings)
     words = ["pretrain", "--config", config, "--output_dir", out, "--lora_r", 4]

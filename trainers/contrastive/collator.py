@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from modeling_coma import ComaProcessor
-from trainers.contrastive.config import ComaContrastiveConfig
 from trainers.contrastive.packing import PackedInputs
 from trainers.data.items import content_key, to_item
 from trainers.data.rows import BadRows
+
+
+if TYPE_CHECKING:  # it loads the settings of the HF `Trainer`, and with them PEFT
+    from trainers.contrastive.config import ComaContrastiveConfig
 
 
 __all__ = [
