@@ -15,11 +15,7 @@ from trainers.data.faults import describe, fault
 from trainers.data.images import images_of, without_decoding
 
 
-__all__ = [
-    "ROW",
-    "BadRows",
-    "NumberedRows",
-]
+__all__ = ["ROW", "BadRows", "NumberedRows"]
 
 logger = logging.get_logger(__name__)
 
