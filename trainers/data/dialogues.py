@@ -96,7 +96,7 @@ def load_dialogues(
 
     Args:
         source (`str`, `Path` or `Dataset`):
-            A .csv, .tsv, .jsonl, .json or .parquet file, a folder made by `Dataset.save_to_disk`, or a data set.
+            A .csv, .tsv, .txt, .jsonl, .json or .parquet file, a folder made by `Dataset.save_to_disk`, or a data set.
         image_root (`str` or `Path`, *optional*):
             Folder at which relative paths of images begin; by default that of the file.
         columns ([`DialogueColumns`], *optional*):

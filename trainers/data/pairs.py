@@ -67,7 +67,7 @@ def load_pairs(
 
     Args:
         source (`str`, `Path` or `Dataset`):
-            A .csv, .tsv, .jsonl, .json or .parquet file, a folder made by `Dataset.save_to_disk`, or a data set.
+            A .csv, .tsv, .txt, .jsonl, .json or .parquet file, a folder made by `Dataset.save_to_disk`, or a data set.
         columns ([`PairColumns`], *optional*):
             The columns of a table; rows that have `query` and `positive` already need none.
         image_root (`str` or `Path`, *optional*):
