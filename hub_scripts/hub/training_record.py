@@ -32,15 +32,8 @@ TRAINING_FILE = "coma_training.json"
 LAYOUT = 2  # of a stage in the record. The first, which had no number, kept settings that did not act as well.
 # Of the hundred settings of TrainingArguments those that make a recipe; of our own, all that acted.
 RECIPE = (
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "optim",
-    "weight_decay",
-    "max_grad_norm",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "seed",
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "max_grad_norm"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "seed"),
 )
 ALWAYS = ("seed", "freeze_vision")  # which say something when they are 0 or false as well
 WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
