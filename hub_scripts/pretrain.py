@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hub_scripts.common.output_folder import output_folder
 from hub_scripts.common.settings import EMOJI, ModelAndData, parse_settings, refuse_without
-from hub_scripts.common.training import emoji_styles, for_collator, load_data, load_trainable, train
+from hub_scripts.common.training import emoji_styles, load_data, load_trainable, make_trainer, train
 from trainers.data.dialogues import DialogueColumns
 from trainers.ranges import COUNT, Range
 
@@ -89,7 +89,6 @@ def _parse(argv: list[str]) -> tuple[PretrainArguments, "ComaCompressionConfig"]
 def _trainer(
     arguments: PretrainArguments, config: "ComaCompressionConfig", begin: Callable[[], None]
 ) -> "ComaCompressionTrainer":
-    from trainers.compression.collator import ComaCompressionCollator
     from trainers.compression.lengths import add_lengths
     from trainers.compression.trainer import ComaCompressionTrainer
 
@@ -109,10 +108,7 @@ def _trainer(
                 column=config.length_column_name,
                 num_proc=config.dataloader_num_workers or None,
             )
-    collator = ComaCompressionCollator.of(for_collator(processor, arguments, config, data["train_dataset"]), config)
-    return ComaCompressionTrainer(
-        model=model, args=config, data_collator=collator, processing_class=processor, peft_config=adapter, **data
-    )
+    return make_trainer(ComaCompressionTrainer, arguments, config, data, model, processor, adapter)
 
 
 def _coma_folder(arguments: PretrainArguments, base: Path, begin: Callable[[], None]) -> str:

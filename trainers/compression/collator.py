@@ -16,7 +16,6 @@ from trainers.data.schema import check_messages
 if TYPE_CHECKING:  # it loads the settings of the HF `Trainer`, and with them PEFT
     from trainers.compression.config import ComaCompressionConfig
 
-
 __all__ = ["ComaCompressionCollator"]
 
 
