@@ -74,7 +74,7 @@ def make_trainer(
     processor: "ComaProcessor",
     adapter: "LoraConfig | None",
 ) -> "ComaTrainer":
-    """A trainer of what [`load_data`] and [`load_trainable`] give; with `cache_pixels` it keeps the pixels of images."""
+    """A trainer of what [`load_data`] and [`load_trainable`] give, which keeps pixels of images if it is to."""
     from trainers.data.pixel_cache import CachingProcessor
 
     of_collator = CachingProcessor.of(processor) if arguments.cache_pixels else processor
