@@ -22,13 +22,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from hub_scripts.common.arguments import add_encode_options, command_parser
+from hub_scripts.common.arguments import Dtype, add_encode_options, command_parser
 from hub_scripts.common.terminal import one_line
 from trainers.files import RECORD
 
 
 if TYPE_CHECKING:
-    from hub_scripts.embedding.corpus import Corpus
+    from trainers.data.corpus import Corpus
     from trainers.encoding.shards import Part
 
 
@@ -86,7 +86,7 @@ def embed_table(  # noqa: PLR0913 - what can be set
     batch_tokens: int = 16384,
     part_rows: int = 2048,
     num_workers: int = 0,
-    dtype: str = "auto",
+    dtype: Dtype = "auto",
     device: str = "auto",
 ) -> EmbeddedTable:
     r"""
@@ -118,7 +118,7 @@ def embed_table(  # noqa: PLR0913 - what can be set
         >>> made.num_rows
     """
     from hub_scripts.common.loading import load_model
-    from hub_scripts.embedding.corpus import Columns, open_corpus
+    from trainers.data.corpus import Columns, open_corpus
     from trainers.files import one_writer
 
     if on_error not in ("raise", "skip") or part_rows < 1:
@@ -159,7 +159,7 @@ def _embed(
     rows = ShardRows(corpus.num_rows, partial(_read_part, corpus), way_out=WAY_OUT)
     files, num_embedded = embed_in_shards(*coma, rows, parts, **options)
     num_rows, num_skipped = write_index(out, files, _beside(out, "skipped.jsonl"), record)
-    for file in [*files, parts / RECORD]:
+    for file in [*parts.glob("*.arrow"), parts / RECORD]:
         file.unlink()
     with contextlib.suppress(OSError):  # there may be something else in it
         parts.rmdir()

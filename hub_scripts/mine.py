@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_scripts.common.arguments import (
+    Dtype,
     add_encode_options,
     command_parser,
     instructions_by_source,
@@ -69,7 +70,7 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
     batch_tokens: int = 16384,
     part_rows: int = 8192,
     num_workers: int = 0,
-    dtype: str = "auto",
+    dtype: Dtype = "auto",
     device: str = "auto",
     **settings: float | None,
 ) -> dict[str, Any]:

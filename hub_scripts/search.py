@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub_scripts.common.arguments import add_model_options, command_parser, positive
+from hub_scripts.common.arguments import Dtype, add_model_options, command_parser, positive
 from hub_scripts.common.terminal import one_line
 from hub_scripts.hub.golden import ANY_PRECISION, distances, probe
 
@@ -50,7 +50,7 @@ def search_index(
     image: str | Path | None = None,
     model: "str | tuple[ComaForEmbedding, ComaProcessor] | None" = None,
     k: int = 10,
-    dtype: str = "auto",
+    dtype: Dtype = "auto",
     device: str = "auto",
 ) -> "list[Hit]":
     r"""

@@ -20,6 +20,7 @@ from PIL import Image
 
 from hub_scripts.cli import main
 from hub_scripts.common.folders import save_model
+from hub_scripts.embed import embed_table
 from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
@@ -80,6 +81,30 @@ def test_table_of_texts_and_pictures(coma_folder: Path, coma_command: Callable, 
     }
     items = [{"image": str(photos / "0.png"), "text": "an apple"}, "only text", {"image": str(photos / "more/1.png")}]
     assert np.abs(embeddings_in(tmp_path / "out.parquet") - expected(coma_folder, items)).max() < 1e-5
+
+
+def test_from_python(coma_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "t.txt").write_text("an apple\n \na pear\n")
+    names = (str(coma_folder), tmp_path / "t.txt", tmp_path / "out.parquet")
+    with pytest.raises(ValueError, match="Row 1 is empty"):
+        embed_table(*names, part_rows=1)
+    made = embed_table(*names, part_rows=1, on_error="skip")
+    assert (made.num_rows, made.num_embedded, made.num_skipped, made.num_left_alone) == (2, 1, 1, 0)
+    assert made.model["dim"] == 64 and not capsys.readouterr().out
+    assert np.abs(embeddings_in(names[2]) - expected(coma_folder, ["an apple", "a pear"])).max() < 1e-5
+    assert not (tmp_path / "out.parquet.parts").exists()
+    for wrong in ({"on_error": "ignore"}, {"part_rows": 0}):
+        with pytest.raises(ValueError, match="is raise or skip, and part_rows="):
+            embed_table(*names, **wrong)
+
+
+def test_a_table_that_became_shorter_leaves_nothing(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("an apple\na pear\n \n")
+    words = ["embed", coma_folder, tmp_path / "t.txt", tmp_path / "out.parquet", "--part-rows", 1]
+    assert coma_command(*words)[0] == 1
+    (tmp_path / "t.txt").write_text("an apple\n")
+    assert "\n0 embedded now" in coma_command(*words)[1]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.parquet", "t.txt"]
 
 
 def test_killed_and_started_again_it_goes_on(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
@@ -344,3 +369,28 @@ def test_an_error_names_row_and_path(coma_folder: Path, coma_command: Callable, 
     (skipped,) = map(json.loads, (tmp_path / "out.parquet.skipped.jsonl").read_text().splitlines())
     assert (skipped["row"], skipped["id"], skipped["image"]) == (row, name, name)
     assert f"Row {row}" in skipped["error"] and name in skipped["error"]
+
+
+def test_bad_rows_obey_the_command(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
+    """Of a table and of a folder: named, or listed with the reason, and the others are embedded."""
+    lines = ["text,image", "a,", "b", "caf\xe9,", "c,../x.png", f"d,{'x' * 5000}", "e,"]
+    (tmp_path / "t.csv").write_bytes("\n".join(lines).encode("latin-1"))
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (28, 28)).save(tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "b.png").symlink_to("nowhere")
+    (tmp_path / "photos" / os.fsdecode(b"\xff.png")).write_bytes((tmp_path / "photos" / "a.png").read_bytes())
+    for source, first, good, reasons in (
+        ("t.csv", "Row 1 of t.csv: line 3: found 1 values", [0, 5], ["values", "not UTF-8", "inside of", "5000 char"]),
+        ("photos", "Row 1 of photos: b.png: a link that leads nowhere", [0], ["leads nowhere", "not UTF-8"]),
+    ):
+        out = tmp_path / f"{source}.parquet"
+        code, _, error = coma_command("embed", coma_folder, tmp_path / source, out, "--workers", 0)
+        assert code == 1 and f"error: {first}" in error and not out.exists()
+        code, text, _ = coma_command(
+            "embed", coma_folder, tmp_path / source, out, "--on-error", "skip", "--workers", 0
+        )
+        assert code == 0 and f"{len(reasons)} rows skipped" in text
+        assert pq.read_table(out)["row"].to_pylist() == good
+        skipped = [json.loads(line) for line in Path(f"{out}.skipped.jsonl").read_text().splitlines()]
+        for row, words in zip(skipped, reasons, strict=True):
+            assert words in row["error"] and row["error"].startswith(f"Row {row['row']} of {source}: ")

@@ -10,6 +10,7 @@ import torch
 from datasets import load_from_disk
 
 import hub_scripts.mine
+from hub_scripts.mine import mine_negatives
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.data.images import without_decoding
 from trainers.files import one_writer
@@ -62,6 +63,18 @@ def test_mined_negatives_are_the_nearest(
     assert report["mined"] == sum(counts) and report["rows_by_number"]["2"] == counts.count(2)
     assert (report["queries"], report["documents"], report["relative_margin"]) == (24, 12, MARGIN)
     assert not out.with_name("mined.parts").exists()
+
+
+def test_from_python(coma_folder: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    columns = {"query_text": "question", "positive_image": "image"}
+    report = mine_negatives(str(coma_folder), pairs, tmp_path / "mined", columns=columns, number=3, relative_margin=-2)
+    assert (report["rows"], report["mined"], report["number"]) == (24, 72, 3) and not capsys.readouterr().out
+    assert report == json.loads((tmp_path / "mined.report.json").read_text())
+    dataset = load_from_disk(str(tmp_path / "mined")).remove_columns("negatives")
+    again = mine_negatives(str(coma_folder), dataset, tmp_path / "again", number=3, relative_margin=-2)
+    assert again == report
+    with pytest.raises(TypeError, match="depht"):
+        mine_negatives(str(coma_folder), pairs, tmp_path / "other", depht=3)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import torch
 from hub_scripts.common.folders import save_model
 from hub_scripts.common.loading import load_model
 from hub_scripts.embedding.index import nearest, write_index
+from hub_scripts.search import search_index
 from trainers.encoding.shards import write_shard
 
 
@@ -50,6 +51,15 @@ def test_a_row_is_nearest_to_itself(
     lines = [line.split() for line in text.splitlines()[1:]]
     assert code == 0 and [line[0] for line in lines] == ["1", "2"]
     assert lines[0][1:3] == ["1.000", str(row)] and float(lines[1][1]) < 0.9999
+
+
+def test_from_python(coma_folder: Path, index: Path) -> None:
+    (hit,) = search_index(index, "a red apple", k=1)  # by the model that the file names
+    assert hit.row == {"row": 0, "id": "0", "text": "a red apple", "image": None} and hit.score > 0.999
+    found = search_index(index, image=index.with_name("1.png"), model=load_model(str(coma_folder)), k=2)
+    assert [hit.row["image"] for hit in found][0] == "1.png" and found[0].score > found[1].score
+    with pytest.raises(ValueError, match="The query cannot be embedded: "):
+        search_index(index)
 
 
 def test_the_table_is_short_and_complete(coma_folder: Path, coma_command: Callable, index: Path) -> None:
