@@ -220,14 +220,22 @@ class _Inputs(torch.utils.data.Dataset):
         rows = [row for row in batch if row.error is None]
         try:
             return rows, self.process(rows), failures
-        except BAD_ROW:  # somewhere in the batch: the rows one by one tell where
-            for row in rows:
-                try:
-                    self.process([row])
-                except BAD_ROW as error:
-                    failures[row.place] = self.named(row.place, error)
+        except BAD_ROW:  # somewhere in the batch
+            failures |= self.one_by_one(rows, self.process)[1]
         rows = [row for row in rows if row.place not in failures]
         return rows, self.process(rows), failures
+
+    def one_by_one(
+        self, rows: list[TokenizedRow], act: Callable[[list[TokenizedRow]], Any]
+    ) -> tuple[dict[int, Any], dict[int, str]]:
+        """By place, what comes of each row of a batch, and what is wrong with those of which nothing comes."""
+        results, failures = {}, {}
+        for row in rows:
+            try:
+                results[row.place] = act([row])
+            except BAD_ROW as error:
+                failures[row.place] = self.named(row.place, error)
+        return results, failures
 
     def process(self, rows: list[TokenizedRow]) -> dict[str, torch.Tensor]:
         """Tensors of some rows."""
@@ -274,18 +282,13 @@ def _encoded(
     try:
         return EncodedBatch([row.place for row in rows], _embed(model, tensors), failures)
     except ValueError as error:
-        embeddings = {}
-        for row in rows:
-            try:
-                embeddings[row.place] = _embed(model, inputs.process([row]))
-            except ValueError as why:
-                failures[row.place] = inputs.named(row.place, why)
+        embeddings, bad = inputs.one_by_one(rows, lambda row: _embed(model, inputs.process(row)))
         whole = f"In the batch of {inputs.describe(rows)}: {error}"
-        if len(embeddings) == len(rows):  # each is good alone
+        if not bad:  # each is good alone
             raise ValueError(whole) from error
         if not embeddings:  # it is rather the model that is to blame
-            failures |= dict.fromkeys((row.place for row in rows), whole)
-    return EncodedBatch(list(embeddings), torch.cat([_embed(model, {}), *embeddings.values()]), failures)
+            bad = dict.fromkeys(bad, whole)
+    return EncodedBatch(list(embeddings), torch.cat([_embed(model, {}), *embeddings.values()]), failures | bad)
 
 
 @torch.no_grad()
