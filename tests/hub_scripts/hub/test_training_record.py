@@ -9,7 +9,7 @@ import pytest
 
 from hub_scripts.common.data_digest import data_digest
 from hub_scripts.common.training_stage import _last_log
-from hub_scripts.hub.card_training import NOT_TRAINED, training_section
+from hub_scripts.hub.card import NOT_TRAINED, training_section
 from hub_scripts.hub.training_record import TRAINING_FILE, read_training_record
 
 
