@@ -99,12 +99,9 @@ def convert_model(
 
     Example:
 
-    ```python
-    from hub_scripts.convert import convert_model
-
-    convert_model("404-not-founds/CoMa-3B", "my-coma", max_pixels=802816)
-    convert_model("my-coma", "plain-coma", to_backbone=True)
-    ```
+        >>> from hub_scripts.convert import convert_model
+        >>> convert_model("404-not-founds/CoMa-3B", "my-coma", max_pixels=802816)
+        >>> convert_model("my-coma", "plain-coma", to_backbone=True)
     """
     from hub_scripts.common.folders import new_folder, save_model
     from hub_scripts.common.loading import load_model
@@ -122,8 +119,8 @@ def convert_model(
         return Conversion(coma.config.num_compression_tokens, difference)
     count = _count_tokens(name, revision)
     with new_folder(Path(out)) as folder:
-        pixels = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
-        coma, processor = create_model(name, count, pooling or "mean", pixels, revision=revision, dtype=dtype)
+        settings = {"min_pixels": min_pixels, "max_pixels": max_pixels, "dtype": dtype, "revision": revision}
+        coma, processor = create_model(name, count, pooling or "mean", **settings)
         difference = _compare(coma, processor, coma.backbone)
         save_model(coma, processor, folder)
     return Conversion(count, difference)

@@ -94,14 +94,14 @@ def main(argv: list[str]) -> int:
 
 def _create(seed: int) -> tuple["ComaForEmbedding", "ComaProcessor"]:
     from hub_scripts.tiny.backbone import DEMO, create_tiny_backbone
-    from modeling_coma import ComaForEmbedding
+    from trainers.backbone import model_from_backbone
     from trainers.data.emoji import emoji_dialogues, load_emoji
 
     emoji = load_emoji()
     texts = [message["content"] for row in emoji_dialogues(emoji, languages=())["messages"] for message in row]
     with tempfile.TemporaryDirectory() as folder:
         create_tiny_backbone(folder, texts=texts + list(emoji["label"]), sizes=DEMO, seed=seed)
-        return ComaForEmbedding.from_backbone(folder, NUM_COMPRESSION_TOKENS)
+        return model_from_backbone(folder, NUM_COMPRESSION_TOKENS)
 
 
 def _train(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: Any) -> list[dict[str, Any]]:

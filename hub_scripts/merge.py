@@ -76,12 +76,9 @@ def merge_model(
 
     Example:
 
-    ```python
-    from hub_scripts.merge import merge_model
-
-    merged = merge_model("outputs/checkpoint-1500", "my-coma", dtype="bfloat16")
-    print(merged.base, merged.difference)
-    ```
+        >>> from hub_scripts.merge import merge_model
+        >>> merged = merge_model("outputs/checkpoint-1500", "my-coma", dtype="bfloat16")
+        >>> print(merged.base, merged.difference)
     """
     from hub_scripts.common.folders import new_folder, save_model
 

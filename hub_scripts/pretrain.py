@@ -146,11 +146,16 @@ def _coma_folder(arguments: PretrainArguments, begun: Beginning) -> str:
     base = begun.folder / "base"
     if not base.exists():
         begun.write()
-        pixels = {"shortest_edge": arguments.min_pixels, "longest_edge": arguments.max_pixels}
-        k, dtype = arguments.num_compression_tokens, arguments.dtype
+        model, processor = create_model(
+            arguments.model,
+            num_compression_tokens=arguments.num_compression_tokens,
+            min_pixels=arguments.min_pixels,
+            max_pixels=arguments.max_pixels,
+            dtype=arguments.dtype,
+        )
         with new_folder(base) as folder:
             write_stages(folder, [])
-            save_model(*create_model(arguments.model, k, pixels=pixels, dtype=dtype), folder)
+            save_model(model, processor, folder)
     return str(base)
 
 

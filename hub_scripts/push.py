@@ -115,12 +115,9 @@ def publish_model(  # noqa: PLR0913 - what can be set
 
     Example:
 
-    ```python
-    from hub_scripts.push import publish_model
-
-    published = publish_model("my-coma", "org/my-coma", license="apache-2.0", tag="v1")
-    print(published.commit.commit_url, sum(published.files.values()))
-    ```
+        >>> from hub_scripts.push import publish_model
+        >>> published = publish_model("my-coma", "org/my-coma", license="apache-2.0", tag="v1")
+        >>> print(published.commit.commit_url, sum(published.files.values()))
     """
     _check_names(repo_id, base_model, license)
     if create_pr and (tag or revision):

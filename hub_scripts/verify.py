@@ -101,12 +101,9 @@ def verify_model(model: str | Path, revision: str | None = None, tolerance: floa
 
     Example:
 
-    ```python
-    from hub_scripts.verify import verify_model
-
-    found = verify_model("org/my-coma", revision="v1")
-    print(found.is_intact, found.differences, found.changed_libraries)
-    ```
+        >>> from hub_scripts.verify import verify_model
+        >>> found = verify_model("org/my-coma", revision="v1")
+        >>> print(found.is_intact, found.differences, found.changed_libraries)
     """
     from hub_scripts.hub.golden import TOLERANCES, differences, load_cleanly, version_changes, weight_faults
 

@@ -22,6 +22,7 @@ from benchmarks.emoji_study.runs import similarity
 from benchmarks.emoji_study.setting import OTHER, UNSEEN, Emoji, embed
 from hub_scripts.common.page import draw_page
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.backbone import model_from_backbone
 from trainers.data.emoji import emoji_retrieval
 from trainers.evaluation.geometry import alignment, anisotropy, uniformity
 
@@ -38,7 +39,7 @@ def moments(folder: Path, seed: int, emoji: Emoji) -> list[Moment]:
     stage_1 = folder / "stage-1" / f"K{COMA.tokens}-{COMA.dialogues}-ce-1-{seed}"
     found = []
     for title, loaded in (
-        ("before stage 1", ComaForEmbedding.from_backbone(str(folder / "backbone"), COMA.tokens)),
+        ("before stage 1", model_from_backbone(str(folder / "backbone"), COMA.tokens)),
         ("after stage 1", (ComaForEmbedding.from_pretrained(stage_1), ComaProcessor.from_pretrained(stage_1))),
     ):
         found.append(Moment(title, embed(*loaded, emoji), torch.tensor(similarity(*loaded, emoji))))

@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from benchmarks.emoji_study.arms import Arm
 from benchmarks.emoji_study.setting import Emoji, Steps, common_settings, embed, examine
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.backbone import model_from_backbone
 from trainers.compression.collator import ComaCompressionCollator
 from trainers.compression.config import ComaCompressionConfig
 from trainers.compression.trainer import ComaCompressionTrainer
@@ -58,7 +59,7 @@ def run(arm: Arm, seed: int, steps: Steps, emoji: Emoji, folder: Path) -> dict[s
         seconds = before.pop("seconds")
         model, processor = ComaForEmbedding.from_pretrained(place), ComaProcessor.from_pretrained(place)
     else:
-        model, processor = ComaForEmbedding.from_backbone(str(place), arm.tokens)
+        model, processor = model_from_backbone(str(place), arm.tokens)
     model.config.pooling = arm.pooling
     curve = match(arm, seed, steps, emoji, model, processor)
     embeddings = embed(model, processor, emoji)
@@ -81,7 +82,7 @@ def similarity(model: ComaForEmbedding, processor: ComaProcessor, emoji: Emoji) 
 
 
 def _keep_compressed(arm: Arm, seed: int, steps: int, emoji: Emoji, backbone: Path, place: Path) -> None:
-    model, processor = ComaForEmbedding.from_backbone(str(backbone), arm.tokens)
+    model, processor = model_from_backbone(str(backbone), arm.tokens)
     collate = ComaCompressionCollator(emoji.caching(processor), compression_instruction=False)
     started = time.process_time()
     with tempfile.TemporaryDirectory() as scratch:

@@ -13,6 +13,7 @@ from datasets import Dataset, concatenate_datasets
 
 from hub_scripts.tiny.backbone import DEMO, create_tiny_backbone
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.backbone import model_from_backbone
 from trainers.compression.collator import ComaCompressionCollator
 from trainers.compression.config import ComaCompressionConfig
 from trainers.compression.trainer import ComaCompressionTrainer
@@ -118,7 +119,7 @@ def make_backbone(folder: Path, emoji: Emoji, steps: int) -> float:
     started = time.process_time()
     texts = [message["content"] for row in emoji_dialogues(load_emoji(), languages=())["messages"] for message in row]
     create_tiny_backbone(str(folder), texts=texts + emoji.names, sizes=SIZES, seed=0)
-    model, processor = ComaForEmbedding.from_backbone(str(folder), 1)
+    model, processor = model_from_backbone(str(folder), 1)
     collate = ComaCompressionCollator(emoji.caching(processor), compression_instruction=False)
     rows = [emoji_dialogues(emoji.train, seed=seed, turns=2, languages=()) for seed in range(6)]
     with tempfile.TemporaryDirectory() as scratch:
