@@ -124,36 +124,25 @@ def _find(name: str, revision: str | None) -> tuple[str | None, dict[str, Any]]:
     """The commit of a repository, and the golden vectors of a model; without any, the inputs that they would be of."""
     from hub_scripts.hub.clean_load import GOLDEN_FILE
     from hub_scripts.hub.golden import input_rows, read_golden
+    from hub_scripts.hub.public_names import HUB_ID
+    from hub_scripts.hub.upload import fetch_model
 
-    names = (*CONFIGS, GOLDEN_FILE)
-    if not Path(name).is_dir():
-        commit, files = _fetch(name, revision, names)
+    folder, commit = Path(name), None
+    if not folder.is_dir():
+        if folder.exists() or not HUB_ID.fullmatch(name):
+            raise ValueError(f"{name} is neither a folder nor the name of a repository, ORG/NAME.")
+        folder = fetch_model(name, revision, [*CONFIGS, GOLDEN_FILE])
+        commit = folder.name  # folders of the cache are named by commits
     elif revision is not None:
         raise ValueError(f"{name} is a folder, and --revision is for models on the Hub: leave it out.")
-    else:
-        commit, files = None, {file: path for file in names if (path := Path(name, file)).is_file()}
-    if not files.keys() & set(CONFIGS):
+    is_file = {file: (folder / file).is_file() for file in (*CONFIGS, GOLDEN_FILE)}
+    if not any(is_file[file] for file in CONFIGS):
         raise ValueError(f"{name} is no model: it has neither {' nor '.join(CONFIGS)}.")
-    if "config.json" in files:
-        _check_config(name, files["config.json"])
-    if GOLDEN_FILE in files:
-        return commit, read_golden(files[GOLDEN_FILE])
-    return commit, {"adapter": "config.json" not in files, **input_rows()}
-
-
-def _fetch(name: str, revision: str | None, names: tuple[str, ...]) -> tuple[str, dict[str, Path]]:
-    from hub_scripts.hub.public_names import HUB_ID
-    from hub_scripts.hub.upload import fetch_file
-
-    if Path(name).exists() or not HUB_ID.fullmatch(name):
-        raise ValueError(f"{name} is neither a folder nor the name of a repository, ORG/NAME.")
-    files, commit = {}, revision
-    for file in names:
-        path = fetch_file(name, file, commit)
-        if path is not None:
-            files[file] = path
-            commit = path.parent.name  # folders of the cache are named by commits: all comes from one
-    return commit or "", files
+    if is_file["config.json"]:
+        _check_config(name, folder / "config.json")
+    if is_file[GOLDEN_FILE]:
+        return commit, read_golden(folder / GOLDEN_FILE)
+    return commit, {"adapter": not is_file["config.json"], **input_rows()}
 
 
 def _check_config(name: str, file: Path) -> None:
