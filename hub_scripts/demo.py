@@ -90,12 +90,8 @@ def _train(
     model: "ComaForEmbedding", processor: "ComaProcessor", arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Both stages, on all styles but one; gives the record of them."""
-    from trainers.compression.collator import ComaCompressionCollator
-    from trainers.compression.config import ComaCompressionConfig
-    from trainers.compression.trainer import ComaCompressionTrainer
-    from trainers.contrastive.collator import ComaContrastiveCollator
-    from trainers.contrastive.config import ComaContrastiveConfig
-    from trainers.contrastive.trainer import ComaContrastiveTrainer
+    from trainers.compression import ComaCompressionCollator, ComaCompressionConfig, ComaCompressionTrainer
+    from trainers.contrastive import ComaContrastiveCollator, ComaContrastiveConfig, ComaContrastiveTrainer
     from trainers.data.emoji import STYLES, emoji_dialogues, emoji_pairs, load_emoji
     from trainers.data.pixel_cache import CachingProcessor
 

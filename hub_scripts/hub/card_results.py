@@ -103,15 +103,9 @@ def _of_evaluate(
     try:
         metadata, settings = content["metadata"], content["metadata"].get("settings", {})
         name, theirs = settings.get("model"), settings.get("probe")
-        source = {key: metadata[key] for key in SOURCES if key in metadata}
+        source = {"command": "coma evaluate", **{key: metadata.get(key) for key in SOURCES}}
         results = [
-            {
-                "task": _task(modality),
-                "dataset": dataset,
-                "metrics": dict(values),
-                "command": "coma evaluate",
-                **source,
-            }
+            {"task": _task(modality), "dataset": dataset, "metrics": dict(values), **source}
             for modality, sets in content["metrics"].items()
             for dataset, values in sets.items()
         ]
