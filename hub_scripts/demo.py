@@ -131,7 +131,7 @@ def _train(
 def _run(trainer: "ComaTrainer", **more: Any) -> dict[str, Any]:
     """Trains, and gives the record of the stage."""
     from hub_scripts.common.training import EMOJI
-    from hub_scripts.common.training_stage import describe_stage
+    from hub_scripts.hub.training_record import describe_stage
 
     sys.stdout.flush()  # progress bars go another way
     trainer.train()
