@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from hub_scripts.common.arguments import DTYPES, command_parser, positive
+from hub_scripts.common.arguments import DTYPES, Dtype, command_parser, positive
 from hub_scripts.common.terminal import one_line
 
 
@@ -74,7 +74,7 @@ def convert_model(
     pooling: Literal["mean", "last"] | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
-    dtype: str = "auto",
+    dtype: Dtype = "auto",
     revision: str | None = None,
 ) -> Conversion:
     """

@@ -10,7 +10,7 @@ text and an image are compared before and after.
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hub_scripts.common.arguments import DTYPES, command_parser
+from hub_scripts.common.arguments import DTYPES, Dtype, command_parser
 from hub_scripts.common.terminal import one_line
 
 
@@ -56,7 +56,7 @@ class MergedModel(NamedTuple):
 
 
 def merge_model(
-    adapter: str | Path, out: str | Path | None = None, *, base: str | None = None, dtype: str = "auto"
+    adapter: str | Path, out: str | Path | None = None, *, base: str | None = None, dtype: Dtype = "auto"
 ) -> MergedModel:
     """
     Folds an adapter into the weights of its base.
@@ -103,7 +103,9 @@ def _merge(adapter: str, base: str | None, dtype: str) -> MergedModel:
     before = golden_embeddings(adapted, processor)
     precision = AutoConfig.from_pretrained(base).dtype if dtype == "auto" else dtype
     precision = getattr(torch, precision) if isinstance(precision, str) else precision or torch.float32
-    model = merge_adapter(adapted).to(precision)
+    model = merge_adapter(adapted)
+    for parameter in model.parameters():  # not `model.to`: the frequencies of positions stay in fp32, as when it loads
+        parameter.data = parameter.data.to(precision)
     difference = max(distances(golden_embeddings(model, processor), before))
     if difference > (TOLERANCES["float32"] if precision == torch.float32 else ANY_PRECISION):
         raise ValueError(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor
 
@@ -119,6 +120,24 @@ def test_from_python_it_prints_nothing(source: Path, capsys: pytest.CaptureFixtu
         if file.is_file()
     }
     assert not capsys.readouterr().out
+
+
+def test_an_adapter_upon_a_base_in_half_precision_is_published_merged(source: Path, tmp_path: Path) -> None:
+    """Merged, it embeds here as it does where it is loaded: what is not a weight keeps its precision."""
+    from peft import get_peft_model
+
+    from modeling_coma import ComaForEmbedding
+    from trainers.adapters import lora_config
+
+    ComaForEmbedding.from_pretrained(source, dtype="bfloat16").save_pretrained(source)
+    model = ComaForEmbedding.from_pretrained(source)
+    adapted = get_peft_model(model, lora_config(model, r=2))
+    for parameter in (parameter for parameter in adapted.parameters() if parameter.requires_grad):
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=torch.manual_seed(0)).to(parameter.dtype)
+    adapted.save_pretrained(tmp_path / "adapter")
+    published = publish_model(tmp_path / "adapter", "org/my-coma", dry_run=tmp_path / "out")
+    assert "model.safetensors" in published.files
+    assert {weight.dtype for weight in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("place", [{"tag": "v1"}, {"revision": "next"}])
