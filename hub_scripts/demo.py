@@ -59,7 +59,8 @@ def main(argv: list[str]) -> int:
         embeddings = _embed(model, processor, images=unseen.images, names=unseen.names, others=other.images)
         scores, candidates = _evaluate(**embeddings), len(unseen.names)
         table = _table(scores, candidates)
-        difference = _save(model, processor, folder / "model", stages, _training(arguments), table)
+        card = {"training": _training(arguments), "results": f"```\n{table}\n```"}
+        difference = _save(model, processor, folder / "model", stages, **card)
         print(f"\nReloaded in a clean process with AutoModel: largest difference {difference:.0e}")
         draw_page(folder / "retrieval.png", unseen, other, **embeddings)
     print(f"\n{table}")
@@ -176,12 +177,7 @@ def _table(scores: dict[str, dict[str, float]], candidates: int) -> str:
 
 
 def _save(
-    model: "ComaForEmbedding",
-    processor: "ComaProcessor",
-    folder: Path,
-    stages: list[dict[str, Any]],
-    training: str,
-    table: str,
+    model: "ComaForEmbedding", processor: "ComaProcessor", folder: Path, stages: list[dict[str, Any]], **card: str
 ) -> float:
     """Saves a complete folder, and loads it in a clean process; gives the largest difference of an embedding."""
     from hub_scripts.common.folders import save_model
@@ -191,6 +187,6 @@ def _save(
     folder.mkdir()
     model.config.backbone_config._name_or_path = BACKBONE
     write_stages(folder, stages)
-    save_model(model, processor, folder, training=training, results=f"```\n{table}\n```")
+    save_model(model, processor, folder, **card)
     write_golden(folder, model, processor)
     return check_clean_load(folder)
