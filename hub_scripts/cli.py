@@ -15,7 +15,6 @@ import importlib.util
 import os
 import sys
 import warnings
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hub_scripts.common.terminal import drop_unwritten, flush, is_read, one_line, show_every_letter
@@ -59,6 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         `int`: exit code; 1 for an error, 130 if interrupted, 141 if nobody reads what it prints any more.
     """
+    if message := _hidden_package():
+        print(f"coma: error: {message}", file=sys.stderr)
+        return 1
     argv = sys.argv[1:] if argv is None else argv
     options = argv[: argv.index("--")] if "--" in argv else argv
     debug = "--debug" in options
@@ -70,7 +72,6 @@ def main(argv: list[str] | None = None) -> int:
         warnings.simplefilter("ignore", FutureWarning)  # of libraries, to each other's authors
     show_every_letter(sys.stdout)
     try:
-        _refuse_hidden_packages()
         code = importlib.import_module(f"hub_scripts.{command.replace('-', '_')}").main(arguments.arguments)
         flush()
         return code
@@ -105,27 +106,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse_hidden_packages() -> None:
-    """Raises where a folder or file of somebody else is imported in place of the packages that lie beside this one."""
+def _hidden_package() -> str:
+    """What is wrong where a folder or file of somebody else would be imported in place of the packages beside this."""
     for package in ("modeling_coma", "trainers"):
         spec = importlib.util.find_spec(package)
-        if spec is None:
-            continue
-        place = next(iter(spec.submodule_search_locations or [spec.origin]))
-        ours = Path(__file__).parents[1] / package
-        if Path(place).resolve() != ours.resolve():
-            raise ImportError(
-                f"{place} hides the package {package} of this command: run it in another folder, rename what hides "
-                "it, or start it as `coma`, not by `python -m`."
-            )
+        if spec is not None:
+            place = next(iter(spec.submodule_search_locations or [spec.origin]))
+            if Path(place).resolve() != Path(__file__).parents[1].joinpath(package).resolve():
+                return (
+                    f"{place} hides the package {package} of this command: run it in another folder, rename what "
+                    "hides it, or start it as `coma`, not by `python -m`."
+                )
+    return ""
 
 
 def coma_version() -> str:
     """Version of this package."""
-    try:
-        return version("coma-embedding")
-    except PackageNotFoundError:
-        return "(a checkout that is not installed)"
+    from trainers import __version__  # not before it is known that this is ours
+
+    return __version__
 
 
 def _one_line(error: BaseException) -> str:

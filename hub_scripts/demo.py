@@ -115,7 +115,7 @@ def _train(
         config = ComaCompressionConfig(**common, **settings, learning_rate=3e-4)
         rows = emoji_dialogues(emoji, seed=arguments.seed, turns=TURNS, languages=())
         collator = ComaCompressionCollator(caching, compression_instruction=False)
-        trainer = ComaCompressionTrainer(model, config, processor, train_dataset=rows, data_collator=collator)
+        trainer = ComaCompressionTrainer(model, config, collator, rows, processing_class=processor)
         stages = [_run(trainer, turns=TURNS)]
 
         print("\nStage 2, matching: images and their names, by InfoNCE")
@@ -123,7 +123,7 @@ def _train(
         settings |= {"temperature": 0.07, "bidirectional": True}
         config = ComaContrastiveConfig(**common, **settings, learning_rate=1.5e-3)
         rows, collator = emoji_pairs(emoji), ComaContrastiveCollator(caching)
-        trainer = ComaContrastiveTrainer(model, config, processor, train_dataset=rows, data_collator=collator)
+        trainer = ComaContrastiveTrainer(model, config, collator, rows, processing_class=processor)
         stages.append(_run(trainer))
     model.eval()
     return stages

@@ -25,15 +25,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hub_scripts.common.output_folder import output_folder
 from hub_scripts.common.settings import EMOJI, ModelAndData, parse_settings, refuse_without
-from hub_scripts.common.training import emoji_styles, for_collator, load_data, load_trainable, train
+from hub_scripts.common.training import emoji_styles, load_data, load_trainable, make_trainer, train
 from trainers.data.pairs import PairColumns
 
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-    from trainers.contrastive.config import ComaContrastiveConfig
     from trainers.contrastive.trainer import ComaContrastiveTrainer
+    from trainers.experimental.config import ExperimentalContrastiveConfig
 
 
 __all__ = ["FinetuneArguments", "main"]
@@ -65,27 +65,25 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parse(argv: list[str]) -> tuple[FinetuneArguments, "ComaContrastiveConfig"]:
-    from trainers.contrastive.config import ComaContrastiveConfig
+def _parse(argv: list[str]) -> tuple[FinetuneArguments, "ExperimentalContrastiveConfig"]:
+    from trainers.experimental.config import ExperimentalContrastiveConfig
 
-    arguments, config = parse_settings("finetune", __doc__, argv, FinetuneArguments, ComaContrastiveConfig)
+    arguments, config = parse_settings("finetune", __doc__, argv, FinetuneArguments, ExperimentalContrastiveConfig)
     if arguments.is_emoji or arguments.data_format != "mmeb":
         refuse_without(arguments, ["mmeb_sets", "mmeb_split"], "data_format mmeb", ["data_format", "data"])
     return arguments, config
 
 
-def _trainer(arguments: FinetuneArguments, config: "ComaContrastiveConfig") -> "ComaContrastiveTrainer":
-    from trainers.contrastive.collator import ComaContrastiveCollator
+def _trainer(arguments: FinetuneArguments, config: "ExperimentalContrastiveConfig") -> "ComaContrastiveTrainer":
     from trainers.contrastive.trainer import ComaContrastiveTrainer
     from trainers.data.images import without_decoding
     from trainers.evaluation import RetrievalCallback, RetrievalSet
+    from trainers.experimental.trainer import ExperimentalContrastiveTrainer
 
     data = load_data(_load, arguments, config)
     model, processor, adapter = load_trainable(arguments)
-    collator = ComaContrastiveCollator.of(for_collator(processor, arguments, config, data["train_dataset"]), config)
-    trainer = ComaContrastiveTrainer(
-        model=model, args=config, data_collator=collator, processing_class=processor, peft_config=adapter, **data
-    )
+    trainer_class = ExperimentalContrastiveTrainer if config.is_experimental else ComaContrastiveTrainer
+    trainer = make_trainer(trainer_class, arguments, config, data, model, processor, adapter)
     if arguments.eval_data is not None:
         rows = without_decoding(data["eval_dataset"])
         task = RetrievalSet.from_rows(rows, config.instructions, config.on_bad_row)

@@ -37,7 +37,8 @@ HARMLESS_FILES = (".*", "*.log", "*.out", "*.err", "*.yaml", "*.yml", "runs", "l
 MATTER = {
     *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "max_grad_norm"),
     *("optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_drop_last", "train_sampling_strategy"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "dataloader_drop_last"),
+    *("train_sampling_strategy", "length_column_name"),
     *("bf16", "fp16", "seed", "data_seed", "neftune_noise_alpha"),
 }
 OF_THE_BASE = {"num_compression_tokens", "min_pixels", "max_pixels", "dtype"}
@@ -89,9 +90,14 @@ def _read(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return read_record(path, "record of a training")
+        record = read_record(path, "record of a training")
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: give another --output_dir. {error}") from error
+    settings = record.get("settings", {})
+    column = settings.pop("length_column", None)
+    if column is not None:  # as version 0.1 called it
+        settings.update(train_sampling_strategy="group_by_length", length_column_name=column)
+    return record
 
 
 def _check(folder: Path, record: dict[str, Any], resume: str | None, is_trained: bool) -> None:

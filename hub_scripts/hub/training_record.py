@@ -19,6 +19,7 @@ from hub_scripts.common.data_digest import data_digest
 from hub_scripts.common.settings import EMOJI, ModelAndData
 from hub_scripts.hub.clean_load import library_versions
 from hub_scripts.hub.public_names import public_name, public_record
+from trainers import __version__
 
 
 if TYPE_CHECKING:
@@ -31,15 +32,8 @@ TRAINING_FILE = "coma_training.json"
 LAYOUT = 2  # of a stage in the record. The first, which had no number, kept settings that did not act as well.
 # Of the hundred settings of TrainingArguments those that make a recipe; of our own, all that acted.
 RECIPE = (
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "optim",
-    "weight_decay",
-    "max_grad_norm",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "seed",
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "max_grad_norm"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "seed"),
 )
 ALWAYS = ("seed", "freeze_vision")  # which say something when they are 0 or false as well
 WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
@@ -63,7 +57,7 @@ class TrainingRecord(TrainerCallback):
     def __init__(self, trainer: "ComaTrainer", arguments: ModelAndData, earlier: list[dict[str, Any]] | None) -> None:
         self.trainer, self.earlier = trainer, earlier or []
         self.source = _describe_source(trainer, arguments) if trainer.args.should_save else {}
-        self.left_out = 0
+        self.rows_skipped = 0
 
     def on_save(self, *args: Any, **kwargs: Any) -> None:
         """A checkpoint has been saved: its record goes there."""
@@ -85,19 +79,13 @@ class TrainingRecord(TrainerCallback):
             is_finished (`bool`, *optional*, defaults to `True`): whether they are those at the end of training.
         """
         stage = describe_stage(self.trainer, self.source, is_finished)
-        if self.left_out:
-            stage["rows_skipped"] = self.left_out
+        if self.rows_skipped:
+            stage["rows_skipped"] = self.rows_skipped
         write_stages(Path(folder), [*self.earlier, stage])
 
     def _count(self) -> None:
         """Rows that were left out since training began or was resumed, on all processes, every time they came up."""
-        import torch
-
-        bad_rows = getattr(self.trainer.data_collator, "bad_rows", None)
-        if bad_rows is not None:
-            accelerator = self.trainer.accelerator
-            skipped = torch.tensor(bad_rows.skipped, device=accelerator.device)
-            self.left_out = int(accelerator.reduce(skipped))
+        self.rows_skipped = self.trainer.left_out().get("rows_skipped", 0)
 
 
 def write_stages(folder: Path, stages: list[dict[str, Any]]) -> None:
@@ -164,14 +152,12 @@ def describe_stage(trainer: "ComaTrainer", source: Mapping[str, Any], is_finishe
     Returns:
         `dict` for JSON.
     """
-    from hub_scripts.cli import coma_version
-
     state, config, processor = trainer.state, trainer.args, trainer.processing_class
     size = processor.image_processor.size
     stage = {
-        "stage": type(trainer).__name__.removeprefix("Coma").removesuffix("Trainer").lower(),
+        "stage": trainer.stage,
         "layout": LAYOUT,
-        "version": coma_version(),
+        "version": __version__,
         **source,
         "num_compression_tokens": trainer.coma.config.num_compression_tokens,
         "pixels": [size["shortest_edge"], size["longest_edge"]],
@@ -248,19 +234,13 @@ def _describe_settings(trainer: "ComaTrainer") -> dict[str, Any]:
         "on_bad_row": False,  # counted, if there were any
     }
     settings = {name: values[name] for name in (*RECIPE, *own) if name in on and needs.get(name, True)}
-    if "compression_instruction" in values or "joint_weight" in on:
-        settings["compression_instruction"] = _instruction(trainer)
+    if "compression_instruction" in values or "joint_weight" in on:  # the lines that stood there, if they did
+        collator = getattr(trainer.data_collator, "dialogues", None) or trainer.data_collator
+        processor = trainer.processing_class
+        lines = {"with images": processor.image_instruction, "without": processor.text_instruction}
+        has_lines = getattr(collator, "options", {}).get("compression_instruction")
+        settings["compression_instruction"] = lines if has_lines else None
     return settings
-
-
-def _instruction(trainer: "ComaTrainer") -> dict[str, str] | None:
-    """The lines that stood before the compression tokens in dialogues, if they stood there."""
-    collator = trainer.data_collator
-    collator = getattr(collator, "dialogues", None) or collator  # of the joint objective
-    if not getattr(collator, "options", {}).get("compression_instruction"):
-        return None
-    processor = trainer.processing_class
-    return {"with images": processor.image_instruction, "without": processor.text_instruction}
 
 
 def _last_log(history: list[dict[str, float]], steps: int, is_resumed: bool) -> dict[str, float]:

@@ -51,7 +51,7 @@ def test_an_adapter_from_a_backbone(
     make_backbone: Callable, coma_command: Callable, dialogues: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    settings = {"length_column": "lengths", "max_tokens_per_batch": 400, "eval_strategy": "epoch"}
+    settings = {"train_sampling_strategy": "group_by_length", "max_tokens_per_batch": 400, "eval_strategy": "epoch"}
     data = {"data": str(dialogues), "eval_data": str(dialogues)}
     config = write(tmp_path, model=str(make_backbone()), num_compression_tokens=6, **data, **settings)
     words = ["pretrain", "--config", config, "--output_dir", out, "--lora_r", 4]
@@ -117,7 +117,7 @@ def test_bad_files_are_said(coma_folder: Path, coma_command: Callable, tmp_path:
     words = ["pretrain", "--model", coma_folder, "--output_dir", tmp_path / "out", "--report_to", "none"]
     for data, reason in (
         (tmp_path / "rows.jsonl", "column messages: found a row with the columns ['question'], expected messages"),
-        (tmp_path / "rows.txt", "must be a folder of `save_to_disk`, or a file that ends with .csv"),
+        (tmp_path / "rows.xls", "must be a folder of `save_to_disk`, or a file that ends with .csv"),
     ):
         code, _, error = coma_command(*words, "--data", data)
         assert code == 1 and reason in error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from trainers.data.items import to_compression_input
 from trainers.data.rows import BadRows
 from trainers.data.schema import check_messages
 
+
+if TYPE_CHECKING:  # it loads the settings of the HF `Trainer`, and with them PEFT
+    from trainers.compression.config import ComaCompressionConfig
 
 __all__ = ["ComaCompressionCollator"]
 
@@ -49,7 +52,7 @@ class ComaCompressionCollator:
         max_length: int | None = None,
         dialogue_max_length: int = 8192,
         compression_instruction: bool = True,
-        on_bad_row: str = "raise",
+        on_bad_row: Literal["raise", "skip"] = "raise",
     ) -> None:
         self.processor = processor
         self.options = {"compression_instruction": compression_instruction}
@@ -57,6 +60,11 @@ class ComaCompressionCollator:
             self.options["max_length"] = max_length
         self.dialogue_max_length = dialogue_max_length
         self.bad_rows = BadRows(on_bad_row)
+
+    @classmethod
+    def of(cls, processor: ComaProcessor, args: ComaCompressionConfig) -> ComaCompressionCollator:
+        """The collator that a trainer with these settings makes for itself, with a caching processor for instance."""
+        return cls(processor, args.max_length, args.dialogue_max_length, args.compression_instruction, args.on_bad_row)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch, turns_cut = self.bad_rows.apply(self.collate, rows, self._nothing)

@@ -24,7 +24,7 @@ def add_lengths(
     max_length: int | None = None,
     dialogue_max_length: int = 8192,
     compression_instruction: bool = True,
-    column: str = "lengths",
+    column: str = "length",
     num_proc: int | None = None,
 ) -> Dataset:
     r"""
@@ -38,8 +38,8 @@ def add_lengths(
             The processor of the model.
         max_length, dialogue_max_length, compression_instruction:
             As in [`ComaCompressionConfig`].
-        column (`str`, *optional*, defaults to `"lengths"`):
-            Name of the new column; the `length_column` of the settings.
+        column (`str`, *optional*, defaults to `"length"`):
+            Name of the new column; the `length_column_name` of the settings.
         num_proc (`int`, *optional*):
             Processes that share the work.
 
