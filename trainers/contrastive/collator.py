@@ -9,7 +9,7 @@ import torch
 from modeling_coma import ComaProcessor
 from trainers.compression.collator import ComaCompressionCollator
 from trainers.contrastive.packing import PackedInputs
-from trainers.data.items import as_input, content_key
+from trainers.data.items import content_key, to_item
 from trainers.data.rows import BadRows
 from trainers.experimental.joint import collate_dialogues
 
@@ -92,14 +92,14 @@ class ComaContrastiveCollator:
 
     def _collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         queries = [
-            as_input(row["query"], f"Row {place}: query", self.instructions.get(row.get("source")))
+            to_item(row["query"], f"Row {place}: query", self.instructions.get(row.get("source")))
             for place, row in enumerate(rows)
         ]
-        documents = [as_input(row["positive"], f"Row {place}: positive") for place, row in enumerate(rows)]
+        documents = [to_item(row["positive"], f"Row {place}: positive") for place, row in enumerate(rows)]
         owners = list(range(len(rows)))
         for place, row in enumerate(rows):
             negatives = row.get("negatives") or []
-            documents += [as_input(item, f"Row {place}: negative {n}") for n, item in enumerate(negatives)]
+            documents += [to_item(item, f"Row {place}: negative {n}") for n, item in enumerate(negatives)]
             owners += [place] * len(negatives)
         unique = {one.key: one for one in [*queries, *documents]}
         number = {key: n for n, key in enumerate(unique)}
