@@ -163,7 +163,7 @@ def _match(model: Any, processor: Any, caching: Any, emoji: Any, settings: dict)
 
 def _stage(trainer: "ComaTrainer", **more: Any) -> dict[str, Any]:
     from hub_scripts.common.training import EMOJI
-    from hub_scripts.common.training_stage import describe_stage
+    from hub_scripts.hub.training_record import describe_stage
 
     source = {"model": BACKBONE, "data": EMOJI, "data_rows": len(trainer.train_dataset), **more}
     return describe_stage(trainer, source, is_finished=True)

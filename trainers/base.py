@@ -184,10 +184,10 @@ class ComaTrainer(Trainer):
         """The loss is that of the steps that had rows; adds the means since the last log and what was counted."""
         logs = self.skipped_batches.corrected(logs)
         if "loss" in logs:
-            logs = {**logs, **self.meter.flush(), **self.seen.totals, **self._left_out()}
+            logs = {**logs, **self.meter.flush(), **self.seen.totals, **self.left_out()}
         super().log(logs, start_time)
 
-    def _left_out(self) -> dict[str, int]:
+    def left_out(self) -> dict[str, int]:
         """Rows and turns that were left out, on all processes, if there are any."""
         if self.bad_rows is None:
             return {}

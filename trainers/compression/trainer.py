@@ -64,6 +64,7 @@ class ComaCompressionTrainer(ComaTrainer):
 
     config_class = ComaCompressionConfig
     collator_class = ComaCompressionCollator
+    stage = "compression"  # its name in the record of a training
 
     def __init__(
         self,
