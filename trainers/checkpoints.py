@@ -154,13 +154,20 @@ def _check_file(file: Path) -> None:
             with safe_open(file, "pt"):
                 pass
         elif file.suffix == ".json":
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise ValueError(f"it is JSON of a {type(content).__name__}, not of an object")
+            _check_json(file)
         elif not zipfile.is_zipfile(file):
             raise ValueError("it is not what torch saves, or was cut")
-    except (SafetensorError, ValueError, RecursionError) as error:
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{file} cannot be read: {error}. Copy or download it again.") from error
+
+
+def _check_json(file: Path) -> None:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # of JSON and of UTF-8
+        raise ValueError(f"it is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"it is JSON of a {type(content).__name__}, not of an object")
 
 
 class whole_or_nothing(AbstractContextManager):
