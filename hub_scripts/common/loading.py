@@ -51,7 +51,8 @@ def load_model(name_or_path: str, dtype: str = "auto", device: str = "auto") -> 
         adapted, base = load_adapter(name_or_path, dtype=dtype)
         model, processor = merge_adapter(adapted), load_processor(name_or_path, base)
     else:
-        model, processor = _load_weights(name_or_path, dtype), load_processor(name_or_path)
+        check_folder(name_or_path)
+        model, processor = load_weights(name_or_path, dtype), load_processor(name_or_path)
     return model.to(found_device).eval(), processor
 
 
@@ -139,8 +140,9 @@ def load_adapter(folder: str, base: str | None = None, dtype: str = "auto") -> t
     if not base or (Path(base).is_absolute() and not Path(base).exists()):
         raise ValueError(f"The adapter {folder} names {named!r} as its base, which is not there: give --base FOLDER.")
     config.inference_mode = True
+    check_folder(base)
     # Not `from_pretrained`: by the task type it picks a wrapper that passes arguments of other models' heads.
-    adapted = PeftModel(_load_weights(base, dtype), config)
+    adapted = PeftModel(load_weights(base, dtype), config)
     check_adapter(adapted, folder)
     adapted.load_adapter(folder, "default")
     return adapted.eval(), base
@@ -150,8 +152,3 @@ def load_processor(*places: str) -> ComaProcessor:
     """The processor from the first place that has one: that of an adapter goes before that of its base."""
     saved = (place for place in places if (Path(place) / "processor_config.json").exists())
     return ComaProcessor.from_pretrained(next(saved, places[-1]))
-
-
-def _load_weights(name_or_path: str, dtype: str) -> ComaForEmbedding:
-    check_folder(name_or_path)
-    return load_weights(name_or_path, dtype)
