@@ -98,9 +98,7 @@ def _keep_compressed(arm: Arm, seed: int, steps: int, emoji: Emoji, backbone: Pa
         )
         teacher = copy.deepcopy(model) if arm.kl else None
         rows = dialogues(arm.dialogues, seed, emoji)
-        ComaCompressionTrainer(
-            model, config, processor, teacher=teacher, train_dataset=rows, data_collator=collate
-        ).train()
+        ComaCompressionTrainer(model, config, collate, rows, processing_class=processor, teacher=teacher).train()
     seconds = time.process_time() - started
     model.save_pretrained(place)
     processor.save_pretrained(place)
@@ -176,7 +174,7 @@ def match(arm: Arm, seed: int, steps: Steps, emoji: Emoji, model: ComaForEmbeddi
         ExperimentalContrastiveTrainer(
             model,
             config,
-            processor,
+            processing_class=processor,
             train_dataset=pairs(arm, seed, emoji),
             data_collator=collate if arm.mask_duplicates else lambda rows: without_keys(collate(rows)),
             callbacks=[curve],

@@ -119,6 +119,6 @@ def compression_trainer(tmp_path: Path) -> Callable[..., ComaCompressionTrainer]
             "learning_rate": 1e-3,
         }
         config = ComaCompressionConfig(**{**defaults, **settings})
-        return ComaCompressionTrainer(model, config, processor, train_dataset=rows, **kwargs)
+        return ComaCompressionTrainer(model, config, train_dataset=rows, processing_class=processor, **kwargs)
 
     return make

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from modeling_coma import ComaProcessor
-from trainers.contrastive.config import ComaContrastiveConfig
 from trainers.contrastive.packing import PackedInputs
-from trainers.data.items import as_input, content_key
+from trainers.data.items import content_key, to_item
 from trainers.data.rows import BadRows
+
+
+if TYPE_CHECKING:  # it loads the settings of the HF `Trainer`, and with them PEFT
+    from trainers.contrastive.config import ComaContrastiveConfig
 
 
 __all__ = [
@@ -90,12 +93,12 @@ class ComaContrastiveCollator:
         queries, documents = [], []
         for row_idx, row in enumerate(rows):
             instruction = self.instructions.get(row.get("source"))
-            queries.append(as_input(row["query"], f"Row {row_idx}: query", instruction))
-            documents.append(as_input(row["positive"], f"Row {row_idx}: positive"))
+            queries.append(to_item(row["query"], f"Row {row_idx}: query", instruction))
+            documents.append(to_item(row["positive"], f"Row {row_idx}: positive"))
         owners = list(range(len(rows)))
         for row_idx, row in enumerate(rows):
             for number, item in enumerate(row.get("negatives") or []):
-                documents.append(as_input(item, f"Row {row_idx}: negative {number}"))
+                documents.append(to_item(item, f"Row {row_idx}: negative {number}"))
                 owners.append(row_idx)
         unique = {item.key: item for item in [*queries, *documents]}
         number_of = {key: number for number, key in enumerate(unique)}

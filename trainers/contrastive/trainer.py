@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from torch.utils.data import Sampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.base import ComaTrainer
 from trainers.contrastive.collator import ComaContrastiveCollator
 from trainers.contrastive.config import ComaContrastiveConfig
 from trainers.contrastive.evaluation import EvaluationBlocks
@@ -21,13 +23,12 @@ from trainers.contrastive.targets import PairIds
 from trainers.distributed import gather_rows, gather_together
 from trainers.evaluation_rows import RowsOnce
 from trainers.samplers import SubBatchSampler
-from trainers.skipped_batches import SkippingTrainer
 
 
 __all__ = ["ComaContrastiveTrainer"]
 
 
-class ComaContrastiveTrainer(SkippingTrainer):
+class ComaContrastiveTrainer(ComaTrainer):
     r"""
     Trains stage 2 with a gradient cache: one code path on one process and on many.
 
@@ -36,45 +37,55 @@ class ComaContrastiveTrainer(SkippingTrainer):
     [`EvaluationBlocks`].
 
     Args:
-        model ([`ComaForEmbedding`] or `PeftModel`):
-            The model.
-        args ([`ComaContrastiveConfig`]):
-            Settings.
-        processing_class ([`ComaProcessor`]):
-            The processor, saved with every checkpoint.
+        model (`str`, [`ComaForEmbedding`] or `PeftModel`):
+            The model, or the name of its folder or on the Hub, which is then loaded in fp32.
+        args ([`ComaContrastiveConfig`], *optional*):
+            Settings; the defaults of the stage by default.
+        data_collator (`Callable`, *optional*):
+            Rows to a batch; by default a [`ComaContrastiveCollator`] as `args` say.
+        train_dataset, eval_dataset, kwargs:
+            As in [`~trainers.base.ComaTrainer`].
+        processing_class ([`ComaProcessor`], *optional*):
+            The processor, saved with every checkpoint; by default that of the model's folder.
         peft_config (`LoraConfig`, *optional*):
             Adapter to train, see `trainers.adapters.lora_config`; without one, all that is not frozen is trained.
-        kwargs:
-            As in `Trainer`: `train_dataset`, `eval_dataset`, `data_collator`, `callbacks`, …
 
     Raises:
         ValueError: for sources that are wanted where the rows have none, or others.
     """
 
+    config_class = ComaContrastiveConfig
     collator_class = ComaContrastiveCollator
     stage = "contrastive"  # its name in the record of a training
 
     def __init__(
         self,
-        model: ComaForEmbedding,
-        args: ComaContrastiveConfig,
-        processing_class: ComaProcessor,
+        model: str | ComaForEmbedding | PeftModel,
+        args: ComaContrastiveConfig | None = None,
+        data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: ComaProcessor | None = None,
+        *,
         peft_config: LoraConfig | None = None,
         **kwargs: Any,
     ) -> None:
-        if kwargs.get("data_collator") is None:
-            kwargs["data_collator"] = self.collator_class.of(processing_class, args)
-        super().__init__(model, args, processing_class, peft_config, **kwargs)
+        super().__init__(
+            model,
+            args,
+            data_collator,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            peft_config=peft_config,
+            **kwargs,
+        )
+        args = self.args
         check_sources(self.train_dataset, args)
         self.unseen_sources = UnseenSources(self.train_dataset, args, self.accelerator)
         self.add_callback(self.unseen_sources)
         self._evaluation: tuple[RowsOnce, EvaluationBlocks] | None = None
-        hidden_size, cuts = self.coma.config.hidden_size, args.matryoshka_dims or []
-        self.options = InfoNCEOptions(
-            false_negative_margin=args.false_negative_margin,
-            hardness=args.hardness,
-            matryoshka=dict.fromkeys({*cuts, hidden_size}, 1.0) if cuts else None,
-        )
+        self.options = _options(args, self.coma.config.hidden_size)
 
     def temperature(self, sources: torch.LongTensor) -> torch.Tensor:
         """What divides the similarities of rows with these sources (hashes), `(num_rows,)`."""
@@ -207,3 +218,12 @@ class ComaContrastiveTrainer(SkippingTrainer):
         seed = args.seed if args.data_seed is None else args.data_seed
         sources = every_source(self.train_dataset, "sub_batch_size")
         return SubBatchSampler(sources, args.sub_batch_size, seed, args.source_caps, args.source_weights)
+
+
+def _options(args: ComaContrastiveConfig, hidden_size: int) -> InfoNCEOptions:
+    cuts = args.matryoshka_dims or []
+    return InfoNCEOptions(
+        false_negative_margin=args.false_negative_margin,
+        hardness=args.hardness,
+        matryoshka=dict.fromkeys({*cuts, hidden_size}, 1.0) if cuts else None,
+    )

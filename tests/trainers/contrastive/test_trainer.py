@@ -197,7 +197,7 @@ args = ComaContrastiveConfig(out, max_steps=30, per_device_train_batch_size=4, s
     save_strategy="steps", logging_steps=1, report_to="none", use_cpu=True, disable_tqdm=True, mini_batch_tokens=60,
     learning_rate=1e-3)
 model, processor = ComaForEmbedding.from_pretrained(folder), ComaProcessor.from_pretrained(folder)
-trainer = ComaContrastiveTrainer(model, args, processor, train_dataset=Dataset.from_list(rows))
+trainer = ComaContrastiveTrainer(model, args, train_dataset=Dataset.from_list(rows), processing_class=processor)
 trainer.train(resume_from_checkpoint=resume == "True")
 """
 
