@@ -162,7 +162,7 @@ def describe_stage(trainer: "ComaTrainer", source: Mapping[str, Any], is_finishe
     state, config, processor = trainer.state, trainer.args, trainer.processing_class
     size = processor.image_processor.size
     stage = {
-        "stage": type(trainer).__name__.removeprefix("Coma").removesuffix("Trainer").lower(),
+        "stage": trainer.stage,
         "layout": LAYOUT,
         "version": __version__,
         **source,
