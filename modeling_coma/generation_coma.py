@@ -10,32 +10,23 @@ from transformers import GenerationConfig
 ARGUMENTS = {"generation_config", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"}
 ARGUMENTS |= {"streamer", "synced_gpus", "tokenizer"}
 
-CACHE = "the memory is the cache that answers are read from"
-ASSISTANT = "nothing guesses tokens ahead from a memory"
-OTHER_DECODING = "from a memory there are greedy search, sampling and beam search"
-NO_INPUT = "without its input there is nothing to guide an answer away from"
+OF_A_CACHE = {"use_cache", "cache_implementation", "cache_config", "max_cache_len", "prefill_chunk_size"}
+OF_AN_ASSISTANT = {"assistant_model", "assistant_early_exit", "prompt_lookup_num_tokens", "use_mtp"}
+OF_OTHER_DECODING = {"penalty_alpha", "dola_layers", "constraints", "force_words_ids", "num_beam_groups"}
+OF_OTHER_DECODING |= {"custom_generate"}
+OF_AN_INPUT = {"guidance_scale", "negative_prompt_ids", "negative_prompt_attention_mask"}
+REASONS = (
+    (OF_A_CACHE, "the memory is the cache that answers are read from"),
+    (OF_AN_ASSISTANT, "nothing guesses tokens ahead from a memory"),
+    (OF_OTHER_DECODING, "from a memory there are greedy search, sampling and beam search"),
+    (OF_AN_INPUT, "without its input there is nothing to guide an answer away from"),
+    ({"token_healing"}, "it rewrites the dialogue"),
+)
+# Values beside `None` that do nothing.
+NEUTRAL = {"use_cache": True, "use_mtp": False, "token_healing": False}
+NEUTRAL |= {"penalty_alpha": 0, "num_beam_groups": 1, "guidance_scale": 1}
 # name: (value that does nothing, why no other can be)
-REFUSED = {
-    "use_cache": (True, CACHE),
-    "cache_implementation": (None, CACHE),
-    "cache_config": (None, CACHE),
-    "max_cache_len": (None, CACHE),
-    "prefill_chunk_size": (None, CACHE),
-    "assistant_model": (None, ASSISTANT),
-    "assistant_early_exit": (None, ASSISTANT),
-    "prompt_lookup_num_tokens": (None, ASSISTANT),
-    "use_mtp": (False, ASSISTANT),
-    "penalty_alpha": (0, OTHER_DECODING),
-    "dola_layers": (None, OTHER_DECODING),
-    "constraints": (None, OTHER_DECODING),
-    "force_words_ids": (None, OTHER_DECODING),
-    "num_beam_groups": (1, OTHER_DECODING),
-    "custom_generate": (None, OTHER_DECODING),
-    "guidance_scale": (1, NO_INPUT),
-    "negative_prompt_ids": (None, NO_INPUT),
-    "negative_prompt_attention_mask": (None, NO_INPUT),
-    "token_healing": (False, "it rewrites the dialogue"),
-}
+REFUSED = {name: (NEUTRAL.get(name), why) for names, why in REASONS for name in names}
 
 
 def sequences_per_row(kwargs: dict[str, Any], defaults: GenerationConfig) -> int:

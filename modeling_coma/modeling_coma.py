@@ -108,7 +108,8 @@ class ComaForEmbedding(PreTrainedModel):
             dialogue_attention_mask = torch.ones_like(dialogue_input_ids)
         if dialogue_input_ids is None:
             outputs = self.backbone.model(**inputs, use_cache=False, return_dict=True)
-            output = self._output(gather_columns(outputs.last_hidden_state, columns))
+            states = gather_columns(outputs.last_hidden_state, columns)
+            output = ComaOutput(embeddings=self.pool(states), compression_states=states)
         elif dialogue_view == "compressed" and not self._is_checkpointing:
             memory, outputs = self._compress(inputs, columns)
             output = self.answer(memory, dialogue_input_ids, dialogue_attention_mask, labels, num_items_in_batch)
@@ -218,12 +219,8 @@ class ComaForEmbedding(PreTrainedModel):
             position_ids = count_positions(attention_mask).expand(3, -1, -1)
         if pixel_values is not None:
             mm_encoder_outputs = self.encode_images(pixel_values, image_grid_thw)
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "position_ids": position_ids,
-            "mm_encoder_outputs": dict(mm_encoder_outputs or {}),
-        }
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        inputs["mm_encoder_outputs"] = dict(mm_encoder_outputs or {})
         return inputs, find_compression_tokens(input_ids, attention_mask, self.config.compression_token_ids)
 
     @property
@@ -255,19 +252,12 @@ class ComaForEmbedding(PreTrainedModel):
         return F.pad(mask, (memory.num_columns, 0), value=1), position_ids.expand(3, -1, -1)
 
     def _masked_pass(
-        self, inputs: dict, columns: Tensor, dialogue_input_ids: Tensor, dialogue_attention_mask: Tensor, view: str
+        self, inputs: dict, columns: Tensor, dialogue_input_ids: Tensor, mask: Tensor, view: str
     ) -> ModelOutput:
         """Input and dialogue in one pass. States and attentions of the layers are given of the input alone."""
         length = inputs["input_ids"].shape[1]
-        inputs = add_dialogue(
-            inputs,
-            columns,
-            dialogue_input_ids,
-            dialogue_attention_mask,
-            dialogue_view=view,
-            config=self.config.get_text_config(),
-            dtype=self.dtype,
-        )
+        text_config = self.config.get_text_config()
+        inputs = add_dialogue(inputs, columns, dialogue_input_ids, mask, view, text_config, self.dtype)
         outputs = self.backbone.model(**inputs, use_cache=False, return_dict=True)
         if outputs.hidden_states:  # `output_hidden_states` may select layers; the others are None
             states = (None if layer is None else layer[:, :length] for layer in outputs.hidden_states)
@@ -276,14 +266,7 @@ class ComaForEmbedding(PreTrainedModel):
             outputs.attentions = tuple(weights[..., :length, :length] for weights in outputs.attentions)
         return outputs
 
-    def _output(
-        self,
-        states: Tensor,
-        hidden: Tensor | None = None,
-        mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        num_items_in_batch: Any = None,
-    ) -> ComaOutput:
+    def _output(self, states: Tensor, hidden: Tensor, mask: Tensor, labels: Tensor | None, items: Any) -> ComaOutput:
         """Embeddings of the states of the compression tokens, and the loss of a dialogue that has labels."""
         output = ComaOutput(embeddings=self.pool(states), compression_states=states)
         if labels is not None:
@@ -291,9 +274,10 @@ class ComaForEmbedding(PreTrainedModel):
             is_predicted = F.pad(mask[:, 1:].bool() & mask[:, :-1].bool(), (1, 0))
             if (is_answer & ~is_predicted).any():
                 raise ValueError("Nothing predicts padding, or the first token of a dialogue: label them -100.")
-            output.answer_states = hidden[:, :-1][is_answer[:, 1:].to(hidden.device)]
+            rows, places = is_answer.nonzero(as_tuple=True)
+            output.answer_states = hidden[rows.to(hidden.device), places.to(hidden.device) - 1]
             head = self.get_output_embeddings()
-            output.loss = answer_cross_entropy(output.answer_states, head, labels[is_answer], num_items_in_batch)
+            output.loss = answer_cross_entropy(output.answer_states, head, labels[rows, places], items)
         return output
 
 
