@@ -91,9 +91,9 @@ def _block(block: Any, row: int) -> dict:
             return given
         case {"type": "image", **rest} if len(rest) == 1 and rest.keys() <= {"image", "path", "url"}:
             return {"type": "image", "image": rest.popitem()[1]}
-    shown = {key: value if isinstance(value, str) else type(value).__name__ for key, value in given.items()}
-    shown = reprlib.repr(shown or block)
-    raise ValueError(f"Row {row}: a content block is a text or an image that is there, not {shown}.")
+    if isinstance(block, dict):  # without the repr of an image
+        block = {key: value if isinstance(value, str | None) else type(value).__name__ for key, value in block.items()}
+    raise ValueError(f"Row {row}: a content block is a text or an image that is there, not {reprlib.repr(block)}.")
 
 
 def _given(item: Any) -> dict:

@@ -268,7 +268,7 @@ def _call_options(kwargs: dict) -> dict:
                 choices = " or ".join(map(repr, OPTIONS[name]))
                 raise ValueError(f"{name}={value!r} does not exist; choose {choices}.")
         elif value not in WITHOUT_EFFECT.get(name, ()):
-            known = f"max_length, images_kwargs and {OPTIONS}"
+            known = f"max_length, images_kwargs and {OPTIONS | WITHOUT_EFFECT}"
             raise TypeError(f"ComaProcessor has no options [{name}={reprlib.repr(value)}]; it has {known}.")
     return options
 
