@@ -92,16 +92,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _metadata(arguments: argparse.Namespace, model: "ComaForEmbedding", processor: "ComaProcessor") -> dict[str, Any]:
-    import torch
-    import transformers
-
     from hub_scripts.cli import coma_version
-    from hub_scripts.hub.identity import identity
+    from hub_scripts.hub.clean_load import library_versions
+    from hub_scripts.hub.golden import identity
 
     return {
         **identity(arguments.model, model, processor),
         "dim": model.config.hidden_size,
-        "versions": {"coma": coma_version(), "torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": {"coma": coma_version(), **library_versions()},
     }
 
 
@@ -210,9 +208,7 @@ def _with_path(reason: str, path: str | None) -> str:
 
 def _digest(rows: list[dict], metadata: dict[str, Any]) -> str:
     """What a part is made of: the model, its settings, the texts, and the images or the state of their files."""
-    from hub_scripts.hub.identity import rounded
-
-    settings = {**metadata, "model": None, "versions": None, "probe": rounded(metadata["probe"])}
+    settings = {**metadata, "model": None, "versions": None}
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
     for row in rows:
         image = row["image"]

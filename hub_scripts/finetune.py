@@ -96,7 +96,7 @@ def _trainer(arguments: FinetuneArguments, config: "ComaContrastiveConfig") -> "
     from trainers.contrastive.trainer import ComaContrastiveTrainer
     from trainers.data.images import without_decoding
     from trainers.data.pixel_cache import CachingProcessor
-    from trainers.evaluation.retrieval_callback import RetrievalCallback, RetrievalSet
+    from trainers.evaluation import RetrievalCallback, RetrievalSet
 
     kwargs: dict[str, Any] = {}
     with config.main_process_first():  # the others find what it has made

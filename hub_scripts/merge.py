@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "merge"]
 
-LARGEST_DIFFERENCE = 0.05  # in a coordinate of a unit vector; fp32 stays below 1e-6, bf16 rounds at 1e-2
-
 
 def main(argv: list[str]) -> int:
     """Runs `coma merge`; returns the exit code."""
@@ -66,6 +64,7 @@ def merge(
     from transformers import AutoConfig
 
     from hub_scripts.common.loading import load_adapter, load_processor
+    from hub_scripts.hub.golden import ANY_PRECISION, TOLERANCES, distances
     from trainers.adapters import merge_adapter
 
     adapted, base = load_adapter(adapter, base, dtype="float32")
@@ -74,8 +73,8 @@ def merge(
     precision = AutoConfig.from_pretrained(base).dtype if dtype == "auto" else dtype
     precision = getattr(torch, precision) if isinstance(precision, str) else precision or torch.float32
     model = merge_adapter(adapted).to(precision)
-    difference = (before - _probe(model, processor)).abs().max().item()
-    if not difference <= LARGEST_DIFFERENCE:  # nor if it is not a number
+    difference = max(distances(_probe(model, processor), before))
+    if difference > (TOLERANCES["float32"] if precision == torch.float32 else ANY_PRECISION):
         raise ValueError(
             f"In {precision} the merged model embeds differently, by {difference:.1e}: try another --dtype."
         )

@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
 def _mine(arguments: argparse.Namespace, settings: "MiningSettings", folder: Path, parts: Path) -> dict[str, Any]:
     """Writes the rows with their negatives to a folder, and what is made on the way to `parts`."""
     from hub_scripts.common.loading import load_model
-    from hub_scripts.hub.identity import identity, rounded
+    from hub_scripts.hub.golden import identity
     from trainers.contrastive.sources import check_named
     from trainers.data.images import without_decoding
     from trainers.mining.mine import mine
@@ -86,8 +86,7 @@ def _mine(arguments: argparse.Namespace, settings: "MiningSettings", folder: Pat
     index = index_pairs(without_decoding(dataset), arguments.instructions)
     check_named(arguments.instructions or (), index.sources, "--instructions")
     model, processor = load_model(arguments.model, arguments.dtype, arguments.device)
-    known = identity(arguments.model, model, processor)
-    made_by = {**known, "probe": rounded(known["probe"])}
+    made_by = identity(arguments.model, model, processor)
     begin_folder(parts, {**made_by, "data": arguments.data, "instructions": arguments.instructions})
     queries, documents = _embed(arguments, dataset, index, model, processor, parts, json.dumps(made_by))
     mined = mine(index, queries, documents, settings, model.device)

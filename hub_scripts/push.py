@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "prepare"]
 
-LARGEST_DIFFERENCE = 1e-5  # of the same weights, on the same machine, in another process
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 # Of a saved folder, what may name files of this machine. (The base of an adapter has been checked to be on the Hub.)
 CONFIGS = ("config.json", "generation_config.json", "processor_config.json", "tokenizer_config.json")
@@ -100,7 +99,7 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> None:
         ValueError: if the folder does not load without this package, or embeds differently, and for a link in FOLDER
             that leads out of it.
     """
-    from hub_scripts.hub.golden import differences, load_cleanly, weight_faults, write_golden
+    from hub_scripts.hub.golden import RELOADED, differences, load_cleanly, weight_faults, write_golden
     from hub_scripts.hub.model_files import belonging
     from hub_scripts.hub.public_names import HUB_ID
     from hub_scripts.hub.upload import fetch_model
@@ -114,7 +113,7 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> None:
         live, processor = _save_adapter(arguments, folder) if arguments.adapter else _save_whole(arguments, folder)
         write_golden(folder, live, processor, arguments.adapter)
     report = load_cleanly(str(folder), offline=not arguments.adapter)
-    wrong = [f"{name} by {far:.1e}" for name, far in differences(report) if not far <= LARGEST_DIFFERENCE]
+    wrong = [f"{name} by {far:.1e}" for name, far in differences(report).items() if far > RELOADED]
     if faults := weight_faults(report) + ([f"other embeddings of {', '.join(wrong)}"] if wrong else []):
         raise ValueError(
             f"Loaded by AutoModel, this would be another model, and is not published: {'; '.join(faults)}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hub_scripts.common.arguments import add_model_options, command_parser, positive
 from hub_scripts.common.terminal import one_line
-from hub_scripts.embedding.parts import SAME_MODEL, probe_cosine
+from hub_scripts.hub.golden import ANY_PRECISION, distances
 
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
 
     from hub_scripts.common.loading import load_model
     from hub_scripts.embedding.index import index_metadata, nearest
-    from hub_scripts.hub.identity import probe
+    from hub_scripts.hub.golden import probe
 
     metadata = index_metadata(arguments.index)
     model, processor = load_model(arguments.model, arguments.dtype, arguments.device)
@@ -68,12 +68,12 @@ def _embed_query(arguments: Any, model: "ComaForEmbedding", processor: "ComaProc
 
 
 def _check_same_model(metadata: dict[str, Any], arguments: Any, numbers: list[float]) -> None:
-    cosine = probe_cosine(numbers, metadata["probe"])
-    if not cosine >= SAME_MODEL:  # NaN is not, either
+    (distance,) = distances(numbers, metadata["probe"])
+    if distance > ANY_PRECISION:
         made = f"{metadata['model']}, K {metadata['num_compression_tokens']}, {metadata['dim']} dimensions"
         raise ValueError(
-            f"{arguments.index} was made by another model ({made}): an image embedded by both has a cosine of "
-            f"{cosine:.2f}. Search with that model, or embed the corpus again."
+            f"{arguments.index} was made by another model ({made}): its embedding of an image is other by "
+            f"{distance:.2f} of its length. Search with that model, or embed the corpus again."
         )
 
 

@@ -120,7 +120,7 @@ def _print_vectors(report: dict[str, Any], tolerance: float) -> bool:
     from hub_scripts.hub.golden import differences, version_changes
 
     intact = True
-    for name, difference in differences(report):
+    for name, difference in differences(report).items():
         same = difference <= tolerance
         intact = intact and same
         found = "as published" if same else f"DIFFERS, at most {tolerance:g}"

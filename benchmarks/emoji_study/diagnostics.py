@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 from transformers.utils import logging
 
 from benchmarks.emoji_study.arms import COMA
+from benchmarks.emoji_study.geometry import alignment, anisotropy, uniformity
 from benchmarks.emoji_study.runs import similarity
 from benchmarks.emoji_study.setting import OTHER, UNSEEN, Emoji, embed
 from hub_scripts.common.page import draw_page
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.backbone import model_from_backbone
 from trainers.data.emoji import emoji_retrieval
-from trainers.evaluation.geometry import alignment, anisotropy, uniformity
 
 
 class Moment(NamedTuple):

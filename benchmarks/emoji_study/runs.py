@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from benchmarks.emoji_study.arms import Arm
+from benchmarks.emoji_study.geometry import token_similarity
 from benchmarks.emoji_study.setting import Emoji, Steps, common_settings, embed, examine
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.backbone import model_from_backbone
@@ -26,7 +27,6 @@ from trainers.contrastive.config import ComaContrastiveConfig
 from trainers.contrastive.trainer import ComaContrastiveTrainer
 from trainers.data.emoji import emoji_dialogues, emoji_pairs
 from trainers.encoding.encode import embed_items
-from trainers.evaluation.geometry import token_similarity
 from trainers.evaluation.metrics import Relevance, rank_embeddings, retrieval_metrics
 
 

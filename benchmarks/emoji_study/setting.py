@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from datasets import Dataset, concatenate_datasets
 
+from benchmarks.emoji_study.geometry import alignment, anisotropy, effective_rank, uniformity
 from hub_scripts.tiny.backbone import DEMO, create_tiny_backbone
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.backbone import model_from_backbone
@@ -21,7 +22,6 @@ from trainers.data.emoji import STYLES, emoji_dialogues, load_emoji
 from trainers.data.images import as_image, without_decoding
 from trainers.data.pixel_cache import CachingProcessor
 from trainers.encoding.encode import embed_items
-from trainers.evaluation.geometry import alignment, anisotropy, effective_rank, uniformity
 from trainers.evaluation.metrics import Relevance, rank_embeddings, retrieval_metrics
 
 

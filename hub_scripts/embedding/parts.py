@@ -10,13 +10,13 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hub_scripts.hub.golden import ANY_PRECISION, same_embeddings
 from trainers.files import write_record
 
 
-__all__ = ["SAME_MODEL", "PartsFolder", "probe_cosine"]
+__all__ = ["PartsFolder"]
 
 RECORD = "begun.json"
-SAME_MODEL = 0.99  # cosine of the probes; other precisions of one model stay above it
 # A name, what may be newer, and numbers that no two machines round alike.
 NOT_COMPARED = ("model", "versions", "probe")
 
@@ -92,15 +92,6 @@ class PartsFolder(NamedTuple):
             self.folder.rmdir()
 
 
-def probe_cosine(first: list[float], second: list[float]) -> float:
-    """How alike the probes of two models are; 0 if they have other lengths."""
-    import torch
-
-    if len(first) != len(second):
-        return 0.0
-    return torch.cosine_similarity(torch.tensor(first), torch.tensor(second), dim=0).item()
-
-
 def _read(record: Path) -> dict[str, Any]:
     try:
         begun = json.loads(record.read_text(encoding="utf-8"))
@@ -118,6 +109,6 @@ def _differences(begun: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for name in names
         if begun.get(name) != now.get(name)
     ]
-    if not probe_cosine(begun["probe"], now["probe"]) >= SAME_MODEL:
+    if not same_embeddings(now["probe"], begun["probe"], ANY_PRECISION):
         differing.append(f"the model was {begun.get('model')!r} and is now another, {now['model']!r}")
     return differing

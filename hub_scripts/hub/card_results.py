@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult
 
+from hub_scripts.hub.golden import ANY_PRECISION, probe, same_embeddings
 from hub_scripts.hub.markdown import code, plain, row
 from hub_scripts.hub.public_names import public_text
 
@@ -22,7 +23,6 @@ __all__ = ["Score", "read_results", "results_table"]
 
 LAYOUT = '`results.json` of `coma evaluate`, or {"task": …, "dataset": …, "metrics": {name: number}}'
 NOT_IN_A_TYPE = re.compile(r"[^\w.-]+")  # the Hub takes names of repositories
-PROBE_TOLERANCE = 0.02  # between devices and precisions; another model is further away
 
 
 @dataclass
@@ -142,15 +142,10 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
 
 
 def _check_model(file: Path, metadata: dict[str, Any], model: "ComaForEmbedding", processor: "ComaProcessor") -> None:
-    from hub_scripts.hub.identity import probe
-
-    theirs = metadata.get("settings", {}).get("probe")
-    if theirs is None:
-        return
-    ours = probe(model, processor)
-    comparable = isinstance(theirs, list) and len(theirs) == len(ours) and all(isinstance(b, float) for b in theirs)
-    if not comparable or not all(abs(a - b) <= PROBE_TOLERANCE for a, b in zip(ours, theirs, strict=True)):
-        name = metadata["settings"].get("model")
+    settings = metadata.get("settings", {})
+    theirs = settings.get("probe")
+    if theirs is not None and not same_embeddings(theirs, probe(model, processor), ANY_PRECISION):
+        name = settings.get("model")
         raise ValueError(f"{file} has the results of another model, {name}: it embeds otherwise.")
 
 

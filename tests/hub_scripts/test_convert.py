@@ -104,8 +104,8 @@ def test_what_cannot_be_converted(
 def test_embeddings_that_change_are_not_converted(
     published: Path, coma_command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hub_scripts.convert
+    import hub_scripts.hub.golden
 
-    monkeypatch.setitem(hub_scripts.convert.LARGEST_DIFFERENCE, "float32", -1.0)
+    monkeypatch.setitem(hub_scripts.hub.golden.TOLERANCES, "float32", -1.0)
     code, _, error = coma_command("convert", published, tmp_path / "out")
     assert code == 1 and "embeddings differ by" in error and not (tmp_path / "out").exists()

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor
 
@@ -114,10 +113,9 @@ def test_an_adapter_needs_a_base_on_the_hub(source: Path, coma_command: Callable
 def test_differences_are_shares_of_the_length() -> None:
     golden = {"names": ["a", "b"], "embeddings": [[3.0, 4.0], [1.0, 0.0]]}
     report = {"golden": golden, "embeddings": [[3.0, 3.0], [1.0, 0.0]]}
-    assert dict(differences(report)) == {"a": pytest.approx(0.2), "b": 0.0}
+    assert differences(report) == {"a": pytest.approx(0.2), "b": 0.0}
     with pytest.raises(ValueError, match="The vector of a has 1 dimensions, the golden one 2"):
-        dict(differences({"golden": golden, "embeddings": [[3.0], [1.0]]}))
-    assert torch.tensor(golden["embeddings"]).shape == (2, 2)
+        differences({"golden": golden, "embeddings": [[3.0], [1.0]]})
 
 
 SECRET = "root:x:0:0 (the secret)"
@@ -247,7 +245,7 @@ def test_a_difference_that_is_no_number_is_beyond_any_tolerance() -> None:
     nan = float("nan")
     golden = {"names": ["a", "b", "c"], "embeddings": [[nan, 4.0], [1.0, 0.0], [nan, nan]]}
     report = {"golden": golden, "embeddings": [[3.0, 4.0], [nan, 0.0], [nan, nan]]}
-    assert dict(differences(report)) == dict.fromkeys("abc", float("inf"))
+    assert differences(report) == dict.fromkeys("abc", float("inf"))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from trainers.contrastive.config import ComaContrastiveConfig
 from trainers.contrastive.grad_cache import plan_mini_batches
 from trainers.contrastive.trainer import ComaContrastiveTrainer
 from trainers.distributed import average_gradients, gather_rows
-from trainers.evaluation.retrieval_callback import RetrievalCallback, RetrievalSet
+from trainers.evaluation import RetrievalCallback, RetrievalSet
 
 
 def test_one_process_gathers_nothing() -> None:

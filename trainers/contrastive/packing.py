@@ -12,6 +12,7 @@ import torch
 from transformers.utils import ModelOutput
 
 from modeling_coma import ComaForEmbedding
+from trainers.samplers import pack
 
 
 __all__ = ["PackedInputs", "encode_images", "select_images"]
@@ -108,15 +109,9 @@ class PackedInputs:
 
 def encode_images(model: ComaForEmbedding, packed: PackedInputs, max_patches: int) -> dict[str, ModelOutput]:
     """What `ComaForEmbedding.encode_images` returns for all images, made of `max_patches` patches at a time."""
-    parts, patches = [[]], 0
-    for number, more in enumerate(packed.image_grid_thw.prod(dim=1).tolist()):
-        if parts[-1] and patches + more > max_patches:
-            parts.append([])
-            patches = 0
-        parts[-1].append(number)
-        patches += more
+    patches = packed.image_grid_thw.prod(dim=1).cpu()
     outputs = []
-    for part in parts:
+    for part in pack(patches, max_patches, padded=False):
         images = torch.tensor(part, device=packed.image_grid_thw.device)
         outputs.append(model.encode_images(packed.pixels_of(images), packed.image_grid_thw[images])["image"])
         outputs[-1].last_hidden_state = None  # before merging, several times as large and needed no more

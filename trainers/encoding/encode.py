@@ -20,9 +20,10 @@ from transformers.utils import logging
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from modeling_coma.inputs_coma import open_image, to_messages, to_rgb
 from trainers.data.images import as_image
+from trainers.samplers import pack
 
 
-__all__ = ["EncodedBatch", "batches_by_length", "embed_items", "encode_batches", "token_lengths"]
+__all__ = ["EncodedBatch", "embed_items", "encode_batches", "token_lengths"]
 
 CHUNK = 1024  # rows that are rendered and tokenized at one time
 BAD_ROW = (ValueError, OSError)
@@ -113,7 +114,9 @@ def encode_batches(
         [`EncodedBatch`]: in an order that depends on the items and the budget alone; every row comes exactly once,
         with an embedding or as a failure. An embedding that is not finite is a failure.
     """
-    batches = batches_by_length(token_lengths(processor, items), batch_tokens)
+    if batch_tokens < 1:
+        raise ValueError(f"batch_tokens={batch_tokens} must be 1 or more.")
+    batches = pack(token_lengths(processor, items), batch_tokens, longest_first=True)
     inputs = _Inputs(processor, _Rows(items), batches, names or partial(_row_name, first_row))
     on_gpu = model.device.type == "cuda"
     loader = DataLoader(inputs, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, pin_memory=on_gpu)
@@ -144,18 +147,6 @@ def token_lengths(processor: ComaProcessor, items: Sequence[Any]) -> np.ndarray:
             lengths[list(conversations)] = [len(ids) + more for ids, more in zip(ids_of_rows, images, strict=True)]
     lengths[lengths > 0] += processor.num_compression_tokens
     return lengths if processor.max_length is None else lengths.clip(max=processor.max_length)
-
-
-def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> list[list[int]]:
-    """Rows in batches, from the longest to the shortest; a batch has at most `batch_tokens` tokens with padding."""
-    if batch_tokens < 1:
-        raise ValueError(f"batch_tokens={batch_tokens} must be 1 or more.")
-    batches: list[list[int]] = []
-    for row in np.argsort(-lengths, kind="stable").tolist():
-        if not batches or (len(batches[-1]) + 1) * max(1, lengths[batches[-1][0]]) > batch_tokens:
-            batches.append([])
-        batches[-1].append(row)
-    return batches
 
 
 class _Rows:

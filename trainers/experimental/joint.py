@@ -10,7 +10,7 @@ import torch
 from trainers.compression.collator import ComaCompressionCollator
 from trainers.contrastive.packing import PackedInputs
 from trainers.data.images import as_image
-from trainers.encoding.encode import batches_by_length
+from trainers.samplers import pack
 
 
 __all__ = ["PackedDialogues", "collate_dialogues"]
@@ -47,7 +47,7 @@ class PackedDialogues:
         """Arguments of [`ComaForEmbedding`] for rows of similar length within a budget of tokens."""
         lengths = self.dialogues["dialogue_attention_mask"].sum(dim=1)
         batches = []
-        for numbers in batches_by_length((self.inputs.lengths + lengths).cpu().numpy(), max_tokens):
+        for numbers in pack((self.inputs.lengths + lengths).cpu(), max_tokens, longest_first=True):
             rows = torch.tensor(numbers, device=lengths.device)
             width = int(lengths[rows].max())
             dialogues = {name: tensor[rows, :width] for name, tensor in self.dialogues.items()}

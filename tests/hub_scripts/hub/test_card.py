@@ -12,7 +12,7 @@ from transformers.pipelines import SUPPORTED_TASKS
 from hub_scripts.hub.card import CardSources, write_model_card
 from hub_scripts.hub.card_results import read_results, results_table
 from hub_scripts.hub.card_training import training_section
-from hub_scripts.hub.identity import probe
+from hub_scripts.hub.golden import probe
 from hub_scripts.hub.training_record import TRAINING_FILE, read_training_record, write_stages
 
 
@@ -41,7 +41,7 @@ def coma_pair(make_coma: Callable) -> tuple:
 def evaluated(coma_pair: tuple, tmp_path: Path) -> Path:
     """`results.json` as `coma evaluate` leaves it."""
     scores = {"hit@1": 0.75, "num_queries": 4, "settings": {}, "versions": {}, "commit": "abc"}
-    settings = {"model": "my-coma", "probe": [round(value, 3) for value in probe(*coma_pair)]}
+    settings = {"model": "my-coma", "probe": probe(*coma_pair)}
     metadata = {"settings": settings, "commit": "abc", "versions": {"torch": "2.13.0"}}
     file = tmp_path / "results.json"
     file.write_text(json.dumps({"metadata": metadata, "metrics": {"image": {"CIRR": scores}}, "means": {}}))

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Value
@@ -14,7 +13,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.encoding.encode import batches_by_length, embed_items, encode_batches, token_lengths
+from trainers.encoding.encode import embed_items, encode_batches, token_lengths
 
 
 Coma = tuple[ComaForEmbedding, ComaProcessor]
@@ -48,21 +47,10 @@ def test_lengths_are_those_of_the_processor(coma: Coma, mixed_inputs: list[Any])
     assert token_lengths(processor, mixed_inputs).tolist() == expected.tolist()
 
 
-def test_batches_hold_every_row_once_within_the_budget() -> None:
-    lengths = np.random.default_rng(0).integers(0, 50, 300)
-    lengths[7] = 500
-    batches = batches_by_length(lengths, 120)
-    assert sorted(row for batch in batches for row in batch) == list(range(300))
-    assert batches[0] == [7]
-    assert all(len(batch) * lengths[batch].max() <= 120 for batch in batches[1:])
-    in_order = [lengths[row] for batch in batches for row in batch]
-    assert in_order == sorted(in_order, reverse=True)
-    # Greedily full: the first row of a batch would not have fitted into the one before.
-    pairs = zip(batches[1:], batches[2:], strict=False)
-    assert all((len(one) + 1) * lengths[one].max() > 120 for one, _ in pairs)
-    assert batches_by_length(np.array([], dtype=int), 10) == []
-    with pytest.raises(ValueError, match="batch_tokens=0"):
-        batches_by_length(lengths, 0)
+def test_a_budget_of_nothing_is_refused(coma: Coma) -> None:
+    with pytest.raises(ValueError, match="batch_tokens=0 must be 1 or more"):
+        embed_items(*coma, ["a"], batch_tokens=0)
+    assert len(embed_items(*coma, [])) == 0
 
 
 def test_a_picture_is_decoded_once_and_not_to_measure_it(coma: Coma, picture: Callable, tmp_path: Path) -> None:
