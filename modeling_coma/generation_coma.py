@@ -9,6 +9,7 @@ from transformers import GenerationConfig
 # Arguments of the backbone's `generate` beside what a `GenerationConfig` has.
 ARGUMENTS = {"generation_config", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"}
 ARGUMENTS |= {"streamer", "synced_gpus", "tokenizer"}
+KNOWN = {*vars(GenerationConfig()), *ARGUMENTS}
 
 OF_A_CACHE = {"use_cache", "cache_implementation", "cache_config", "max_cache_len", "prefill_chunk_size"}
 OF_AN_ASSISTANT = {"assistant_model", "assistant_early_exit", "prompt_lookup_num_tokens", "use_mtp"}
@@ -49,7 +50,7 @@ def sequences_per_row(kwargs: dict[str, Any], defaults: GenerationConfig) -> int
     for name, (neutral, why) in REFUSED.items():
         if setting(name) not in (None, neutral):
             raise ValueError(f"`{name}={setting(name)!r:.60}` cannot be used with a memory: {why}. Leave it out.")
-    unknown = sorted(name for name in kwargs.keys() - REFUSED.keys() - known_arguments() if kwargs[name] is not None)
+    unknown = sorted(name for name in kwargs.keys() - REFUSED.keys() - KNOWN if kwargs[name] is not None)
     if unknown:
         raise TypeError(
             f"generate_from_memory has no argument {', '.join(unknown)}: the memory stands for all of the input. It "
@@ -58,14 +59,11 @@ def sequences_per_row(kwargs: dict[str, Any], defaults: GenerationConfig) -> int
     return max(setting("num_beams") or 1, setting("num_return_sequences") or 1)
 
 
-def known_arguments() -> set[str]:
-    return {*vars(GenerationConfig()), *ARGUMENTS}
-
-
 def with_special_ids(kwargs: dict[str, Any], **special_ids: Any) -> dict[str, Any]:
     """Arguments for the backbone's `generate`: these token ids, and a cache in use, where a call says nothing."""
-    kwargs = {name: value for name, value in kwargs.items() if name in known_arguments() - REFUSED.keys()}
-    if (config := kwargs.get("generation_config")) is None:
+    kwargs = {name: value for name, value in kwargs.items() if name in KNOWN - REFUSED.keys()}
+    config = kwargs.get("generation_config")
+    if config is None:
         return {**special_ids, "use_cache": True, **kwargs}
     config = copy.deepcopy(config)
     config.update(**special_ids, use_cache=True, defaults_only=True)

@@ -5,7 +5,7 @@ import reprlib
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from typing import Any, BinaryIO
@@ -48,8 +48,8 @@ def to_messages(item: Any, row: int = 0, tokens: tuple[str, ...] = ()) -> list[d
     else:
         what = 'a text, a PIL image, {"text": …, "image": …} or a list of chat messages with roles'
         raise ValueError(f"Row {row}: cannot embed {type(item).__name__} {reprlib.repr(item)}; give {what}.")
-    said = [block for message in messages for block in message["content"] if message["role"] != "system"]
-    if not any(block["type"] == "image" or block["text"].strip() for block in said):
+    blocks = [block for message in messages for block in message["content"] if message["role"] != "system"]
+    if not any(block["type"] == "image" or block["text"].strip() for block in blocks):
         raise ValueError(f"Row {row} is empty: it has no image and no text other than blanks and instructions.")
     # As a template joins them: a token may be typed across two blocks.
     texts = ("".join(block.get("text", "\n") for block in message["content"]) for message in messages)
@@ -101,16 +101,18 @@ def _given(item: Any) -> dict:
     return {key: value for key, value in item.items() if value is not None} if isinstance(item, dict) else {}
 
 
-def check_dialogue(messages: Any, row: int, tokens: tuple[str, ...]) -> None:
+def check_dialogues(dialogues: Iterable[Any], tokens: tuple[str, ...]) -> None:
     """Raises `ValueError` for what is no list of messages, each a role and a text that types none of the tokens."""
-    if not isinstance(messages, list | tuple) or not messages:
-        raise ValueError(f"Row {row}: a dialogue is a list of messages, not {reprlib.repr(messages)}.")
-    for number, message in enumerate(messages):
-        given = _given(message)
-        if given.keys() != {"role", "content"} or given["role"] not in ROLES or not isinstance(given["content"], str):
-            what = f"a role ({', '.join(ROLES)}) and a text as content, not {reprlib.repr(message)}"
-            raise ValueError(f"Row {row}: message {number} of a dialogue has {what}.")
-        check_text(given["content"], row, tokens, f"Dialogues are text: message {number}")
+    for row, messages in enumerate(dialogues):
+        if not isinstance(messages, list | tuple) or not messages:
+            raise ValueError(f"Row {row}: a dialogue is a list of messages, not {reprlib.repr(messages)}.")
+        for number, message in enumerate(messages):
+            match _given(message):
+                case {"role": role, "content": str(text), **rest} if role in ROLES and not rest:
+                    check_text(text, row, tokens, f"Dialogues are text: message {number}")
+                case _:
+                    what = f"a role ({', '.join(ROLES)}) and a text as content, not {reprlib.repr(message)}"
+                    raise ValueError(f"Row {row}: message {number} of a dialogue has {what}.")
 
 
 def to_rgb(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
@@ -132,8 +134,8 @@ def to_rgb(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> Imag
         if rgb.mode.startswith("I"):  # 16-bit greys, which PIL would clip to white
             rgb = Image.fromarray((np.asarray(rgb).clip(0, 65535) // 257).astype(np.uint8))
         if rgb.has_transparency_data:
-            above = rgb if rgb.mode == "RGBA" else rgb.convert("RGBA")
-            rgb = Image.alpha_composite(Image.new("RGBA", rgb.size, "white"), above)
+            rgba = rgb if rgb.mode == "RGBA" else rgb.convert("RGBA")
+            rgb = Image.alpha_composite(Image.new("RGBA", rgb.size, "white"), rgba)
         rgb = rgb.convert("RGB")
     if min(rgb.size) == 0 or max(rgb.size) > 200 * min(rgb.size):  # the limit of the Qwen image processors
         raise ValueError(f"Row {row}: {rgb.width}x{rgb.height} pixels; an image has at least 1x1, at most 1:200.")
@@ -203,8 +205,8 @@ def _name(image: Any) -> str:
     """An image in an error message: its path, if it has one."""
     path = getattr(image, "filename", "") if isinstance(image, Image.Image) else image
     if isinstance(path, str | os.PathLike) and os.fspath(path):
-        shown = repr(os.fspath(path))
-        return shown if len(shown) <= 400 else f"{shown[:200]}…{shown[-100:]}"
+        name = repr(os.fspath(path))
+        return name if len(name) <= 400 else f"{name[:200]}…{name[-100:]}"
     if isinstance(image, bytes):
         return f"of {len(image)} bytes"
     if isinstance(image, np.ndarray):
@@ -214,4 +216,4 @@ def _name(image: Any) -> str:
     return f"{type(image).__name__} {reprlib.repr(image)}"
 
 
-__all__ = ["MAX_IMAGE_PIXELS", "check_dialogue", "open_image", "open_regular_file", "to_messages", "to_rgb"]
+__all__ = ["MAX_IMAGE_PIXELS", "check_dialogues", "open_image", "open_regular_file", "to_messages", "to_rgb"]

@@ -83,7 +83,7 @@ class ComaForEmbedding(PreTrainedModel):
             image_grid_thw (`torch.LongTensor` of shape `(num_images, 3)`): sizes of all images, in patches.
             mm_encoder_outputs (`dict[str, ModelOutput]`): result of `encode_images`, instead of `pixel_values`.
             dialogue_input_ids, dialogue_attention_mask, labels (`torch.LongTensor` of shape `(batch_size, length)`):
-                A dialogue per row, with its mask; labels are its answer tokens at their own places, -100 elsewhere.
+                A dialogue per row, with its mask; labels are its answer tokens in their own columns, -100 elsewhere.
             num_items_in_batch (`int` or scalar `torch.Tensor`): divisor of the loss; by default its number of labels.
             dialogue_view (`str`): what a dialogue sees besides its own past: `"compressed"`, the compression tokens
                 alone (section 3.1); `"full"`, all of the input but them, which is the backbone as it was.
@@ -94,30 +94,25 @@ class ComaForEmbedding(PreTrainedModel):
         Raises `ValueError` for rows without exactly K compression tokens, and for embeddings that are not finite.
         """
         if input_ids is None or inputs_embeds is not None:
-            raise ValueError(
-                "The compression tokens are found by their ids: pass `input_ids`, and no `inputs_embeds`."
-            )
+            raise ValueError("Compression tokens are found by their ids: pass `input_ids`, and no `inputs_embeds`.")
         if dialogue_input_ids is None and labels is not None:
             raise ValueError("`labels` belong to a dialogue: pass `dialogue_input_ids` too.")
         inputs, columns = self._prepare(input_ids, attention_mask, pixel_values, image_grid_thw, mm_encoder_outputs)
-        inputs["output_attentions"] = self.config.output_attentions if output_attentions is None else output_attentions
-        inputs["output_hidden_states"] = (
-            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        )
+        flags = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        inputs |= {name: getattr(self.config, name) if flag is None else flag for name, flag in flags.items()}
         if dialogue_attention_mask is None and dialogue_input_ids is not None:
             dialogue_attention_mask = torch.ones_like(dialogue_input_ids)
         if dialogue_input_ids is None:
-            outputs = self.backbone.model(**inputs, use_cache=False, return_dict=True)
-            states = gather_columns(outputs.last_hidden_state, columns)
+            outputs, states = self._run(inputs, columns)
             output = ComaOutput(embeddings=self.pool(states), compression_states=states)
         elif dialogue_view == "compressed" and not self._is_checkpointing:
             memory, outputs = self._compress(inputs, columns)
             output = self.answer(memory, dialogue_input_ids, dialogue_attention_mask, labels, num_items_in_batch)
         else:  # checkpointing does without a key-value cache: the two passes become one, behind a mask
-            outputs = self._masked_pass(inputs, columns, dialogue_input_ids, dialogue_attention_mask, dialogue_view)
-            states = gather_columns(outputs.last_hidden_state, columns)
+            mask = dialogue_attention_mask
+            outputs, states = self._masked_pass(inputs, columns, dialogue_input_ids, mask, dialogue_view)
             hidden = outputs.last_hidden_state[:, input_ids.shape[1] :]
-            output = self._output(states, hidden, dialogue_attention_mask, labels, num_items_in_batch)
+            output = self._output(states, hidden, mask, labels, num_items_in_batch)
         output.hidden_states = outputs.hidden_states
         output.attentions = outputs.attentions
         return output
@@ -232,9 +227,13 @@ class ComaForEmbedding(PreTrainedModel):
     def _is_checkpointing(self) -> bool:
         return self.training and self.backbone.model.language_model.gradient_checkpointing
 
+    def _run(self, inputs: dict, columns: Tensor, use_cache: bool = False) -> tuple[ModelOutput, Tensor]:
+        """What the backbone makes of its inputs, and the last hidden states of the compression tokens."""
+        outputs = self.backbone.model(**inputs, use_cache=use_cache, return_dict=True)
+        return outputs, gather_columns(outputs.last_hidden_state, columns)
+
     def _compress(self, inputs: dict, columns: Tensor) -> tuple[CompressionMemory, ModelOutput]:
-        outputs = self.backbone.model(**inputs, use_cache=True, return_dict=True)
-        states = gather_columns(outputs.last_hidden_state, columns)
+        outputs, states = self._run(inputs, columns, use_cache=True)
         next_position = inputs["position_ids"][0].gather(1, columns[:, -1:])[:, 0] + 1
         return CompressionMemory.from_cache(cache_of(outputs), columns, next_position, states), outputs
 
@@ -242,10 +241,8 @@ class ComaForEmbedding(PreTrainedModel):
         """The mask over a memory and dialogues, and the positions of the dialogues."""
         mask = dialogue_attention_mask
         if len(memory) != len(mask):
-            raise ValueError(
-                f"{len(mask)} dialogues cannot be answered from a memory of {len(memory)} rows: `memory.select(rows)` "
-                "takes, and repeats, some of them."
-            )
+            message = f"{len(mask)} dialogues cannot be answered from a memory of {len(memory)} rows"
+            raise ValueError(f"{message}: `memory.select(rows)` takes, and repeats, some of them.")
         if self._is_checkpointing:
             raise ValueError("Layers with gradient checkpointing would pass the memory over: `eval()` the model.")
         position_ids = memory.next_position.to(mask.device)[:, None] + count_positions(mask)
@@ -253,18 +250,18 @@ class ComaForEmbedding(PreTrainedModel):
 
     def _masked_pass(
         self, inputs: dict, columns: Tensor, dialogue_input_ids: Tensor, mask: Tensor, view: str
-    ) -> ModelOutput:
+    ) -> tuple[ModelOutput, Tensor]:
         """Input and dialogue in one pass. States and attentions of the layers are given of the input alone."""
         length = inputs["input_ids"].shape[1]
         text_config = self.config.get_text_config()
         inputs = add_dialogue(inputs, columns, dialogue_input_ids, mask, view, text_config, self.dtype)
-        outputs = self.backbone.model(**inputs, use_cache=False, return_dict=True)
+        outputs, states = self._run(inputs, columns)
         if outputs.hidden_states:  # `output_hidden_states` may select layers; the others are None
-            states = (None if layer is None else layer[:, :length] for layer in outputs.hidden_states)
-            outputs.hidden_states = tuple(states)
+            layers = (None if layer is None else layer[:, :length] for layer in outputs.hidden_states)
+            outputs.hidden_states = tuple(layers)
         if outputs.attentions:
             outputs.attentions = tuple(weights[..., :length, :length] for weights in outputs.attentions)
-        return outputs
+        return outputs, states
 
     def _output(self, states: Tensor, hidden: Tensor, mask: Tensor, labels: Tensor | None, items: Any) -> ComaOutput:
         """Embeddings of the states of the compression tokens, and the loss of a dialogue that has labels."""
@@ -274,10 +271,10 @@ class ComaForEmbedding(PreTrainedModel):
             is_predicted = F.pad(mask[:, 1:].bool() & mask[:, :-1].bool(), (1, 0))
             if (is_answer & ~is_predicted).any():
                 raise ValueError("Nothing predicts padding, or the first token of a dialogue: label them -100.")
-            rows, places = is_answer.nonzero(as_tuple=True)
-            output.answer_states = hidden[rows.to(hidden.device), places.to(hidden.device) - 1]
+            rows, columns = is_answer.nonzero(as_tuple=True)
+            output.answer_states = hidden[rows.to(hidden.device), columns.to(hidden.device) - 1]
             head = self.get_output_embeddings()
-            output.loss = answer_cross_entropy(output.answer_states, head, labels[rows, places], items)
+            output.loss = answer_cross_entropy(output.answer_states, head, labels[rows, columns], items)
         return output
 
 

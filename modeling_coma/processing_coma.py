@@ -1,6 +1,7 @@
 """Processor: any mixture of texts and images to tensors that end with the compression tokens."""
 
 import os
+import re
 import reprlib
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import has_file, logging
 
-from .inputs_coma import MAX_IMAGE_PIXELS, check_dialogue, to_messages, to_rgb
+from .inputs_coma import MAX_IMAGE_PIXELS, check_dialogues, to_messages, to_rgb
 from .sentence_transformers_coma import FILES, write_sentence_transformers_files
 from .templates_coma import DIALOGUE_TEMPLATE, IMAGE_TOKENS, INPUT_TEMPLATE, PLACEHOLDER, check_text
 
@@ -82,14 +83,14 @@ class ComaProcessor(ProcessorMixin):
     @property
     def control_tokens(self) -> tuple[str, ...]:
         """What texts must not type: the special tokens of the tokenizer, and all others of the form `<…>`."""
-        added = (token for _, token in sorted(self.tokenizer.added_tokens_decoder.items()))
-        return tuple(t.content for t in added if t.special or (t.content[0], t.content[-1]) == ("<", ">"))
+        added = [token for _, token in sorted(self.tokenizer.added_tokens_decoder.items())]
+        return tuple(token.content for token in added if token.special or re.fullmatch("<.*>", token.content, re.S))
 
     def process(self, inputs: list, **kwargs) -> BatchFeature:
         """Texts, images, dicts and chat messages, mixed at will (see `to_messages`), to tensors; see `__call__`."""
         if not isinstance(inputs, list | tuple) or not inputs:
-            found = f"{type(inputs).__name__} {reprlib.repr(inputs)}"
-            raise ValueError(f"Give a list of inputs, even if of one, not {' '.join(found.split())}.")
+            given = f"{type(inputs).__name__} {reprlib.repr(inputs)}"
+            raise ValueError(f"Give a list of inputs, even if of one, not {' '.join(given.split())}.")
         tokens = self.control_tokens
         conversations = [to_messages(item, row, tokens) for row, item in enumerate(inputs)]
         contents = ([block for message in messages for block in message["content"]] for messages in conversations)
@@ -108,8 +109,7 @@ class ComaProcessor(ProcessorMixin):
         if chat_template in (None, "default"):
             conversations = [to_messages(messages, row, tokens) for row, messages in enumerate(conversations)]
         elif chat_template == "dialogue":
-            for row, messages in enumerate(conversations):
-                check_dialogue(messages, row, tokens)
+            check_dialogues(conversations, tokens)
         return super().apply_chat_template(conversations if is_batch else conversations[0], chat_template, **kwargs)
 
     def process_dialogues(self, dialogues: list[list[dict]], add_generation_prompt: bool = False) -> BatchFeature:
@@ -117,9 +117,7 @@ class ComaProcessor(ProcessorMixin):
         Raises `ValueError` for a message that is no text of a system, user or assistant, or types a special token."""
         if not isinstance(dialogues, list | tuple) or not dialogues:
             raise ValueError(f"Give a list of dialogues, even if of one, not {reprlib.repr(dialogues)}.")
-        tokens = self.control_tokens
-        for row, messages in enumerate(dialogues):
-            check_dialogue(messages, row, tokens)
+        check_dialogues(dialogues, self.control_tokens)
         return self.tokenizer.apply_chat_template(
             list(dialogues),
             chat_template=self.chat_template["dialogue"],
@@ -167,7 +165,8 @@ class ComaProcessor(ProcessorMixin):
         images = _as_list(images)
         if text is None:
             text = [PLACEHOLDER] * len(images)
-        text = [text] if isinstance(text, str) else text
+        elif isinstance(text, str):
+            text = [text]
         if not isinstance(text, list | tuple) or not text:
             raise ValueError(f"Give `images`, `text` (a str or a list of them), or both, not {reprlib.repr(text)}.")
         images = _images_per_row(images, self._count_placeholders(text))
@@ -177,17 +176,19 @@ class ComaProcessor(ProcessorMixin):
         if any(images):
             rows = [row for row, of_row in enumerate(images) for _ in of_row]
             features = self.process_images([image for of_row in images for image in of_row], rows, **images_kwargs)
-        input_ids = self._tokenize(list(text), list(map(len, images)), features.get("image_grid_thw"), options)
-        features |= _pad(input_ids, self.tokenizer.pad_token_id, options.get("padding_side") or "left")
+        rows = self._tokenize(text, [len(of_row) for of_row in images], features.get("image_grid_thw"), options)
+        side = options.get("padding_side") or "left"
+        features |= self.tokenizer.pad({"input_ids": rows}, padding_side=side, return_tensors="np")
         return BatchFeature(features, tensor_type=options.get("return_tensors"))
 
     def _check_pixel_budget(self, size: Any):
         try:
-            least, most = size["shortest_edge"], size["longest_edge"]
+            min_pixels = size["shortest_edge"]
+            max_pixels = size["longest_edge"]
         except (TypeError, KeyError, IndexError) as error:
             raise ValueError(f"size={size!r} lacks shortest_edge and longest_edge, in pixels of an image.") from error
         side = self.image_processor.patch_size * self.image_processor.merge_size
-        if not (_is_int(least) and _is_int(most) and 1 <= least <= most >= side**2):
+        if not (_is_int(min_pixels) and _is_int(max_pixels) and 1 <= min_pixels <= max_pixels >= side**2):
             raise ValueError(f"The pixel budget, {size}, does not hold an image token, which is {side}x{side} pixels.")
 
     def _count_placeholders(self, text: list[str]) -> list[int]:
@@ -200,23 +201,21 @@ class ComaProcessor(ProcessorMixin):
             check_text(content, row, tokens, shows_images=True)
         return [content.count(PLACEHOLDER) for content in text]
 
-    def _tokenize(
-        self, text: list[str], image_counts: list[int], grids: np.ndarray | None, options: dict
-    ) -> list[np.ndarray]:
+    def _tokenize(self, text: list[str], counts: list[int], grids: np.ndarray | None, options: dict) -> list:
         """Ids of every row: its text, as many image tokens as its images have, its instruction, compression tokens."""
         image_ids = self.tokenizer.convert_tokens_to_ids(IMAGE_TOKENS)
         sizes = np.zeros(0, dtype=int) if grids is None else grids.prod(axis=1) // self.image_processor.merge_size**2
-        sizes_of_rows = np.split(sizes, np.cumsum(image_counts)[:-1])
+        sizes_of_rows = np.split(sizes, np.cumsum(counts)[:-1])
         tails = {}  # of rows with images and without: the same for all of them
         rows = []
-        for row, ids in enumerate(self.tokenizer(text, add_special_tokens=False)["input_ids"]):
-            has_image = image_counts[row] > 0
+        for row, ids in enumerate(self.tokenizer(list(text), add_special_tokens=False)["input_ids"]):
+            has_image = counts[row] > 0
             if has_image not in tails:
                 tails[has_image] = self._tail(has_image, row, options)
             repeats = np.ones(len(ids), dtype=int)  # of each token: an image placeholder stands for many
             repeats[np.array(ids) == image_ids[1]] = sizes_of_rows[row]
             ids = _cut(np.repeat(ids, repeats), image_ids, len(tails[has_image]), row, options)
-            rows.append(np.concatenate([ids, tails[has_image]]).astype(np.int64))
+            rows.append([*ids.tolist(), *tails[has_image]])
         return rows
 
     def _tail(self, has_image: bool, row: int, options: dict) -> list[int]:
@@ -284,9 +283,9 @@ def _images_per_row(images: list, counts: list[int]) -> list[list]:
     nested = [of_row if isinstance(of_row, list | tuple) else [of_row] for of_row in images]
     if not any(isinstance(of_row, list | tuple) for of_row in images) and len(images) == sum(counts):
         nested = [images[stop - count : stop] for count, stop in zip(counts, np.cumsum(counts), strict=True)]
-    found = [len(of_row) for of_row in nested]
-    if found != counts:
-        raise ValueError(f"The texts have these numbers of image placeholders: {counts}; the rows of images: {found}.")
+    given = [len(of_row) for of_row in nested]
+    if given != counts:
+        raise ValueError(f"The texts have these numbers of image placeholders: {counts}; the rows of images: {given}.")
     return nested
 
 
@@ -303,16 +302,6 @@ def _cut(ids: np.ndarray, image_ids: list[int], tail: int, row: int, options: di
         raise ValueError(f"{message}, max_length is {limit}: raise it, allow truncation, or lower the pixel budget.")
     logger.warning(f"{message}, max_length is {limit}: the last {excess} tokens of its text are cut.")
     return np.delete(ids, text[-excess:])
-
-
-def _pad(rows: list[np.ndarray], pad_token_id: int, side: str) -> dict[str, np.ndarray]:
-    input_ids = np.full((len(rows), max(map(len, rows))), pad_token_id)
-    attention_mask = np.zeros_like(input_ids)
-    for row, ids in enumerate(rows):
-        columns = slice(-len(ids), None) if side == "left" else slice(len(ids))
-        input_ids[row, columns] = ids
-        attention_mask[row, columns] = 1
-    return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
 __all__ = ["ComaProcessor", "compression_tokens"]

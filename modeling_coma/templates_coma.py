@@ -57,14 +57,15 @@ def check_text(
         found = f"{ascii(text[error.start])} at {error.start}, half a character (a lone surrogate)"
         way_out = "take it out, or decode with errors='replace'"
         raise ValueError(f"Row {row}: {what} has {found}, which is not UTF-8: {way_out}.") from error
-    found = [token for token in _pattern(tokens).findall(text) if not (shows_images and token == PLACEHOLDER)]
-    if tokens and found:
-        before, _, after = text.partition(found[0])
-        excerpt = f"{before[-20:]}{found[0]}{after[:20]}"  # sentence-transformers sorts rows, and numbers help little
-        way_out = f"take it out, or break it up, as {found[0][:1] + ' ' + found[0][1:]!r}"
+    typed = [token for token in _pattern(tokens).findall(text) if not (shows_images and token == PLACEHOLDER)]
+    if tokens and typed:
+        token = typed[0]
+        before, _, after = text.partition(token)
+        excerpt = f"{before[-20:]}{token}{after[:20]}"  # sentence-transformers sorts rows, and numbers help little
+        way_out = f"take it out, or break it up, as {token[:1] + ' ' + token[1:]!r}"
         if shows_images:
             way_out = f"where an image stands, a text has {PLACEHOLDER}, and no other special token"
-        message = f"types {found[0]!r}, a special token of the tokenizer, in {excerpt!r}: {way_out}"
+        message = f"types {token!r}, a special token of the tokenizer, in {excerpt!r}: {way_out}"
         raise ValueError(f"Row {row}: {what} {message}.")
 
 
