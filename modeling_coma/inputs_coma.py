@@ -170,10 +170,10 @@ def open_image(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> 
         raise ValueError(f"Row {row}: cannot decode the image {_name(image)}: {why}") from error
 
 
-def open_regular_file(path: str | os.PathLike) -> BinaryIO:
+def open_regular_file(path: str | os.PathLike, what: str = "it is a folder, a pipe, a device or a socket") -> BinaryIO:
     """Opens a file to be read; a pipe, a device or a socket, which may have no end, is not opened: `ValueError`."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError("must be a file; it is a FIFO, a device, a socket or a folder, and no regular file")
+        raise ValueError(f"{what}, and no regular file")
     return open(path, "rb")
 
 
