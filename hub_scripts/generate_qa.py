@@ -124,13 +124,13 @@ def _add_server_options(group: argparse._ArgumentGroup) -> None:
 
 
 async def _generate(arguments: argparse.Namespace, corpus: "Corpus") -> None:
-    from trainers.data.qa.generation import generate_dialogues, retry_failed
+    from trainers.data.qa.generation import retry_failed, write_dialogues
     from trainers.data.qa.output import QAOutput
 
     settings = _settings(arguments)
     async with _chat(arguments) as chat:
         with QAOutput(arguments.out, {**settings.fingerprint, **chat.fingerprint}) as output:
-            await generate_dialogues(_sources(corpus), chat, output, settings, corpus.num_rows)
+            await write_dialogues(_sources(corpus), chat, output, settings, corpus.num_rows)
             if arguments.retry_failed and not all(written.good for written in output.written()):
                 await retry_failed(_sources(corpus), chat, output, settings, corpus.num_rows)
 

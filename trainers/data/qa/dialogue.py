@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-from trainers.data.qa.chat import Chat, Fault, Image, Message, Rejected, Reply
+from trainers.data.qa.chat import Chat, Fault, ImageFile, Message, Rejected, Reply
 from trainers.data.qa.filters import Limits, answer_fault, is_refusal, question_fault
 from trainers.data.qa.parsing import find_questions, without_thoughts
 from trainers.data.qa.prompts import ANSWER_PROMPT, FORMATS, REQUESTS, draw, prompts_digest, question_prompt
@@ -106,12 +106,12 @@ class Writing:
 
     Args:
         chat ([`Chat`]): who writes.
-        image ([`Image`]): about what.
+        image ([`ImageFile`]): about what.
         settings ([`QASettings`]): what.
         name (`str`): name of the row; the seeds of its requests depend on it and on nothing before or after it.
     """
 
-    def __init__(self, chat: Chat, image: Image, settings: QASettings, name: str) -> None:
+    def __init__(self, chat: Chat, image: ImageFile, settings: QASettings, name: str) -> None:
         self.chat, self.image, self.settings, self.name = chat, image, settings, name
         self.dialogue = Dialogue()
 

@@ -20,7 +20,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from trainers.files import one_writer
+from trainers.files import one_writer, read_record, write_record
 
 
 __all__ = ["QAFiles", "QAOutput", "WrittenRow", "read_lines"]
@@ -130,24 +130,15 @@ class QAOutput:
             for file in self.files:
                 if os.path.lexists(file):
                     raise ValueError(f"{file} is there already and was not written by this: give another file.")
-            temporary = path.with_suffix(".writing")
-            temporary.write_text(json.dumps(self.settings, indent=1), encoding="utf-8")
-            temporary.replace(path)
-        before = _read_settings(path)
-        names = sorted({name for name in before.keys() | self.settings if before.get(name) != self.settings.get(name)})
+            write_record(path, self.settings)
+        try:
+            before = read_record(path, "record of this")
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: give another file.") from error
+        names = sorted(name for name in before.keys() | self.settings if before.get(name) != self.settings.get(name))
         if names:
             changed = ", ".join(f"{n} was {before.get(n)!r} and is now {self.settings.get(n)!r}" for n in names)
             raise ValueError(f"{self.out} was begun with other settings: {changed}. Keep them, or give another file.")
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            raise ValueError("it is no object")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}): give another file.") from error
-    return settings
 
 
 def _encoded(line: dict[str, Any]) -> bytes:

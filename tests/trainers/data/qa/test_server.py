@@ -15,11 +15,11 @@ from urllib.parse import quote
 import pytest
 
 from tests.chat_server import MISCHIEF, ChatServer, completion, drip, flood, packed, send
-from trainers.data.qa.chat import Picture, Rejected, Reply
+from trainers.data.qa.chat import ImageFile, Rejected, Reply
 from trainers.data.qa.server import ServerChat, ServerSettings, _read_reply, _seconds
 
 
-PICTURE = Picture(b"an image", "image/png", b"an image")
+PICTURE = ImageFile(b"an image", "image/png", b"an image")
 
 
 def ask(server: ChatServer | str, seeds: list[int], **settings) -> list[Reply | BaseException]:
