@@ -24,15 +24,17 @@ MOST_BYTES = 256 * 2**20  # of a file; no server takes as much
 Message = dict[str, Any]
 
 
-class Fault(ValueError):
-    """What is wrong with a reply: `reason` is one of few and is counted, `detail` is for a person. Another may do."""
-
+class _WithReason(ValueError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
 
 
-class Rejected(Fault):
+class Fault(_WithReason):
+    """What is wrong with a reply: `reason` is one of few and is counted, `detail` is for a person. Another may do."""
+
+
+class Rejected(_WithReason):
     """Why an image has no dialogue."""
 
 

@@ -96,7 +96,8 @@ class ServerSettings:
             raise ValueError(f"url={shown!r} must begin with http:// or https://, as in http://localhost:8000/v1.")
         try:
             parts = urlsplit(self.url)
-            is_address = bool(httpx2.URL(shown).host) and parts.port != 0
+            is_address = re.search(r"[\s%]", parts.hostname or " ") is None and parts.port != 0
+            httpx2.URL(shown)  # what the client will make of it
         except (ValueError, httpx2.InvalidURL):
             is_address = False
         if not is_address:
