@@ -88,7 +88,7 @@ def ours(folder: Path, rows: list[dict], tokens: int):
     args = ComaContrastiveConfig(
         str(folder / "out"), report_to="none", use_cpu=True, temperature=TEMPERATURE, mini_batch_tokens=tokens
     )
-    trainer = ComaContrastiveTrainer(load_trainable(folder, model), args, processor)
+    trainer = ComaContrastiveTrainer(load_trainable(folder, model), args, processing_class=processor)
     batch = trainer.data_collator(rows)
 
     def step() -> float:

@@ -141,7 +141,7 @@ def _compress(model: Any, processor: Any, caching: Any, emoji: Any, settings: di
     rows = emoji_dialogues(emoji, seed=settings["seed"], turns=TURNS, languages=())
     config = ComaCompressionConfig(**settings, per_device_train_batch_size=64, learning_rate=3e-4)
     collator = ComaCompressionCollator(caching, compression_instruction=False)
-    trainer = ComaCompressionTrainer(model, config, processor, train_dataset=rows, data_collator=collator)
+    trainer = ComaCompressionTrainer(model, config, collator, rows, processing_class=processor)
     trainer.train()
     return _stage(trainer, turns=TURNS)
 
@@ -156,14 +156,14 @@ def _match(model: Any, processor: Any, caching: Any, emoji: Any, settings: dict)
     config = ComaContrastiveConfig(**settings, **loss, per_device_train_batch_size=128, learning_rate=1.5e-3)
     collator = ComaContrastiveCollator(caching)
     rows = emoji_pairs(emoji)
-    trainer = ComaContrastiveTrainer(model, config, processor, train_dataset=rows, data_collator=collator)
+    trainer = ComaContrastiveTrainer(model, config, collator, rows, processing_class=processor)
     trainer.train()
     return _stage(trainer)
 
 
 def _stage(trainer: "ComaTrainer", **more: Any) -> dict[str, Any]:
     from hub_scripts.common.training import EMOJI
-    from hub_scripts.common.training_stage import describe_stage
+    from hub_scripts.hub.training_record import describe_stage
 
     source = {"model": BACKBONE, "data": EMOJI, "data_rows": len(trainer.train_dataset), **more}
     return describe_stage(trainer, source, is_finished=True)

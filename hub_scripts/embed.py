@@ -29,8 +29,8 @@ from hub_scripts.embedding.parts import PartsFolder
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from hub_scripts.embedding.corpus import Corpus
     from modeling_coma import ComaForEmbedding, ComaProcessor
+    from trainers.data.corpus import Corpus
 
 
 __all__ = ["main"]
@@ -49,8 +49,8 @@ def main(argv: list[str]) -> int:
 
 def _embed(arguments: argparse.Namespace) -> None:
     from hub_scripts.common.loading import load_model
-    from hub_scripts.embedding.corpus import Columns, open_corpus
     from hub_scripts.embedding.index import join_parts
+    from trainers.data.corpus import Columns, open_corpus
 
     parts = PartsFolder.of(arguments.out)
     parts.check_free()

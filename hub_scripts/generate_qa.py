@@ -30,7 +30,7 @@ from trainers.data.qa.prompts import FORMATS, QAFormat
 
 
 if TYPE_CHECKING:
-    from hub_scripts.embedding.corpus import Corpus
+    from trainers.data.corpus import Corpus
     from trainers.data.qa.chat import Chat
     from trainers.data.qa.generation import Source
 
@@ -138,7 +138,7 @@ def generate_dialogues(  # noqa: PLR0913 - what can be set
         >>> report["rows"]
         {'good': 120, 'failed': 2}
     """
-    from hub_scripts.embedding.corpus import Columns, open_corpus
+    from trainers.data.corpus import Columns, open_corpus
     from trainers.data.qa import generation
     from trainers.data.qa.dialogue import QASettings
     from trainers.data.qa.filters import Limits

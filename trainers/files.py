@@ -47,7 +47,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 def write_record(path: str | Path, content: Any) -> None:
     """Writes what is JSON, whole or not at all; raises as [`whole_file`]."""
     with whole_file(path) as file:
-        file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        # Half a character, as names of files may have, is written as the escape that JSON has for it.
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_record(path: str | Path, what: str) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from transformers import TrainingArguments, integrations
@@ -23,11 +24,8 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "label_smoothing_factor": ((0,), "the losses of both stages smooth no labels"),
     "remove_unused_columns": ((False,), "the collator needs every column, and no column is an argument of the model"),
     "label_names": ((None,), "the labels of stage 1 are made by the collator, stage 2 has none"),
-    "train_sampling_strategy": (
-        ("random", "sequential"),
-        "the lengths of rows are known in tokens only; stage 1 has `length_column` for it, stage 2 sorts by itself",
-    ),
-    "length_column_name": (("length",), "stage 1 has `length_column` for it, stage 2 sorts by itself"),
+    "train_sampling_strategy": (("random", "sequential"), "stage 1 can group rows by length, stage 2 sorts by itself"),
+    "length_column_name": (("length",), "it goes with `group_by_length` of stage 1, stage 2 sorts by itself"),
     "include_num_input_tokens_seen": (("no", False), "`tokens_seen` is logged, images and dialogues included"),
     "include_for_metrics": (([],), "evaluation computes its own metrics, and keeps no predictions"),
     "batch_eval_metrics": ((False,), "evaluation computes its own metrics, batch by batch"),
@@ -108,10 +106,12 @@ class ComaTrainingArguments(TrainingArguments):
     max_length: int | None = field(default=None, metadata={"help": "Limit of an input in tokens."})
     on_bad_row: Literal["raise", "skip"] = field(default="raise", metadata={"help": "What becomes of bad rows."})
 
+    refused: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = REFUSED
+
     def __post_init__(self) -> None:
         check_choices(self)
         check_ranges(self, RANGES)
-        for name, (values, reason) in REFUSED.items():
+        for name, (values, reason) in self.refused.items():
             if (value := getattr(self, name)) not in values:
                 raise ValueError(f"{name}={value!r} cannot act here: {reason}. Leave it out.")
         if self.learning_rate == 0 and getattr(self, "temperature_learning_rate", None) is None:

@@ -128,7 +128,7 @@ def make_backbone(folder: Path, emoji: Emoji, steps: int) -> float:
             ComaCompressionConfig(
                 **common_settings(scratch, 0), max_steps=steps, per_device_train_batch_size=64, learning_rate=1e-3
             ),
-            processor,
+            processing_class=processor,
             train_dataset=concatenate_datasets(rows),
             data_collator=lambda batch: {**collate(batch), "dialogue_view": "full"},
         ).train()

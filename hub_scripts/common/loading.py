@@ -45,7 +45,7 @@ def load_model(name_or_path: str, dtype: str = "auto", device: str = "auto") -> 
     Raises:
         ValueError: if it is another kind of model, or weights are missing or of another shape.
     """
-    place = find_device(device)
+    found_device = find_device(device)
     name_or_path = fetch_adapter(name_or_path)
     if is_adapter(name_or_path):
         from trainers.adapters import merge_adapter
@@ -54,7 +54,7 @@ def load_model(name_or_path: str, dtype: str = "auto", device: str = "auto") -> 
         model, processor = merge_adapter(adapted), load_processor(name_or_path, base)
     else:
         model, processor = _load_weights(name_or_path, dtype), load_processor(name_or_path)
-    return model.to(place).eval(), processor
+    return model.to(found_device).eval(), processor
 
 
 def find_device(name: str = "auto") -> torch.device:

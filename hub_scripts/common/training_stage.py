@@ -81,7 +81,7 @@ def describe_stage(trainer: "ComaTrainer", source: Mapping[str, Any], is_finishe
     size = processor.image_processor.size
     adapter = _adapter(trainer)
     stage = {
-        "stage": type(trainer).__name__.removeprefix("Coma").removesuffix("Trainer").lower(),
+        "stage": trainer.stage,
         "layout": LAYOUT,
         "version": coma_version(),
         **source,

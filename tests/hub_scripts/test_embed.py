@@ -343,3 +343,28 @@ def test_an_error_names_row_and_path(coma_folder: Path, coma_command: Callable, 
     (skipped,) = map(json.loads, (tmp_path / "out.parquet.skipped.jsonl").read_text().splitlines())
     assert (skipped["row"], skipped["id"], skipped["image"]) == (row, name, name)
     assert f"Row {row}" in skipped["error"] and name in skipped["error"]
+
+
+def test_bad_rows_obey_the_command(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
+    """Of a table and of a folder: named, or listed with the reason, and the others are embedded."""
+    lines = ["text,image", "a,", "b", "caf\xe9,", "c,../x.png", f"d,{'x' * 5000}", "e,"]
+    (tmp_path / "t.csv").write_bytes("\n".join(lines).encode("latin-1"))
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (28, 28)).save(tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "b.png").symlink_to("nowhere")
+    (tmp_path / "photos" / os.fsdecode(b"\xff.png")).write_bytes((tmp_path / "photos" / "a.png").read_bytes())
+    for source, first, good, reasons in (
+        ("t.csv", "Row 1 of t.csv: line 3: found 1 values", [0, 5], ["values", "not UTF-8", "inside of", "5000 char"]),
+        ("photos", "Row 1 of photos: b.png: a link that leads nowhere", [0], ["leads nowhere", "not UTF-8"]),
+    ):
+        out = tmp_path / f"{source}.parquet"
+        code, _, error = coma_command("embed", coma_folder, tmp_path / source, out, "--workers", 0)
+        assert code == 1 and f"error: {first}" in error and not out.exists()
+        code, text, _ = coma_command(
+            "embed", coma_folder, tmp_path / source, out, "--on-error", "skip", "--workers", 0
+        )
+        assert code == 0 and f"{len(reasons)} rows skipped" in text
+        assert pq.read_table(out)["row"].to_pylist() == good
+        skipped = [json.loads(line) for line in Path(f"{out}.skipped.jsonl").read_text().splitlines()]
+        for row, words in zip(skipped, reasons, strict=True):
+            assert words in row["error"] and row["error"].startswith(f"Row {row['row']} of {source}: ")

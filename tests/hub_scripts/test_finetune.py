@@ -10,7 +10,7 @@ import torch
 import yaml
 from transformers import AutoModel
 
-from hub_scripts.common.training import RECIPES
+from hub_scripts.common.settings import RECIPES
 from hub_scripts.finetune import _load, _parse
 from trainers.data.rows import NumberedRows
 

@@ -39,11 +39,11 @@ def test_it_is_free_again_after_an_error(tmp_path):
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
-    write_record(tmp_path / "new" / "file.json", {"a": "é"})
+    write_record(tmp_path / "new" / "file.json", {"a": "é\ud800"})
     with pytest.raises(KeyError), whole_file(tmp_path / "new" / "file.json") as file:
         file.write_text("half of it")
         raise KeyError
-    assert read_record(tmp_path / "new" / "file.json", "record") == {"a": "é"}
+    assert read_record(tmp_path / "new" / "file.json", "record") == {"a": "é\ud800"}
     with pytest.raises(OSError, match=r"file.json/under cannot be written: .*go on by the same command"):
         write_record(tmp_path / "new" / "file.json" / "under", {})
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["file.json"]

@@ -9,8 +9,9 @@ import numpy as np
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from modeling_coma import ComaProcessor
-from trainers.compression.collator import as_input, check_messages
 from trainers.data.images import without_decoding
+from trainers.data.items import to_compression_input
+from trainers.data.schema import check_messages
 from trainers.encoding.encode import token_lengths
 
 
@@ -23,7 +24,7 @@ def add_lengths(
     max_length: int | None = None,
     dialogue_max_length: int = 8192,
     compression_instruction: bool = True,
-    column: str = "lengths",
+    column: str = "length",
     num_proc: int | None = None,
 ) -> Dataset:
     r"""
@@ -37,8 +38,8 @@ def add_lengths(
             The processor of the model.
         max_length, dialogue_max_length, compression_instruction:
             As in [`ComaCompressionConfig`].
-        column (`str`, *optional*, defaults to `"lengths"`):
-            Name of the new column; the `length_column` of the settings.
+        column (`str`, *optional*, defaults to `"length"`):
+            Name of the new column; the `length_column_name` of the settings.
         num_proc (`int`, *optional*):
             Processes that share the work.
 
@@ -73,7 +74,7 @@ def _lengths(
     column: str,
 ) -> dict[str, list[list[int]]]:
     rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-    inputs = _readable(rows, lambda row: as_input(row, 0))
+    inputs = _readable(rows, lambda row: to_compression_input(row, 0))
     lengths = np.zeros((len(rows), 2), dtype=np.int64)
     if inputs:
         lengths[list(inputs), 0] = token_lengths(processor, list(inputs.values()))
@@ -84,7 +85,7 @@ def _lengths(
         )
         for place, item in inputs.items():
             lengths[place, 0] += with_image if "image" in item else without
-    dialogues = _readable(rows, lambda row: check_messages(row.get("messages"), 0) or row["messages"])
+    dialogues = _readable(rows, lambda row: check_messages(row.get("messages")) or row["messages"])
     if dialogues:
         lengths[list(dialogues), 1] = _dialogue_lengths(processor, list(dialogues.values()))
     limits = [np.iinfo(np.int64).max if limit is None else limit for limit in limits]

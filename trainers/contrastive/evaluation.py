@@ -28,7 +28,7 @@ class EvaluationBlocks:
         size (`int`):
             Rows of a block.
         loss (`Callable`):
-            What a block costs: `(queries, documents, ids, own_rows, own_documents)` -> [`InfoNCEOutput`], a mean over
+            What a block costs: `(queries, documents, ids, own_rows, own_documents)` -> [`InfoNCEOutput`], summed over
             `own_rows`.
     """
 
@@ -57,10 +57,8 @@ class EvaluationBlocks:
             if len(bad := (~embeddings.isfinite().all(dim=1)).nonzero()):
                 raise ValueError(f"Row {int(rows[bad[0, 0]])} of {EVALUATION}: its {name} has no finite embedding.")
         if self.ids is not None:
-            owners = ids.owners + len(self.queries)
             queries, documents = torch.cat([self.queries, queries]), torch.cat([self.documents, documents])
-            parts = zip(self.ids, ids._replace(owners=owners), strict=True)
-            ids = PairIds(*(torch.cat(pair) for pair in parts))
+            ids = self.ids.joined(ids)
         self.queries, self.documents, self.ids = queries, documents, ids
         self.waiting += len(numbers)
         while self.waiting >= self.size:
@@ -86,7 +84,7 @@ class EvaluationBlocks:
         own_documents = (ids.owners >= first - start).nonzero()[:, 0]
         block = self.queries[start : first + number], self.documents[chosen]
         output = self.loss(*block, ids, own, own_documents)
-        self.total += number * float(output.loss)
+        self.total += float(output.loss)
         self.num_documents += number * len(ids.owners)
         self.statistics = output.statistics if self.statistics is None else self.statistics + output.statistics
         self.rows += number

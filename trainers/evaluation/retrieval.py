@@ -12,7 +12,7 @@ import torch
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.data.answers import Answers
 from trainers.data.images import image_key
-from trainers.data.items import ContrastiveInput, as_input
+from trainers.data.items import ContrastiveInput, to_item
 from trainers.data.rows import ROW, BadRows
 from trainers.encoding.shared import embed_shared
 from trainers.evaluation.metrics import Relevance, rank_embeddings, retrieval_metrics
@@ -286,7 +286,7 @@ def _inputs(row: dict[str, Any], name: str, instructions: dict[str, str]) -> lis
     items |= {f"negative {number}": item for number, item in enumerate(row.get("negatives") or [])}
     instruction = {"query": instructions.get(row.get("source"))}
     return [
-        (f"{name}: {part}", as_input(item, f"{name}: {part}", instruction.get(part))) for part, item in items.items()
+        (f"{name}: {part}", to_item(item, f"{name}: {part}", instruction.get(part))) for part, item in items.items()
     ]
 
 

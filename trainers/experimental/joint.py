@@ -1,4 +1,4 @@
-"""The dialogues of a contrastive batch: stage 1 beside stage 2, in one step (CREM: one mask, two objectives)."""
+"""Rows of stage 2 with dialogues about their queries: stage 1 beside stage 2 (CREM: one mask, two objectives)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 
+from modeling_coma import ComaProcessor
 from trainers.compression.collator import ComaCompressionCollator
+from trainers.contrastive.collator import ComaContrastiveCollator
 from trainers.contrastive.packing import PackedInputs
 from trainers.data.images import as_image
+from trainers.experimental.config import ExperimentalContrastiveConfig
 from trainers.samplers import pack
 
 
-__all__ = ["PackedDialogues", "collate_dialogues"]
-
-DIALOGUE = ("dialogue_input_ids", "dialogue_attention_mask", "labels")
+__all__ = ["JointContrastiveCollator", "PackedDialogues"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,17 +56,51 @@ class PackedDialogues:
         return batches
 
 
-def collate_dialogues(rows: list[dict[str, Any]], collator: ComaCompressionCollator) -> PackedDialogues | None:
-    """The dialogues of the rows that have `messages`, which are about their queries; `None` if none has."""
-    talking = [row for row in rows if row.get("messages")]
-    if not talking:
-        return None
-    items = []
-    for row in talking:
-        image = row["query"].get("image")
-        images = [as_image(one) for one in (image if isinstance(image, list) else [image]) if one is not None]
-        items.append({"images": images, "text": row["query"].get("text"), "messages": row["messages"]})
-    batch, _ = collator.collate(items)
-    dialogues = {name: batch.pop(name) for name in DIALOGUE}
-    images_per_row = torch.tensor([len(item["images"]) for item in items])
-    return PackedDialogues(PackedInputs.from_batch(batch, images_per_row), dialogues)
+class JointContrastiveCollator(ComaContrastiveCollator):
+    r"""
+    Rows of stage 2 to tensors, and the `messages` of rows that have any, which are about their queries, to `dialogues`
+    ([`PackedDialogues`], or `None` where no row has any).
+
+    Args:
+        processor ([`ComaProcessor`]):
+            The processor of the model.
+        dialogues ([`ComaCompressionCollator`], *optional*):
+            What collates the `messages`; by default they are left alone.
+        kwargs:
+            As in [`ComaContrastiveCollator`].
+    """
+
+    def __init__(
+        self, processor: ComaProcessor, dialogues: ComaCompressionCollator | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(processor, **kwargs)
+        self.dialogues = dialogues
+
+    @classmethod
+    def of(cls, processor: ComaProcessor, args: ExperimentalContrastiveConfig) -> JointContrastiveCollator:
+        """The collator that a trainer with these settings makes for itself, with a caching processor for instance."""
+        collator = super().of(processor, args)
+        if args.joint_weight > 0:
+            collator.dialogues = ComaCompressionCollator(processor, args.max_length)
+        return collator
+
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """The batch of rows of which none is bad."""
+        batch = super().collate(rows)
+        if self.dialogues is not None:
+            batch["dialogues"] = self._dialogues([row for row in rows if row.get("messages")])
+        return batch
+
+    def _dialogues(self, rows: list[dict[str, Any]]) -> PackedDialogues | None:
+        if not rows:
+            return None
+        items = []
+        for row in rows:
+            images = row["query"].get("image")
+            images = images if isinstance(images, list) else [images]
+            images = [as_image(image) for image in images if image is not None]
+            items.append({"images": images, "text": row["query"].get("text"), "messages": row["messages"]})
+        batch, _ = self.dialogues.collate(items)
+        dialogues = {name: batch.pop(name) for name in ("dialogue_input_ids", "dialogue_attention_mask", "labels")}
+        images_per_row = torch.tensor([len(item["images"]) for item in items])
+        return PackedDialogues(PackedInputs.from_batch(batch, images_per_row), dialogues)

@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from trainers.data.answers import Answers
-from trainers.data.items import as_input
+from trainers.data.items import to_item
 
 
 __all__ = ["PairIndex", "PairItems", "Place", "index_pairs"]
@@ -54,7 +54,7 @@ class PairItems(Sequence):
         place = self.places[number]
         row = self.dataset[place.row]
         instruction = self.instructions.get(row.get("source")) if place.part == "query" else None
-        return as_input(place.item(row), place.name, instruction).messages
+        return to_item(place.item(row), place.name, instruction).messages
 
     def name(self, number: int) -> str:
         """What an item is called in messages: its row, and its part in it."""
@@ -122,11 +122,11 @@ def index_pairs(rows: Dataset | Iterable[dict[str, Any]], instructions: dict[str
     contents, groups = [], []  # of each row
     for row, values in enumerate(rows):
         source = values.get("source")
-        query = as_input(values["query"], f"Row {row}: query", (instructions or {}).get(source))
-        positive = as_input(values["positive"], f"Row {row}: positive")
+        query = to_item(values["query"], f"Row {row}: query", (instructions or {}).get(source))
+        positive = to_item(values["positive"], f"Row {row}: positive")
         positive_of.append(documents.number(positive.content, Place(row, "positive")))
         negatives = [
-            documents.number(as_input(item, f"Row {row}: negative {number}").content, Place(row, number))
+            documents.number(to_item(item, f"Row {row}: negative {number}").content, Place(row, number))
             for number, item in enumerate(values.get("negatives") or [])
         ]
         query_of.append(queries.number(query.key, Place(row, "query")))

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from hub_scripts.common.data_digest import data_digest
-from hub_scripts.common.training_stage import _last_log
 from hub_scripts.hub.card_training import NOT_TRAINED, training_section
-from hub_scripts.hub.training_record import TRAINING_FILE, read_training_record
+from hub_scripts.hub.training_record import TRAINING_FILE, _last_log, read_training_record
 
 
 ENDS = ["--max_steps", "1", "--per_device_train_batch_size", "4", "--report_to", "none", "--logging_steps", "1"]

@@ -8,6 +8,7 @@ import torch
 
 from trainers.adapters import lora_config
 from trainers.contrastive.grad_cache import cached_embeddings, plan_mini_batches
+from trainers.contrastive.targets import PairIds
 from trainers.contrastive.trainer import ComaContrastiveTrainer
 
 
@@ -26,7 +27,8 @@ def plain_loss(trainer: ComaContrastiveTrainer, batch: dict[str, Any]) -> torch.
     mini_batches = plan_mini_batches(packed.lengths, trainer.args.mini_batch_tokens)
     parts = [trainer.model(**packed.batch(rows, pad)).embeddings for rows in mini_batches]
     embeddings = torch.cat(parts)[torch.cat(mini_batches).argsort()]
-    return trainer._info_nce(embeddings[batch["queries"]], embeddings[batch["documents"]], batch).loss
+    queries, documents = embeddings[batch["queries"]], embeddings[batch["documents"]]
+    return trainer._loss_of_batch(queries, documents, PairIds.of(batch)).loss
 
 
 def both(trainer: ComaContrastiveTrainer, rows: list[dict]) -> tuple[dict, dict]:

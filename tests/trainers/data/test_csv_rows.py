@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hub_scripts.embedding.corpus import Columns, open_corpus
+from trainers.data.corpus import Columns, open_corpus
 from trainers.data.pairs import PairColumns, load_pairs
 from trainers.data.rows import BadRows
 from trainers.data.tables import open_records
