@@ -142,9 +142,8 @@ def generate_dialogues(  # noqa: PLR0913 - what can be set
     from trainers.data.qa import generation
     from trainers.data.qa.dialogue import QASettings
     from trainers.data.qa.filters import Limits
-    from trainers.data.qa.output import QAFiles, QAOutput
-    from trainers.data.qa.report import report_on
-    from trainers.files import write_record
+    from trainers.data.qa.output import QAOutput
+    from trainers.data.qa.report import write_report
 
     if (server is None) == (local is None):
         raise ValueError("Give the address of a server, or a model for this machine: one of `server` and `local`.")
@@ -161,9 +160,7 @@ def generate_dialogues(  # noqa: PLR0913 - what can be set
                     await generation.retry_failed(_sources(corpus), chat, output, settings, corpus.num_rows)
 
     _run(write())
-    report = report_on(QAFiles.of(Path(out)))
-    write_record(f"{out}.report.json", report)
-    return report
+    return write_report(Path(out))
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

@@ -6,15 +6,24 @@ import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from trainers.data.qa.filters import plain
 from trainers.data.qa.output import QAFiles, read_rows
+from trainers.files import write_record
 
 
-__all__ = ["report_lines", "report_on"]
+__all__ = ["report_lines", "report_on", "write_report"]
 
 LISTED = 6  # entries of a table in one line
+
+
+def write_report(out: Path) -> dict[str, Any]:
+    """Writes `OUT.report.json`, about everything that was ever written to `OUT`, and gives it back."""
+    report = report_on(QAFiles.of(out))
+    write_record(out.with_name(f"{out.name}.report.json"), report)
+    return report
 
 
 def report_on(files: QAFiles) -> dict[str, Any]:

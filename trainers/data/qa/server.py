@@ -167,10 +167,17 @@ class ServerChat:
             ValueError: if it would refuse all of them: the key, the address or the name of the model is wrong.
             ConnectionError: if many requests in a row were in vain.
         """
+        body = {
+            "model": self.settings.model,
+            "messages": [_with_uri(message) for message in messages],
+            "temperature": self.settings.temperature,
+            "max_tokens": self.settings.max_tokens,
+            "seed": seed,
+        }
         for retry in range(self.settings.retries + 1):
             await self._wait_for_a_start()
             try:
-                reply = await self._ask(messages, seed)
+                reply = await self._ask(body)
             except _Passing as error:
                 if retry == self.settings.retries:
                     self._count_lost(error)
@@ -195,21 +202,13 @@ class ServerChat:
             logger.warning(f"{self.settings.shown_url}: {error.reason}, {tries}; waiting {seconds:.0f} s")
         await asyncio.sleep(seconds)
 
-    async def _ask(self, messages: list[Message], seed: int) -> Reply:
-        settings, completions = self.settings, self._client.chat.completions.with_raw_response
+    async def _ask(self, body: dict[str, Any]) -> Reply:
+        request = {"cast_to": httpx2.Response, "body": body, "options": {"headers": HEADERS}}
         try:
-            async with asyncio.timeout(settings.timeout):
-                raw = await completions.create(
-                    model=settings.model,
-                    messages=[_with_uri(message) for message in messages],
-                    temperature=settings.temperature,
-                    max_tokens=settings.max_tokens,
-                    seed=seed,
-                    extra_headers=HEADERS,
-                )
-            response = raw.http_response
+            async with asyncio.timeout(self.settings.timeout):
+                response = await self._client.post("/chat/completions", **request)
         except TimeoutError as error:
-            raise _Passing("time-out", f"there was no reply in {settings.timeout:g} s") from error
+            raise _Passing("time-out", f"there was no reply in {self.settings.timeout:g} s") from error
         # `from None`: what a server said may have the key in it, and a traceback shows all of a chain.
         except APIStatusError as error:
             response = error.response
