@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trainers.base import ComaTrainer
 
 
-__all__ = ["EMOJI", "UNSEEN", "emoji_styles", "for_collator", "load_data", "load_trainable", "train"]
+__all__ = ["EMOJI", "UNSEEN", "emoji_styles", "load_data", "load_trainable", "make_trainer", "train"]
 
 UNSEEN = "twemoji"
 TEMPORARY = ".saving"
@@ -65,18 +65,29 @@ def load_trainable(arguments: ModelAndData) -> tuple["ComaForEmbedding", "ComaPr
     return model, processor, adapter
 
 
-def for_collator(
-    processor: "ComaProcessor", arguments: ModelAndData, config: "TrainingArguments", dataset: Any
-) -> "ComaProcessor":
-    """The processor that prepares batches; with `cache_pixels` one that keeps the pixels of images."""
+def make_trainer(
+    trainer_class: type["ComaTrainer"],
+    arguments: ModelAndData,
+    config: "TrainingArguments",
+    data: dict[str, Any],
+    model: "ComaForEmbedding",
+    processor: "ComaProcessor",
+    adapter: "LoraConfig | None",
+) -> "ComaTrainer":
+    """A trainer of what [`load_data`] and [`load_trainable`] give, which keeps pixels of images if it is to."""
     from trainers.data.pixel_cache import CachingProcessor
 
-    if not arguments.cache_pixels:
-        return processor
-    caching = CachingProcessor.of(processor)
-    if config.dataloader_num_workers:  # what they would add is lost with them
-        caching.fill_from(dataset, config.dataloader_num_workers)
-    return caching
+    of_collator = CachingProcessor.of(processor) if arguments.cache_pixels else processor
+    if arguments.cache_pixels and config.dataloader_num_workers:  # what they would add is lost with them
+        of_collator.fill_from(data["train_dataset"], config.dataloader_num_workers)
+    return trainer_class(
+        model=model,
+        args=config,
+        data_collator=trainer_class.collator_class.of(of_collator, config),
+        processing_class=processor,
+        peft_config=adapter,
+        **data,
+    )
 
 
 def train(trainer: "ComaTrainer", arguments: ModelAndData, begin: Callable[[], None]) -> str:

@@ -32,15 +32,8 @@ TRAINING_FILE = "coma_training.json"
 LAYOUT = 2  # of a stage in the record. The first, which had no number, kept settings that did not act as well.
 # Of the hundred settings of TrainingArguments those that make a recipe; of our own, all that acted.
 RECIPE = (
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "optim",
-    "weight_decay",
-    "max_grad_norm",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "seed",
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "max_grad_norm"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "seed"),
 )
 ALWAYS = ("seed", "freeze_vision")  # which say something when they are 0 or false as well
 WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
@@ -241,19 +234,13 @@ def _describe_settings(trainer: "ComaTrainer") -> dict[str, Any]:
         "on_bad_row": False,  # counted, if there were any
     }
     settings = {name: values[name] for name in (*RECIPE, *own) if name in on and needs.get(name, True)}
-    if "compression_instruction" in values or "joint_weight" in on:
-        settings["compression_instruction"] = _instruction(trainer)
+    if "compression_instruction" in values or "joint_weight" in on:  # the lines that stood there, if they did
+        collator = getattr(trainer.data_collator, "dialogues", None) or trainer.data_collator
+        processor = trainer.processing_class
+        lines = {"with images": processor.image_instruction, "without": processor.text_instruction}
+        has_lines = getattr(collator, "options", {}).get("compression_instruction")
+        settings["compression_instruction"] = lines if has_lines else None
     return settings
-
-
-def _instruction(trainer: "ComaTrainer") -> dict[str, str] | None:
-    """The lines that stood before the compression tokens in dialogues, if they stood there."""
-    collator = trainer.data_collator
-    collator = getattr(collator, "dialogues", None) or collator  # of the joint objective
-    if not getattr(collator, "options", {}).get("compression_instruction"):
-        return None
-    processor = trainer.processing_class
-    return {"with images": processor.image_instruction, "without": processor.text_instruction}
 
 
 def _last_log(history: list[dict[str, float]], steps: int, is_resumed: bool) -> dict[str, float]:

@@ -130,9 +130,7 @@ def test_a_folder_that_hides_a_package_is_named(start: list[str], hiding: str, t
     done = help_in(tmp_path, *start)
     place = tmp_path / hiding.removesuffix("/__init__.py")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith(
-        f"coma create: error: {place} hides the package {place.stem} of this command: run it"
-    )
+    assert done.stderr.startswith(f"coma: error: {place} hides the package {place.stem} of this command: run it")
 
 
 @pytest.mark.parametrize("name", ["", "trainers", "hub_scripts"])

@@ -114,24 +114,18 @@ def _write(
         read = {*known, *misnamed(records.columns, known)}
         wanted = [name for name in records.columns if name in read]
 
-    def converted() -> Iterator[dict[str, Any]]:
-        for number, record in enumerate(records.rows(wanted)):
-            try:
-                if isinstance(record, ValueError):
-                    raise record
-                if records.columns is None:
-                    seen.update(record)
-                row = convert(record)
-            except ValueError as error:
-                bad_rows.report(number, str(error))
-            else:
-                yield row
+    def watched() -> Iterator[Any]:
+        for record in records.rows(wanted):
+            if records.columns is None and isinstance(record, dict):
+                seen.update(record)
+            yield record
 
     schema, num_rows = features.arrow_schema, 0
     images = [name for name, feature in features.items() if undecoded(feature) != feature]
     with logging.tqdm(desc=f"Reading {records.name}", unit="row") as progress, pa.OSFile(str(file), "wb") as sink:
         with pa.ipc.new_stream(sink, schema) as writer:
-            for batch in _batches(converted(), images):
+            rows = (row for _, row in bad_rows.convert(watched(), convert))
+            for batch in _batches(rows, images):
                 writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
                 num_rows += len(batch)
                 progress.update(len(batch))

@@ -20,16 +20,7 @@ from trainers.data.schema import DIALOGUE_FEATURES, PAIR_FEATURES, as_text, chec
 from trainers.data.tables import open_records, saved_dataset
 
 
-__all__ = [
-    "PairColumns",
-    "check_named",
-    "features_of",
-    "item_of",
-    "load_pairs",
-    "load_triplets",
-    "negatives_of",
-    "pair_row",
-]
+__all__ = ["PairColumns", "check_named", "features_of", "item_of", "load_pairs", "load_triplets", "pair_row"]
 
 READY_FEATURES = Features(
     {**PAIR_FEATURES, "group": Value("string"), "messages": DIALOGUE_FEATURES["messages"]}  # for the joint objective
@@ -76,7 +67,7 @@ def load_pairs(
 
     Args:
         source (`str`, `Path` or `Dataset`):
-            A .csv, .tsv, .jsonl, .json or .parquet file, a folder made by `Dataset.save_to_disk`, or a data set.
+            A .csv, .tsv, .txt, .jsonl, .json or .parquet file, a folder made by `Dataset.save_to_disk`, or a data set.
         columns ([`PairColumns`], *optional*):
             The columns of a table; rows that have `query` and `positive` already need none.
         image_root (`str` or `Path`, *optional*):
@@ -159,7 +150,7 @@ def pair_row(record: dict[str, Any], named: dict[str, str], root: ImageRoot) -> 
         text, image, columns = _side_of(record, named, side)
         row[side] = item_of(text, image, columns, root)
     text, image, columns = _side_of(record, named, "negative")
-    row["negatives"] = negatives_of(text, image, columns, root)
+    row["negatives"] = _negatives_of(text, image, columns, root)
     for name in ("source", "group"):
         if name in named:
             row[name] = _label(record.get(named[name]), named[name])
@@ -219,7 +210,7 @@ def item_of(text: Any, image: Any, columns: tuple[str, str], root: ImageRoot) ->
     return {"text": text or None, "image": image}
 
 
-def negatives_of(text: Any, image: Any, columns: tuple[str, str], root: ImageRoot) -> list[dict[str, Any]]:
+def _negatives_of(text: Any, image: Any, columns: tuple[str, str], root: ImageRoot) -> list[dict[str, Any]]:
     """Hard negatives of a text and an image, or of lists of them, which go together."""
     texts = text if isinstance(text, list) else [text]
     images = image if isinstance(image, list) else [image]

@@ -103,6 +103,7 @@ def test_folder_in_order_with_what_is_left_alone(tmp_path: Path) -> None:
         ("t.jsonl", "[1]\n", DEFAULT, "No row of t.jsonl can be read: line 1: found list"),
         ("t.jsonl", "", DEFAULT, "has no rows"),
         ("t.txt", "", DEFAULT, "has no rows"),
+        ("t.txt", "x\n", Columns(text="line"), "no column 'line'; there are text"),
         ("t.json", '{"text": "x"}', DEFAULT, "must hold a list"),
         ("folder", None, DEFAULT, "has no images"),
     ],
