@@ -12,7 +12,7 @@ from modeling_coma import ComaProcessor
 from trainers.data.images import without_decoding
 from trainers.data.items import to_compression_input
 from trainers.data.schema import check_messages
-from trainers.encoding.encode import token_lengths
+from trainers.encoding.tokenize import token_lengths
 
 
 __all__ = ["add_lengths"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hub_scripts.common.data_digest import data_digest
-from hub_scripts.hub.card_training import NOT_TRAINED, training_section
+from hub_scripts.hub.card import NOT_TRAINED, training_section
 from hub_scripts.hub.training_record import TRAINING_FILE, _last_log, read_training_record
 
 
