@@ -128,8 +128,10 @@ class _Reader:
                     yield bad_row
                 elif values:  # a blank line has none
                     row_end = row_end or row[-1]
-                    mixed = row[-1] in "\r\n" and (row[-1] == "\r") != (row_end == "\r")
-                    yield self._skip_rest(lines, row_end) if mixed else values
+                    if row[-1] != row_end and row[-1] in "\r\n":
+                        yield self._skip_rest(lines, row_end)
+                    else:
+                        yield values
 
     def _lines(self, file: IO[str]) -> Iterator[str]:
         for line in file:
