@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hub_scripts.common.arguments import DTYPES, command_parser, positive
+from hub_scripts.common.terminal import one_line
 
 
 if TYPE_CHECKING:
@@ -187,9 +188,9 @@ def _report(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: ar
         "weights": f"{model.num_parameters() / 1e6:.1f} million, {dtype}",
         "folder": f"{out} ({megabytes:.1f} MB)",
     }
-    table = "\n".join(f"{name:<20} {value}" for name, value in rows.items())
+    table = "\n".join(f"{name:<20} {one_line(value)}" for name, value in rows.items())
     return f"""{table}
 
-model = AutoModel.from_pretrained("{out}", trust_remote_code=True)
-processor = AutoProcessor.from_pretrained("{out}", trust_remote_code=True)
+model = AutoModel.from_pretrained("{one_line(out)}", trust_remote_code=True)
+processor = AutoProcessor.from_pretrained("{one_line(out)}", trust_remote_code=True)
 embeddings = model(**processor.process(["a text", image, {{"image": image, "text": "both"}}])).embeddings"""

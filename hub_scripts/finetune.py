@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hub_scripts.common.output_folder import output_folder
 from hub_scripts.common.settings import EMOJI, ModelAndData, parse_settings, refuse_without
-from hub_scripts.common.training import emoji_styles, for_collator, load_data, load_trainable, train
+from hub_scripts.common.training import emoji_styles, load_data, load_trainable, make_trainer, train
 from trainers.data.pairs import PairColumns
 
 
@@ -81,17 +81,9 @@ def _trainer(arguments: FinetuneArguments, config: "ExperimentalContrastiveConfi
     from trainers.experimental.trainer import ExperimentalContrastiveTrainer
 
     data = load_data(_load, arguments, config)
-    model, processor, adapter = load_trainable(arguments)
+    model, processor = load_trainable(arguments)
     trainer_class = ExperimentalContrastiveTrainer if config.is_experimental else ComaContrastiveTrainer
-    caching = for_collator(processor, arguments, config, data["train_dataset"])
-    trainer = trainer_class(
-        model=model,
-        args=config,
-        data_collator=trainer_class.collator_class.of(caching, config),
-        processing_class=processor,
-        peft_config=adapter,
-        **data,
-    )
+    trainer = make_trainer(trainer_class, arguments, config, data, model, processor)
     if arguments.eval_data is not None:
         rows = without_decoding(data["eval_dataset"])
         task = RetrievalSet.from_rows(rows, config.instructions, config.on_bad_row)

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hub_scripts.common.output_folder import output_folder
 from hub_scripts.common.settings import EMOJI, ModelAndData, parse_settings, refuse_without
-from hub_scripts.common.training import emoji_styles, for_collator, load_data, load_trainable, train
+from hub_scripts.common.training import emoji_styles, load_data, load_trainable, make_trainer, train
 from trainers.data.dialogues import DialogueColumns
 from trainers.ranges import COUNT, Range
 
@@ -89,21 +89,26 @@ def _parse(argv: list[str]) -> tuple[PretrainArguments, "ComaCompressionConfig"]
 def _trainer(
     arguments: PretrainArguments, config: "ComaCompressionConfig", begin: Callable[[], None]
 ) -> "ComaCompressionTrainer":
-    from trainers.compression.collator import ComaCompressionCollator
+    from trainers.compression.lengths import add_lengths
     from trainers.compression.trainer import ComaCompressionTrainer
 
     data = load_data(_load, arguments, config)
     with config.main_process_first():  # the others find what it has made
         arguments.model = _coma_folder(arguments, Path(config.output_dir, "base"), begin)
-    model, processor, adapter = load_trainable(arguments)
+    model, processor = load_trainable(arguments)
     _check_made_of(arguments, processor)
-    if config.groups_by_length:
+    if config.groups_by_length and config.length_column_name not in data["train_dataset"].column_names:
         with config.main_process_first():
-            data["train_dataset"] = _with_lengths(data["train_dataset"], processor, config)
-    collator = ComaCompressionCollator.of(for_collator(processor, arguments, config, data["train_dataset"]), config)
-    return ComaCompressionTrainer(
-        model=model, args=config, data_collator=collator, processing_class=processor, peft_config=adapter, **data
-    )
+            data["train_dataset"] = add_lengths(
+                data["train_dataset"],
+                processor,
+                max_length=config.max_length,
+                dialogue_max_length=config.dialogue_max_length,
+                compression_instruction=config.compression_instruction,
+                column=config.length_column_name,
+                num_proc=config.dataloader_num_workers or None,
+            )
+    return make_trainer(ComaCompressionTrainer, arguments, config, data, model, processor)
 
 
 def _coma_folder(arguments: PretrainArguments, base: Path, begin: Callable[[], None]) -> str:
@@ -146,22 +151,6 @@ def _check_made_of(arguments: PretrainArguments, processor: "ComaProcessor") -> 
                 f"{arguments.model} is a CoMa model already, with {name} {value}: {getattr(arguments, name)} would "
                 "not act. Leave it out, or make a new model of the backbone."
             )
-
-
-def _with_lengths(dataset: "Dataset", processor: "ComaProcessor", config: "ComaCompressionConfig") -> "Dataset":
-    from trainers.compression.lengths import add_lengths
-
-    if config.length_column_name in dataset.column_names:
-        return dataset
-    return add_lengths(
-        dataset,
-        processor,
-        max_length=config.max_length,
-        dialogue_max_length=config.dialogue_max_length,
-        compression_instruction=config.compression_instruction,
-        column=config.length_column_name,
-        num_proc=config.dataloader_num_workers or None,
-    )
 
 
 def _load(

@@ -108,14 +108,8 @@ def main() -> None:
     several = moments(arguments.folder, arguments.seed, emoji)
     draw_geometry(several).savefig(arguments.folder / "geometry.png", dpi=110)
     draw_groups(several[-1], emoji.groups).savefig(arguments.folder / "groups.png", dpi=110)
-    images, others, names = (several[-1].embeddings[name] for name in ("images", "others", "names"))
-    tasks = {
-        "image_to_text": (images, names),
-        "text_to_image": (names, images),
-        "image_to_image": (images, others),
-    }
-    neighbours = {name: (queries @ documents.T).topk(5).indices for name, (queries, documents) in tasks.items()}
-    draw_page(arguments.folder / "neighbours.png", emoji_retrieval(UNSEEN), emoji_retrieval(OTHER), neighbours)
+    embeddings = {name: several[-1].embeddings[name] for name in ("images", "names", "others")}
+    draw_page(arguments.folder / "neighbours.png", emoji_retrieval(UNSEEN), emoji_retrieval(OTHER), **embeddings)
 
 
 if __name__ == "__main__":

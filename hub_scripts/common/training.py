@@ -9,14 +9,13 @@ from hub_scripts.common.settings import EMOJI, ModelAndData
 
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
     from transformers import TrainingArguments
 
     from modeling_coma import ComaForEmbedding, ComaProcessor
     from trainers.base import ComaTrainer
 
 
-__all__ = ["EMOJI", "UNSEEN", "emoji_styles", "for_collator", "load_data", "load_trainable", "train"]
+__all__ = ["EMOJI", "UNSEEN", "emoji_styles", "load_data", "load_trainable", "make_trainer", "train"]
 
 UNSEEN = "twemoji"
 TEMPORARY = ".saving"
@@ -45,10 +44,9 @@ def load_data(load: Callable[..., Any], arguments: ModelAndData, config: "Traini
     return data
 
 
-def load_trainable(arguments: ModelAndData) -> tuple["ComaForEmbedding", "ComaProcessor", "LoraConfig | None"]:
-    """The model (on the CPU: the trainer moves it), its processor, and the adapter to be trained, if there is one."""
+def load_trainable(arguments: ModelAndData) -> tuple["ComaForEmbedding", "ComaProcessor"]:
+    """The model (on the CPU: the trainer moves it) and its processor."""
     from hub_scripts.common.loading import fetch_adapter, is_adapter, load_model
-    from trainers.adapters import lora_config
 
     # An adapter names its base: with the whole path it is found from everywhere.
     name = str(Path(arguments.model).absolute()) if Path(arguments.model).exists() else arguments.model
@@ -57,26 +55,41 @@ def load_trainable(arguments: ModelAndData) -> tuple["ComaForEmbedding", "ComaPr
             f"{name} is an adapter, and a new adapter upon it would name the base below both, and lose this one: make "
             f"a model of it first, `coma merge {arguments.model} NEW_FOLDER`, and train that."
         )
-    model, processor = load_model(name, arguments.dtype, "cpu")
-    if not arguments.lora_r:
-        return model, processor, None
-    dropout, dora = arguments.lora_dropout, arguments.use_dora
-    adapter = lora_config(model, arguments.lora_r, arguments.lora_alpha, lora_dropout=dropout, use_dora=dora)
-    return model, processor, adapter
+    return load_model(name, arguments.dtype, "cpu")
 
 
-def for_collator(
-    processor: "ComaProcessor", arguments: ModelAndData, config: "TrainingArguments", dataset: Any
-) -> "ComaProcessor":
-    """The processor that prepares batches; with `cache_pixels` one that keeps the pixels of images."""
+def make_trainer(
+    trainer_class: type["ComaTrainer"],
+    arguments: ModelAndData,
+    config: "TrainingArguments",
+    data: dict[str, Any],
+    model: "ComaForEmbedding",
+    processor: "ComaProcessor",
+) -> "ComaTrainer":
+    """A trainer of a model, or of an adapter upon it, that keeps the pixels of images with `cache_pixels`."""
+    from trainers.adapters import lora_config
     from trainers.data.pixel_cache import CachingProcessor
 
-    if not arguments.cache_pixels:
-        return processor
-    caching = CachingProcessor.of(processor)
-    if config.dataloader_num_workers:  # what they would add is lost with them
-        caching.fill_from(dataset, config.dataloader_num_workers)
-    return caching
+    adapter = None
+    if arguments.lora_r:
+        adapter = lora_config(
+            model,
+            r=arguments.lora_r,
+            lora_alpha=arguments.lora_alpha,
+            lora_dropout=arguments.lora_dropout,
+            use_dora=arguments.use_dora,
+        )
+    of_collator = CachingProcessor.of(processor) if arguments.cache_pixels else processor
+    if arguments.cache_pixels and config.dataloader_num_workers:  # what they would add is lost with them
+        of_collator.fill_from(data["train_dataset"], config.dataloader_num_workers)
+    return trainer_class(
+        model=model,
+        args=config,
+        data_collator=trainer_class.collator_class.of(of_collator, config),
+        processing_class=processor,
+        peft_config=adapter,
+        **data,
+    )
 
 
 def train(trainer: "ComaTrainer", arguments: ModelAndData, begin: Callable[[], None]) -> str:

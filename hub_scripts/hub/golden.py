@@ -36,6 +36,7 @@ from hub_scripts.hub.clean_load import GOLDEN_FILE, decode_inputs, library_versi
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
     from modeling_coma import ComaForEmbedding, ComaProcessor
 
@@ -44,8 +45,10 @@ __all__ = [
     "ANY_PRECISION",
     "RELOADED",
     "TOLERANCES",
+    "check_clean_load",
     "differences",
     "distances",
+    "golden_embeddings",
     "golden_inputs",
     "identity",
     "input_rows",
@@ -76,16 +79,22 @@ def write_golden(folder: Path, model: "ComaForEmbedding", processor: "ComaProces
         processor ([`ComaProcessor`]): its processor.
         adapter (`bool`, *optional*, defaults to `False`): whether the folder has an adapter only.
     """
+    embeddings = golden_embeddings(model, processor)
+    golden = {
+        "adapter": adapter,
+        **input_rows(),
+        "embeddings": embeddings.float().tolist(),
+        "dtype": str(embeddings.dtype).removeprefix("torch."),
+        "versions": library_versions(),
+    }
+    (folder / GOLDEN_FILE).write_text(json.dumps(golden) + "\n", encoding="utf-8")
+
+
+def golden_embeddings(model: "ComaForEmbedding", processor: "ComaProcessor") -> "Tensor":
+    """Embeddings of the golden inputs, of shape `(4, hidden_size)`, each made alone: nothing of a batch is in them."""
     import torch
 
-    golden = {"adapter": adapter, **input_rows()}
-    with torch.no_grad():
-        # One by one, so that nothing of a batch, its padding least of all, has a part in them.
-        rows = [model(**processor.process([item])).embeddings[0] for item in golden_inputs().values()]
-    golden["embeddings"] = [row.float().tolist() for row in rows]
-    golden["dtype"] = str(rows[0].dtype).removeprefix("torch.")
-    golden["versions"] = library_versions()
-    (folder / GOLDEN_FILE).write_text(json.dumps(golden) + "\n", encoding="utf-8")
+    return torch.stack([_embed(model, processor, item) for item in golden_inputs().values()])
 
 
 def golden_inputs() -> dict[str, Any]:
@@ -156,6 +165,31 @@ def load_cleanly(
         return {**json.loads(answer.read_text(encoding="utf-8")), "golden": golden}
 
 
+def check_clean_load(folder: Path, offline: bool = True) -> float:
+    """
+    Proves that a folder with golden vectors loads in a process without this package, as the model that it is.
+
+    Args:
+        folder (`Path`): with golden vectors that were made on this machine.
+        offline (`bool`, *optional*, defaults to `True`): whether the network must not be used.
+
+    Returns:
+        `float`: the largest difference of a vector, see [`distances`].
+
+    Raises:
+        ValueError: if it does not load, weights are missing or not used, or it embeds differently.
+    """
+    report = load_cleanly(str(folder), offline=offline)
+    faults, found = weight_faults(report), differences(report)
+    if wrong := [f"{name} by {distance:.1e}" for name, distance in found.items() if distance > RELOADED]:
+        faults.append(f"other embeddings of {', '.join(wrong)}")
+    if faults:
+        raise ValueError(
+            f"Loaded by AutoModel, this would be another model, and is not published: {'; '.join(faults)}"
+        )
+    return max(found.values())
+
+
 def differences(report: dict[str, Any]) -> dict[str, float]:
     """By name of the golden input, how far its vector is from the golden one; see [`distances`]."""
     golden = report["golden"]
@@ -220,12 +254,15 @@ def probe(model: "ComaForEmbedding", processor: "ComaProcessor") -> list[float]:
     The beginning of the embedding of an image with a text: every part of the model has a share in it. It is rounded,
     so that it is the same on machines that round differently, -0.0 being 0.0.
     """
+    embedding = _embed(model, processor, golden_inputs()["an image and a text"])
+    return [round(number, 3) + 0.0 for number in embedding[:PROBE_SIZE].tolist()]
+
+
+def _embed(model: "ComaForEmbedding", processor: "ComaProcessor", item: Any) -> "Tensor":
     import torch
 
     with torch.no_grad():
-        inputs = processor.process([golden_inputs()["an image and a text"]]).to(model.device)
-        embedding = model(**inputs).embeddings[0]
-    return [round(number, 3) + 0.0 for number in embedding[:PROBE_SIZE].tolist()]
+        return model(**processor.process([item]).to(model.device)).embeddings[0]
 
 
 def weight_faults(report: dict[str, Any]) -> list[str]:

@@ -32,15 +32,8 @@ TRAINING_FILE = "coma_training.json"
 LAYOUT = 2  # of a stage in the record. The first, which had no number, kept settings that did not act as well.
 # Of the hundred settings of TrainingArguments those that make a recipe; of our own, all that acted.
 RECIPE = (
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "optim",
-    "weight_decay",
-    "max_grad_norm",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "seed",
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "max_grad_norm"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "train_sampling_strategy", "seed"),
 )
 ALWAYS = ("seed", "freeze_vision")  # which say something when they are 0 or false as well
 WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
@@ -162,7 +155,7 @@ def describe_stage(trainer: "ComaTrainer", source: Mapping[str, Any], is_finishe
     state, config, processor = trainer.state, trainer.args, trainer.processing_class
     size = processor.image_processor.size
     stage = {
-        "stage": type(trainer).__name__.removeprefix("Coma").removesuffix("Trainer").lower(),
+        "stage": trainer.stage,
         "layout": LAYOUT,
         "version": __version__,
         **source,
@@ -236,24 +229,19 @@ def _describe_settings(trainer: "ComaTrainer") -> dict[str, Any]:
     needs = {
         "kl_temperature": "kl_weight" in on,
         "train_merger": bool(values.get("freeze_vision")),  # else it is trained with the tower
+        "train_sampling_strategy": values["train_sampling_strategy"] != "random",
         "warmup_steps": str(values["lr_scheduler_type"]) not in WITHOUT_WARMUP,
         "max_length": False,  # the limit that held, be it the processor's, stands by itself
         "on_bad_row": False,  # counted, if there were any
     }
     settings = {name: values[name] for name in (*RECIPE, *own) if name in on and needs.get(name, True)}
-    if "compression_instruction" in values or "joint_weight" in on:
-        settings["compression_instruction"] = _instruction(trainer)
+    if "compression_instruction" in values or "joint_weight" in on:  # the lines that stood there, if they did
+        collator = getattr(trainer.data_collator, "dialogues", None) or trainer.data_collator
+        processor = trainer.processing_class
+        lines = {"with images": processor.image_instruction, "without": processor.text_instruction}
+        has_lines = getattr(collator, "options", {}).get("compression_instruction")
+        settings["compression_instruction"] = lines if has_lines else None
     return settings
-
-
-def _instruction(trainer: "ComaTrainer") -> dict[str, str] | None:
-    """The lines that stood before the compression tokens in dialogues, if they stood there."""
-    collator = trainer.data_collator
-    collator = getattr(collator, "dialogues", None) or collator  # of the joint objective
-    if not getattr(collator, "options", {}).get("compression_instruction"):
-        return None
-    processor = trainer.processing_class
-    return {"with images": processor.image_instruction, "without": processor.text_instruction}
 
 
 def _last_log(history: list[dict[str, float]], steps: int, is_resumed: bool) -> dict[str, float]:

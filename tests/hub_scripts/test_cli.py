@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import hub_scripts.create
+import trainers
 from hub_scripts.cli import COMMANDS, main
 
 
@@ -130,9 +131,7 @@ def test_a_folder_that_hides_a_package_is_named(start: list[str], hiding: str, t
     done = help_in(tmp_path, *start)
     place = tmp_path / hiding.removesuffix("/__init__.py")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith(
-        f"coma create: error: {place} hides the package {place.stem} of this command: run it"
-    )
+    assert done.stderr.startswith(f"coma: error: {place} hides the package {place.stem} of this command: run it")
 
 
 @pytest.mark.parametrize("name", ["", "trainers", "hub_scripts"])
@@ -145,4 +144,4 @@ def test_a_folder_without_modules_hides_nothing(name: str, tmp_path: Path) -> No
 def test_version(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
-    assert stop.value.code == 0 and capsys.readouterr().out.startswith("coma ")
+    assert stop.value.code == 0 and capsys.readouterr().out == f"coma {trainers.__version__}\n"

@@ -117,7 +117,7 @@ def test_bad_files_are_said(coma_folder: Path, coma_command: Callable, tmp_path:
     words = ["pretrain", "--model", coma_folder, "--output_dir", tmp_path / "out", "--report_to", "none"]
     for data, reason in (
         (tmp_path / "rows.jsonl", "column messages: found a row with the columns ['question'], expected messages"),
-        (tmp_path / "rows.txt", "must be a folder of `save_to_disk`, or a file that ends with .csv"),
+        (tmp_path / "rows.xls", "must be a folder of `save_to_disk`, or a file that ends with .csv"),
     ):
         code, _, error = coma_command(*words, "--data", data)
         assert code == 1 and reason in error

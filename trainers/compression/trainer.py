@@ -95,7 +95,7 @@ class ComaCompressionTrainer(ComaTrainer):
                 "Set gradient_checkpointing: FSDP and ZeRO-3 free the weights of a layer after its backward pass, and "
                 "only with checkpointing does a step go through each layer once."
             )
-        if args.kl_weight > 0 and teacher is None and not hasattr(self.model, "disable_adapter"):
+        if args.kl_weight > 0 and teacher is None and not isinstance(self.model, PeftModel):
             raise ValueError("kl_weight > 0 needs a teacher: train an adapter (peft_config), or pass `teacher`.")
         if teacher is not None:
             teacher = teacher.requires_grad_(False).eval()
@@ -200,12 +200,7 @@ class ComaCompressionTrainer(ComaTrainer):
         """Rows are evaluated in their order, also where training groups them by length."""
 
     def evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
+        self, dataloader: DataLoader, description: str, *args, metric_key_prefix: str = "eval", **kwargs
     ) -> EvalLoopOutput:
         """Loss per answer token: from the compression tokens, from those of another row, and from none at all."""
         model = self._wrap_model(self.model, training=False, dataloader=dataloader).eval()
