@@ -16,7 +16,7 @@ ALLOW := $(if $(filter $(LOCKED_TORCH),$(TORCH)),cat,grep -vE '^(torch|sympy)=='
 
 PIP := -m pip install -qq --disable-pip-version-check
 TRAIN := --no-build-isolation -e ".[train]"
-ALL := --no-build-isolation -e ".[train,eval,dev]"
+ALL := --no-build-isolation -e ".[train,qa,eval,dev]"
 BIN := .venv/bin
 MIN := .venv-min
 NEW := .venv-newest

@@ -28,6 +28,10 @@ EXTRAS_REQUIRE = {
         "filelock>=4.2.0,<5",
         "tqdm>=4.68.0,<5",
     ],
+    # `coma generate-qa`
+    "qa": [
+        "openai>=3.57.0,<4",
+    ],
     "eval": [
         "sentence-transformers>=6.2.0,<7",
         "mteb>=2.26.0,<3",

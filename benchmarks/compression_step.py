@@ -36,6 +36,7 @@ from transformers.utils import logging
 from hub_scripts.tiny.backbone import DEMO, create_tiny_backbone
 from modeling_coma import ComaForEmbedding
 from trainers.adapters import freeze_vision
+from trainers.backbone import model_from_backbone
 
 
 K, ROWS, QUESTION, ANSWER, TURNS, VOCABULARY = 32, 4, 12, 18, 5, 32768
@@ -47,7 +48,7 @@ def make_model() -> ComaForEmbedding:
     sizes = dataclasses.replace(DEMO, hidden_size=256, num_hidden_layers=6, **TOWER)
     with tempfile.TemporaryDirectory() as folder:
         create_tiny_backbone(folder, texts=["a red apple"], sizes=sizes)
-        model, _ = ComaForEmbedding.from_backbone(folder, K)
+        model, _ = model_from_backbone(folder, K)
     torch.manual_seed(0)
     model.backbone.resize_token_embeddings(VOCABULARY, mean_resizing=False)
     freeze_vision(model)

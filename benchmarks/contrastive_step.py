@@ -34,6 +34,7 @@ from hub_scripts.common.folders import save_model
 from hub_scripts.tiny.backbone import BackboneSizes, create_tiny_backbone
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.adapters import freeze_vision, lora_config
+from trainers.backbone import model_from_backbone
 from trainers.contrastive.config import ComaContrastiveConfig
 from trainers.contrastive.loss import info_nce
 from trainers.contrastive.trainer import ComaContrastiveTrainer
@@ -69,7 +70,7 @@ def make_rows(pairs: int) -> list[dict]:
 def make_model(folder: Path) -> None:
     """A CoMa folder and an adapter that does something, for all to load."""
     create_tiny_backbone(folder / "backbone", texts=[" ".join(WORDS)] * 4, sizes=SIZES, vocab_size=2048)
-    model, processor = ComaForEmbedding.from_backbone(str(folder / "backbone"), 32)
+    model, processor = model_from_backbone(str(folder / "backbone"), 32)
     save_model(model, processor, folder / "model")
     torch.manual_seed(0)
     adapter = lora_config(model, lora_dropout=0.0, use_dora=False, init_lora_weights=False)
@@ -87,7 +88,7 @@ def ours(folder: Path, rows: list[dict], tokens: int):
     args = ComaContrastiveConfig(
         str(folder / "out"), report_to="none", use_cpu=True, temperature=TEMPERATURE, mini_batch_tokens=tokens
     )
-    trainer = ComaContrastiveTrainer(load_trainable(folder, model), args, processor)
+    trainer = ComaContrastiveTrainer(load_trainable(folder, model), args, processing_class=processor)
     batch = trainer.data_collator(rows)
 
     def step() -> float:

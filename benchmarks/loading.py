@@ -39,6 +39,7 @@ from transformers.utils import logging
 from hub_scripts.tiny.backbone import DEMO, create_tiny_backbone
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.adapters import freeze_vision
+from trainers.backbone import model_from_backbone
 from trainers.compression.collator import ComaCompressionCollator
 from trainers.data.dialogues import load_dialogues
 from trainers.data.emoji import emoji_dialogues, load_emoji
@@ -76,7 +77,7 @@ def make_model(folder: Path, rows: Dataset, tokens: int) -> tuple[ComaForEmbeddi
     texts = [message["content"] for messages in rows["messages"] for message in messages] * 2
     sizes = replace(DEMO, min_image_tokens=tokens, max_image_tokens=tokens)
     create_tiny_backbone(folder, texts=texts, sizes=sizes, vocab_size=1024)
-    return ComaForEmbedding.from_backbone(str(folder), 32)
+    return model_from_backbone(str(folder), 32)
 
 
 def loader_rate(rows: NumberedRows, collator: ComaCompressionCollator, batch: int, workers: int) -> float:

@@ -1,21 +1,29 @@
-"""`coma`: one command for everything a person does with CoMa models.
+"""Turns vision-language models into multimodal embedding models: compression, then matching (CoMa).
 
-The modules of the commands are imported when their command is called, so that `coma --help` answers at once.
+from a backbone to a search:
+  coma create Qwen/Qwen2.5-VL-3B-Instruct my-coma     # or: coma create --tiny qwen2_5_vl my-coma
+  coma embed my-coma photos/ photos.parquet
+  coma search my-coma photos.parquet "a red bicycle"
+
+`coma COMMAND --help` explains a command and shows its use.
+An error is one line and exit code 1, or 2 for a wrong command line; with --debug it is a traceback.
 """
 
 import argparse
 import importlib
+import importlib.util
 import os
 import sys
 import warnings
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from hub_scripts.common.terminal import drop_unwritten, flush, is_read, one_line, show_every_letter
 
 
 __all__ = ["COMMANDS", "coma_version", "main"]
 
-# In the order of a project. Each is a module of this package with `main(argv) -> int`.
+# In the order of a project. Each is a module of this package with `main(argv) -> int`, imported when it is called, so
+# that `coma --help` answers at once.
 COMMANDS = {
     "create": "make a CoMa folder from a vision-language backbone",
     "generate-qa": "write questions and answers about images, for stage 1",
@@ -31,17 +39,6 @@ COMMANDS = {
     "search": "find in such a file what is nearest to a text or an image",
     "demo": "train a small model on real images, from nothing, and show what it finds",
 }
-
-DESCRIPTION = "Turns vision-language models into multimodal embedding models: compression, then matching (CoMa)."
-
-EXAMPLE = """\
-from a backbone to a search:
-  coma create Qwen/Qwen2.5-VL-3B-Instruct my-coma     # or: coma create --tiny qwen2_5_vl my-coma
-  coma embed my-coma photos/ photos.parquet
-  coma search my-coma photos.parquet "a red bicycle"
-
-`coma COMMAND --help` explains a command and shows its use.
-An error is one line and exit code 1, or 2 for a wrong command line; with --debug it is a traceback."""
 
 # What bad input, missing files, missing extras and too small a machine raise. Anything else is a fault of ours and
 # keeps its traceback.
@@ -61,16 +58,19 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         `int`: exit code; 1 for an error, 130 if interrupted, 141 if nobody reads what it prints any more.
     """
+    if message := _hidden_package():
+        print(f"coma: error: {message}", file=sys.stderr)
+        return 1
     argv = sys.argv[1:] if argv is None else argv
     options = argv[: argv.index("--")] if "--" in argv else argv
-    argv = [word for word in options if word != "--debug"] + argv[len(options) :]
-    arguments = _parser().parse_args(argv)
+    debug = "--debug" in options
+    arguments = _parser().parse_args([word for word in options if word != "--debug"] + argv[len(options) :])
+    command = arguments.command
     # Workers that read data tokenize as well; told so beforehand, tokenizers neither warn nor start threads there.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if "--debug" not in options:
+    if not debug:
         warnings.simplefilter("ignore", FutureWarning)  # of libraries, to each other's authors
     show_every_letter(sys.stdout)
-    command, debug = arguments.command, "--debug" in options
     try:
         code = importlib.import_module(f"hub_scripts.{command.replace('-', '_')}").main(arguments.arguments)
         flush()
@@ -92,10 +92,11 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     width = max(map(len, COMMANDS))
     lines = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
+    title, _, example = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
         prog="coma",
         usage="coma [--debug] COMMAND …",
-        description=f"{DESCRIPTION}\n\ncommands:\n{lines}\n\n{EXAMPLE}",
+        description=f"{title}\n\ncommands:\n{lines}\n\n{example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"coma {coma_version()}")
@@ -105,12 +106,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _hidden_package() -> str:
+    """What is wrong where a folder or file of somebody else would be imported in place of the packages beside this."""
+    for package in ("modeling_coma", "trainers"):
+        spec = importlib.util.find_spec(package)
+        if spec is not None:
+            place = next(iter(spec.submodule_search_locations or [spec.origin]))
+            if Path(place).resolve() != Path(__file__).parents[1].joinpath(package).resolve():
+                return (
+                    f"{place} hides the package {package} of this command: run it in another folder, rename what "
+                    "hides it, or start it as `coma`, not by `python -m`."
+                )
+    return ""
+
+
 def coma_version() -> str:
     """Version of this package."""
-    try:
-        return version("coma-embedding")
-    except PackageNotFoundError:
-        return "(a checkout that is not installed)"
+    from trainers import __version__  # not before it is known that this is ours
+
+    return __version__
 
 
 def _one_line(error: BaseException) -> str:

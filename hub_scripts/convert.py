@@ -11,23 +11,24 @@ the tokenizer ends with the tokens, the engine gives hidden states, their mean o
 Embeddings of a text and of an image are computed both ways and compared before anything is left.
 """
 
-import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from hub_scripts.common.arguments import DTYPES, command_parser, positive
+from hub_scripts.common.arguments import DTYPES, Dtype, command_parser, positive
+from hub_scripts.common.terminal import one_line
 
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
+    from transformers import BatchFeature
 
-    from modeling_coma import ComaForEmbedding, ComaProcessor
+    from modeling_coma import ComaConfig, ComaForEmbedding, ComaProcessor
 
 
-__all__ = ["main"]
+__all__ = ["Conversion", "convert_model", "main"]
 
-LARGEST_DIFFERENCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}  # length, of unit vectors
+OF_THE_MODEL = "--to-backbone takes pooling and pixels from the model"
 
 
 def main(argv: list[str]) -> int:
@@ -44,51 +45,90 @@ def main(argv: list[str]) -> int:
     add("--revision", help="branch, tag or commit on the Hub")
     arguments = parser.parse_args(argv)
     if arguments.to_backbone and (arguments.pooling or arguments.min_pixels or arguments.max_pixels):
-        parser.error("--to-backbone takes pooling and pixels from the model")
+        parser.error(OF_THE_MODEL)
 
-    difference, count = _to_plain(arguments) if arguments.to_backbone else _from_plain(arguments)
-    print(f"converted  {arguments.out}, {count} compression tokens")
-    print(f"largest difference of an embedding, before and after: {difference:.1e}")
+    converted = convert_model(**vars(arguments))
+    print(f"converted  {one_line(arguments.out)}, {converted.num_compression_tokens} compression tokens")
+    print(f"largest difference of an embedding, before and after: {converted.difference:.1e}")
     return 0
 
 
-def _from_plain(arguments: argparse.Namespace) -> tuple[float, int]:
+class Conversion(NamedTuple):
+    """
+    What [`convert_model`] has made.
+
+    Args:
+        num_compression_tokens (`int`): K.
+        difference (`float`): how far an embedding is from what it was before, as a share of its length.
+    """
+
+    num_compression_tokens: int
+    difference: float
+
+
+def convert_model(
+    model: str | Path,
+    out: str | Path,
+    *,
+    to_backbone: bool = False,
+    pooling: Literal["mean", "last"] | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    dtype: Dtype = "auto",
+    revision: str | None = None,
+) -> Conversion:
+    """
+    Makes a CoMa model of a plain checkpoint whose tokenizer has compression tokens, or the other way round.
+
+    Args:
+        model (`str` or `Path`): the plain checkpoint, or the CoMa model: a folder, or a name on the Hub.
+        out (`str` or `Path`): folder to be made.
+        to_backbone (`bool`, *optional*, defaults to `False`): make a plain checkpoint of a CoMa model, which says
+            itself how it pools and how large images are.
+        pooling (`str`, *optional*): how the plain checkpoint was trained to be read, by default `"mean"`.
+        min_pixels, max_pixels (`int`, *optional*): of an image, by default as the checkpoint has it.
+        dtype (`str`, *optional*, defaults to `"auto"`): of the weights, by default that of the checkpoint.
+        revision (`str`, *optional*): branch, tag or commit of a plain checkpoint on the Hub.
+
+    Returns:
+        [`Conversion`]
+
+    Raises:
+        ValueError: for what is not of the one format, settings that do not act, something that is at `out` already,
+            and a model that embeds differently afterwards.
+
+    Example:
+
+        >>> from hub_scripts.convert import convert_model
+        >>> convert_model("404-not-founds/CoMa-3B", "my-coma", max_pixels=802816)
+        >>> convert_model("my-coma", "plain-coma", to_backbone=True)
+    """
     from hub_scripts.common.folders import new_folder, save_model
+    from hub_scripts.common.loading import load_model
     from hub_scripts.create import create_model
 
-    count = _count_tokens(arguments.model, arguments.revision)
-    with new_folder(arguments.out) as folder:
-        model, processor = create_model(
-            arguments.model,
-            count,
-            arguments.pooling or "mean",
-            {"shortest_edge": arguments.min_pixels, "longest_edge": arguments.max_pixels},
-            revision=arguments.revision,
-            dtype=arguments.dtype,
-        )
-        difference = _compare(model, processor, model.backbone)
-        save_model(model, processor, folder)
-    return difference, count
+    name = str(model)
+    if to_backbone:
+        if revision is not None:
+            raise ValueError("--revision is for plain checkpoints; of a CoMa model, download the revision first.")
+        if pooling or min_pixels or max_pixels:
+            raise ValueError(f"{OF_THE_MODEL}: leave them out.")
+        coma, processor = load_model(name, dtype, "cpu")
+        with new_folder(Path(out)) as folder:
+            difference = _save_plain(coma, processor, folder)
+        return Conversion(coma.config.num_compression_tokens, difference)
+    count = _count_tokens(name, revision)
+    with new_folder(Path(out)) as folder:
+        settings = {"min_pixels": min_pixels, "max_pixels": max_pixels, "dtype": dtype, "revision": revision}
+        coma, processor = create_model(name, count, pooling or "mean", **settings)
+        difference = _compare(coma, processor, coma.backbone)
+        save_model(coma, processor, folder)
+    return Conversion(count, difference)
 
 
-def _to_plain(arguments: argparse.Namespace) -> tuple[float, int]:
-    from transformers import AutoModelForImageTextToText
-
-    from hub_scripts.common.folders import new_folder
-    from hub_scripts.common.loading import load_model
-
-    if arguments.revision is not None:
-        raise ValueError("--revision is for plain checkpoints; of a CoMa model, download the revision first.")
-    model, processor = load_model(arguments.model, arguments.dtype, "cpu")
-    with new_folder(arguments.out) as folder:
-        _save_plain(model, processor, folder)
-        plain = AutoModelForImageTextToText.from_pretrained(folder, dtype=model.dtype).eval()
-        difference = _compare(model, processor, plain)
-    return difference, model.config.num_compression_tokens
-
-
-def _save_plain(model: "ComaForEmbedding", processor: "ComaProcessor", folder: Path) -> None:
+def _save_plain(model: "ComaForEmbedding", processor: "ComaProcessor", folder: Path) -> float:
     """The backbone as it is published: weights, tokenizer, image processor; a template that ends with the tokens."""
+    from transformers import AutoModelForImageTextToText
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
     from modeling_coma.processing_coma import compression_tokens
@@ -105,6 +145,8 @@ def _save_plain(model: "ComaForEmbedding", processor: "ComaProcessor", folder: P
         content.pop("auto_map", None)
         content["processor_class"] = processor_class
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    plain = AutoModelForImageTextToText.from_pretrained(folder, dtype=model.dtype).eval()
+    return _compare(model, processor, plain)
 
 
 def _count_tokens(name: str, revision: str | None) -> int:
@@ -131,31 +173,26 @@ def _count_tokens(name: str, revision: str | None) -> int:
 
 
 def _compare(model: "ComaForEmbedding", processor: "ComaProcessor", plain: "nn.Module") -> float:
-    """The largest distance of an embedding of the model to what is read off the plain backbone by hand."""
-    import torch
+    """How far embeddings of the model are from what is read off the plain backbone by hand, at most."""
+    from hub_scripts.hub.golden import TOLERANCES, distances, golden_embeddings, golden_inputs
 
-    from hub_scripts.hub.golden import golden_inputs
-
-    pairs = [_embed_both(model, processor, plain, item) for item in golden_inputs().values()]
-    # Not Python's `max`, which passes over what is not a number.
-    difference = torch.stack([(ours - theirs).norm() for ours, theirs in pairs]).max().item()
+    items = golden_inputs().values()
+    by_hand = [_embed_plain(plain, model.config, processor.process([item])) for item in items]
+    difference = max(distances(golden_embeddings(model, processor), by_hand))
     dtype = str(model.dtype).removeprefix("torch.")
-    if not difference <= LARGEST_DIFFERENCE[dtype]:
+    if difference > TOLERANCES[dtype]:
         raise ValueError(f"Before and after, embeddings differ by {difference:.1e} in {dtype}: nothing was converted.")
     return difference
 
 
-def _embed_both(
-    model: "ComaForEmbedding", processor: "ComaProcessor", plain: "nn.Module", item: object
-) -> tuple["Tensor", "Tensor"]:
+def _embed_plain(plain: "nn.Module", config: "ComaConfig", inputs: "BatchFeature") -> list[float]:
+    """An embedding as the published checkpoints describe it, without anything of ours."""
     import torch
     from torch.nn.functional import normalize
 
-    inputs = processor.process([item])
-    types = (inputs["input_ids"] == model.config.backbone_config.image_token_id).int()
+    types = (inputs["input_ids"] == config.backbone_config.image_token_id).int()
     with torch.no_grad():
-        ours = model(**inputs).embeddings[0].float()
         states = plain.model(**inputs, mm_token_type_ids=types, use_cache=False).last_hidden_state[0].float()
-    states = states[-model.config.num_compression_tokens :]
-    theirs = states.mean(dim=0) if model.config.pooling == "mean" else states[-1]
-    return ours, normalize(theirs, dim=0) if model.config.normalize else theirs
+    states = states[-config.num_compression_tokens :]
+    embedding = states.mean(dim=0) if config.pooling == "mean" else states[-1]
+    return (normalize(embedding, dim=0) if config.normalize else embedding).tolist()

@@ -11,10 +11,13 @@ trust_remote_code=True where this package is not installed, and so does Sentence
 import argparse
 import dataclasses
 import tempfile
+from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hub_scripts.common.arguments import DTYPES, command_parser, positive
+from hub_scripts.common.terminal import one_line
 
 
 if TYPE_CHECKING:
@@ -27,27 +30,24 @@ __all__ = ["create_model", "main"]
 def main(argv: list[str]) -> int:
     """Runs `coma create`; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    if arguments.texts is not None and not arguments.tiny:
-        raise ValueError("--texts trains the tokenizer of a tiny backbone, and there is none without --tiny.")
-    if arguments.revision is not None and (arguments.tiny or Path(arguments.backbone).exists()):
-        raise ValueError("--revision is for a backbone on the Hub.")
+    texts = arguments.texts.read_text(encoding="utf-8").splitlines() if arguments.texts else None
 
     from hub_scripts.common.folders import new_folder, save_model
     from hub_scripts.hub.training_record import write_stages
 
-    with new_folder(arguments.out) as folder, tempfile.TemporaryDirectory() as temporary:
-        backbone = _tiny_backbone(arguments, Path(temporary)) if arguments.tiny else arguments.backbone
+    with new_folder(arguments.out) as folder:
         model, processor = create_model(
-            str(backbone),
-            arguments.num_compression_tokens,
-            arguments.pooling,
-            {"shortest_edge": arguments.min_pixels, "longest_edge": arguments.max_pixels},
-            arguments.max_length,
-            revision=arguments.revision,
+            arguments.backbone,
+            num_compression_tokens=arguments.num_compression_tokens,
+            pooling=arguments.pooling,
+            min_pixels=arguments.min_pixels,
+            max_pixels=arguments.max_pixels,
+            max_length=arguments.max_length,
+            tiny=arguments.tiny,
+            texts=texts,
             dtype=arguments.dtype,
+            revision=arguments.revision,
         )
-        if arguments.tiny:  # the temporary folder means nothing to anybody
-            model.config.backbone_config._name_or_path = f"tiny random {arguments.backbone}"
         write_stages(folder, [])
         save_model(model, processor, folder)
     print(_report(model, processor, arguments))
@@ -55,41 +55,66 @@ def main(argv: list[str]) -> int:
 
 
 def create_model(
-    backbone: str,
+    backbone: str | PathLike[str],
     num_compression_tokens: int = 32,
-    pooling: str = "mean",
-    pixels: dict[str, int | None] | None = None,
+    pooling: Literal["mean", "last"] = "mean",
+    *,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
     max_length: int | None = None,
+    tiny: bool = False,
+    texts: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> tuple["ComaForEmbedding", "ComaProcessor"]:
     """
-    A model and its processor from a backbone, with the settings that are saved beside the weights.
+    Makes a model and its processor from a backbone; `save_pretrained` of both saves the settings beside the weights.
 
     Args:
-        backbone (`str`): name on the Hub, or folder.
+        backbone (`str` or `PathLike`): name on the Hub, or folder; of a tiny one `"qwen2_vl"`, `"qwen2_5_vl"` or
+            `"qwen3_vl"`.
         num_compression_tokens (`int`, *optional*, defaults to 32): K, from 1 to 256.
-        pooling (`str`, *optional*, defaults to `"mean"`): see [`ComaConfig`].
-        pixels (`dict[str, int | None]`, *optional*): `shortest_edge` and `longest_edge` of the image processor, the
-            least and the most pixels of an image; by default, and for `None`, those of the backbone.
-        max_length (`int`, *optional*): limit of a row in tokens.
-        kwargs: passed to `from_pretrained` of the backbone.
+        pooling (`str`, *optional*, defaults to `"mean"`): of the compression tokens, `"mean"` or `"last"`.
+        min_pixels (`int`, *optional*): images are enlarged to this; by default as the backbone does.
+        max_pixels (`int`, *optional*): images are shrunk to this; by default as the backbone does.
+        max_length (`int`, *optional*): limit of a row in tokens; by default there is none.
+        tiny (`bool`, *optional*, defaults to `False`): makes a small random backbone, and downloads nothing.
+        texts (`Sequence[str]`, *optional*): trains the tokenizer of a tiny one; by default, talk about emoji.
+        kwargs: passed to `from_pretrained` of the backbone, `dtype` for instance; `None` is as if it were not there.
 
     Returns:
         `tuple[ComaForEmbedding, ComaProcessor]`
 
     Raises:
-        ValueError: for a pixel budget that holds no image token, and a limit that the largest image exceeds.
-    """
-    from modeling_coma import ComaForEmbedding, ComaProcessor
+        ValueError: for what is no backbone, a pixel budget that holds no image token, a limit that the largest image
+            exceeds, `texts` without `tiny`, and a `revision` of what is not on the Hub.
 
+    Example:
+
+        >>> model, processor = create_model("Qwen/Qwen2.5-VL-3B-Instruct", max_pixels=802816, dtype="bfloat16")
+        >>> model.save_pretrained("my-coma"), processor.save_pretrained("my-coma")
+    """
     kwargs = {name: value for name, value in kwargs.items() if value is not None}
-    _check_backbone(backbone, kwargs.get("revision"))
-    model, processor = ComaForEmbedding.from_backbone(backbone, num_compression_tokens, **kwargs)
-    model.config.pooling = pooling
+    if texts is not None and not tiny:
+        raise ValueError("--texts trains the tokenizer of a tiny backbone, and there is none without --tiny.")
+    if "revision" in kwargs and (tiny or Path(backbone).exists()):
+        raise ValueError("--revision is for a backbone on the Hub.")
+
+    from modeling_coma import ComaProcessor
+    from trainers.backbone import model_from_backbone
+
+    with tempfile.TemporaryDirectory() as temporary:
+        name = str(_tiny_backbone(str(backbone), texts, Path(temporary)) if tiny else backbone)
+        _check_backbone(name, kwargs.get("revision"))
+        model, processor = model_from_backbone(name, num_compression_tokens, pooling=pooling, **kwargs)
+    if tiny:  # the temporary folder means nothing to anybody
+        model.config.backbone_config._name_or_path = f"tiny random {backbone}"
     images = processor.image_processor
-    images.size = dataclasses.replace(images.size, **{k: v for k, v in (pixels or {}).items() if v is not None})
-    options = {"num_compression_tokens": num_compression_tokens, "max_length": max_length}
-    processor = ComaProcessor(images, processor.tokenizer, **options)
+    budget = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+    budget = {edge: pixels for edge, pixels in budget.items() if pixels is not None}
+    images.size = dataclasses.replace(images.size, **budget)
+    processor = ComaProcessor(
+        images, processor.tokenizer, num_compression_tokens=num_compression_tokens, max_length=max_length
+    )
     needed = _image_tokens(processor)[1] + 2 + num_compression_tokens  # two tokens enclose an image
     if max_length is not None and max_length < needed:
         raise ValueError(
@@ -128,11 +153,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _tiny_backbone(arguments: argparse.Namespace, folder: Path) -> Path:
+def _tiny_backbone(model_type: str, texts: Sequence[str] | None, folder: Path) -> Path:
     from hub_scripts.tiny.backbone import create_tiny_backbone
 
-    texts = arguments.texts.read_text(encoding="utf-8").splitlines() if arguments.texts else _emoji_texts()
-    return create_tiny_backbone(folder, texts=texts, model_type=arguments.backbone)
+    return create_tiny_backbone(folder, texts=_emoji_texts() if texts is None else texts, model_type=model_type)
 
 
 def _emoji_texts() -> list[str]:
@@ -164,9 +188,9 @@ def _report(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: ar
         "weights": f"{model.num_parameters() / 1e6:.1f} million, {dtype}",
         "folder": f"{out} ({megabytes:.1f} MB)",
     }
-    table = "\n".join(f"{name:<20} {value}" for name, value in rows.items())
+    table = "\n".join(f"{name:<20} {one_line(value)}" for name, value in rows.items())
     return f"""{table}
 
-model = AutoModel.from_pretrained("{out}", trust_remote_code=True)
-processor = AutoProcessor.from_pretrained("{out}", trust_remote_code=True)
+model = AutoModel.from_pretrained("{one_line(out)}", trust_remote_code=True)
+processor = AutoProcessor.from_pretrained("{one_line(out)}", trust_remote_code=True)
 embeddings = model(**processor.process(["a text", image, {{"image": image, "text": "both"}}])).embeddings"""

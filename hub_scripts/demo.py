@@ -12,8 +12,8 @@ It leaves in the folder: `model`, which AutoModel and SentenceTransformer load, 
 with what they found.
 """
 
+import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_scripts.common.arguments import command_parser, positive
+from hub_scripts.common.terminal import one_line
 
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from modeling_coma import ComaForEmbedding, ComaProcessor
     from trainers.base import ComaTrainer
-    from trainers.evaluation.metrics import Ranking
 
 
 __all__ = ["main"]
@@ -36,18 +36,6 @@ __all__ = ["main"]
 UNSEEN, OTHER = "twemoji", "noto"
 BACKBONE = "tiny random Qwen2.5-VL"
 NUM_COMPRESSION_TOKENS, TURNS = 4, 3
-
-# Loads the folder where nothing of this package has been imported, and embeds what it is given.
-RELOAD = """
-import sys, torch
-from transformers import AutoModel, AutoProcessor
-folder, image = sys.argv[1:]
-model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-assert not any(name.partition(".")[0] == "modeling_coma" for name in sys.modules)
-with torch.no_grad():
-    print(model(**processor.process(["red apple", {"image": image}])).embeddings.flatten().tolist())
-"""
 
 
 def main(argv: list[str]) -> int:
@@ -59,60 +47,58 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of weights and data order (default: 0)")
     arguments = parser.parse_args(argv)
 
-    from hub_scripts.common.folders import new_folder, save_model
+    from hub_scripts.common.folders import new_folder
     from hub_scripts.common.page import draw_page
-    from hub_scripts.hub.training_record import write_stages
     from trainers.data.emoji import emoji_retrieval
 
-    started = time.perf_counter()
-    with new_folder(arguments.out) as folder:
+    started, out = time.perf_counter(), arguments.out
+    with new_folder(out) as folder:
         model, processor = _create(arguments.seed)
         stages = _train(model, processor, arguments)
         unseen, other = emoji_retrieval(UNSEEN), emoji_retrieval(OTHER)
-        rankings, neighbours = _evaluate(model, processor, unseen, other)
-        model.config.backbone_config._name_or_path = BACKBONE
-        table = _table(rankings, len(unseen.names))
-        (folder / "model").mkdir()
-        write_stages(folder / "model", stages)
-        save_model(model, processor, folder / "model", _training(arguments), f"```\n{table.strip()}\n```")
-        _check_reload(model, processor, folder / "model", unseen.images[0])
-        draw_page(folder / "retrieval.png", unseen, other, neighbours)
-    results = {name: _hits(ranking, 1) for name, ranking in rankings.items()}
-    sys.stdout.write(table)
-    sys.stdout.write(
-        f"\nLook at {arguments.out / 'retrieval.png'}; load {arguments.out / 'model'} with AutoModel.\n\n"
-    )
+        embeddings = _embed(model, processor, images=unseen.images, names=unseen.names, others=other.images)
+        scores, candidates = _evaluate(**embeddings), len(unseen.names)
+        table = _table(scores, candidates)
+        card = {"training": _training(arguments), "results": f"```\n{table}\n```"}
+        difference = _save(model, processor, folder / "model", stages, **card)
+        print(f"\nReloaded in a clean process with AutoModel: largest difference {difference:.0e}")
+        draw_page(folder / "retrieval.png", unseen, other, **embeddings)
+    print(f"\n{table}")
+    print(f"\nLook at {one_line(out / 'retrieval.png')}; load {one_line(out / 'model')} with AutoModel.\n")
     summary = {
-        **{f"{name}_p1": round(value, 4) for name, value in results.items()},
-        "chance_p1": round(1 / len(unseen.names), 6),
+        **{f"{name}_p1": round(score["hit@1"], 4) for name, score in scores.items()},
+        "chance_p1": round(1 / candidates, 6),
         "seconds": round(time.perf_counter() - started),
-        "model": str(arguments.out / "model"),
+        "model": str(out / "model"),
     }
-    sys.stdout.write(json.dumps(summary) + "\n")
+    print(json.dumps(summary))
     return 0
 
 
 def _create(seed: int) -> tuple["ComaForEmbedding", "ComaProcessor"]:
     from hub_scripts.tiny.backbone import DEMO, create_tiny_backbone
-    from modeling_coma import ComaForEmbedding
+    from trainers.backbone import model_from_backbone
     from trainers.data.emoji import emoji_dialogues, load_emoji
 
     emoji = load_emoji()
     texts = [message["content"] for row in emoji_dialogues(emoji, languages=())["messages"] for message in row]
     with tempfile.TemporaryDirectory() as folder:
         create_tiny_backbone(folder, texts=texts + list(emoji["label"]), sizes=DEMO, seed=seed)
-        return ComaForEmbedding.from_backbone(folder, NUM_COMPRESSION_TOKENS)
+        return model_from_backbone(folder, NUM_COMPRESSION_TOKENS)
 
 
-def _train(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: Any) -> list[dict[str, Any]]:
+def _train(
+    model: "ComaForEmbedding", processor: "ComaProcessor", arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
     """Both stages, on all styles but one; gives the record of them."""
-    from trainers.data.emoji import STYLES, load_emoji
-    from trainers.data.images import as_image, without_decoding
+    from trainers.compression import ComaCompressionCollator, ComaCompressionConfig, ComaCompressionTrainer
+    from trainers.contrastive import ComaContrastiveCollator, ComaContrastiveConfig, ComaContrastiveTrainer
+    from trainers.data.emoji import STYLES, emoji_dialogues, emoji_pairs, load_emoji
     from trainers.data.pixel_cache import CachingProcessor
 
     emoji = load_emoji([style for style in STYLES if style != UNSEEN])
     caching = CachingProcessor.of(processor)
-    caching.fill([as_image(image) for image in without_decoding(emoji)["image"]], num_workers=2)
+    caching.fill_from(emoji, num_workers=2)
     with tempfile.TemporaryDirectory() as folder:
         common = {
             "output_dir": folder,
@@ -124,52 +110,37 @@ def _train(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: Any
             "report_to": "none",
             "seed": arguments.seed,
         }
-        sys.stdout.write("\nStage 1, compression: dialogues answered from the compression tokens alone\n")
-        first = _compress(model, processor, caching, emoji, {**common, "max_steps": arguments.compression_steps})
-        sys.stdout.write("\nStage 2, matching: images and their names, by InfoNCE\n")
-        second = _match(model, processor, caching, emoji, {**common, "max_steps": arguments.contrastive_steps})
+        print("\nStage 1, compression: dialogues answered from the compression tokens alone")
+        settings = {"max_steps": arguments.compression_steps, "per_device_train_batch_size": 64}
+        config = ComaCompressionConfig(**common, **settings, learning_rate=3e-4)
+        rows = emoji_dialogues(emoji, seed=arguments.seed, turns=TURNS, languages=())
+        collator = ComaCompressionCollator(caching, compression_instruction=False)
+        trainer = ComaCompressionTrainer(model, config, collator, rows, processing_class=processor)
+        stages = [_run(trainer, turns=TURNS)]
+
+        print("\nStage 2, matching: images and their names, by InfoNCE")
+        settings = {"max_steps": arguments.contrastive_steps, "per_device_train_batch_size": 128}
+        settings |= {"temperature": 0.07, "bidirectional": True}
+        config = ComaContrastiveConfig(**common, **settings, learning_rate=1.5e-3)
+        rows, collator = emoji_pairs(emoji), ComaContrastiveCollator(caching)
+        trainer = ComaContrastiveTrainer(model, config, collator, rows, processing_class=processor)
+        stages.append(_run(trainer))
     model.eval()
-    return [first, second]
+    return stages
 
 
-def _compress(model: Any, processor: Any, caching: Any, emoji: Any, settings: dict) -> dict[str, Any]:
-    from trainers.compression.collator import ComaCompressionCollator
-    from trainers.compression.config import ComaCompressionConfig
-    from trainers.compression.trainer import ComaCompressionTrainer
-    from trainers.data.emoji import emoji_dialogues
-
-    rows = emoji_dialogues(emoji, seed=settings["seed"], turns=TURNS, languages=())
-    config = ComaCompressionConfig(**settings, per_device_train_batch_size=64, learning_rate=3e-4)
-    collator = ComaCompressionCollator(caching, compression_instruction=False)
-    trainer = ComaCompressionTrainer(model, config, processor, train_dataset=rows, data_collator=collator)
-    trainer.train()
-    return _stage(trainer, turns=TURNS)
-
-
-def _match(model: Any, processor: Any, caching: Any, emoji: Any, settings: dict) -> dict[str, Any]:
-    from trainers.contrastive.collator import ComaContrastiveCollator
-    from trainers.contrastive.config import ComaContrastiveConfig
-    from trainers.contrastive.trainer import ComaContrastiveTrainer
-    from trainers.data.emoji import emoji_pairs
-
-    loss = {"temperature": 0.07, "bidirectional": True}
-    config = ComaContrastiveConfig(**settings, **loss, per_device_train_batch_size=128, learning_rate=1.5e-3)
-    collator = ComaContrastiveCollator(caching)
-    rows = emoji_pairs(emoji)
-    trainer = ComaContrastiveTrainer(model, config, processor, train_dataset=rows, data_collator=collator)
-    trainer.train()
-    return _stage(trainer)
-
-
-def _stage(trainer: "ComaTrainer", **more: Any) -> dict[str, Any]:
+def _run(trainer: "ComaTrainer", **more: Any) -> dict[str, Any]:
+    """Trains, and gives the record of the stage."""
     from hub_scripts.common.training import EMOJI
-    from hub_scripts.common.training_stage import describe_stage
+    from hub_scripts.hub.training_record import describe_stage
 
+    sys.stdout.flush()  # progress bars go another way
+    trainer.train()
     source = {"model": BACKBONE, "data": EMOJI, "data_rows": len(trainer.train_dataset), **more}
     return describe_stage(trainer, source, is_finished=True)
 
 
-def _training(arguments: Any) -> str:
+def _training(arguments: argparse.Namespace) -> str:
     return (
         f"`coma demo`, from random weights, on emoji in three drawing styles. Stage 1: {arguments.compression_steps} "
         "steps of 64 dialogues, without the instruction line, learning rate 3e-4. Stage 2: "
@@ -178,61 +149,44 @@ def _training(arguments: Any) -> str:
     )
 
 
-def _evaluate(
-    model: "ComaForEmbedding", processor: "ComaProcessor", unseen: Any, other: Any
-) -> tuple[dict[str, "Ranking"], dict[str, "torch.Tensor"]]:
-    """Each query's own emoji is the one right answer among all of them."""
-    import torch
-
+def _embed(model: "ComaForEmbedding", processor: "ComaProcessor", **items: Any) -> dict[str, "torch.Tensor"]:
     from trainers.encoding.encode import embed_items
-    from trainers.evaluation.metrics import Relevance, rank_embeddings
 
-    pictures, names, others = (
-        embed_items(model, processor, items, description=f"Embedding {what}")
-        for items, what in ((unseen.images, UNSEEN), (unseen.names, "names"), (other.images, OTHER))
-    )
-    relevance = Relevance.single(torch.arange(len(names)))
-    tasks = {
-        "image_to_text": (pictures, names),
-        "text_to_image": (names, pictures),
-        "image_to_image": (pictures, others),
-    }
-    rankings = {name: rank_embeddings(*pair, relevance) for name, pair in tasks.items()}
-    neighbours = {name: (queries @ documents.T).topk(5).indices for name, (queries, documents) in tasks.items()}
-    return rankings, neighbours
+    return {name: embed_items(model, processor, some, description=f"Embedding {name}") for name, some in items.items()}
 
 
-def _hits(ranking: "Ranking", cutoff: int) -> float:
-    from trainers.evaluation.metrics import retrieval_metrics
+def _evaluate(images: "torch.Tensor", names: "torch.Tensor", others: "torch.Tensor") -> dict[str, dict[str, float]]:
+    """Each query's own emoji is the one right answer among all of them."""
+    from trainers.evaluation.metrics import Relevance, rank_embeddings, retrieval_metrics
 
-    return retrieval_metrics(ranking, (cutoff,))[f"hit@{cutoff}"]
+    relevance = Relevance.single(range(len(names)))
+    tasks = {"image_to_text": (images, names), "text_to_image": (names, images), "image_to_image": (images, others)}
+    return {name: retrieval_metrics(rank_embeddings(*pair, relevance), (1, 10)) for name, pair in tasks.items()}
 
 
-def _table(rankings: dict[str, "Ranking"], candidates: int) -> str:
+def _table(scores: dict[str, dict[str, float]], candidates: int) -> str:
     lines = [
-        f"\nRetrieval among {candidates} emoji, images of the unseen style {UNSEEN}",
+        f"Retrieval among {candidates} emoji, images of the unseen style {UNSEEN}",
         f"{'':<18}{'P@1':>9}{'R@10':>9}",
     ]
-    for name, ranking in rankings.items():
-        title = name.replace("_to_", " -> ").replace("image", "image").replace("text", "name")
-        lines.append(f"{title:<18}{_hits(ranking, 1):>9.2%}{_hits(ranking, 10):>9.2%}")
+    for name, score in scores.items():
+        title = name.replace("_to_", " -> ").replace("text", "name")
+        lines.append(f"{title:<18}{score['hit@1']:>9.2%}{score['hit@10']:>9.2%}")
     lines.append(f"{'chance':<18}{1 / candidates:>9.2%}{10 / candidates:>9.2%}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
-def _check_reload(model: "ComaForEmbedding", processor: "ComaProcessor", folder: Path, picture: Any) -> None:
-    """The saved folder gives the same embeddings in a process that has never seen this package."""
-    import torch
+def _save(
+    model: "ComaForEmbedding", processor: "ComaProcessor", folder: Path, stages: list[dict[str, Any]], **card: str
+) -> float:
+    """Saves a complete folder, and loads it in a clean process; gives the largest difference of an embedding."""
+    from hub_scripts.common.folders import save_model
+    from hub_scripts.hub.golden import check_clean_load, write_golden
+    from hub_scripts.hub.training_record import write_stages
 
-    with tempfile.TemporaryDirectory() as elsewhere:
-        picture.save(Path(elsewhere, "image.png"))
-        reload = [sys.executable, "-I", "-c", RELOAD, str(folder), str(Path(elsewhere, "image.png"))]
-        printed = subprocess.run(reload, cwd=elsewhere, capture_output=True, text=True, check=False)
-    if printed.returncode:
-        raise ValueError(f"The saved model does not load with trust_remote_code:\n{printed.stderr[-2000:]}")
-    with torch.no_grad():
-        here = model(**processor.process(["red apple", picture])).embeddings.flatten()
-    difference = (here - torch.tensor(json.loads(printed.stdout))).abs().max().item()
-    if not difference <= 1e-6:  # nor if it is not a number
-        raise ValueError(f"The saved model gives other embeddings when it is loaded again: off by {difference:.1e}.")
-    sys.stdout.write(f"\nReloaded in a clean process with AutoModel: largest difference {difference:.0e}\n")
+    folder.mkdir()
+    model.config.backbone_config._name_or_path = BACKBONE
+    write_stages(folder, stages)
+    save_model(model, processor, folder, **card)
+    write_golden(folder, model, processor)
+    return check_clean_load(folder)

@@ -22,10 +22,10 @@ processes share the work.
 import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hub_scripts.common.arguments import add_model_options, command_parser, positive, whole
 from hub_scripts.common.terminal import one_line
@@ -35,76 +35,165 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
     from hub_scripts.evaluation.data import NamedSet
-    from modeling_coma import ComaForEmbedding, ComaProcessor
+    from hub_scripts.evaluation.files import ResultsFolder
 
 
-__all__ = ["main"]
+__all__ = ["evaluate_model", "main"]
 
 
 def main(argv: list[str]) -> int:
     """Runs `coma evaluate`; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    instructions = _instructions(arguments.instruction)
+    options = vars(arguments)
+    options["instructions"] = _instructions(options.pop("instruction"))
+    options["sets"] = options["sets"].split(",") if options["sets"] else None
 
     from accelerate import PartialState
     from transformers.utils import logging
 
-    from hub_scripts.evaluation.data import open_sets
-    from trainers.files import one_writer
+    from hub_scripts.evaluation.files import results_table
 
-    chosen = set(arguments.sets.split(",")) if arguments.sets else None
-    options = (arguments.image_root, instructions, arguments.among_all, arguments.on_bad_row)
-    sets = open_sets(arguments.data, chosen, *options)
     state = PartialState(cpu=arguments.device == "cpu")
     if not state.is_main_process:
         logging.disable_progress_bar()
-    with ExitStack() as stack:
-        if not _on_main(state, lambda: stack.enter_context(one_writer(arguments.output))):
-            return 1
-        ended = _evaluate_all(sets, instructions, arguments, state)
-    state.destroy_process_group()
-    return ended
-
-
-def _evaluate_all(
-    sets: list["NamedSet"], instructions: dict[str | None, str], arguments: argparse.Namespace, state: "PartialState"
-) -> int:
-    from hub_scripts.common.loading import load_model
-    from hub_scripts.evaluation.files import check_folder, model_settings, write_results
-
-    device = str(state.device) if state.num_processes > 1 else arguments.device
-    model, processor = load_model(arguments.model, arguments.dtype, device)
-    settings = model_settings(arguments.model, model, processor)
-    settings |= {"instructions": {source or "": text for source, text in instructions.items()}}
-    settings |= {"candidates": "all" if arguments.among_all else "own"}
-    if arguments.on_bad_row != "raise":
-        settings["on_bad_row"] = arguments.on_bad_row
-    if not _on_main(state, lambda: check_folder(arguments.output, sets, settings)):
-        return 1
-    for number, one in enumerate(sets, 1):
-        if state.is_main_process:
-            print(f"{one_line(one.name)} ({number} of {len(sets)})", flush=True)
-        _evaluate(one, model, processor, settings, arguments, state)
+    results = evaluate_model(**options, report=lambda line: print(one_line(line), flush=True))
     if state.is_main_process:
-        lines = write_results(arguments.output, sets, settings, model).splitlines()
+        lines = [*results_table(results), f"results  {arguments.output / 'results.json'}"]
         print(*map(one_line, lines), sep="\n")
+    state.destroy_process_group()
     return 0
 
 
-def _on_main(state: "PartialState", act: Callable[[], Any]) -> bool:
-    """Does something on the main process, which alone says what is wrong; whether the others may go on."""
+def evaluate_model(  # noqa: PLR0913 - what can be set
+    model: str,
+    data: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    sets: Collection[str] | None = None,
+    image_root: str | Path | None = None,
+    among_all: bool = False,
+    instructions: dict[str | None, str] | None = None,
+    on_bad_row: Literal["raise", "skip"] = "raise",
+    batch_tokens: int = 16384,
+    num_workers: int = 0,
+    dtype: str = "auto",
+    device: str = "auto",
+    report: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    r"""
+    Scores a model on MMEB or on pairs, as `coma evaluate` does. Every process of a distributed run calls it.
+
+    Args:
+        model (`str`):
+            A CoMa model or adapter: a folder, or a name on the Hub.
+        data (`str`, `Path`, or a list of them):
+            Folders, tables, names on the Hub, `"visdoc"` or `"emoji"`.
+        output (`str` or `Path`):
+            Folder for the results; an old one is continued.
+        sets (`Collection[str]`, *optional*):
+            Names of the sets to evaluate, by default all.
+        image_root (`str` or `Path`, *optional*):
+            Where paths of images begin, by default at the folder.
+        among_all (`bool`, *optional*, defaults to `False`):
+            Rank images among the candidates of all rows, not of their own.
+        instructions (`dict`, *optional*):
+            What stands before the queries of pairs, by their `source`; `None` is for rows without one.
+        on_bad_row (`str`, *optional*, defaults to `"raise"`):
+            `"skip"` leaves bad rows out of pairs, counted.
+        batch_tokens (`int`, *optional*, defaults to 16384):
+            Most tokens of a batch.
+        num_workers (`int`, *optional*, defaults to 0):
+            Processes that decode images.
+        dtype, device (`str`, *optional*, defaults to `"auto"`):
+            Precision, and where to compute.
+        report (`Callable`, *optional*):
+            Is given a line about each set, on the main process.
+
+    Returns:
+        `dict`: what `results.json` in the folder has: `metadata`, `metrics` by modality and set, and `means`.
+
+    Raises:
+        ValueError: for data that are not there or bad, missing sets, a model that is none, and a folder with results
+            of another model, other data or other settings.
+
+    Example:
+
+        >>> results = evaluate_model("my-coma", "shop.jsonl", "shop-results")
+        >>> results["metrics"]["retrieval"]["shop"]["hit@1"]
+    """
+    from accelerate import PartialState
+
+    from hub_scripts.common.loading import load_model
+    from hub_scripts.evaluation.data import open_sets
+    from hub_scripts.evaluation.files import ResultsFolder, model_settings
+    from trainers.files import one_writer
+
+    data = [data] if isinstance(data, str | Path) else data
+    named_sets = open_sets(map(str, data), sets, image_root, instructions, among_all, on_bad_row)
+    state = PartialState(cpu=device == "cpu")
+    if report is None or not state.is_main_process:
+        report = _say_nothing
+    with ExitStack() as stack:
+        _on_main(state, lambda: stack.enter_context(one_writer(output)))
+        coma = load_model(model, dtype, str(state.device) if state.num_processes > 1 else device)
+        settings = model_settings(model, *coma) | {"candidates": "all" if among_all else "own"}
+        settings["instructions"] = {source or "": text for source, text in (instructions or {}).items()}
+        if on_bad_row == "skip":
+            settings["on_bad_row"] = "skip"
+        folder = ResultsFolder(output, settings)
+        _on_main(state, lambda: folder.check(named_sets))
+        options = {"skip_bad_rows": on_bad_row == "skip", "batch_tokens": batch_tokens, "num_workers": num_workers}
+        for number, named_set in enumerate(named_sets, 1):
+            report(f"{named_set.name} ({number} of {len(named_sets)})")
+            _evaluate(named_set, coma, folder, state, report, options)
+        return _on_main(state, lambda: folder.write_results(named_sets, coma[0]))
+
+
+def _say_nothing(line: str) -> None:
+    """The report that nobody asked for."""
+
+
+def _evaluate(
+    named_set: "NamedSet",
+    coma: tuple,
+    folder: "ResultsFolder",
+    state: "PartialState",
+    report: Callable[[str], None],
+    options: dict[str, Any],
+) -> None:
+    """Embeds and scores a set on all processes together, unless its scores are there."""
+    from trainers.evaluation.retrieval import evaluate_set
+
+    retrieval = named_set.read()
+    if _on_main(state, lambda: folder.read_scores(named_set, retrieval.digest) is not None):
+        report("  is finished already")
+        return
+    started = time.perf_counter()
+    scores, left_out = evaluate_set(retrieval, *coma, description=one_line(named_set.name), **options)
+    for reason in left_out:
+        report(f"  left out: {reason}")
+    _on_main(state, lambda: folder.write_scores(named_set, scores, retrieval.digest))
+    seconds, number = time.perf_counter() - started, len(retrieval.items)
+    rate = f"{number} inputs in {seconds:.1f} s, {number / seconds:.1f} a second"
+    report(f"  {named_set.metric} {100 * scores[named_set.metric]:.1f}%  {rate}")
+
+
+def _on_main(state: "PartialState", act: Callable[[], Any]) -> Any:
+    """What a function returns on the main process; if it fails there, the others end, and that one says why."""
     from accelerate.utils import broadcast_object_list
 
-    error = None
+    answer, error = None, None
     if state.is_main_process:
         try:
-            act()
-        except ValueError as why:
-            error = why
-    done = broadcast_object_list([error is None])[0]
+            answer = act()
+        except ValueError as raised:
+            error = raised
+    answer, is_done = broadcast_object_list([answer, error is None])
     if error is not None:
         raise error
-    return done
+    if not is_done:
+        raise SystemExit(1)
+    return answer
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,19 +204,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", metavar="FOLDER", type=Path, required=True, help="for the results; an old one is continued")
     add("--sets", metavar="NAMES", help="sets to evaluate, with commas between them (default: all)")
     add("--image-root", metavar="FOLDER", type=Path, help="where paths of images begin (default: at the folder)")
-    add(
-        "--among-all",
-        action="store_true",
-        help="images: rank among the candidates of all rows (default: of its own)",
-    )
-    add("--instruction", metavar="SOURCE=TEXT", action="append", default=[],
-        help="pairs: what stands before queries of a source; =TEXT for those without; repeatable")  # fmt: skip
+    among_all = "images: rank among the candidates of all rows (default: of its own)"
+    add("--among-all", action="store_true", help=among_all)
+    instruction = "pairs: what stands before queries of a source; =TEXT for those without; repeatable"
+    add("--instruction", metavar="SOURCE=TEXT", action="append", default=[], help=instruction)
     add("--on-bad-row", choices=("raise", "skip"), default="raise", help="pairs: skip leaves bad rows out, counted")
     add("--batch-tokens", type=positive, default=16384, metavar="N", help="tokens of a batch (default: %(default)s)")
-    workers = min(8, (os.cpu_count() or 1) // 2)
-    add(
-        "--workers", type=whole, default=workers, metavar="N", help="processes that decode (default here: %(default)s)"
-    )
+    default = min(8, (os.cpu_count() or 1) // 2)
+    workers = f"processes that decode (default here: {default})"
+    add("--workers", dest="num_workers", type=whole, default=default, metavar="N", help=workers)
     add_model_options(parser)
     return parser
 
@@ -140,47 +225,3 @@ def _instructions(words: list[str]) -> dict[str | None, str]:
     if twice := [source for place, source in enumerate(sources) if source in sources[:place]]:
         raise ValueError(f"--instruction is given twice for the source {twice[0]!r}.")
     return {source or None: text for source, _, text in pairs}
-
-
-def _evaluate(
-    one: "NamedSet",
-    model: "ComaForEmbedding",
-    processor: "ComaProcessor",
-    settings: dict[str, Any],
-    arguments: argparse.Namespace,
-    state: "PartialState",
-) -> None:
-    """Embeds and scores a set on all processes together, unless its scores are there."""
-    from accelerate.utils import broadcast_object_list
-
-    from hub_scripts.evaluation.files import is_finished, write_scores
-    from trainers.encoding.shared import embed_shared
-    from trainers.evaluation.retrieval import score_set
-
-    task = one.read()
-    settings = {**settings, "data": task.digest}
-    finished = [state.is_main_process and is_finished(arguments.output, one, settings)]
-    if broadcast_object_list(finished)[0]:
-        if state.is_main_process:
-            print("  is finished already")
-        return
-    started = time.perf_counter()
-    options = {
-        "batch_tokens": arguments.batch_tokens,
-        "num_workers": arguments.workers,
-        "description": one_line(one.name),
-    }
-    failures: dict[int, str] | None = None if arguments.on_bad_row == "raise" else {}
-    embeddings = embed_shared(model, processor, task.items, names=task.names, failures=failures, **options)
-    skipped = one.rows_skipped()
-    if failures:
-        task, more = task.without(failures)
-        skipped += more
-        if state.is_main_process:
-            print(*(f"  left out: {one_line(reason)}" for reason in failures.values()), sep="\n", flush=True)
-    if state.is_main_process:
-        scores = {**score_set(task, embeddings), **({"rows_skipped": skipped} if skipped else {})}
-        write_scores(arguments.output, one, scores, settings)
-        seconds = time.perf_counter() - started
-        rate = f"{len(task.items)} inputs in {seconds:.1f} s, {len(task.items) / seconds:.1f} a second"
-        print(f"  {one.metric} {100 * scores[one.metric]:.1f}%  {rate}", flush=True)

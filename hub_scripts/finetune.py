@@ -12,7 +12,7 @@ Everything can stand in a YAML file, a line each; what is given on the command l
   coma finetune --config pairs.yaml
   coma finetune --config pairs.yaml --per_device_train_batch_size 256 --num_train_epochs 1
   coma finetune --config emoji-finetune --model my-coma --output_dir out      # a recipe that comes with the package
-  torchrun --nproc-per-node 8 -m hub_scripts.cli finetune --config mmeb-finetune --data MMEB-train
+  torchrun --nproc-per-node 8 --no-python coma finetune --config mmeb-finetune --data MMEB-train
 
 It leaves an adapter, which `coma merge` folds into the model, or with `--lora_r 0` a whole model. Interrupted, it goes
 on with `--resume_from_checkpoint true`: with what it was begun with, and nothing else takes its folder. All settings
@@ -20,37 +20,29 @@ of the HF TrainingArguments are there as well, if they act.
 """
 
 import sys
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hub_scripts.common.output_folder import output_folder
-from hub_scripts.common.training import (
-    EMOJI,
-    ModelArguments,
-    emoji_styles,
-    load_trainable,
-    parse_settings,
-    refuse_without,
-    train,
-)
+from hub_scripts.common.settings import EMOJI, ModelAndData, parse_settings, refuse_without
+from hub_scripts.common.training import emoji_styles, load_data, load_trainable, make_trainer, train
 from trainers.data.pairs import PairColumns
 
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-    from trainers.contrastive.config import ComaContrastiveConfig
     from trainers.contrastive.trainer import ComaContrastiveTrainer
+    from trainers.experimental.config import ExperimentalContrastiveConfig
 
 
 __all__ = ["FinetuneArguments", "main"]
 
 
 @dataclass
-class FinetuneArguments(ModelArguments, PairColumns):
+class FinetuneArguments(ModelAndData, PairColumns):
     """What is trained on what, beside the settings of the trainer."""
 
-    data: str | None = field(default=None, metadata={"help": "File, folder of save_to_disk, shards, or emoji."})
     data_format: Literal["pairs", "triplets", "mmeb", "webdataset"] = field(
         default="pairs", metadata={"help": "What its rows are like; mmeb is a folder with MMEB-train."}
     )
@@ -60,58 +52,40 @@ class FinetuneArguments(ModelArguments, PairColumns):
     mmeb_split: Literal["original", "diverse_instruction"] = field(
         default="original", metadata={"help": "Of mmeb, the wording of its instructions."}
     )
-    eval_data: str | None = field(
-        default=None,
-        metadata={"help": "The same for evaluation, loss and retrieval: after every epoch, or as eval_strategy says."},
-    )
-    image_root: str | None = field(default=None, metadata={"help": "Folder of relative paths of images."})
-    cache_pixels: bool = field(default=False, metadata={"help": "Keep preprocessed images of small sets in memory."})
+
+    columns: ClassVar[type] = PairColumns
+    formats_without_columns: ClassVar[tuple[str, ...]] = ("triplets", "mmeb")
 
 
 def main(argv: list[str]) -> int:
     """Runs `coma finetune`; returns the exit code."""
     arguments, config = _parse(argv)
-    with output_folder("finetune", arguments, config) as begun:
-        sys.stdout.write(train(_trainer(arguments, config), config, arguments, begun))
+    with output_folder("finetune", arguments, config) as begin:
+        sys.stdout.write(train(_trainer(arguments, config), arguments, begin))
     return 0
 
 
-def _parse(argv: list[str]) -> tuple[FinetuneArguments, "ComaContrastiveConfig"]:
-    from trainers.contrastive.config import ComaContrastiveConfig
+def _parse(argv: list[str]) -> tuple[FinetuneArguments, "ExperimentalContrastiveConfig"]:
+    from trainers.experimental.config import ExperimentalContrastiveConfig
 
-    arguments, config = parse_settings("finetune", __doc__, argv, FinetuneArguments, ComaContrastiveConfig)
-    all_emoji = {arguments.data, arguments.eval_data} <= {EMOJI, None}
-    if all_emoji or arguments.data_format != "mmeb":
+    arguments, config = parse_settings("finetune", __doc__, argv, FinetuneArguments, ExperimentalContrastiveConfig)
+    if arguments.is_emoji or arguments.data_format != "mmeb":
         refuse_without(arguments, ["mmeb_sets", "mmeb_split"], "data_format mmeb", ["data_format", "data"])
-    if all_emoji or arguments.data_format in ("mmeb", "triplets"):
-        columns = [column.name for column in fields(PairColumns)]
-        refuse_without(arguments, columns, "a table of data_format pairs or shards", ["data_format", "data"])
-    if all_emoji or arguments.data_format == "webdataset":
-        refuse_without(arguments, ["image_root"], "paths of images in a table", ["data_format", "data"])
     return arguments, config
 
 
-def _trainer(arguments: FinetuneArguments, config: "ComaContrastiveConfig") -> "ComaContrastiveTrainer":
-    from trainers.contrastive.collator import ComaContrastiveCollator
+def _trainer(arguments: FinetuneArguments, config: "ExperimentalContrastiveConfig") -> "ComaContrastiveTrainer":
     from trainers.contrastive.trainer import ComaContrastiveTrainer
     from trainers.data.images import without_decoding
-    from trainers.data.pixel_cache import CachingProcessor
-    from trainers.evaluation.retrieval_callback import RetrievalCallback, RetrievalSet
+    from trainers.evaluation import RetrievalCallback, RetrievalSet
+    from trainers.experimental.trainer import ExperimentalContrastiveTrainer
 
-    kwargs: dict[str, Any] = {}
-    with config.main_process_first():  # the others find what it has made
-        kwargs["train_dataset"] = _load(arguments.data, arguments, config.on_bad_row)
-        if arguments.eval_data is not None:
-            kwargs["eval_dataset"] = _load(arguments.eval_data, arguments, config.on_bad_row, evaluation=True)
-    model, processor, adapter = load_trainable(arguments)
-    if arguments.cache_pixels:
-        caching = CachingProcessor.of(processor)
-        if config.dataloader_num_workers:  # what they would add is lost with them
-            caching.fill_from(kwargs["train_dataset"], config.dataloader_num_workers)
-        kwargs["data_collator"] = ComaContrastiveCollator.of(caching, config)
-    trainer = ComaContrastiveTrainer(model, config, processor, adapter, **kwargs)
+    data = load_data(_load, arguments, config)
+    model, processor = load_trainable(arguments)
+    trainer_class = ExperimentalContrastiveTrainer if config.is_experimental else ComaContrastiveTrainer
+    trainer = make_trainer(trainer_class, arguments, config, data, model, processor)
     if arguments.eval_data is not None:
-        rows = without_decoding(kwargs["eval_dataset"])
+        rows = without_decoding(data["eval_dataset"])
         task = RetrievalSet.from_rows(rows, config.instructions, config.on_bad_row)
         trainer.add_callback(RetrievalCallback(trainer, task))
     return trainer

@@ -30,7 +30,7 @@ from trainers.data.qa.prompts import FORMATS
 
 
 if TYPE_CHECKING:
-    from hub_scripts.embedding.corpus import Corpus
+    from trainers.data.corpus import Corpus
     from trainers.data.qa.chat import Chat
     from trainers.data.qa.dialogue import QASettings
     from trainers.data.qa.generation import Source
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     if arguments.turns and arguments.format != "multi-turn":
         parser.error(f"--turns is for the format multi-turn; {arguments.format} has one")
 
-    from hub_scripts.embedding.corpus import Columns, open_corpus
+    from trainers.data.corpus import Columns, open_corpus
     from trainers.data.qa.output import QAFiles
     from trainers.data.qa.report import report_lines, report_on
 

@@ -13,8 +13,8 @@ Everything can stand in a YAML file, a line each; what is given on the command l
   coma pretrain --config dialogues.yaml
   coma pretrain --config dialogues.yaml --per_device_train_batch_size 16 --kl_weight 0.5
   coma pretrain --config emoji-pretrain --model my-coma --output_dir out       # a recipe that comes with the package
-  torchrun --nproc-per-node 8 -m hub_scripts.cli pretrain --config paper-pretrain --data dialogues.parquet
-  accelerate launch --config_file fsdp2.yaml -m hub_scripts.cli pretrain --config dialogues.yaml
+  torchrun --nproc-per-node 8 --no-python coma pretrain --config paper-pretrain --data dialogues.parquet
+  accelerate launch --config_file fsdp2.yaml --no_python coma pretrain --config dialogues.yaml
 
 It leaves an adapter, which `coma merge` folds into the model, or with `--lora_r 0` a whole model. A CoMa model that is
 made of a backbone is saved as `base` in the output folder. Interrupted, training goes on with
@@ -23,20 +23,14 @@ of the HF TrainingArguments are there as well, if they act.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from hub_scripts.common.output_folder import Beginning, output_folder
-from hub_scripts.common.training import (
-    EMOJI,
-    ModelArguments,
-    emoji_styles,
-    load_trainable,
-    parse_settings,
-    refuse_without,
-    train,
-)
+from hub_scripts.common.output_folder import output_folder
+from hub_scripts.common.settings import EMOJI, ModelAndData, parse_settings, refuse_without
+from hub_scripts.common.training import emoji_styles, load_data, load_trainable, make_trainer, train
 from trainers.data.dialogues import DialogueColumns
 from trainers.ranges import COUNT, Range
 
@@ -53,25 +47,21 @@ __all__ = ["PretrainArguments", "main"]
 
 
 @dataclass
-class PretrainArguments(ModelArguments, DialogueColumns):
+class PretrainArguments(ModelAndData, DialogueColumns):
     """What is trained on what, beside the settings of the trainer."""
 
-    data: str | None = field(default=None, metadata={"help": "File, folder of save_to_disk, shards, or emoji."})
     data_format: Literal["messages", "llava", "coma-sft", "webdataset"] = field(
         default="messages", metadata={"help": "What its rows are like."}
     )
-    eval_data: str | None = field(
-        default=None, metadata={"help": "The same for evaluation: after every epoch, or as eval_strategy says."}
-    )
-    image_root: str | None = field(default=None, metadata={"help": "Folder of relative paths of images."})
-    cache_pixels: bool = field(default=False, metadata={"help": "Keep preprocessed images of small sets in memory."})
     turns: int = field(default=5, metadata={"help": "Questions about an emoji."})
     num_compression_tokens: int = field(default=32, metadata={"help": "K, where `model` is a backbone."})
     min_pixels: int | None = field(default=None, metadata={"help": "Images are enlarged to this (backbone)."})
     max_pixels: int | None = field(default=None, metadata={"help": "Images are shrunk to this (backbone)."})
 
+    columns: ClassVar[type] = DialogueColumns
+    formats_without_columns: ClassVar[tuple[str, ...]] = ("llava", "coma-sft")
     ranges: ClassVar[Mapping[str, Range]] = {
-        **ModelArguments.ranges,
+        **ModelAndData.ranges,
         **dict.fromkeys(("turns", "min_pixels", "max_pixels"), COUNT),
         "num_compression_tokens": Range("from 1 to 256", lambda number: COUNT.holds(number) and number <= 256),
     }
@@ -80,8 +70,8 @@ class PretrainArguments(ModelArguments, DialogueColumns):
 def main(argv: list[str]) -> int:
     """Runs `coma pretrain`; returns the exit code."""
     arguments, config = _parse(argv)
-    with output_folder("pretrain", arguments, config) as begun:
-        sys.stdout.write(train(_trainer(arguments, config, begun), config, arguments, begun))
+    with output_folder("pretrain", arguments, config) as begin:
+        sys.stdout.write(train(_trainer(arguments, config, begin), arguments, begin))
     return 0
 
 
@@ -89,47 +79,39 @@ def _parse(argv: list[str]) -> tuple[PretrainArguments, "ComaCompressionConfig"]
     from trainers.compression.config import ComaCompressionConfig
 
     arguments, config = parse_settings("pretrain", __doc__, argv, PretrainArguments, ComaCompressionConfig)
-    all_emoji = {arguments.data, arguments.eval_data} <= {EMOJI, None}
     if EMOJI not in (arguments.data, arguments.eval_data):
         refuse_without(arguments, ["turns"], "data emoji", ["data", "eval_data"])
-    if all_emoji or arguments.data_format in ("llava", "coma-sft"):
-        columns = [column.name for column in fields(DialogueColumns)]
-        refuse_without(arguments, columns, "a table of data_format messages or shards", ["data_format", "data"])
-    if all_emoji or arguments.data_format == "webdataset":
-        refuse_without(arguments, ["image_root"], "paths of images in a table", ["data_format", "data"])
-    if arguments.data_format == "webdataset" and config.length_column is not None and arguments.data != EMOJI:
-        raise ValueError("length_column needs a table, whose rows can be sorted; shards come as they come.")
+    if arguments.data_format == "webdataset" and config.groups_by_length and arguments.data != EMOJI:
+        raise ValueError("group_by_length needs a table, whose rows can be sorted; shards come as they come.")
     return arguments, config
 
 
 def _trainer(
-    arguments: PretrainArguments, config: "ComaCompressionConfig", begun: Beginning
+    arguments: PretrainArguments, config: "ComaCompressionConfig", begin: Callable[[], None]
 ) -> "ComaCompressionTrainer":
-    from trainers.compression.collator import ComaCompressionCollator
+    from trainers.compression.lengths import add_lengths
     from trainers.compression.trainer import ComaCompressionTrainer
-    from trainers.data.pixel_cache import CachingProcessor
 
+    data = load_data(_load, arguments, config)
     with config.main_process_first():  # the others find what it has made
-        data = {"train_dataset": _load(arguments.data, arguments, config.on_bad_row)}
-        if arguments.eval_data is not None:
-            data["eval_dataset"] = _load(arguments.eval_data, arguments, config.on_bad_row, evaluation=True)
-        arguments.model = _coma_folder(arguments, begun)
-    model, processor, adapter = load_trainable(arguments)
+        arguments.model = _coma_folder(arguments, Path(config.output_dir, "base"), begin)
+    model, processor = load_trainable(arguments)
     _check_made_of(arguments, processor)
-    if config.length_column is not None:
+    if config.groups_by_length and config.length_column_name not in data["train_dataset"].column_names:
         with config.main_process_first():
-            data["train_dataset"] = _with_lengths(data["train_dataset"], processor, config)
-    kwargs: dict[str, Any] = {}
-    if arguments.cache_pixels:
-        caching, limits = CachingProcessor.of(processor), (config.max_length, config.dialogue_max_length)
-        if config.dataloader_num_workers:  # what they would add is lost with them
-            caching.fill_from(data["train_dataset"], config.dataloader_num_workers)
-        settings = (*limits, config.compression_instruction, config.on_bad_row)
-        kwargs["data_collator"] = ComaCompressionCollator(caching, *settings)
-    return ComaCompressionTrainer(model, config, processor, adapter, **data, **kwargs)
+            data["train_dataset"] = add_lengths(
+                data["train_dataset"],
+                processor,
+                max_length=config.max_length,
+                dialogue_max_length=config.dialogue_max_length,
+                compression_instruction=config.compression_instruction,
+                column=config.length_column_name,
+                num_proc=config.dataloader_num_workers or None,
+            )
+    return make_trainer(ComaCompressionTrainer, arguments, config, data, model, processor)
 
 
-def _coma_folder(arguments: PretrainArguments, begun: Beginning) -> str:
+def _coma_folder(arguments: PretrainArguments, base: Path, begin: Callable[[], None]) -> str:
     """The model itself or, of a backbone, the CoMa model that is made of it once and that an adapter will name."""
     from transformers import AutoConfig
 
@@ -139,50 +121,36 @@ def _coma_folder(arguments: PretrainArguments, begun: Beginning) -> str:
     from hub_scripts.hub.training_record import write_stages
 
     check_folder(arguments.model)
-    if is_adapter(fetch_adapter(arguments.model)):
+    if is_adapter(fetch_adapter(arguments.model)) or AutoConfig.from_pretrained(arguments.model).model_type == "coma":
         return arguments.model
-    if AutoConfig.from_pretrained(arguments.model).model_type == "coma":
-        return arguments.model
-    base = begun.folder / "base"
     if not base.exists():
-        begun.write()
-        pixels = {"shortest_edge": arguments.min_pixels, "longest_edge": arguments.max_pixels}
-        k, dtype = arguments.num_compression_tokens, arguments.dtype
+        begin()
+        model, processor = create_model(
+            arguments.model,
+            num_compression_tokens=arguments.num_compression_tokens,
+            min_pixels=arguments.min_pixels,
+            max_pixels=arguments.max_pixels,
+            dtype=arguments.dtype,
+        )
         with new_folder(base) as folder:
             write_stages(folder, [])
-            save_model(*create_model(arguments.model, k, pixels=pixels, dtype=dtype), folder)
+            save_model(model, processor, folder)
     return str(base)
 
 
 def _check_made_of(arguments: PretrainArguments, processor: "ComaProcessor") -> None:
     size = processor.image_processor.size
-    has = {
+    made_of = {
         "num_compression_tokens": processor.num_compression_tokens,
         "min_pixels": size["shortest_edge"],
         "max_pixels": size["longest_edge"],
     }
-    for name, value in has.items():
+    for name, value in made_of.items():
         if name in arguments.given and getattr(arguments, name) not in (None, value):
             raise ValueError(
                 f"{arguments.model} is a CoMa model already, with {name} {value}: {getattr(arguments, name)} would "
                 "not act. Leave it out, or make a new model of the backbone."
             )
-
-
-def _with_lengths(dataset: "Dataset", processor: "ComaProcessor", config: "ComaCompressionConfig") -> "Dataset":
-    from trainers.compression.lengths import add_lengths
-
-    if config.length_column in dataset.column_names:
-        return dataset
-    return add_lengths(
-        dataset,
-        processor,
-        config.max_length,
-        config.dialogue_max_length,
-        config.compression_instruction,
-        config.length_column,
-        config.dataloader_num_workers or None,
-    )
 
 
 def _load(
@@ -195,7 +163,7 @@ def _load(
 
     if path == EMOJI:
         return emoji_dialogues(load_emoji(emoji_styles(evaluation)), turns=arguments.turns, languages=())
-    columns = DialogueColumns(**{name.name: getattr(arguments, name.name) for name in fields(DialogueColumns)})
+    columns = DialogueColumns(**{column.name: getattr(arguments, column.name) for column in fields(DialogueColumns)})
     if arguments.data_format == "webdataset":
         return stream_dialogues(path, columns, on_bad_row, arguments.image_root)
     if arguments.data_format == "messages":

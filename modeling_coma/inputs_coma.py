@@ -154,7 +154,7 @@ def open_image(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> 
 def open_regular_file(path: str | os.PathLike) -> BinaryIO:
     """Opens a file to be read; a pipe, a device or a socket, which may have no end, is not opened: `ValueError`."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError("it is a folder, a pipe, a device or a socket, and no regular file")
+        raise ValueError("must be a file; it is a FIFO, a device, a socket or a folder, and no regular file")
     return open(path, "rb")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoTokenizer, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 from transformers.utils import ModelOutput, can_return_tuple
 
@@ -15,7 +15,6 @@ from .configuration_coma import ComaConfig
 from .generation_coma import sequences_per_row, with_special_ids
 from .loss_coma import IGNORE_INDEX, answer_cross_entropy
 from .memory_coma import CompressionMemory, gather_columns
-from .processing_coma import ComaProcessor
 
 
 @dataclass
@@ -46,40 +45,6 @@ class ComaForEmbedding(PreTrainedModel):
         super().__init__(config)
         self.backbone = AutoModelForImageTextToText.from_config(config.backbone_config)
         self.post_init()
-
-    @classmethod
-    def from_backbone(cls, name_or_path: str, num_compression_tokens: int = 32, **kwargs) -> tuple:
-        r"""
-        Turns a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint into a CoMa model and its processor, both ready to use.
-        The K tokens take spare rows of the embedding matrix, which grows only where there are none, and are drawn with
-        the mean and deviation of the other rows. `kwargs` (`dtype`, …) go to `AutoModelForImageTextToText`.
-        Raises `ValueError` for K outside 1 to 256, and for NaN or infinite weights.
-        """
-        hub_names = {"revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder"}
-        hub_kwargs = {name: kwargs[name] for name in hub_names & kwargs.keys()}
-        processor = ComaProcessor.from_backbone(name_or_path, num_compression_tokens, **hub_kwargs)
-        old = len(AutoTokenizer.from_pretrained(name_or_path, **hub_kwargs))  # what a CoMa checkpoint has, it keeps
-        options = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}  # reported, not a traceback
-        backbone, report = AutoModelForImageTextToText.from_pretrained(name_or_path, **options)
-        if wrong := {name: sorted(report[name]) for name in ("missing_keys", "mismatched_keys") if report[name]}:
-            raise ValueError(f"The weights of {name_or_path} do not fit its configuration: {wrong}")
-        if offloaded := [name for name, parameter in backbone.named_parameters() if parameter.is_meta]:
-            raise ValueError(
-                f"{name_or_path}: {len(offloaded)} weights are offloaded, first {offloaded[0]}: none can be drawn. "
-                "Make the model without `device_map`, save it, and load what was saved with one."
-            )
-        if bad := [name for name, parameter in backbone.named_parameters() if not parameter.isfinite().all()]:
-            raise ValueError(f"{name_or_path}: {len(bad)} weights are not finite, first {bad[0]}.")
-        ids, tokenizer = processor.compression_token_ids, processor.tokenizer
-        if max(ids) >= backbone.get_input_embeddings().num_embeddings:
-            backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        _draw_rows(backbone.get_input_embeddings().weight, old, len(tokenizer))
-        special_ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-        special_ids["attn_implementation"] = backbone.config._attn_implementation
-        with torch.device("meta"):  # the weights are there already: make only the shell around them
-            model = cls(ComaConfig(backbone.config.to_dict(), ids, **special_ids))
-        model.backbone, model.config.backbone_config = backbone, backbone.config
-        return model.eval(), processor
 
     def get_output_embeddings(self) -> torch.nn.Module:
         return self.backbone.get_output_embeddings()
@@ -336,13 +301,6 @@ def _compression_columns(input_ids: Tensor, attention_mask: Tensor, ids: list[in
 def _count(attention_mask: torch.Tensor) -> torch.LongTensor:
     """0, 1, 2, … over the tokens of each row; 0 at padding."""
     return (attention_mask.long().cumsum(dim=1) - 1).masked_fill(attention_mask == 0, 0)
-
-
-@torch.no_grad()
-def _draw_rows(weight: torch.nn.Parameter, start: int, stop: int):
-    std, mean = torch.std_mean(weight[:start].float(), dim=0)
-    noise = torch.randn(stop - start, len(mean), generator=torch.Generator().manual_seed(0)).to(weight.device)
-    weight[start:stop] = (mean + std * noise).to(weight.dtype)
 
 
 __all__ = ["ComaForEmbedding", "ComaOutput"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import has_file, logging
 
 from .inputs_coma import MAX_IMAGE_PIXELS, to_messages, to_rgb
@@ -62,18 +62,8 @@ class ComaProcessor(ProcessorMixin):
         self.image_instruction, self.text_instruction = image_instruction, text_instruction
         vocabulary = tokenizer.get_vocab()
         if missing := [token for token in compression_tokens(num_compression_tokens) if token not in vocabulary]:
-            raise ValueError(f"The tokenizer lacks {missing}; ComaForEmbedding.from_backbone adds them.")
+            raise ValueError(f"The tokenizer lacks {missing}; trainers.backbone.model_from_backbone adds them.")
         check_pixel_budget(image_processor, image_processor.size)
-
-    @classmethod
-    def from_backbone(cls, name_or_path: str, num_compression_tokens: int = 32, **kwargs) -> "ComaProcessor":
-        """The processor of a backbone, K compression tokens added to its tokenizer; kwargs as in `from_pretrained`."""
-        if not 1 <= num_compression_tokens <= 256:
-            raise ValueError(f"num_compression_tokens must be 1 to 256, got {num_compression_tokens}.")
-        image_processor = AutoImageProcessor.from_pretrained(name_or_path, **kwargs)
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **kwargs)
-        tokenizer.add_tokens(compression_tokens(num_compression_tokens), special_tokens=True)
-        return cls(image_processor, tokenizer, num_compression_tokens=num_compression_tokens)
 
     @property
     def compression_token_ids(self) -> list[int]:

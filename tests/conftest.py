@@ -16,6 +16,7 @@ from PIL import Image
 
 from hub_scripts.tiny.backbone import MODEL_TYPES, BackboneSizes, create_tiny_backbone
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.backbone import model_from_backbone
 
 
 TEXTS = [
@@ -47,7 +48,7 @@ def make_coma(make_backbone: Callable[..., Path]) -> Callable[..., Coma]:
 
     @functools.cache
     def make(model_type: str, num_compression_tokens: int, **options) -> Coma:
-        return ComaForEmbedding.from_backbone(str(make_backbone(model_type, **options)), num_compression_tokens)
+        return model_from_backbone(str(make_backbone(model_type, **options)), num_compression_tokens)
 
     def make_copy(model_type: str = "qwen2_5_vl", num_compression_tokens: int = 4, **options) -> Coma:
         return copy.deepcopy(make(model_type, num_compression_tokens, **options))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+
+__all__ = ["installed_version", "lazy"]
 
 
 def lazy(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -24,4 +29,12 @@ def lazy(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any]
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(f"{package}.{modules[name]}"), name)
 
-    return getattr_, lambda: sorted(modules)
+    return getattr_, lambda: sorted({*modules, *vars(sys.modules[package])})
+
+
+def installed_version() -> str:
+    """Version of this package."""
+    try:
+        return version("coma-embedding")
+    except PackageNotFoundError:
+        return "(a checkout that is not installed)"

@@ -1,4 +1,4 @@
-"""What is trained: adapters on the language model and the compression tokens, or more where asked."""
+"""Adapters (LoRA, DoRA): what is trained of a model, and how that is saved, checked when resumed, and merged."""
 
 from __future__ import annotations
 
@@ -91,17 +91,17 @@ def add_adapter(
     """
     peft_config = copy.deepcopy(peft_config)
     copies = list(peft_config.modules_to_save or [])
-    adapted = [name for name in _names_in_tower(model) if _is_adapted(peft_config, name)]
-    copied = [name for name in _names_in_tower(model) if any(f".{name}".endswith(f".{end}") for end in copies)]
-    frozen = {name for name in adapted + copied if not (train_merger and _is_in_merger(name))}
+    tower = [name for name, _ in model.named_modules() if name.startswith("backbone.model.visual")]
+    trained = [name for name in tower if _is_adapted(peft_config, name) or _is_copied(copies, name)]
+    frozen = [name for name in trained if not (train_merger and name.startswith("backbone.model.visual.merger"))]
     if freeze_vision and frozen:
         raise ValueError(
             f"freeze_vision is set, and the adapter would train {len(frozen)} modules of the vision tower, first "
             f"{min(frozen)}: set freeze_vision to false, or leave them out of the adapter."
         )
-    if not freeze_vision and not adapted + copied:
+    if not trained and not freeze_vision:
         peft_config.modules_to_save = [*copies, "visual"]
-    elif freeze_vision and train_merger and not adapted + copied:
+    elif not trained and train_merger:
         peft_config.modules_to_save = [*copies, "visual.merger"]
     # Not `get_peft_model`: by the task type it picks a wrapper that passes arguments of other models' heads.
     peft_config.base_model_name_or_path = model.name_or_path
@@ -118,29 +118,30 @@ def freeze_vision_of_adapter(model: PeftModel, freeze_vision: bool = True, train
     """
     tower = model.get_base_model().backbone.model.visual
     trained = {name: weight for name, weight in tower.named_parameters() if weight.requires_grad}
-    part = {name: weight for name, weight in trained.items() if not freeze_vision or name.startswith("merger.")}
-    if (train_merger or not freeze_vision) and not part:
+    if not freeze_vision:
+        kept = set(trained)
+    elif train_merger:
+        kept = {name for name in trained if name.startswith("merger.")}
+    else:
+        kept = set()
+    if not kept and (train_merger or not freeze_vision):
         raise ValueError(
             "The adapter trains nothing of the vision tower, and what is trained beside it would not be saved: leave "
             "freeze_vision and train_merger as they are, or pass the model and a `peft_config` instead."
         )
     for name, weight in trained.items():
-        weight.requires_grad_(name in part and (train_merger or not freeze_vision))
-
-
-def _names_in_tower(model: ComaForEmbedding) -> list[str]:
-    tower = model.backbone.model.visual
-    return ["backbone.model.visual", *(f"backbone.model.visual.{name}" for name, _ in tower.named_modules() if name)]
-
-
-def _is_in_merger(name: str) -> bool:
-    return name.startswith("backbone.model.visual.merger")
+        weight.requires_grad_(name in kept)
 
 
 def _is_adapted(peft_config: LoraConfig, name: str) -> bool:
     if peft_config.target_modules == "all-linear":
         return True
     return bool(check_target_module_exists(peft_config, name))
+
+
+def _is_copied(copies: list[str], name: str) -> bool:
+    """PEFT goes by the ends of names."""
+    return any(f".{name}".endswith(f".{end}") for end in copies)
 
 
 def merge_adapter(model: PeftModel) -> ComaForEmbedding:
@@ -202,7 +203,8 @@ def check_adapter(model: PeftModel, folder: str | Path) -> None:
 
 
 def _full_name(name: str) -> str:
-    return name + ".weight" * name.endswith(MAGNITUDE)
+    """The name that transformers knows: PEFT saves the magnitudes of DoRA without the end of theirs."""
+    return f"{name}.weight" if name.endswith(MAGNITUDE) else name
 
 
 def is_hub_name(name: str | None) -> bool:

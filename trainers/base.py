@@ -1,20 +1,17 @@
-"""What both stages share: a model prepared for training, rows that know their number, and what is logged."""
+"""The HF `Trainer` for CoMa models: what the trainers of both stages share."""
 
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from accelerate import Accelerator
 from huggingface_hub import CommitInfo
 from peft import LoraConfig, PeftModel
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import Trainer, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
@@ -26,58 +23,16 @@ from trainers.adapters import (
     freeze_vision_of_adapter,
     public_base,
 )
-from trainers.callbacks import SamplerEpoch, SeenInputs
-from trainers.checkpoints import check_checkpoint, last_checkpoint, whole_or_nothing
-from trainers.data.rows import NumberedRows
+from trainers.callbacks import Meter, SamplerEpoch, SeenInputs, SkippedBatches
+from trainers.checkpoints import check_checkpoint, last_checkpoint, load_weights, restore_weights, whole_or_nothing
+from trainers.data.rows import BadRows
+from trainers.evaluation_rows import EvaluationCollator, numbered
+from trainers.training_config import ComaTrainingArguments
 
 
-__all__ = ["ComaTrainer", "Meter", "last_checkpoint"]
+__all__ = ["ComaTrainer", "last_checkpoint"]
 
-NEVER_CALLED = {"compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics", "model_init"}
-NEED_ROWS = ("length_column", "sub_batch_size")
-
-
-class Meter(TrainerCallback):
-    """Sums of what happened since the last log, on this process; `flush` gives the means over all processes."""
-
-    def __init__(self, accelerator: Accelerator) -> None:
-        self.accelerator = accelerator
-        self._rates: set[str] = set()
-        self._clear()
-
-    def _clear(self) -> None:
-        self._sums: dict[str, torch.Tensor] = {}
-        self._started = time.perf_counter()
-
-    def add(self, name: str, total: torch.Tensor | float, count: torch.Tensor | float) -> None:
-        """Adds to the sum and to the count whose quotient is logged as `name`. Nothing waits for the device."""
-        device = self.accelerator.device
-        pair = torch.stack([torch.as_tensor(n, dtype=torch.float32, device=device) for n in (total, count)])
-        self._sums[name] = self._sums[name] + pair if name in self._sums else pair
-
-    def add_rate(self, name: str, total: torch.Tensor | float) -> None:
-        """Adds to what is logged per second as `name`."""
-        self._rates.add(name)
-        self.add(name, total, 0.0)
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
-        self._started = time.perf_counter()  # what was before the training does not count for the rates
-
-    def flush(self) -> dict[str, float]:
-        """Means and rates since the last flush, but no mean of nothing. Every process must have the same names."""
-        seconds, names = time.perf_counter() - self._started, sorted(self._sums)
-        sums = self.accelerator.reduce(torch.stack([self._sums[name] for name in names])).tolist() if names else []
-        self._clear()
-        divisors = [seconds if name in self._rates else count for name, (_, count) in zip(names, sums, strict=True)]
-        totals = (total for total, _ in sums)
-        return {name: total / by for name, total, by in zip(names, totals, divisors, strict=True) if by}
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """A time that does not count for the rates."""
-        began = time.perf_counter()
-        yield
-        self._started += time.perf_counter() - began
+NEVER_CALLED = ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics", "model_init")
 
 
 class ComaTrainer(Trainer):
@@ -85,88 +40,110 @@ class ComaTrainer(Trainer):
     The HF `Trainer` for a CoMa model; base of the trainers of both stages.
 
     Args:
-        model ([`ComaForEmbedding`] or `PeftModel`):
-            The model. Its vision tower is frozen as `args` say.
-        args (`TrainingArguments`):
-            Settings with `freeze_vision` and `train_merger`.
-        processing_class ([`ComaProcessor`]):
-            The processor, saved with every checkpoint.
+        model (`str`, [`ComaForEmbedding`] or `PeftModel`):
+            The model. Its vision tower is frozen as `args` say. The name of a folder or of a model on the Hub is
+            loaded in fp32, whatever it was saved in; load it yourself for another dtype.
+        args (`TrainingArguments`, *optional*):
+            Settings of the stage; its defaults by default.
+        data_collator (`Callable`, *optional*):
+            Rows to a batch; by default the collator of the stage, as `args` say.
+        train_dataset (`Dataset`, `IterableDataset` or list of rows, *optional*):
+            What is trained on.
+        eval_dataset (`Dataset`, `IterableDataset`, list of rows, or several of them by name, *optional*):
+            What is evaluated.
+        processing_class ([`ComaProcessor`], *optional*):
+            The processor, saved with every checkpoint; by default that of the folder that the model was loaded from.
         peft_config (`LoraConfig`, *optional*):
             Adapter to train.
         kwargs:
-            As in `Trainer`.
+            `callbacks`, `optimizers` and `optimizer_cls_and_kwargs` as in `Trainer`.
 
     Raises:
-        ValueError: for a processor with another number of compression tokens than the model, for an adapter that is to
-            be pushed to the Hub and whose base is not there, for an adapter that does not train of the vision tower
-            what the settings say, and for arguments of `Trainer` that nothing here calls.
+        ValueError: for settings of another stage, for a processor that is nowhere or has another number of
+            compression tokens than the model, for an adapter that is to be pushed to the Hub and whose base is not
+            there, for an adapter that does not train of the vision tower what the settings say, and for arguments of
+            `Trainer` that nothing here calls.
     """
+
+    config_class: ClassVar[type[ComaTrainingArguments]] = ComaTrainingArguments
+    collator_class: ClassVar[Any]  # of the stage; its `of(processor, args)` makes one
 
     def __init__(
         self,
-        model: ComaForEmbedding | PeftModel,
-        args: TrainingArguments,
-        processing_class: ComaProcessor,
+        model: str | ComaForEmbedding | PeftModel,
+        args: ComaTrainingArguments | None = None,
+        data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: ComaProcessor | None = None,
+        *,
         peft_config: LoraConfig | None = None,
         **kwargs: Any,
     ) -> None:
-        coma = model.get_base_model() if isinstance(model, PeftModel) else model
-        if coma.config.compression_token_ids != processing_class.compression_token_ids:
-            raise ValueError(
-                f"The model has {coma.config.num_compression_tokens} compression tokens, the processor "
-                f"{processing_class.num_compression_tokens}, or under other ids: load both from one folder."
-            )
-        _check_arguments(args, kwargs)
-        model = _trained(model, args, peft_config)
+        args = self.config_class() if args is None else args
+        self._check_arguments(args, train_dataset, kwargs)
+        model = load_weights(model, "float32") if isinstance(model, str | Path) else model
+        processing_class = _processor_of(_unwrapped(model), processing_class)
+        model = _prepared(model, args, peft_config)
         if args.push_to_hub and isinstance(model, PeftModel):
             public_base(model)
-        for name in ("train_dataset", "eval_dataset"):
-            kwargs[name] = _numbered(kwargs.get(name))
         if args.accelerator_config.dispatch_batches is None:  # else accelerate cuts streamed batches up: it would
             args.accelerator_config.dispatch_batches = False  # cut `pixel_values`, too, by the number of rows
-        super().__init__(model, args, processing_class=processing_class, **kwargs)
+        super().__init__(
+            model,
+            args,
+            data_collator or self.collator_class.of(processing_class, args),
+            train_dataset if isinstance(train_dataset, IterableDataset) else numbered(train_dataset),
+            numbered(eval_dataset),
+            processing_class,
+            **kwargs,
+        )
+        self.evaluation_collator = EvaluationCollator(self.data_collator)
         self.meter, self.seen = Meter(self.accelerator), SeenInputs(self.accelerator)
-        self.add_callback(self.meter)
-        self.add_callback(self.seen)
-        self.add_callback(SamplerEpoch())
+        self.skipped_batches = SkippedBatches()
+        for callback in (self.meter, self.seen, SamplerEpoch(), self.skipped_batches):
+            self.add_callback(callback)
+
+    def _check_arguments(self, args: ComaTrainingArguments, train_dataset: Any, kwargs: dict[str, Any]) -> None:
+        if not isinstance(args, self.config_class):
+            raise ValueError(f"args must be a {self.config_class.__name__}, got a {type(args).__name__}.")
+        for name in NEVER_CALLED:
+            if kwargs.get(name) is not None:
+                raise ValueError(f"{name} would never be called: the loss and the metrics are those of the stage.")
+        orders = {
+            "train_sampling_strategy=group_by_length": args.train_sampling_strategy == "group_by_length",
+            "sub_batch_size": getattr(args, "sub_batch_size", None) is not None,
+        }
+        for name, is_set in orders.items():
+            if is_set and isinstance(train_dataset, IterableDataset):
+                raise ValueError(f"{name} needs a data set whose rows are known; streamed rows come as they come.")
 
     @property
     def coma(self) -> ComaForEmbedding:
         """The CoMa model inside whatever wraps it."""
-        model = self.accelerator.unwrap_model(self.model)
-        return model.get_base_model() if isinstance(model, PeftModel) else model
+        return _unwrapped(self.accelerator.unwrap_model(self.model))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        """Full weights are saved under the names of the published backbone, which `from_pretrained` translates back.
-        `Trainer` would look for them in vain, warn, and go on with the weights it began with."""
-        model = self.model if model is None else model
-        if isinstance(model, PeftModel) and not self.is_fsdp_enabled:
-            check_adapter(model, resume_from_checkpoint)
-        if not isinstance(model, ComaForEmbedding) or self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            _load_weights(model, resume_from_checkpoint)
+    @property
+    def bad_rows(self) -> BadRows | None:
+        """What the collator does about bad rows, and which it has left out, if it says so."""
+        return getattr(self.data_collator, "bad_rows", None)
 
-    def _load_best_model(self) -> None:
-        if not isinstance(self.model, ComaForEmbedding) or self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            super()._load_best_model()
-        else:
-            _load_weights(self.model, self.state.best_model_checkpoint)
+    def number_of_rows(self, batch: dict[str, Any]) -> int:
+        """How many rows of a batch count."""
+        raise TypeError(f"{type(self).__name__} does not say what the rows of a batch are.")
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save and isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
-            complete_adapter(output_dir or self.args.output_dir)
+    def is_logging_step(self) -> bool:
+        """Whether what is costly to measure should be measured in this step."""
+        every = self.state.logging_steps
+        return bool(every) and (self.state.global_step + 1) % every == 0
 
-    def _save_checkpoint(self, *args, **kwargs) -> None:
-        with whole_or_nothing(Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")):
-            super()._save_checkpoint(*args, **kwargs)
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        try:
-            return super()._determine_best_metric(metrics, trial)
-        except KeyError as error:  # with a sentence, but of a sort that tells of a fault in the code
-            raise ValueError(error.args[0]) from error
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """As in `Trainer`; `True` resumes from the last checkpoint that was saved to its end."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        if resume_from_checkpoint:
+            check_checkpoint(resume_from_checkpoint, engine=self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def create_scheduler(self, *args, **kwargs) -> torch.optim.lr_scheduler.LRScheduler:
         """As in `Trainer`; settings that the schedule does not know are named."""
@@ -176,6 +153,79 @@ class ComaTrainer(Trainer):
             settings = f"lr_scheduler_kwargs={self.args.lr_scheduler_kwargs}"
             schedule = f"lr_scheduler_type={str(self.args.lr_scheduler_type)}"
             raise ValueError(f"{settings} are not those of {schedule}: {error}.") from error
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """As in `Trainer`, and takes in which of the batches have rows."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches and self.bad_rows is not None and self.bad_rows.policy == "skip":
+            has_rows = torch.tensor([self.number_of_rows(batch) > 0 for batch in batches], dtype=torch.long)
+            self.skipped_batches.look_at(self.accelerator.reduce(has_rows.to(self.accelerator.device)))
+        return batches, num_items
+
+    def _get_dataloader(
+        self, dataset: Any, description: str, *args, is_training: bool = False, **kwargs
+    ) -> DataLoader:
+        """As in `Trainer`; those of evaluation have every row, and their batches say which rows they have."""
+        if is_training:
+            return super()._get_dataloader(dataset, description, *args, is_training=True, **kwargs)
+        collator, drop_last = self.data_collator, self.args.dataloader_drop_last
+        self.data_collator, self.args.dataloader_drop_last = self.evaluation_collator, False
+        try:
+            return super()._get_dataloader(numbered(dataset), description, *args, **kwargs)
+        finally:
+            self.data_collator, self.args.dataloader_drop_last = collator, drop_last
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """As in `Trainer`; rates of training do not count the time."""
+        with self.meter.paused():
+            return super().evaluate(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The loss is that of the steps that had rows; adds the means since the last log and what was counted."""
+        logs = self.skipped_batches.corrected(logs)
+        if "loss" in logs:
+            logs = {**logs, **self.meter.flush(), **self.seen.totals, **self.left_out()}
+        super().log(logs, start_time)
+
+    def left_out(self) -> dict[str, int]:
+        """Rows and turns that were left out, on all processes, if there are any."""
+        if self.bad_rows is None:
+            return {}
+        counts = torch.tensor([self.bad_rows.skipped, self.bad_rows.cut], device=self.accelerator.device)
+        skipped, cut = self.accelerator.reduce(counts).tolist()
+        return {name: number for name, number in {"rows_skipped": skipped, "turns_cut": cut}.items() if number}
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        try:
+            return super()._determine_best_metric(metrics, trial)
+        except KeyError as error:  # with a sentence, but of a sort that tells of a fault in the code
+            raise ValueError(error.args[0]) from error
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        """Full weights are saved under the names of the published backbone, which `from_pretrained` translates back.
+        `Trainer` would look for them in vain, warn, and go on with the weights it began with."""
+        model = self.model if model is None else model
+        if isinstance(model, ComaForEmbedding) and not self.is_fsdp_enabled:
+            restore_weights(model, resume_from_checkpoint)
+            return
+        if isinstance(model, PeftModel) and not self.is_fsdp_enabled:
+            check_adapter(model, resume_from_checkpoint)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not isinstance(self.model, ComaForEmbedding) or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            restore_weights(self.model, self.state.best_model_checkpoint)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save and isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
+            complete_adapter(output_dir or self.args.output_dir)
+
+    def _save_checkpoint(self, *args, **kwargs) -> None:
+        with whole_or_nothing(Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")):
+            super()._save_checkpoint(*args, **kwargs)
 
     def push_to_hub(self, *args, **kwargs) -> CommitInfo | None:
         """As in `Trainer`; an adapter is pushed only if its base is on the Hub."""
@@ -191,60 +241,26 @@ class ComaTrainer(Trainer):
                 shutil.copy(code, self.args.output_dir)
         super()._push_from_checkpoint(checkpoint_folder)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
-        """As in `Trainer`; `True` resumes from the last checkpoint that was saved to its end."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
-        if resume_from_checkpoint:
-            check_checkpoint(resume_from_checkpoint, engine=self.is_fsdp_enabled or self.is_deepspeed_enabled)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
-    def get_eval_dataloader(self, *args, **kwargs) -> DataLoader:
-        """As in `Trainer`, with every row: `dataloader_drop_last` is for training."""
-        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
-            return super().get_eval_dataloader(*args, **kwargs)
-        finally:
-            self.args.dataloader_drop_last = drop_last
-
-    def is_logging_step(self) -> bool:
-        """Whether what is costly to measure should be measured in this step."""
-        every = self.state.logging_steps
-        return bool(every) and (self.state.global_step + 1) % every == 0
-
-    def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        """As in `Trainer`; rates of training do not count the time."""
-        with self.meter.paused():
-            return super().evaluate(*args, **kwargs)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds to the training loss the means since the last log, and counts since the beginning."""
-        if "loss" in logs:
-            logs = {**logs, **self.meter.flush(), **self.seen.totals, **self._bad_rows()}
-        super().log(logs, start_time)
-
-    def _bad_rows(self) -> dict[str, int]:
-        """Rows and turns that were left out, on all processes, if there are any."""
-        bad_rows = getattr(self.data_collator, "bad_rows", None)
-        if bad_rows is None:
-            return {}
-        counts = torch.tensor([bad_rows.skipped, bad_rows.cut], device=self.accelerator.device)
-        skipped, cut = self.accelerator.reduce(counts).tolist()
-        return {name: n for name, n in (("rows_skipped", skipped), ("turns_cut", cut)) if n}
+def _unwrapped(model: ComaForEmbedding | PeftModel) -> ComaForEmbedding:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def _check_arguments(args: TrainingArguments, kwargs: dict[str, Any]) -> None:
-    for name in NEVER_CALLED & kwargs.keys():
-        if kwargs[name] is not None:
-            raise ValueError(f"{name} would never be called: the loss and the metrics are those of the stage.")
-    if isinstance(kwargs.get("train_dataset"), IterableDataset):
-        for name in NEED_ROWS:
-            if getattr(args, name, None) is not None:
-                raise ValueError(f"{name} needs a data set whose rows are known; streamed rows come as they come.")
+def _processor_of(model: ComaForEmbedding, processor: ComaProcessor | None) -> ComaProcessor:
+    """The processor that was given, or that of the folder of a model; it must fit the model."""
+    if processor is None and not model.name_or_path:
+        raise ValueError("The model was not loaded from a folder that has a processor: pass processing_class.")
+    processor = processor or ComaProcessor.from_pretrained(model.name_or_path)
+    if model.config.compression_token_ids != processor.compression_token_ids:
+        raise ValueError(
+            f"The model has {model.config.num_compression_tokens} compression tokens, the processor "
+            f"{processor.num_compression_tokens}, or under other ids: load both from one folder."
+        )
+    return processor
 
 
-def _trained(
-    model: ComaForEmbedding | PeftModel, args: TrainingArguments, peft_config: LoraConfig | None
+def _prepared(
+    model: ComaForEmbedding | PeftModel, args: ComaTrainingArguments, peft_config: LoraConfig | None
 ) -> ComaForEmbedding | PeftModel:
     """The model with what the settings freeze frozen, and its adapter."""
     if peft_config is not None:
@@ -255,29 +271,3 @@ def _trained(
     elif args.freeze_vision:
         freeze_vision(model, args.train_merger)
     return model
-
-
-def _load_weights(model: ComaForEmbedding, folder: str) -> None:
-    options = {"dtype": model.dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    saved, report = ComaForEmbedding.from_pretrained(folder, **options)
-    problems = ("missing_keys", "mismatched_keys", "unexpected_keys")
-    if wrong := {name: sorted(report[name]) for name in problems if report[name]}:
-        raise ValueError(f"The weights in {folder} do not fit its configuration: {wrong}")
-    ours, theirs = model.state_dict(), saved.state_dict()
-    if other := sorted(name for name in ours.keys() | theirs.keys() if _shape(ours, name) != _shape(theirs, name)):
-        raise ValueError(
-            f"The weights in {folder} are not of the model that is trained: {len(other)}, first {other[0]}."
-        )
-    model.load_state_dict(theirs)
-
-
-def _shape(weights: dict[str, torch.Tensor], name: str) -> torch.Size | None:
-    return weights[name].shape if name in weights else None
-
-
-def _numbered(dataset: Any) -> Any:
-    if isinstance(dataset, dict):
-        return {name: _numbered(part) for name, part in dataset.items()}
-    if dataset is None or isinstance(dataset, IterableDataset | NumberedRows):
-        return dataset
-    return NumberedRows(dataset)

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole: which is the last one, whether its files can be read, and none left half-written."""
+"""Checkpoints that are whole: which is the last one, can its files be read, none half-written; and their weights."""
 
 from __future__ import annotations
 
@@ -9,12 +9,23 @@ import zipfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from modeling_coma import ComaForEmbedding
 
-__all__ = ["check_checkpoint", "check_files", "last_checkpoint", "whole_or_nothing"]
+
+__all__ = [
+    "check_checkpoint",
+    "check_files",
+    "last_checkpoint",
+    "load_weights",
+    "restore_weights",
+    "whole_or_nothing",
+]
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CONFIGURATIONS = {
@@ -62,10 +73,9 @@ def check_checkpoint(folder: str | Path, engine: bool = False) -> None:
                 "interrupted save leave none): resume from another checkpoint, or train on from its weights."
             )
     check_files(folder)
-    _refuse(folder / TRAINER_STATE_NAME, _damage_of_json(folder / TRAINER_STATE_NAME))
-    for file in sorted(file for file in folder.iterdir() if file.is_file()):
-        if (file.suffix in (".pt", ".pth") or file.name == TRAINING_ARGS_NAME) and not zipfile.is_zipfile(file):
-            _refuse(file, "it is not what torch saves, or was cut")
+    for file in _files(folder):
+        if file.suffix in (".pt", ".pth") or file.name in (TRAINER_STATE_NAME, TRAINING_ARGS_NAME):
+            _check_file(file)
 
 
 def check_files(folder: str | Path) -> None:
@@ -79,32 +89,85 @@ def check_files(folder: str | Path) -> None:
     Raises:
         ValueError: names the file.
     """
-    for file in sorted(file for file in Path(folder).iterdir() if file.is_file()):
-        if file.name in CONFIGURATIONS:
-            _refuse(file, _damage_of_json(file))
-        elif file.suffix == ".safetensors":
-            _refuse(file, _damage_of_weights(file))
+    for file in _files(folder):
+        if file.name in CONFIGURATIONS or file.suffix == ".safetensors":
+            _check_file(file)
 
 
-def _refuse(file: Path, damage: str) -> None:
-    if damage:
-        raise ValueError(f"{file} cannot be read: {damage}. Copy or download it again.")
+def load_weights(name_or_path: str | Path, dtype: str | torch.dtype = "auto") -> ComaForEmbedding:
+    """
+    Loads a CoMa model whose weights are all there and all its own.
+
+    Args:
+        name_or_path (`str` or `Path`):
+            A folder, or a name on the Hub.
+        dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
+            As in `from_pretrained`.
+
+    Raises:
+        ValueError: if it is another kind of model or an adapter, or if weights are missing, left over, cut, or of
+            another shape.
+    """
+    folder = Path(name_or_path)
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        raise ValueError(
+            f"{folder} is an adapter, no model: load it upon its base, `PeftModel.from_pretrained(base, folder, "
+            "is_trainable=True)`."
+        )
+    config = AutoConfig.from_pretrained(name_or_path)
+    if config.model_type != "coma":
+        hint = f"make one of it by `coma create {name_or_path} OUT`"
+        raise ValueError(f"{name_or_path} is a {config.model_type} model and no CoMa model: {hint}.")
+    try:
+        # Weights of another shape are reported like the others that do not fit, instead of a table and no name.
+        options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, report = ComaForEmbedding.from_pretrained(name_or_path, **options)
+    except SafetensorError as error:
+        raise ValueError(f"The weights of {name_or_path} cannot be read: {error}") from error
+    wrong = {name: sorted(report[name]) for name in ("missing_keys", "mismatched_keys", "unexpected_keys")}
+    if any(wrong.values()):
+        raise ValueError(f"The weights of {name_or_path} do not fit its configuration: {wrong}")
+    return model
 
 
-def _damage_of_json(file: Path) -> str:
+def restore_weights(model: ComaForEmbedding, folder: str | Path) -> None:
+    """
+    Gives a model the weights of a checkpoint.
+
+    Raises:
+        ValueError: if the checkpoint is of another model, or its weights do not fit its own configuration.
+    """
+    try:
+        model.load_state_dict(load_weights(folder, model.dtype).state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"The weights in {folder} are not of the model that is trained: {error}") from error
+
+
+def _files(folder: str | Path) -> list[Path]:
+    return sorted(file for file in Path(folder).iterdir() if file.is_file())
+
+
+def _check_file(file: Path) -> None:
+    """Reads of a file what shows that it is whole: JSON, the header of weights, the end of what torch saves."""
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt"):
+                pass
+        elif file.suffix == ".json":
+            _check_json(file)
+        elif not zipfile.is_zipfile(file):
+            raise ValueError("it is not what torch saves, or was cut")
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}. Copy or download it again.") from error
+
+
+def _check_json(file: Path) -> None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # of JSON and of UTF-8
-        return f"it is not JSON ({error})"
-    return "" if isinstance(content, dict) else f"it is JSON of a {type(content).__name__}, not of an object"
-
-
-def _damage_of_weights(file: Path) -> str:
-    try:
-        with safe_open(file, "pt"):
-            return ""
-    except SafetensorError as error:
-        return str(error)
+        raise ValueError(f"it is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"it is JSON of a {type(content).__name__}, not of an object")
 
 
 class whole_or_nothing(AbstractContextManager):

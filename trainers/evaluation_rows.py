@@ -13,7 +13,7 @@ from trainers.data.rows import ROW, BadRows, NumberedRows
 from trainers.distributed import gather_rows
 
 
-__all__ = ["EVALUATION", "EvaluationCollator", "NumberedStream", "RowsOnce", "numbered_for_evaluation"]
+__all__ = ["EVALUATION", "EvaluationCollator", "NumberedStream", "RowsOnce", "numbered"]
 
 EVALUATION = "the evaluation data"
 PLACE = "place in the stream"  # the name of a row of a stream may be a text, `row`; this is a number
@@ -29,16 +29,17 @@ class NumberedStream(IterableDataset):
         worker = get_worker_info()  # each has a part of the stream, and counts for itself
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for number, row in enumerate(self.dataset):
-            yield {**row, PLACE: first + number * step}
+            place = first + number * step
+            yield {ROW: place, **row, PLACE: place}
 
 
-def numbered_for_evaluation(dataset: Any) -> Any:
+def numbered(dataset: Any) -> Any:
     """The same data, or each of several sets, with rows that know their number."""
     if isinstance(dataset, dict):
-        return {name: numbered_for_evaluation(part) for name, part in dataset.items()}
+        return {name: numbered(part) for name, part in dataset.items()}
     if dataset is None or isinstance(dataset, NumberedRows | NumberedStream):
         return dataset
-    return NumberedStream(dataset) if isinstance(dataset, torch.utils.data.IterableDataset) else NumberedRows(dataset)
+    return NumberedStream(dataset) if isinstance(dataset, IterableDataset) else NumberedRows(dataset)
 
 
 class EvaluationCollator:
@@ -58,8 +59,7 @@ class EvaluationCollator:
             self.collator.bad_rows = self.bad_rows = BadRows(bad_rows.policy, EVALUATION)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        numbers = torch.tensor([row.get(PLACE, row.get(ROW)) for row in rows])
-        rows = [{ROW: row.get(PLACE), **row} for row in rows]
+        numbers = torch.tensor([row.get(PLACE, row[ROW]) for row in rows])
         if self.bad_rows is not None:
             self.bad_rows.reasons.clear()  # another set may have had a bad row of the same number
         batch = self.collator([{name: value for name, value in row.items() if name != PLACE} for row in rows])

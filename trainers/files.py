@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 def write_record(path: str | Path, content: Any) -> None:
     """Writes what is JSON, whole or not at all; raises as [`whole_file`]."""
     with whole_file(path) as file:
-        file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        # Half a character, as names of files may have, is written as the escape that JSON has for it.
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_record(path: str | Path, what: str) -> dict[str, Any]:
@@ -72,34 +74,52 @@ def read_record(path: str | Path, what: str) -> dict[str, Any]:
     return found
 
 
-def begin_folder(folder: str | Path, made_of: Mapping[str, Any]) -> None:
+def begin_folder(
+    folder: str | Path,
+    made_of: Mapping[str, Any],
+    record: str = RECORD,
+    compare: Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]] | None = None,
+) -> None:
     """
     Begins a folder for what is made on the way, or goes on with it: a record in it says what it was begun with.
 
     Args:
         folder (`str` or `Path`): the folder.
         made_of (`Mapping[str, Any]`): what its contents depend on, as JSON.
+        record (`str`, *optional*, defaults to `"begun_with.json"`): name of the record in the folder.
+        compare (`Callable`, *optional*, defaults to [`differences`]): names what differs and matters between the
+            record that is there and `made_of`.
 
     Raises:
         ValueError: for a folder with other files, or that was begun with something else, which is named.
     """
-    folder, ours = Path(folder), json.loads(json.dumps(made_of))
-    record = folder / RECORD
-    if not record.exists():
+    folder, begun_with = Path(folder), json.loads(json.dumps(made_of))
+    file = folder / record
+    if not file.exists():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"{folder} is there already, and not from this command: move it, or write elsewhere.")
-        write_record(record, ours)
+        write_record(file, begun_with)
         return
-    if other := differences(read_record(record, "record of this command"), ours):
+    if other := (compare or differences)(read_record(file, "record of this command"), begun_with):
         raise ValueError(
             f"{folder} was begun with another {'; '.join(other)}: remove it to begin anew, or write elsewhere."
         )
 
 
-def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Names of what differs between two records, with both values where they are short."""
-    names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
-    return [f"{name} ({theirs.get(name)!r:.40}, now {ours.get(name)!r:.40})" for name in names]
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str] | None = None) -> list[str]:
+    """
+    What differs between two records.
+
+    Args:
+        before, now (`Mapping[str, Any]`): the records.
+        names (`Iterable[str]`, *optional*): what is compared; by default everything that one of them has.
+
+    Returns:
+        `list[str]`: names with both values, cut where they are long: `"learning_rate (0.01, now 0.02)"`.
+    """
+    compared = before.keys() | now.keys() if names is None else names
+    differing = sorted(name for name in compared if before.get(name) != now.get(name))
+    return [f"{name} ({before.get(name)!r:.40}, now {now.get(name)!r:.40})" for name in differing]
 
 
 @contextmanager

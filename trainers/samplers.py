@@ -1,4 +1,4 @@
-"""The order of training: batches of rows of similar length, and sub-batches from one source."""
+"""How rows are cut into batches by a token budget (`pack`), and the order of training: by length, or by source."""
 
 from __future__ import annotations
 
@@ -9,7 +9,71 @@ import numpy as np
 from torch.utils.data import Sampler
 
 
-__all__ = ["LengthGroupedBatches", "SubBatchSampler"]
+__all__ = ["LengthGroupedBatches", "SubBatchSampler", "halve_largest", "pack"]
+
+
+def pack(
+    lengths: Sequence[int] | Sequence[Sequence[int]] | np.ndarray,
+    max_tokens: int | None = None,
+    max_rows: int | None = None,
+    *,
+    longest_first: bool = False,
+    padded: bool = True,
+) -> list[list[int]]:
+    r"""
+    Cuts rows into batches within a budget of tokens. A row that alone exceeds it is a batch of its own.
+
+    Args:
+        lengths (`Sequence` of shape `(num_rows,)` or `(num_rows, num_parts)`):
+            Tokens of each row; of parts that are padded apart, as inputs and dialogues are, each for itself.
+        max_tokens (`int`, *optional*):
+            Most tokens of a batch.
+        max_rows (`int`, *optional*):
+            Most rows of a batch.
+        longest_first (`bool`, *optional*, defaults to `False`):
+            Sorts the rows by length, so that a budget that is too large for the memory fails at once. By default they
+            stay in the order in which they are given.
+        padded (`bool`, *optional*, defaults to `True`):
+            Whether all rows of a batch take as many tokens as the longest of them, or each its own.
+
+    Returns:
+        `list[list[int]]`: the numbers of the rows of each batch; none is empty.
+
+    Example:
+
+        >>> pack([3, 9, 4, 8], max_tokens=20, longest_first=True)
+        [[1, 3], [2, 0]]
+    """
+    lengths = np.asarray(lengths)
+    if lengths.ndim == 1:
+        lengths = lengths[:, None]
+    rows = np.argsort(-lengths.sum(axis=1), kind="stable") if longest_first else np.arange(len(lengths))
+    batches: list[list[int]] = []
+    size, taken = 0, [0] * lengths.shape[1]  # rows of the last batch, and the tokens of its parts
+    for row, parts in zip(rows.tolist(), lengths[rows].tolist(), strict=True):
+        if padded:
+            together = [max(pair) for pair in zip(parts, taken, strict=True)]
+            tokens = (size + 1) * max(1, sum(together))
+        else:
+            together = [sum(pair) for pair in zip(parts, taken, strict=True)]
+            tokens = sum(together)
+        if not batches or size == max_rows or (max_tokens is not None and tokens > max_tokens):
+            batches.append([])
+            size, together = 0, parts
+        batches[-1].append(row)
+        size, taken = size + 1, together
+    return batches
+
+
+def halve_largest(batches: Sequence[list[int]], number: int) -> list[list[int]]:
+    """Halves the largest batch again and again until there are `number` of them; some are empty if rows are few."""
+    batches = list(batches)
+    while len(batches) < number:
+        sizes = [len(batch) for batch in batches]
+        largest = sizes.index(max(sizes))
+        batch = batches[largest]
+        batches[largest : largest + 1] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+    return batches
 
 
 class LengthGroupedBatches(Sampler[list[int]]):
@@ -65,7 +129,9 @@ class LengthGroupedBatches(Sampler[list[int]]):
         runs = np.split(places, np.flatnonzero(np.diff(self.steps[places], axis=0).any(axis=1)) + 1)
         # What any row may need that comes to stand in a place of its step.
         widths = np.repeat([lengths[run].max(axis=0) for run in runs], [len(run) for run in runs], axis=0)
-        self.sizes = _batch_sizes(widths.tolist(), batch_size, max_tokens, num_processes)
+        batches = pack(widths, max_tokens, batch_size)
+        multiple = math.ceil(len(batches) / num_processes) * num_processes
+        self.sizes = [len(batch) for batch in halve_largest(batches, multiple)]
         self.seed, self.epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -80,24 +146,6 @@ class LengthGroupedBatches(Sampler[list[int]]):
         order = np.lexsort((random.random(len(self.steps)), *self.steps.T[::-1]))
         batches = np.split(order, np.cumsum(self.sizes)[:-1])
         return (batches[i].tolist() for i in random.permutation(len(batches)))
-
-
-def _batch_sizes(widths: list[list[int]], batch_size: int, max_tokens: int | None, num_processes: int) -> list[int]:
-    """Rows per batch, for the widths of sorted rows; the widest in each part sets what the others are padded to."""
-    sizes, widest = [0], [0] * len(widths[0])
-    for width in widths:
-        wider = [max(pair) for pair in zip(width, widest, strict=True)]
-        full = sizes[-1] == batch_size or (max_tokens is not None and (sizes[-1] + 1) * sum(wider) > max_tokens)
-        if sizes[-1] and full:
-            sizes.append(0)
-            wider = width
-        sizes[-1] += 1
-        widest = wider
-    while len(sizes) % num_processes:
-        largest = sizes.index(max(sizes))
-        half = sizes[largest] // 2
-        sizes[largest : largest + 1] = [half, sizes[largest] - half]
-    return sizes
 
 
 class SubBatchSampler(Sampler[int]):

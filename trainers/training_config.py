@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from transformers import TrainingArguments, integrations
@@ -13,6 +13,7 @@ from transformers.debug_utils import DebugOption
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import is_torch_xla_available
 
+from trainers.data.json_rows import parse_object
 from trainers.ranges import AT_LEAST_0, BELOW_1, COUNT, FINITE, POSITIVE, WHOLE, Range, check_choices, check_ranges
 
 
@@ -23,11 +24,8 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "label_smoothing_factor": ((0,), "the losses of both stages smooth no labels"),
     "remove_unused_columns": ((False,), "the collator needs every column, and no column is an argument of the model"),
     "label_names": ((None,), "the labels of stage 1 are made by the collator, stage 2 has none"),
-    "train_sampling_strategy": (
-        ("random", "sequential"),
-        "the lengths of rows are known in tokens only; stage 1 has `length_column` for it, stage 2 sorts by itself",
-    ),
-    "length_column_name": (("length",), "stage 1 has `length_column` for it, stage 2 sorts by itself"),
+    "train_sampling_strategy": (("random", "sequential"), "stage 1 can group rows by length, stage 2 sorts by itself"),
+    "length_column_name": (("length",), "it goes with `group_by_length` of stage 1, stage 2 sorts by itself"),
     "include_num_input_tokens_seen": (("no", False), "`tokens_seen` is logged, images and dialogues included"),
     "include_for_metrics": (([],), "evaluation computes its own metrics, and keeps no predictions"),
     "batch_eval_metrics": ((False,), "evaluation computes its own metrics, batch by batch"),
@@ -108,10 +106,12 @@ class ComaTrainingArguments(TrainingArguments):
     max_length: int | None = field(default=None, metadata={"help": "Limit of an input in tokens."})
     on_bad_row: Literal["raise", "skip"] = field(default="raise", metadata={"help": "What becomes of bad rows."})
 
+    refused: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = REFUSED
+
     def __post_init__(self) -> None:
         check_choices(self)
         check_ranges(self, RANGES)
-        for name, (values, reason) in REFUSED.items():
+        for name, (values, reason) in self.refused.items():
             if (value := getattr(self, name)) not in values:
                 raise ValueError(f"{name}={value!r} cannot act here: {reason}. Leave it out.")
         if self.learning_rate == 0 and getattr(self, "temperature_learning_rate", None) is None:
@@ -170,23 +170,12 @@ def mapping_of(name: str, value: Any, file: bool = False) -> Any:
             Whether it may also be the name of a file with JSON.
 
     Raises:
-        ValueError: if it is a string, and not JSON of a mapping.
+        ValueError: if it is a string, and not JSON of a mapping in which every key is once.
     """
     if not isinstance(value, str):
         return value
     text = Path(value).read_text(encoding="utf-8") if file and not value.lstrip().startswith("{") else value
     try:
-        mapping = json.loads(text, object_pairs_hook=lambda pairs: _unique(name, pairs))
-    except json.JSONDecodeError as error:
+        return parse_object(text)
+    except ValueError as error:
         raise ValueError(f"{name} must be a mapping, as JSON, got {value!r}: {error}.") from error
-    if not isinstance(mapping, dict):
-        raise ValueError(f"{name} must be a mapping, as JSON, got {value!r}.")
-    return mapping
-
-
-def _unique(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    mapping = dict(pairs)
-    if len(mapping) < len(pairs):
-        twice = next(key for key in mapping if [known for known, _ in pairs].count(key) > 1)
-        raise ValueError(f"{name} has {twice!r} twice.")
-    return mapping

@@ -18,12 +18,13 @@ from safetensors.torch import load_file
 from transformers.utils import logging
 
 from benchmarks.emoji_study.arms import COMA
+from benchmarks.emoji_study.geometry import alignment, anisotropy, uniformity
 from benchmarks.emoji_study.runs import similarity
 from benchmarks.emoji_study.setting import OTHER, UNSEEN, Emoji, embed
 from hub_scripts.common.page import draw_page
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.backbone import model_from_backbone
 from trainers.data.emoji import emoji_retrieval
-from trainers.evaluation.geometry import alignment, anisotropy, uniformity
 
 
 class Moment(NamedTuple):
@@ -38,7 +39,7 @@ def moments(folder: Path, seed: int, emoji: Emoji) -> list[Moment]:
     stage_1 = folder / "stage-1" / f"K{COMA.tokens}-{COMA.dialogues}-ce-1-{seed}"
     found = []
     for title, loaded in (
-        ("before stage 1", ComaForEmbedding.from_backbone(str(folder / "backbone"), COMA.tokens)),
+        ("before stage 1", model_from_backbone(str(folder / "backbone"), COMA.tokens)),
         ("after stage 1", (ComaForEmbedding.from_pretrained(stage_1), ComaProcessor.from_pretrained(stage_1))),
     ):
         found.append(Moment(title, embed(*loaded, emoji), torch.tensor(similarity(*loaded, emoji))))
@@ -107,14 +108,8 @@ def main() -> None:
     several = moments(arguments.folder, arguments.seed, emoji)
     draw_geometry(several).savefig(arguments.folder / "geometry.png", dpi=110)
     draw_groups(several[-1], emoji.groups).savefig(arguments.folder / "groups.png", dpi=110)
-    images, others, names = (several[-1].embeddings[name] for name in ("images", "others", "names"))
-    tasks = {
-        "image_to_text": (images, names),
-        "text_to_image": (names, images),
-        "image_to_image": (images, others),
-    }
-    neighbours = {name: (queries @ documents.T).topk(5).indices for name, (queries, documents) in tasks.items()}
-    draw_page(arguments.folder / "neighbours.png", emoji_retrieval(UNSEEN), emoji_retrieval(OTHER), neighbours)
+    embeddings = {name: several[-1].embeddings[name] for name in ("images", "names", "others")}
+    draw_page(arguments.folder / "neighbours.png", emoji_retrieval(UNSEEN), emoji_retrieval(OTHER), **embeddings)
 
 
 if __name__ == "__main__":

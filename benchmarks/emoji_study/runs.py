@@ -15,18 +15,21 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from benchmarks.emoji_study.arms import Arm
+from benchmarks.emoji_study.geometry import token_similarity
 from benchmarks.emoji_study.setting import Emoji, Steps, common_settings, embed, examine
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.backbone import model_from_backbone
 from trainers.compression.collator import ComaCompressionCollator
 from trainers.compression.config import ComaCompressionConfig
 from trainers.compression.trainer import ComaCompressionTrainer
-from trainers.contrastive.collator import ComaContrastiveCollator
-from trainers.contrastive.config import ComaContrastiveConfig
-from trainers.contrastive.trainer import ComaContrastiveTrainer
 from trainers.data.emoji import emoji_dialogues, emoji_pairs
 from trainers.encoding.encode import embed_items
-from trainers.evaluation.geometry import token_similarity
 from trainers.evaluation.metrics import Relevance, rank_embeddings, retrieval_metrics
+from trainers.experimental import (
+    ExperimentalContrastiveConfig,
+    ExperimentalContrastiveTrainer,
+    JointContrastiveCollator,
+)
 
 
 CURVE_POINTS = 5
@@ -58,7 +61,7 @@ def run(arm: Arm, seed: int, steps: Steps, emoji: Emoji, folder: Path) -> dict[s
         seconds = before.pop("seconds")
         model, processor = ComaForEmbedding.from_pretrained(place), ComaProcessor.from_pretrained(place)
     else:
-        model, processor = ComaForEmbedding.from_backbone(str(place), arm.tokens)
+        model, processor = model_from_backbone(str(place), arm.tokens)
     model.config.pooling = arm.pooling
     curve = match(arm, seed, steps, emoji, model, processor)
     embeddings = embed(model, processor, emoji)
@@ -81,7 +84,7 @@ def similarity(model: ComaForEmbedding, processor: ComaProcessor, emoji: Emoji) 
 
 
 def _keep_compressed(arm: Arm, seed: int, steps: int, emoji: Emoji, backbone: Path, place: Path) -> None:
-    model, processor = ComaForEmbedding.from_backbone(str(backbone), arm.tokens)
+    model, processor = model_from_backbone(str(backbone), arm.tokens)
     collate = ComaCompressionCollator(emoji.caching(processor), compression_instruction=False)
     started = time.process_time()
     with tempfile.TemporaryDirectory() as scratch:
@@ -95,9 +98,7 @@ def _keep_compressed(arm: Arm, seed: int, steps: int, emoji: Emoji, backbone: Pa
         )
         teacher = copy.deepcopy(model) if arm.kl else None
         rows = dialogues(arm.dialogues, seed, emoji)
-        ComaCompressionTrainer(
-            model, config, processor, teacher=teacher, train_dataset=rows, data_collator=collate
-        ).train()
+        ComaCompressionTrainer(model, config, collate, rows, processing_class=processor, teacher=teacher).train()
     seconds = time.process_time() - started
     model.save_pretrained(place)
     processor.save_pretrained(place)
@@ -158,10 +159,10 @@ def match(arm: Arm, seed: int, steps: Steps, emoji: Emoji, model: ComaForEmbeddi
     max_steps = round(usual * USUAL_BATCH / arm.batch_size)
     caching = emoji.caching(processor)
     answers = ComaCompressionCollator(caching, compression_instruction=False) if arm.joint else None
-    collate = ComaContrastiveCollator(caching, dialogues=answers)
+    collate = JointContrastiveCollator(caching, dialogues=answers)
     curve = Curve(lambda: quick_precision(model, caching, emoji), max_steps // CURVE_POINTS)
     with tempfile.TemporaryDirectory() as scratch:
-        config = ComaContrastiveConfig(
+        config = ExperimentalContrastiveConfig(
             **common_settings(scratch, seed),
             max_steps=max_steps,
             per_device_train_batch_size=arm.batch_size,
@@ -170,10 +171,10 @@ def match(arm: Arm, seed: int, steps: Steps, emoji: Emoji, model: ComaForEmbeddi
             bidirectional=True,
             joint_weight=float(arm.joint),
         )
-        ComaContrastiveTrainer(
+        ExperimentalContrastiveTrainer(
             model,
             config,
-            processor,
+            processing_class=processor,
             train_dataset=pairs(arm, seed, emoji),
             data_collator=collate if arm.mask_duplicates else lambda rows: without_keys(collate(rows)),
             callbacks=[curve],

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from datasets import Dataset, concatenate_datasets
 
+from benchmarks.emoji_study.geometry import alignment, anisotropy, effective_rank, uniformity
 from hub_scripts.tiny.backbone import DEMO, create_tiny_backbone
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.backbone import model_from_backbone
 from trainers.compression.collator import ComaCompressionCollator
 from trainers.compression.config import ComaCompressionConfig
 from trainers.compression.trainer import ComaCompressionTrainer
@@ -20,7 +22,6 @@ from trainers.data.emoji import STYLES, emoji_dialogues, load_emoji
 from trainers.data.images import as_image, without_decoding
 from trainers.data.pixel_cache import CachingProcessor
 from trainers.encoding.encode import embed_items
-from trainers.evaluation.geometry import alignment, anisotropy, effective_rank, uniformity
 from trainers.evaluation.metrics import Relevance, rank_embeddings, retrieval_metrics
 
 
@@ -118,7 +119,7 @@ def make_backbone(folder: Path, emoji: Emoji, steps: int) -> float:
     started = time.process_time()
     texts = [message["content"] for row in emoji_dialogues(load_emoji(), languages=())["messages"] for message in row]
     create_tiny_backbone(str(folder), texts=texts + emoji.names, sizes=SIZES, seed=0)
-    model, processor = ComaForEmbedding.from_backbone(str(folder), 1)
+    model, processor = model_from_backbone(str(folder), 1)
     collate = ComaCompressionCollator(emoji.caching(processor), compression_instruction=False)
     rows = [emoji_dialogues(emoji.train, seed=seed, turns=2, languages=()) for seed in range(6)]
     with tempfile.TemporaryDirectory() as scratch:
@@ -127,7 +128,7 @@ def make_backbone(folder: Path, emoji: Emoji, steps: int) -> float:
             ComaCompressionConfig(
                 **common_settings(scratch, 0), max_steps=steps, per_device_train_batch_size=64, learning_rate=1e-3
             ),
-            processor,
+            processing_class=processor,
             train_dataset=concatenate_datasets(rows),
             data_collator=lambda batch: {**collate(batch), "dialogue_view": "full"},
         ).train()

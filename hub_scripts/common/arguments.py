@@ -1,21 +1,24 @@
-"""What the command lines of several commands have in common."""
+"""What the command lines of several commands have in common: options of a model, and numbers in their range."""
 
 import argparse
 import json
 import math
+import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 
-__all__ = ["add_model_options", "command_parser", "instructions_by_source", "number_within", "positive", "whole"]
+__all__ = ["DTYPES", "Dtype", "add_encode_options", "add_model_options", "command_parser", "instructions_by_source"]
+__all__ += ["number_within", "positive", "whole"]
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+DTYPES = get_args(Dtype)
 
 
 def command_parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser for `coma NAME` whose help begins with the docstring of the module, as it stands there."""
-    raw = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(prog=f"coma {name}", description=description, formatter_class=raw)
+    as_it_stands = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=f"coma {name}", description=description, formatter_class=as_it_stands)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -24,18 +27,28 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="for instance cpu or cuda:1; auto takes an accelerator")
 
 
-def positive(text: str) -> int:
-    """A whole number from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
+def add_encode_options(parser: argparse.ArgumentParser, part_rows: int) -> None:
+    """Options for a command that embeds many rows, in parts."""
+    add = parser.add_argument
+    add("--batch-tokens", type=positive, default=16384, metavar="N", help="tokens of a batch (default: %(default)s)")
+    add("--part-rows", type=positive, default=part_rows, metavar="N", help="rows of a part (default: %(default)s)")
+    workers = min(8, (os.cpu_count() or 1) // 2)
+    decode = "processes that decode (default here: %(default)s)"
+    add("--workers", dest="num_workers", type=whole, default=workers, metavar="N", help=decode)
+    add_model_options(parser)
 
 
-def whole(text: str) -> int:
-    """A whole number from 0."""
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
-    return int(text)
+def _whole_from(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdecimal()) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
+        return int(text)
+
+    return parse
+
+
+positive = _whole_from(1)
+whole = _whole_from(0)
 
 
 def number_within(least: float, most: float) -> Callable[[str], float]:
@@ -47,8 +60,9 @@ def number_within(least: float, most: float) -> Callable[[str], float]:
         except ValueError:
             number = math.nan
         if not (math.isfinite(number) and least <= number <= most):
-            bounds = [f"from {least:g}"] * math.isfinite(least) + [f"to {most:g}"] * math.isfinite(most)
-            raise argparse.ArgumentTypeError(f"{text!r} is not {' '.join(['a number', *bounds])}")
+            lower = f" from {least:g}" if math.isfinite(least) else ""
+            upper = f" to {most:g}" if math.isfinite(most) else ""
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number{lower}{upper}")
         return number
 
     return parse
@@ -63,9 +77,10 @@ def instructions_by_source(text: str) -> dict[str, str]:
         return dict(pairs)
 
     try:
-        found = json.loads(text, object_pairs_hook=once)
+        instructions = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"{text[:80]!r} is not JSON: {error}") from error
-    if not isinstance(found, dict) or not all(isinstance(one, str) and one.strip() for one in found.values()):
+    lines = instructions.values() if isinstance(instructions, dict) else [None]
+    if not all(isinstance(line, str) and line.strip() for line in lines):
         raise argparse.ArgumentTypeError(f'{text[:80]!r} is not like {{"a source": "Its instruction."}}')
-    return found
+    return instructions

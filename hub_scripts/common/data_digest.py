@@ -1,7 +1,6 @@
 """A digest of what a model was trained on: of the same content the same, wherever it lies, whatever its name."""
 
 import hashlib
-from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
 
@@ -40,15 +39,20 @@ def digest_of_files(files: list[Path], most_read: int = MOST_READ) -> str:
         most_read (`int`, *optional*, defaults to a gigabyte): bytes that are read at most, but for a block a file.
     """
     sizes = [file.stat().st_size for file in files]
-    whole = sum(sizes) <= most_read
-    blocks_of_each = None if whole else max(1, most_read // BLOCK // len(files))
+    is_whole = sum(sizes) <= most_read
     digest = hashlib.blake2b(digest_size=16)
     for file, size in zip(files, sizes, strict=True):
-        if len(files) > 1 or not whole:
+        if len(files) > 1 or not is_whole:
             digest.update(f"{size}\0".encode())
-        for block in _blocks(file, size, blocks_of_each):
-            digest.update(block)
-    return f"blake2b-128{'' if whole else ' of samples'}:{digest.hexdigest()}"
+        blocks = max(1, most_read // BLOCK // len(files))
+        starts = range(0, size, BLOCK)
+        if not is_whole and blocks < len(starts):
+            starts = [(size - BLOCK) * number // max(1, blocks - 1) for number in range(blocks)]
+        with file.open("rb") as stream:
+            for start in starts:
+                stream.seek(start)
+                digest.update(stream.read(BLOCK))
+    return f"blake2b-128{'' if is_whole else ' of samples'}:{digest.hexdigest()}"
 
 
 def _files(source: str) -> list[Path]:
@@ -60,14 +64,3 @@ def _files(source: str) -> list[Path]:
         found = [*path.glob("*"), *path.glob("*/*")]
         return sorted(file for file in found if file.suffix.lower() in TABLES and file.is_file())
     return sorted(file for file in map(Path, glob(source)) if file.is_file())
-
-
-def _blocks(file: Path, size: int, count: int | None) -> Iterator[bytes]:
-    with file.open("rb") as stream:
-        if count is None or count * BLOCK >= size:
-            while block := stream.read(BLOCK):
-                yield block
-            return
-        for number in range(count):
-            stream.seek((size - BLOCK) * number // max(1, count - 1))
-            yield stream.read(BLOCK)

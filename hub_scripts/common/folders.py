@@ -5,8 +5,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from hub_scripts.hub.card import CardSources, write_model_card
+from hub_scripts.hub.card import write_model_card
 from hub_scripts.hub.training_record import TRAINING_FILE
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.checkpoints import whole_or_nothing
@@ -46,9 +47,8 @@ def save_model(
     model: ComaForEmbedding,
     processor: ComaProcessor,
     folder: Path,
-    training: str = "",
-    results: str = "",
     trained_in: Path | None = None,
+    **card: Any,
 ) -> None:
     """
     Saves weights, code, tokenizer, processor (with the files of sentence-transformers) and a model card.
@@ -57,11 +57,11 @@ def save_model(
         model ([`ComaForEmbedding`]): the model.
         processor ([`ComaProcessor`]): its processor.
         folder (`Path`): where to.
-        training, results (`str`, *optional*): Markdown for the card.
         trained_in (`Path`, *optional*): folder that training has left; its record goes along, and into the card.
+        card: passed to [`write_model_card`].
     """
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     if trained_in is not None and (trained_in / TRAINING_FILE).exists():
         shutil.copy(trained_in / TRAINING_FILE, folder)
-    write_model_card(folder, model, processor, sources=CardSources(training=training, results=results))
+    write_model_card(folder, model, processor, **card)

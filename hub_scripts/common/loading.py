@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
-from transformers import AutoConfig
 from transformers.utils import find_adapter_config_file, has_file
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.checkpoints import check_files
+from trainers.checkpoints import check_files, load_weights
 
 
 if TYPE_CHECKING:
@@ -45,7 +43,7 @@ def load_model(name_or_path: str, dtype: str = "auto", device: str = "auto") -> 
     Raises:
         ValueError: if it is another kind of model, or weights are missing or of another shape.
     """
-    place = find_device(device)
+    found_device = find_device(device)
     name_or_path = fetch_adapter(name_or_path)
     if is_adapter(name_or_path):
         from trainers.adapters import merge_adapter
@@ -53,8 +51,9 @@ def load_model(name_or_path: str, dtype: str = "auto", device: str = "auto") -> 
         adapted, base = load_adapter(name_or_path, dtype=dtype)
         model, processor = merge_adapter(adapted), load_processor(name_or_path, base)
     else:
-        model, processor = _load_weights(name_or_path, dtype), load_processor(name_or_path)
-    return model.to(place).eval(), processor
+        check_folder(name_or_path)
+        model, processor = load_weights(name_or_path, dtype), load_processor(name_or_path)
+    return model.to(found_device).eval(), processor
 
 
 def find_device(name: str = "auto") -> torch.device:
@@ -141,8 +140,9 @@ def load_adapter(folder: str, base: str | None = None, dtype: str = "auto") -> t
     if not base or (Path(base).is_absolute() and not Path(base).exists()):
         raise ValueError(f"The adapter {folder} names {named!r} as its base, which is not there: give --base FOLDER.")
     config.inference_mode = True
+    check_folder(base)
     # Not `from_pretrained`: by the task type it picks a wrapper that passes arguments of other models' heads.
-    adapted = PeftModel(_load_weights(base, dtype), config)
+    adapted = PeftModel(load_weights(base, dtype), config)
     check_adapter(adapted, folder)
     adapted.load_adapter(folder, "default")
     return adapted.eval(), base
@@ -152,21 +152,3 @@ def load_processor(*places: str) -> ComaProcessor:
     """The processor from the first place that has one: that of an adapter goes before that of its base."""
     saved = (place for place in places if (Path(place) / "processor_config.json").exists())
     return ComaProcessor.from_pretrained(next(saved, places[-1]))
-
-
-def _load_weights(name_or_path: str, dtype: str) -> ComaForEmbedding:
-    check_folder(name_or_path)
-    config = AutoConfig.from_pretrained(name_or_path)
-    if config.model_type != "coma":
-        hint = f"make one of it by `coma create {name_or_path} OUT`"
-        raise ValueError(f"{name_or_path} is a {config.model_type} model and no CoMa model: {hint}.")
-    try:
-        # Weights of another shape are reported like the others that do not fit, instead of a table and no name.
-        options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, report = ComaForEmbedding.from_pretrained(name_or_path, **options)
-    except SafetensorError as error:
-        raise ValueError(f"The weights of {name_or_path} cannot be read: {error}") from error
-    wrong = {name: sorted(report[name]) for name in ("missing_keys", "mismatched_keys", "unexpected_keys")}
-    if any(wrong.values()):
-        raise ValueError(f"The weights of {name_or_path} do not fit its configuration: {wrong}")
-    return model

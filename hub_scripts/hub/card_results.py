@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult
 
+from hub_scripts.hub.golden import ANY_PRECISION, probe, same_embeddings
 from hub_scripts.hub.markdown import code, plain, row
 from hub_scripts.hub.public_names import public_text
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Score", "read_results", "results_table"]
 
 LAYOUT = '`results.json` of `coma evaluate`, or {"task": …, "dataset": …, "metrics": {name: number}}'
+SOURCES = ("commit", "report_generated_date", "versions")
 NOT_IN_A_TYPE = re.compile(r"[^\w.-]+")  # the Hub takes names of repositories
-PROBE_TOLERANCE = 0.02  # between devices and precisions; another model is further away
 
 
 @dataclass
@@ -74,11 +75,8 @@ def read_results(files: Sequence[Path], model: "ComaForEmbedding", processor: "C
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is not JSON: {error}") from error
         if isinstance(content, dict) and {"metadata", "metrics"} <= content.keys():
-            _check_layout(file, content)
-            _check_model(file, content["metadata"], model, processor)
-            found = _of_evaluate(content)
-        else:
-            found = [_of_plain(file, one) for one in (content if isinstance(content, list) else [content])]
+            content = _of_evaluate(file, content, model, processor)
+        found = [_score(file, result) for result in (content if isinstance(content, list) else [content])]
         if not any(score.metrics for score in found):
             raise ValueError(f"{file} has no metrics that are numbers; results are {LAYOUT}.")
         scores += found
@@ -98,14 +96,24 @@ def results_table(scores: Sequence[Score]) -> str:
     return "\n".join(lines + [f"\n{source}" for source in sources])
 
 
-def _of_evaluate(content: dict[str, Any]) -> list[Score]:
-    metadata = content["metadata"]
-    source = {name: metadata[name] for name in ("commit", "report_generated_date", "versions") if name in metadata}
-    return [
-        Score(_task(modality), {"name": public_text(name)}, _numbers(values), {"command": "coma evaluate", **source})
-        for modality, sets in content["metrics"].items()
-        for name, values in sets.items()
-    ]
+def _of_evaluate(
+    file: Path, content: dict[str, Any], model: "ComaForEmbedding", processor: "ComaProcessor"
+) -> list[dict[str, Any]]:
+    """The results of `coma evaluate` in the plain layout, if they are of the model."""
+    try:
+        metadata, settings = content["metadata"], content["metadata"].get("settings", {})
+        name, theirs = settings.get("model"), settings.get("probe")
+        source = {"command": "coma evaluate", **{key: metadata.get(key) for key in SOURCES}}
+        results = [
+            {"task": _task(modality), "dataset": dataset, "metrics": dict(values), **source}
+            for modality, sets in content["metrics"].items()
+            for dataset, values in sets.items()
+        ]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is not as `coma evaluate` leaves it: those files are {LAYOUT}.") from error
+    if theirs is not None and not same_embeddings(theirs, probe(model, processor), ANY_PRECISION):
+        raise ValueError(f"{file} has the results of another model, {name}: it embeds otherwise.")
+    return results
 
 
 def _task(modality: str) -> str:
@@ -113,45 +121,22 @@ def _task(modality: str) -> str:
     return modality if modality.endswith("retrieval") else f"{modality}-retrieval"
 
 
-def _of_plain(file: Path, content: Any) -> Score:
-    if not isinstance(content, dict) or not {"task", "dataset", "metrics"} <= content.keys():
+def _score(file: Path, result: Any) -> Score:
+    if not isinstance(result, dict) or not {"task", "dataset", "metrics"} <= result.keys():
         raise ValueError(f"{file} is no file of results: those are {LAYOUT}.")
-    task, dataset = content["task"], content["dataset"]
+    task, dataset, metrics = result["task"], result["dataset"], result["metrics"]
     task = task.get("type") if isinstance(task, dict) else task
     dataset = dataset if isinstance(dataset, dict) else {"name": dataset}
     texts = [task, dataset.get("name"), *(dataset.get(name) or "" for name in ("type", "split", "revision"))]
-    if not all(isinstance(text, str) for text in texts) or not isinstance(content["metrics"], dict):
+    if not all(isinstance(text, str) for text in texts) or not isinstance(metrics, dict):
         raise ValueError(f"{file}: task and data set need names, and metrics are names with numbers: {LAYOUT}.")
-    dataset = {name: public_text(value) for name, value in dataset.items() if isinstance(value, str)}
-    source = {name: content[name] for name in ("command", "commit", "versions") if content.get(name)}
-    return Score(public_text(task), dataset, _numbers(content["metrics"]), source)
-
-
-def _check_layout(file: Path, content: dict[str, Any]) -> None:
-    metadata, metrics = content["metadata"], content["metrics"]
-    sets = list(metrics.values()) if isinstance(metrics, dict) else [None]
-    values = [scores for one in sets for scores in (one.values() if isinstance(one, dict) else [None])]
-    settings = metadata.get("settings", {}) if isinstance(metadata, dict) else None
-    if not isinstance(settings, dict) or not all(isinstance(one, dict) for one in values):
-        raise ValueError(f"{file} is not as `coma evaluate` leaves it: those files are {LAYOUT}.")
-
-
-def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    """Scores are fractions; whole numbers count rows."""
-    return {name: value for name, value in values.items() if isinstance(value, float) and math.isfinite(value)}
-
-
-def _check_model(file: Path, metadata: dict[str, Any], model: "ComaForEmbedding", processor: "ComaProcessor") -> None:
-    from hub_scripts.hub.identity import probe
-
-    theirs = metadata.get("settings", {}).get("probe")
-    if theirs is None:
-        return
-    ours = probe(model, processor)
-    comparable = isinstance(theirs, list) and len(theirs) == len(ours) and all(isinstance(b, float) for b in theirs)
-    if not comparable or not all(abs(a - b) <= PROBE_TOLERANCE for a, b in zip(ours, theirs, strict=True)):
-        name = metadata["settings"].get("model")
-        raise ValueError(f"{file} has the results of another model, {name}: it embeds otherwise.")
+    return Score(
+        task=public_text(task),
+        dataset={name: public_text(value) for name, value in dataset.items() if isinstance(value, str)},
+        # Scores are fractions; whole numbers count rows.
+        metrics={name: value for name, value in metrics.items() if isinstance(value, float) and math.isfinite(value)},
+        source={name: result[name] for name in ("command", *SOURCES) if result.get(name)},
+    )
 
 
 def _source(source: dict[str, Any]) -> str:

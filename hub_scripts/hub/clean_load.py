@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 
-__all__ = ["GOLDEN_FILE", "decode_inputs", "library_versions", "main"]
+__all__ = ["GOLDEN_FILE", "LIBRARIES", "decode_inputs", "library_versions", "main"]
 
 GOLDEN_FILE = "coma_golden.json"
 THIS_PACKAGE = ("modeling_coma", "trainers", "hub_scripts")
@@ -77,10 +77,10 @@ def decode_inputs(golden: dict[str, Any]) -> list[Any]:
     ]
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of what can move an embedding, of those that are installed."""
+def library_versions(libraries: tuple[str, ...] = LIBRARIES) -> dict[str, str]:
+    """Versions of Python and of libraries, by default of those that can move an embedding; of what is installed."""
     versions = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in LIBRARIES:
+    for name in libraries:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -1,7 +1,22 @@
-"""Golden vectors: embeddings of a few fixed inputs that go with a model, by which anybody can tell that it is intact.
+"""Whether a model is the same model: golden vectors, a short probe of embeddings, and how far two may be apart.
 
-They are a JSON file beside the weights, with the inputs (texts and an image) and the versions of the libraries that
-they were made with. What is compared is computed by `clean_load.py`, in a process that cannot import this package.
+Golden vectors are embeddings of a few fixed inputs (texts and an image) in a JSON file beside the weights, with the
+versions of the libraries that they were made with. What is compared with them is computed by `clean_load.py`, in a
+process that cannot import this package.
+
+How far two embeddings are apart is the length of their difference as a share of the length of the one that is expected
+(of unit vectors with the cosine c, `sqrt(2 - 2c)`). One table says how far those of one model may be:
+
+| what is compared | limit | used by |
+|---|---|---|
+| the same weights, loaded again on this machine | `RELOADED`, 1e-5 | push, demo |
+| one precision, but another machine, library or format | `TOLERANCES`, by precision | verify, convert, merge |
+| float64, float32 | 1e-3 (float32 alone comes to 1e-6) | |
+| float16 | 2e-2 (comes to 2e-3) | |
+| bfloat16 | 5e-2 (comes to 2e-2) | |
+| what may be of two precisions, or was rounded for a record | `ANY_PRECISION`, 8e-2 | search, embed, results, merge |
+
+Other models are much further away: two that have nothing in common, about 1.4.
 """
 
 import base64
@@ -12,7 +27,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,24 +36,35 @@ from hub_scripts.hub.clean_load import GOLDEN_FILE, decode_inputs, library_versi
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
     from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
 __all__ = [
+    "ANY_PRECISION",
+    "RELOADED",
     "TOLERANCES",
+    "check_clean_load",
     "differences",
+    "distances",
+    "golden_embeddings",
     "golden_inputs",
+    "identity",
     "input_rows",
     "load_cleanly",
+    "probe",
     "read_golden",
+    "same_embeddings",
     "version_changes",
     "weight_faults",
     "write_golden",
 ]
 
-# Largest length of the difference to a golden vector, as a share of its own length, by precision of the weights.
+RELOADED = 1e-5
 TOLERANCES = {"float64": 1e-3, "float32": 1e-3, "float16": 2e-2, "bfloat16": 5e-2}
+ANY_PRECISION = 8e-2
+PROBE_SIZE = 64
 # A tied head shows the trained rows of the input embeddings a second time; adapters hold them once.
 TIED_TOKENS = ".lm_head.token_adapter.trainable_tokens_delta"
 
@@ -54,16 +79,22 @@ def write_golden(folder: Path, model: "ComaForEmbedding", processor: "ComaProces
         processor ([`ComaProcessor`]): its processor.
         adapter (`bool`, *optional*, defaults to `False`): whether the folder has an adapter only.
     """
+    embeddings = golden_embeddings(model, processor)
+    golden = {
+        "adapter": adapter,
+        **input_rows(),
+        "embeddings": embeddings.float().tolist(),
+        "dtype": str(embeddings.dtype).removeprefix("torch."),
+        "versions": library_versions(),
+    }
+    (folder / GOLDEN_FILE).write_text(json.dumps(golden) + "\n", encoding="utf-8")
+
+
+def golden_embeddings(model: "ComaForEmbedding", processor: "ComaProcessor") -> "Tensor":
+    """Embeddings of the golden inputs, of shape `(4, hidden_size)`, each made alone: nothing of a batch is in them."""
     import torch
 
-    golden = {"adapter": adapter, **input_rows()}
-    with torch.no_grad():
-        # One by one, so that nothing of a batch, its padding least of all, has a part in them.
-        rows = [model(**processor.process([item])).embeddings[0] for item in golden_inputs().values()]
-    golden["embeddings"] = [row.float().tolist() for row in rows]
-    golden["dtype"] = str(rows[0].dtype).removeprefix("torch.")
-    golden["versions"] = library_versions()
-    (folder / GOLDEN_FILE).write_text(json.dumps(golden) + "\n", encoding="utf-8")
+    return torch.stack([_embed(model, processor, item) for item in golden_inputs().values()])
 
 
 def golden_inputs() -> dict[str, Any]:
@@ -134,20 +165,104 @@ def load_cleanly(
         return {**json.loads(answer.read_text(encoding="utf-8")), "golden": golden}
 
 
-def differences(report: dict[str, Any]) -> Iterator[tuple[str, float]]:
+def check_clean_load(folder: Path, offline: bool = True) -> float:
     """
-    What each golden input is, and the length of the difference of its vectors as a share of the golden one's; infinite
-    where one of them is not a number, so that it is beyond any tolerance.
+    Proves that a folder with golden vectors loads in a process without this package, as the model that it is.
+
+    Args:
+        folder (`Path`): with golden vectors that were made on this machine.
+        offline (`bool`, *optional*, defaults to `True`): whether the network must not be used.
+
+    Returns:
+        `float`: the largest difference of a vector, see [`distances`].
+
+    Raises:
+        ValueError: if it does not load, weights are missing or not used, or it embeds differently.
+    """
+    report = load_cleanly(str(folder), offline=offline)
+    faults, found = weight_faults(report), differences(report)
+    if wrong := [f"{name} by {distance:.1e}" for name, distance in found.items() if distance > RELOADED]:
+        faults.append(f"other embeddings of {', '.join(wrong)}")
+    if faults:
+        raise ValueError(
+            f"Loaded by AutoModel, this would be another model, and is not published: {'; '.join(faults)}"
+        )
+    return max(found.values())
+
+
+def differences(report: dict[str, Any]) -> dict[str, float]:
+    """By name of the golden input, how far its vector is from the golden one; see [`distances`]."""
+    golden = report["golden"]
+    found = {}
+    for name, vector, expected in zip(golden["names"], report["embeddings"], golden["embeddings"], strict=True):
+        if len(vector) != len(expected):
+            raise ValueError(f"The vector of {name} has {len(vector)} dimensions, the golden one {len(expected)}.")
+        found |= {name: distances(vector, expected)[0]}
+    return found
+
+
+def distances(found: Any, expected: Any) -> list[float]:
+    """
+    How far embeddings are from those that are expected.
+
+    Args:
+        found, expected (`torch.Tensor` or `list` of shape `(..., dim)`): the embeddings.
+
+    Returns:
+        `list[float]`: of each row, the length of the difference as a share of the length of the expected one. It is
+        infinite, and so beyond any tolerance, where numbers are not finite, or no numbers, or not of one shape.
     """
     import torch
 
-    golden = report["golden"]
-    for name, ours, theirs in zip(golden["names"], report["embeddings"], golden["embeddings"], strict=True):
-        found, expected = torch.tensor(ours, dtype=torch.float64), torch.tensor(theirs, dtype=torch.float64)
-        if found.shape != expected.shape:
-            raise ValueError(f"The vector of {name} has {len(found)} dimensions, the golden one {len(expected)}.")
-        share = ((found - expected).norm() / expected.norm()).item()
-        yield name, share if math.isfinite(share) else math.inf
+    try:
+        found, expected = torch.as_tensor(found).double().cpu(), torch.as_tensor(expected).double().cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return [math.inf]
+    if found.shape != expected.shape or found.dim() == 0:
+        return [math.inf]
+    shares = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
+    return shares.nan_to_num(nan=math.inf, posinf=math.inf).reshape(-1).tolist()
+
+
+def same_embeddings(found: Any, expected: Any, tolerance: float) -> bool:
+    """
+    Whether embeddings are of one model.
+
+    Args:
+        found, expected (`torch.Tensor` or `list` of shape `(..., dim)`): the embeddings.
+        tolerance (`float`): of the table at the top of this file, as `TOLERANCES["bfloat16"]`.
+    """
+    return all(share <= tolerance for share in distances(found, expected))
+
+
+def identity(name: str, model: "ComaForEmbedding", processor: "ComaProcessor") -> dict[str, Any]:
+    """Everything of a model that its embeddings depend on, and the name it was called by."""
+    size = processor.image_processor.size
+    return {
+        "model": name,
+        "num_compression_tokens": model.config.num_compression_tokens,
+        "pooling": model.config.pooling,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "pixels": [size["shortest_edge"], size["longest_edge"]],
+        "max_length": processor.max_length,
+        "probe": probe(model, processor),
+    }
+
+
+def probe(model: "ComaForEmbedding", processor: "ComaProcessor") -> list[float]:
+    """
+    The beginning of the embedding of an image with a text: every part of the model has a share in it. It is rounded,
+    so that it is the same on machines that round differently, -0.0 being 0.0.
+    """
+    embedding = _embed(model, processor, golden_inputs()["an image and a text"])
+    return [round(number, 3) + 0.0 for number in embedding[:PROBE_SIZE].tolist()]
+
+
+def _embed(model: "ComaForEmbedding", processor: "ComaProcessor", item: Any) -> "Tensor":
+    import torch
+
+    with torch.no_grad():
+        return model(**processor.process([item]).to(model.device)).embeddings[0]
 
 
 def weight_faults(report: dict[str, Any]) -> list[str]:

@@ -5,35 +5,18 @@ configuration of one model and the weights of another. Weights go first and are 
 those that arrived whole are not sent again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import (
-    CommitInfo,
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    hf_hub_download,
-    snapshot_download,
-)
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-)
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, errors
 
 from hub_scripts.hub.model_files import PATTERNS, belonging, others
 from hub_scripts.hub.public_names import public_text
 
 
-__all__ = ["fetch_file", "fetch_model", "upload"]
+__all__ = ["fetch_model", "upload"]
 
 # What a loader could take for a part of the model. Left behind by an earlier push it would be mixed with this one.
 LOADED = ("*.safetensors", "*.bin", "*.json", "*.py", "*.jinja", "*.txt")
@@ -53,9 +36,9 @@ REASONS = {
     429: f"the Hub asks to be asked less often: wait a few minutes and {AGAIN}",
 }
 OF_THE_CLIENT = {
-    LocalTokenNotFoundError: REASONS[401],
-    OfflineModeIsEnabled: OFFLINE,
-    LocalEntryNotFoundError: OFFLINE,
+    errors.LocalTokenNotFoundError: REASONS[401],
+    errors.OfflineModeIsEnabled: OFFLINE,
+    errors.LocalEntryNotFoundError: OFFLINE,
 }
 
 
@@ -118,32 +101,24 @@ def _check(api: HfApi, repo_id: str, private: bool, tag: str | None) -> None:
         raise ValueError(f"{repo_id} has a tag {tag} already, and tags are not moved: choose another.")
 
 
-def fetch_file(repo_id: str, name: str, revision: str | None = None) -> Path | None:
+def fetch_model(repo_id: str, revision: str | None = None, names: Sequence[str] = (*PATTERNS, MODULES)) -> Path:
     """
-    A file of a repository, in the cache.
+    Fetches the files of a model on the Hub.
 
     Args:
         repo_id (`str`): name on the Hub.
-        name (`str`): of the file.
         revision (`str`, *optional*): branch, tag or commit.
+        names (`Sequence[str]`, *optional*): of the files, or patterns of them.
 
     Returns:
-        `Path`, in a folder that is called as the commit; `None` if the repository has no such file.
+        `Path`: their folder in the cache, which is called as the commit.
 
     Raises:
-        OSError: if the Hub does not give it, with the reason and what can be done.
+        OSError: if the Hub does not give them, with the reason and what can be done.
     """
-    with _in_a_line(repo_id, HfApi().endpoint):
-        try:
-            return Path(hf_hub_download(repo_id, name, revision=revision))
-        except RemoteEntryNotFoundError:
-            return None
-
-
-def fetch_model(repo_id: str) -> Path:
-    """The folder in the cache that has the files of a model on the Hub; errors are those of [`fetch_file`]."""
-    with _in_a_line(repo_id, HfApi().endpoint):
-        return Path(snapshot_download(repo_id, allow_patterns=[*PATTERNS, MODULES]))
+    api = HfApi()
+    with _in_a_line(repo_id, api.endpoint):
+        return Path(api.snapshot_download(repo_id, revision=revision, allow_patterns=list(names)))
 
 
 def _to_be_sent(folder: Path) -> dict[str, Path]:
@@ -163,16 +138,16 @@ def _to_be_sent(folder: Path) -> dict[str, Path]:
 def _in_a_line(repo_id: str, endpoint: str) -> Iterator[None]:
     try:
         yield
-    except (HTTPError, OSError, RuntimeError) as error:
+    except (errors.HTTPError, OSError, RuntimeError) as error:
         raise OSError(f"{repo_id}: {_reason(error, endpoint)}") from error
 
 
 def _reason(error: BaseException, endpoint: str) -> str:
     """What happened and what can be done, in a sentence."""
-    if error.__cause__ and isinstance(error, LocalEntryNotFoundError | RuntimeError):
+    if error.__cause__ and isinstance(error, errors.LocalEntryNotFoundError | RuntimeError):
         # Of a download, the error is the cause; uploads run in threads, whose errors arrive as causes, too.
         return _reason(error.__cause__, endpoint)
-    if isinstance(error, HfHubHTTPError):
+    if isinstance(error, errors.HfHubHTTPError):
         return f"{_refusal(error, error.response.status_code)}."
     if sentence := next((said for kind, said in OF_THE_CLIENT.items() if isinstance(error, kind)), None):
         return f"{sentence}."
@@ -183,10 +158,10 @@ def _reason(error: BaseException, endpoint: str) -> str:
     return f"the connection to {endpoint} broke or never came about ({_words(error)}): {AGAIN}."
 
 
-def _refusal(error: HfHubHTTPError, status: int) -> str:
-    if isinstance(error, GatedRepoError):
+def _refusal(error: errors.HfHubHTTPError, status: int) -> str:
+    if isinstance(error, errors.GatedRepoError):
         return f"who wants to load it must ask for access on its page, and be logged in (HTTP {status})"
-    if isinstance(error, RepositoryNotFoundError):  # of what does not exist, the Hub says 401 to who is not logged in
+    if isinstance(error, errors.RepositoryNotFoundError):  # which may be a 401 to who is not logged in
         return f"{REASONS[404]} (HTTP {status})"
     at_fault = f"the Hub has a fault of its own: {AGAIN}" if status >= 500 else "the Hub refuses"
     said = f": {_words(error.server_message)}" if error.server_message else ""

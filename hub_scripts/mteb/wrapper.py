@@ -100,26 +100,21 @@ class ComaEncoder(AbsEncoder):
 def coma_meta(model_name: str, model: Any, revision: str | None = None) -> ModelMeta:
     """What mteb writes beside results: read off the model where it can be."""
     parts = Path(model_name).parts[-2:]
-    return ModelMeta(
-        loader=ComaEncoder,
-        name="/".join(parts if len(parts) == 2 else ("local", *parts)),
-        revision=revision or "main",
-        release_date=None,
-        languages=None,
-        n_parameters=model.num_parameters(),
-        memory_usage_mb=round(model.get_memory_footprint() / 2**20),
-        max_tokens=model.config.get_text_config().max_position_embeddings,
-        embed_dim=model.config.hidden_size,
-        license=None,
-        open_weights=True,
-        public_training_code=None,
-        public_training_data=None,
-        framework=["PyTorch", "Transformers", "Sentence Transformers"],
-        similarity_fn_name=ScoringFunction.COSINE,
-        use_instructions=True,
-        training_datasets=None,
-        modalities=["text", "image"],
-    )
+    known = {
+        "loader": ComaEncoder,
+        "name": "/".join(parts if len(parts) == 2 else ("local", *parts)),
+        "revision": revision or "main",
+        "n_parameters": model.num_parameters(),
+        "memory_usage_mb": round(model.get_memory_footprint() / 2**20),
+        "max_tokens": model.config.get_text_config().max_position_embeddings,
+        "embed_dim": model.config.hidden_size,
+        "open_weights": True,
+        "framework": ["PyTorch", "Transformers", "Sentence Transformers"],
+        "similarity_fn_name": ScoringFunction.COSINE,
+        "use_instructions": True,
+        "modalities": ["text", "image"],
+    }
+    return ModelMeta.create_empty(known)
 
 
 def _messages(image: Any, text: str | None, instruction: str | None) -> list[dict[str, Any]]:

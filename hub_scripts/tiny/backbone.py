@@ -32,8 +32,8 @@ from hub_scripts.tiny.tokenizer import train_tokenizer
 
 __all__ = ["DEMO", "MODEL_TYPES", "TINY", "BackboneSizes", "create_tiny_backbone"]
 
-MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-
+PATCH_SIZES = {"qwen2_vl": 14, "qwen2_5_vl": 14, "qwen3_vl": 16}
+MODEL_TYPES = tuple(PATCH_SIZES)
 MERGE_SIZE = 2
 TEMPORAL_PATCH_SIZE = 2
 
@@ -70,33 +70,28 @@ class BackboneSizes:
     max_image_tokens: int = 16
 
     def __post_init__(self) -> None:
-        for width, heads, multiple in (
-            (self.hidden_size, self.num_attention_heads, 16),
-            (self.vision_hidden_size, self.vision_num_heads, 4),
-        ):
-            if width % (heads * multiple):
-                raise ValueError(
-                    f"a width of {width} cannot be split into {heads} heads whose size is a multiple of {multiple}; "
-                    f"choose a multiple of {heads * multiple}"
-                )
+        _check_width(self.hidden_size, self.num_attention_heads, 16)
+        _check_width(self.vision_hidden_size, self.vision_num_heads, 4)
         if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"num_key_value_heads={self.num_key_value_heads} must divide "
-                f"num_attention_heads={self.num_attention_heads}"
-            )
+            heads = f"num_attention_heads={self.num_attention_heads}"
+            raise ValueError(f"num_key_value_heads={self.num_key_value_heads} must divide {heads}")
         if not 1 <= self.min_image_tokens <= self.max_image_tokens:
-            raise ValueError(
-                f"min_image_tokens={self.min_image_tokens} must lie between 1 and "
-                f"max_image_tokens={self.max_image_tokens}"
-            )
+            most = f"max_image_tokens={self.max_image_tokens}"
+            raise ValueError(f"min_image_tokens={self.min_image_tokens} must lie between 1 and {most}")
+
+
+def _check_width(width: int, heads: int, multiple: int) -> None:
+    if width % (heads * multiple):
+        raise ValueError(
+            f"a width of {width} cannot be split into {heads} heads whose size is a multiple of {multiple}; "
+            f"choose a multiple of {heads * multiple}"
+        )
 
 
 TINY = BackboneSizes()
 DEMO = BackboneSizes(
     hidden_size=256,
     intermediate_size=512,
-    num_hidden_layers=2,
-    num_attention_heads=4,
     num_key_value_heads=4,
     vision_hidden_size=128,
     vision_intermediate_size=256,
@@ -172,21 +167,14 @@ def _random_model(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, 
 def _config(
     model_type: str, sizes: BackboneSizes, tokenizer: PreTrainedTokenizerBase, spare_rows: int
 ) -> PreTrainedConfig:
-    vision = {
-        "depth": sizes.vision_depth,
-        "num_heads": sizes.vision_num_heads,
-        "patch_size": _patch_size(model_type),
-        "spatial_merge_size": MERGE_SIZE,
-        "temporal_patch_size": TEMPORAL_PATCH_SIZE,
-        "initializer_range": sizes.vision_hidden_size**-0.5,
-    }
-    tokens = {"vision_start": "<|vision_start|>", "vision_end": "<|vision_end|>"}
-    tokens |= {"image": "<|image_pad|>", "video": "<|video_pad|>"}
     return AutoConfig.for_model(
         model_type,
         text_config=_text_config(model_type, sizes, tokenizer, len(tokenizer) + spare_rows),
-        vision_config=vision | _VISION_DETAILS[model_type](sizes),
-        **{f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in tokens.items()},
+        vision_config=_vision_config(model_type, sizes),
+        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
     )
 
 
@@ -218,51 +206,45 @@ def _text_config(
     return config | {"rope_parameters": {"rope_type": "default", **rope}}
 
 
-def _qwen2_vision(sizes: BackboneSizes) -> dict[str, Any]:
-    ratio, rest = divmod(sizes.vision_intermediate_size, sizes.vision_hidden_size)
-    if rest:
-        raise ValueError(
-            f"Qwen2-VL needs vision_intermediate_size={sizes.vision_intermediate_size} to be a multiple of "
-            f"vision_hidden_size={sizes.vision_hidden_size}"
-        )
-    return {"embed_dim": sizes.vision_hidden_size, "hidden_size": sizes.hidden_size, "mlp_ratio": ratio}
-
-
-def _qwen2_5_vision(sizes: BackboneSizes) -> dict[str, Any]:
-    step = max(2, sizes.vision_depth // 4)  # at least every second block looks only inside its window
-    return {
-        "hidden_size": sizes.vision_hidden_size,
+def _vision_config(model_type: str, sizes: BackboneSizes) -> dict[str, Any]:
+    width, depth = sizes.vision_hidden_size, sizes.vision_depth
+    vision = {
+        "depth": depth,
+        "num_heads": sizes.vision_num_heads,
+        "patch_size": PATCH_SIZES[model_type],
+        "spatial_merge_size": MERGE_SIZE,
+        "temporal_patch_size": TEMPORAL_PATCH_SIZE,
+        "initializer_range": width**-0.5,
+    }
+    if model_type == "qwen2_vl":
+        ratio, rest = divmod(sizes.vision_intermediate_size, width)
+        if rest:
+            raise ValueError(
+                f"Qwen2-VL needs vision_intermediate_size={sizes.vision_intermediate_size} to be a multiple of "
+                f"vision_hidden_size={width}"
+            )
+        return vision | {"embed_dim": width, "hidden_size": sizes.hidden_size, "mlp_ratio": ratio}
+    vision |= {
+        "hidden_size": width,
         "intermediate_size": sizes.vision_intermediate_size,
         "out_hidden_size": sizes.hidden_size,
-        "window_size": 2 * MERGE_SIZE * _patch_size("qwen2_5_vl"),  # 2x2 tokens
-        "fullatt_block_indexes": list(range(step - 1, sizes.vision_depth, step)),
     }
-
-
-def _qwen3_vision(sizes: BackboneSizes) -> dict[str, Any]:
-    step = max(1, sizes.vision_depth // 4)
-    blocks = list(range(step - 1, sizes.vision_depth - 1, step))
-    return {
-        "hidden_size": sizes.vision_hidden_size,
-        "intermediate_size": sizes.vision_intermediate_size,
-        "out_hidden_size": sizes.hidden_size,
-        "num_position_embeddings": (MERGE_SIZE * math.isqrt(sizes.max_image_tokens)) ** 2,
-        "deepstack_visual_indexes": blocks[: min(3, sizes.num_hidden_layers)],
-    }
-
-
-_VISION_DETAILS = {"qwen2_vl": _qwen2_vision, "qwen2_5_vl": _qwen2_5_vision, "qwen3_vl": _qwen3_vision}
-
-
-def _patch_size(model_type: str) -> int:
-    return 16 if model_type == "qwen3_vl" else 14
+    if model_type == "qwen3_vl":
+        step = max(1, depth // 4)
+        vision["num_position_embeddings"] = (MERGE_SIZE * math.isqrt(sizes.max_image_tokens)) ** 2
+        vision["deepstack_visual_indexes"] = list(range(step - 1, depth - 1, step))[: min(3, sizes.num_hidden_layers)]
+    else:
+        step = max(2, depth // 4)  # at least every second block looks only inside its window
+        vision["window_size"] = 2 * MERGE_SIZE * PATCH_SIZES[model_type]  # 2x2 tokens
+        vision["fullatt_block_indexes"] = list(range(step - 1, depth, step))
+    return vision
 
 
 def _image_processor_settings(model_type: str, sizes: BackboneSizes) -> dict[str, Any]:
-    token_area = (MERGE_SIZE * _patch_size(model_type)) ** 2
+    token_area = (MERGE_SIZE * PATCH_SIZES[model_type]) ** 2
     smallest, largest = sizes.min_image_tokens * token_area, sizes.max_image_tokens * token_area
     settings: dict[str, Any] = {
-        "patch_size": _patch_size(model_type),
+        "patch_size": PATCH_SIZES[model_type],
         "temporal_patch_size": TEMPORAL_PATCH_SIZE,
         "merge_size": MERGE_SIZE,
     }

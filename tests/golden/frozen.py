@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from hub_scripts.tiny.backbone import MODEL_TYPES, BackboneSizes, create_tiny_backbone
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.backbone import model_from_backbone
 from trainers.contrastive.loss import info_nce
 from trainers.evaluation.metrics import Relevance, rank_embeddings, retrieval_metrics
 
@@ -149,7 +150,7 @@ def record() -> None:
                     vocab_size=300,
                     spare_rows=8,
                 )
-                model, processor = ComaForEmbedding.from_backbone(str(backbone), 4)
+                model, processor = model_from_backbone(str(backbone), 4)
                 model.config.backbone_config._name_or_path = "frozen"
                 for part in (model, processor):
                     part.save_pretrained(folder)

@@ -107,7 +107,9 @@ def stranger(root: Path, body: str, *allowed: str) -> dict[str, np.ndarray]:
 def trained(model, processor, folder: Path, adapter=None) -> ComaContrastiveTrainer:
     settings = {"per_device_train_batch_size": 4, "max_steps": 3, "learning_rate": 1e-2, "save_strategy": "no"}
     config = ComaContrastiveConfig(folder, report_to="none", use_cpu=True, disable_tqdm=True, **settings)
-    trainer = ComaContrastiveTrainer(model, config, processor, adapter, train_dataset=ROWS)
+    trainer = ComaContrastiveTrainer(
+        model, config, train_dataset=ROWS, processing_class=processor, peft_config=adapter
+    )
     trainer.train()
     trainer.save_model()
     return trainer

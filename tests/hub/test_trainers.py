@@ -45,7 +45,9 @@ def trainer(tmp_path):
             "hub_always_push": True,
         }
         config = ComaContrastiveConfig(**{**defaults, **settings})
-        return ComaContrastiveTrainer(model, config, processor, adapter, train_dataset=ROWS)
+        return ComaContrastiveTrainer(
+            model, config, train_dataset=ROWS, processing_class=processor, peft_config=adapter
+        )
 
     return make
 

@@ -11,6 +11,8 @@ from hub_scripts.common.folders import save_model
 from hub_scripts.hub.golden import GOLDEN_FILE
 from hub_scripts.hub.training_record import TRAINING_FILE, read_training_record
 from hub_scripts.hub.upload import _in_a_line, upload
+from hub_scripts.push import publish_model
+from hub_scripts.verify import verify_model
 
 
 REPO = "org/my-coma"
@@ -106,6 +108,26 @@ def test_from_repository_to_repository(hub, make_coma, tmp_path, said) -> None:
     listed = {line.split()[2] for line in out.splitlines() if " MB  " in line and "files" not in line}
     assert listed == files.keys() - {".gitattributes"}
     assert said("verify", "org/copy")[0] == 0
+
+
+def test_from_python(hub, make_coma, tmp_path, capsys) -> None:
+    """Published by a call, checked by a call; whoever looks at the files beforehand can stop it."""
+    save_model(*make_coma(), tmp_path / "mine")
+
+    def stop(published):
+        raise ValueError(f"not {len(published.files)} files")
+
+    with pytest.raises(ValueError, match=r"not \d+ files"):
+        publish_model(tmp_path / "mine", REPO, before_upload=stop)
+    assert not hub.repos
+    published = publish_model(tmp_path / "mine", REPO, license="mit", tag="v1", private=True, message="the first")
+    repo = hub.repos[REPO]
+    assert published.commit.oid == repo.tags["v1"] and repo.commits[published.commit.oid].title == "the first"
+    sizes = {name: len(blob.content) for name, blob in repo.files().items() if name != ".gitattributes"}
+    assert published.files == sizes and repo.private and not published.left_out
+    found = verify_model(REPO, revision="v1")
+    assert found.is_intact and found.commit == published.commit.oid
+    assert not capsys.readouterr().out
 
 
 def test_earlier_stages_that_cannot_be_fetched_are_not_taken_for_none(hub, folder, monkeypatch) -> None:

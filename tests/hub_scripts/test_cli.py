@@ -1,5 +1,6 @@
 """`coma` explains itself at once, and tells an error of a person's from one of its own."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from hub_scripts.cli import COMMANDS, main
 
 
 ROOT = Path(__file__).resolve().parents[2]
+TEXTS = ROOT / "README.md"
 
 HELP_OF_ALL = """
 import contextlib, io, sys
@@ -69,7 +71,7 @@ def test_an_error_is_one_line_and_1(tmp_path: Path) -> None:
         "backbone",
         str(tmp_path / "out"),
         "--texts",
-        "x.txt",
+        str(TEXTS),
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
@@ -79,7 +81,7 @@ def test_an_error_is_one_line_and_1(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", [0, 4])
 def test_debug_shows_the_traceback(place: int) -> None:
-    words = ["create", "backbone", "out", "--texts=x.txt"]
+    words = ["create", "backbone", "out", f"--texts={TEXTS}"]
     words.insert(place, "--debug")
     with pytest.raises(ValueError, match="--texts"):
         main(words)
@@ -107,6 +109,35 @@ def test_errors_are_shortened_and_faults_are_not_hidden(
     monkeypatch.setattr(hub_scripts.create, "main", fail(RuntimeError("a fault")))
     with pytest.raises(RuntimeError, match="a fault"):
         main(["create"])
+
+
+def help_in(folder: Path, *start: str) -> subprocess.CompletedProcess:
+    """Asks for the help of a command, in a folder that Python looks into first."""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *start, "create", "--help"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+AS_MODULE = ["-m", "hub_scripts.cli"]
+AS_SCRIPT = ["-c", "from hub_scripts.cli import main; raise SystemExit(main())"]
+
+
+@pytest.mark.parametrize("hiding", ["trainers/__init__.py", "modeling_coma/__init__.py", "trainers.py"])
+@pytest.mark.parametrize("start", [AS_MODULE, AS_SCRIPT], ids=["module", "script"])
+def test_a_folder_that_hides_a_package_is_named(start: list[str], hiding: str, tmp_path: Path) -> None:
+    (tmp_path / hiding).parent.mkdir(exist_ok=True)
+    (tmp_path / hiding).touch()
+    done = help_in(tmp_path, *start)
+    place = tmp_path / hiding.removesuffix("/__init__.py")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"coma: error: {place} hides the package {place.stem} of this command: run it")
+
+
+@pytest.mark.parametrize("name", ["", "trainers", "hub_scripts"])
+def test_a_folder_without_modules_hides_nothing(name: str, tmp_path: Path) -> None:
+    (tmp_path / name / "out").mkdir(parents=True)
+    done = help_in(tmp_path, *AS_MODULE)
+    assert (done.returncode, done.stderr) == (0, "") and "usage: coma create" in done.stdout
 
 
 def test_version(capsys: pytest.CaptureFixture) -> None:

@@ -10,6 +10,8 @@ from PIL import Image
 from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
+from hub_scripts.convert import convert_model
+
 
 K = 5
 TOKENS = "".join(f"<|ctoken_pad_{index}|>" for index in range(K))
@@ -101,11 +103,25 @@ def test_what_cannot_be_converted(
         coma_command("convert", coma_folder, out, "--to-backbone", "--pooling", "last")
 
 
+def test_from_python_it_prints_nothing_and_refuses_what_does_not_act(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    converted = convert_model(published, tmp_path / "ours", max_pixels=9408, dtype="bfloat16")
+    assert converted.num_compression_tokens == K and 0 < converted.difference < 0.05
+    assert AutoProcessor.from_pretrained(tmp_path / "ours").image_processor.size["longest_edge"] == 9408
+    for settings in ({"pooling": "mean"}, {"min_pixels": 784}, {"max_pixels": 9408}, {"revision": "v1"}):
+        with pytest.raises(ValueError, match="from the model: leave them out|--revision is for plain checkpoints"):
+            convert_model(tmp_path / "ours", tmp_path / "plain", to_backbone=True, **settings)
+    back = convert_model(tmp_path / "ours", tmp_path / "plain", to_backbone=True)
+    assert back.num_compression_tokens == K and (tmp_path / "plain" / "config.json").exists()
+    assert not capsys.readouterr().out
+
+
 def test_embeddings_that_change_are_not_converted(
     published: Path, coma_command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hub_scripts.convert
+    import hub_scripts.hub.golden
 
-    monkeypatch.setitem(hub_scripts.convert.LARGEST_DIFFERENCE, "float32", -1.0)
+    monkeypatch.setitem(hub_scripts.hub.golden.TOLERANCES, "float32", -1.0)
     code, _, error = coma_command("convert", published, tmp_path / "out")
     assert code == 1 and "embeddings differ by" in error and not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """`coma create` leaves a folder that is complete, or nothing."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
 from hub_scripts.create import create_model
 
@@ -117,3 +118,51 @@ def test_weights_of_a_backbone_are_not_drawn(make_backbone: Callable, coma_comma
         code, _, error = coma_command("create", broken, tmp_path / "out")
         assert code == 1 and "do not fit its configuration" in error and problem in error
         assert not (tmp_path / "out").exists()
+
+
+class TestFromPython:
+    """`create_model` is what the command calls, and raises what the command says."""
+
+    def test_settings_act(self, make_backbone: Callable, picture: Callable) -> None:
+        model, processor = create_model(
+            make_backbone(), 3, "last", min_pixels=4 * 28**2, max_pixels=9 * 28**2, max_length=40, dtype="bfloat16"
+        )
+        assert (model.config.pooling, model.config.num_compression_tokens) == ("last", 3)
+        assert model.dtype == torch.bfloat16 and not model.training and processor.max_length == 40
+        for side, tokens in ((28, 4), (500, 9)):
+            assert int(processor.process([picture(side, side)])["image_grid_thw"].prod()) // 4 == tokens
+
+    def test_what_is_not_set_is_that_of_the_backbone(self, make_backbone: Callable) -> None:
+        backbone = make_backbone()
+        size = AutoImageProcessor.from_pretrained(backbone).size
+        model, processor = create_model(str(backbone), revision=None, dtype=None)
+        assert (model.config.pooling, processor.num_compression_tokens, processor.max_length) == ("mean", 32, None)
+        assert processor.image_processor.size == size
+
+    def test_a_tiny_one_is_whole(self, tmp_path: Path) -> None:
+        model, processor = create_model("qwen3_vl", 2, tiny=True, texts=["quokka wombat"] * 20)
+        model.save_pretrained(tmp_path), processor.save_pretrained(tmp_path)
+        loaded = AutoModel.from_pretrained(tmp_path)
+        batch = processor.process(["quokka"])
+        assert torch.equal(loaded(**batch).embeddings, model(**batch).embeddings)
+        assert loaded.config.backbone_config._name_or_path == "tiny random qwen3_vl"
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"num_compression_tokens": 0}, "1 to 256, got 0"),
+            ({"pooling": "max"}, "pooling='max' does not exist"),
+            ({"max_pixels": 783}, "does not hold an image token"),
+            ({"max_length": 49}, "max_length=49 is less than 50"),
+            ({"texts": ["a"]}, "there is none without --tiny"),
+            ({"revision": "main"}, "--revision is for a backbone on the Hub"),
+        ],
+        ids=str,
+    )
+    def test_what_cannot_be_is_refused(self, make_backbone: Callable, options: dict, message: str) -> None:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            create_model(make_backbone(), **options)
+
+    def test_a_model_is_no_backbone(self, coma_folder: Path) -> None:
+        with pytest.raises(ValueError, match="is no backbone but a CoMa model already, one with 4 tokens"):
+            create_model(coma_folder)

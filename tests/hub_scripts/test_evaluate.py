@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hub_scripts.evaluate import evaluate_model
 from hub_scripts.evaluation.data import open_sets
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from tests.mmeb_folders import NUMBER, v1_rows, visual_documents, write_mmeb
@@ -77,6 +78,20 @@ def test_scores_are_those_of_the_embeddings(
     ndcg = ((found * discounts).sum(1) / (best * discounts).sum(1)).mean()
     assert scores_in(tmp_path, "ViDoRe_docvqa")["ndcg_linear@5"] == pytest.approx(ndcg.item(), abs=1e-6)
     assert f"hit@1 {100 * hits / NUMBER:.1f}%" in text and "ViDoRe_docvqa" in text
+
+
+def test_from_python(mmeb: Path, coma_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    told: list[str] = []
+    arguments = {"model": str(coma_folder), "data": mmeb, "output": tmp_path, "sets": ["ImageNet-1K"]}
+    results = evaluate_model(**arguments, report=told.append)
+    assert results == json.loads((tmp_path / "results.json").read_text())
+    assert results["metrics"]["image"]["ImageNet-1K"] == scores_in(tmp_path, "ImageNet-1K")
+    assert told[0] == "ImageNet-1K (1 of 1)" and told[1].startswith("  hit@1 ")
+    again = evaluate_model(**arguments, report=told.append)
+    assert again["metrics"] == results["metrics"] and told[-1] == "  is finished already"
+    assert capsys.readouterr().out == ""
+    with pytest.raises(ValueError, match="was made with another candidates"):
+        evaluate_model(**arguments, among_all=True)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from hub_scripts.common.loading import load_model
+from hub_scripts.merge import merge_model
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.adapters import lora_config
 
@@ -92,6 +93,42 @@ def test_commands_take_an_adapter_as_a_model(adapter: tuple[Path, Path], embed: 
     model, processor = load_model(str(adapter[0]), device="cpu")
     assert (embed(model) - expected(*adapter, embed)).abs().max() < 1e-6
     assert processor.num_compression_tokens == 4
+
+
+def test_from_python_it_writes_nothing_unless_told(
+    adapter: tuple[Path, Path], embed: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = {path.name for path in tmp_path.iterdir()}
+    merged = merge_model(adapter[0])
+    assert {path.name for path in tmp_path.iterdir()} == before
+    assert merged.base == str(adapter[1]) and merged.difference < 1e-5
+    assert (embed(merged.model) - expected(*adapter, embed)).abs().max() < 1e-6
+    rounded = merge_model(adapter[0], tmp_path / "out", dtype="bfloat16")
+    assert rounded.model.dtype == torch.bfloat16 and merged.difference < rounded.difference < 0.05
+    assert (embed(AutoModel.from_pretrained(tmp_path / "out", dtype="auto")) == embed(rounded.model)).all()
+    with pytest.raises(ValueError, match="nothing is overwritten"):
+        merge_model(adapter[0], tmp_path / "out")
+    assert not capsys.readouterr().out
+
+
+def test_a_merged_model_that_embeds_differently_is_not_kept(
+    adapter: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is folded in is half of what was trained, or no number at all."""
+    import trainers.adapters
+
+    for factor in (0.5, float("nan")):
+
+        def half(model, factor=factor):
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.data *= factor
+            return model.merge_and_unload()
+
+        monkeypatch.setattr(trainers.adapters, "merge_adapter", half)
+        with pytest.raises(ValueError, match="embeds differently|is not finite"):
+            merge_model(adapter[0], tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
 
 def test_no_adapter(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """`coma pretrain` trains what a YAML file says, from a CoMa folder or a backbone; the shipped files are valid."""
 
 import json
+import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +13,12 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from transformers import AutoModel
 
-from hub_scripts.common.training import RECIPES
+from hub_scripts.common.settings import RECIPES
 from hub_scripts.pretrain import _load, _parse
 from trainers.data.rows import NumberedRows
 
 
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"max_steps": 2, "per_device_train_batch_size": 3, "report_to": "none", "use_cpu": True, "disable_tqdm": True}
 QUICK |= {"save_steps": 1, "logging_steps": 1, "learning_rate": 0.01}
 
@@ -47,7 +51,7 @@ def test_an_adapter_from_a_backbone(
     make_backbone: Callable, coma_command: Callable, dialogues: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    settings = {"length_column": "lengths", "max_tokens_per_batch": 400, "eval_strategy": "epoch"}
+    settings = {"train_sampling_strategy": "group_by_length", "max_tokens_per_batch": 400, "eval_strategy": "epoch"}
     data = {"data": str(dialogues), "eval_data": str(dialogues)}
     config = write(tmp_path, model=str(make_backbone()), num_compression_tokens=6, **data, **settings)
     words = ["pretrain", "--config", config, "--output_dir", out, "--lora_r", 4]
@@ -78,12 +82,42 @@ def test_a_whole_model_from_a_coma_folder(coma_folder: Path, coma_command: Calla
     assert (out / "modules.json").exists()
 
 
+@pytest.mark.distributed
+@pytest.mark.parametrize("start", [["--no-python"], ["-m"]], ids=["coma", "module"])
+def test_on_two_processes(start: list[str], coma_folder: Path, dialogues: Path, tmp_path: Path) -> None:
+    """As `coma` it may even be started where a folder of the name of a package lies."""
+    program = ["hub_scripts.cli"]
+    if start == ["--no-python"]:
+        program = [tmp_path / "bin" / "coma"]
+        program[0].parent.mkdir()
+        program[0].write_text(f"#!{sys.executable}\nfrom hub_scripts.cli import main\nraise SystemExit(main())\n")
+        program[0].chmod(0o755)
+        (tmp_path / "trainers").mkdir()
+        (tmp_path / "trainers" / "__init__.py").touch()
+    config = write(tmp_path, model=str(coma_folder), data=str(dialogues), lora_r=2, save_strategy="no")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *start, *program]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [*launch, "pretrain", "--config", config, "--output_dir", "out"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count("trained  out\nnext     coma merge out NEW_FOLDER\n") == 1
+    (stage,) = json.loads((tmp_path / "out" / "coma_training.json").read_text())
+    assert (stage["processes"], stage["steps"], stage["rows_per_step"]) == (2, 2, 6)
+
+
 def test_bad_files_are_said(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"question": "a"}\n')
     words = ["pretrain", "--model", coma_folder, "--output_dir", tmp_path / "out", "--report_to", "none"]
     for data, reason in (
         (tmp_path / "rows.jsonl", "column messages: found a row with the columns ['question'], expected messages"),
-        (tmp_path / "rows.txt", "must be a folder of `save_to_disk`, or a file that ends with .csv"),
+        (tmp_path / "rows.xls", "must be a folder of `save_to_disk`, or a file that ends with .csv"),
     ):
         code, _, error = coma_command(*words, "--data", data)
         assert code == 1 and reason in error

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor
 
-import hub_scripts.push
-from hub_scripts.hub.golden import GOLDEN_FILE, differences
+import hub_scripts.hub.publish
+from hub_scripts.hub.golden import GOLDEN_FILE, differences, write_golden
+from hub_scripts.push import publish_model
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_a_dry_run_leaves_a_complete_folder(source: Path, coma_command: Callable
     assert str(tmp_path) not in (out / "config.json").read_text(), "the card of where it lay"
     model, processor = AutoModel.from_pretrained(out), AutoProcessor.from_pretrained(out)
     golden = json.loads((out / GOLDEN_FILE).read_text())
-    hub_scripts.hub.golden.write_golden(tmp_path, model.eval(), processor)
+    write_golden(tmp_path, model.eval(), processor)
     again = json.loads((tmp_path / GOLDEN_FILE).read_text())
     assert again["embeddings"] == golden["embeddings"] and len(golden["names"]) == 4
     assert len({tuple(row) for row in golden["embeddings"]}) == 4
@@ -54,15 +55,13 @@ def test_what_does_not_load_is_not_published(
     source: Path, coma_command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Code that imports what only we have: it works here, and nowhere else."""
-    save = hub_scripts.push._save_whole
 
-    def need_us(arguments, folder):
-        found = save(arguments, folder)
+    def need_us(folder: Path, *model: object) -> None:
+        write_golden(folder, *model)
         code = (folder / "modeling_coma.py").read_text()
         (folder / "modeling_coma.py").write_text(f"import trainers.compression.loss\n{code}")
-        return found
 
-    monkeypatch.setattr(hub_scripts.push, "_save_whole", need_us)
+    monkeypatch.setattr(hub_scripts.hub.publish, "write_golden", need_us)
     code, _, error = coma_command("push", source, "org/my-coma", "--dry-run", tmp_path / "out")
     assert code == 1 and "does not load in a process without coma-embedding" in error and "trainers" in error
     assert not (tmp_path / "out").exists()
@@ -73,17 +72,15 @@ def test_what_embeds_differently_is_not_published(
     source: Path, coma_command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights that change on the way, here those that one layer multiplies images with."""
-    save = hub_scripts.push._save_whole
 
-    def spoil(arguments, folder):
-        found = save(arguments, folder)
+    def spoil(folder: Path, *model: object) -> None:
+        write_golden(folder, *model)
         weights = load_file(folder / "model.safetensors")
         name = next(name for name in weights if "merger" in name and weights[name].dim() == 2)
         weights[name] *= 1.01
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        return found
 
-    monkeypatch.setattr(hub_scripts.push, "_save_whole", spoil)
+    monkeypatch.setattr(hub_scripts.hub.publish, "write_golden", spoil)
     code, _, error = coma_command("push", source, "org/my-coma", "--dry-run", tmp_path / "out")
     assert code == 1 and "other embeddings of an image by" in error and "a text with" not in error
     assert "of a text" not in error and not (tmp_path / "out").exists()
@@ -111,13 +108,50 @@ def test_an_adapter_needs_a_base_on_the_hub(source: Path, coma_command: Callable
     assert code == 1 and "is not on the Hub" in error and not (tmp_path / "out").exists()
 
 
+def test_from_python_it_prints_nothing(source: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    """What will be sent is told beforehand, to whoever wants to know; and whoever raises then keeps it."""
+    (source / "notes.txt").write_text("mine")
+    told = []
+    published = publish_model(source, "org/my-coma", dry_run=tmp_path / "out", before_upload=told.append)
+    assert told == [published] and published.commit is None and published.left_out == ["notes.txt"]
+    assert published.files == {
+        file.relative_to(tmp_path / "out").as_posix(): file.stat().st_size
+        for file in (tmp_path / "out").rglob("*")
+        if file.is_file()
+    }
+    assert not capsys.readouterr().out
+
+
+def test_an_adapter_upon_a_base_in_half_precision_is_published_merged(source: Path, tmp_path: Path) -> None:
+    """Merged, it embeds here as it does where it is loaded: what is not a weight keeps its precision."""
+    from peft import get_peft_model
+
+    from modeling_coma import ComaForEmbedding
+    from trainers.adapters import lora_config
+
+    ComaForEmbedding.from_pretrained(source, dtype="bfloat16").save_pretrained(source)
+    model = ComaForEmbedding.from_pretrained(source)
+    adapted = get_peft_model(model, lora_config(model, r=2))
+    for parameter in (parameter for parameter in adapted.parameters() if parameter.requires_grad):
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=torch.manual_seed(0)).to(parameter.dtype)
+    adapted.save_pretrained(tmp_path / "adapter")
+    published = publish_model(tmp_path / "adapter", "org/my-coma", dry_run=tmp_path / "out")
+    assert "model.safetensors" in published.files
+    assert {weight.dtype for weight in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("place", [{"tag": "v1"}, {"revision": "next"}])
+def test_a_pull_request_from_python_has_no_place_of_its_own(place: dict, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a pull request is neither tagged nor on a branch"):
+        publish_model(tmp_path / "none", "org/my-coma", create_pr=True, **place)
+
+
 def test_differences_are_shares_of_the_length() -> None:
     golden = {"names": ["a", "b"], "embeddings": [[3.0, 4.0], [1.0, 0.0]]}
     report = {"golden": golden, "embeddings": [[3.0, 3.0], [1.0, 0.0]]}
-    assert dict(differences(report)) == {"a": pytest.approx(0.2), "b": 0.0}
+    assert differences(report) == {"a": pytest.approx(0.2), "b": 0.0}
     with pytest.raises(ValueError, match="The vector of a has 1 dimensions, the golden one 2"):
-        dict(differences({"golden": golden, "embeddings": [[3.0], [1.0]]}))
-    assert torch.tensor(golden["embeddings"]).shape == (2, 2)
+        differences({"golden": golden, "embeddings": [[3.0], [1.0]]})
 
 
 SECRET = "root:x:0:0 (the secret)"
@@ -247,7 +281,7 @@ def test_a_difference_that_is_no_number_is_beyond_any_tolerance() -> None:
     nan = float("nan")
     golden = {"names": ["a", "b", "c"], "embeddings": [[nan, 4.0], [1.0, 0.0], [nan, nan]]}
     report = {"golden": golden, "embeddings": [[3.0, 4.0], [nan, 0.0], [nan, nan]]}
-    assert dict(differences(report)) == dict.fromkeys("abc", float("inf"))
+    assert differences(report) == dict.fromkeys("abc", float("inf"))
 
 
 @pytest.mark.parametrize(

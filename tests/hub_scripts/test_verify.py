@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hub_scripts.hub.golden import GOLDEN_FILE, version_changes, weight_faults, write_golden
+from hub_scripts.verify import verify_model
 from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
@@ -49,6 +50,29 @@ def test_a_folder_that_was_never_pushed(coma_folder: Path, coma_command: Callabl
     assert code == 1 and "does not load" not in error
     assert f"{coma_folder} loads, but has no golden vectors ({GOLDEN_FILE})" in error and "coma push" in error
     assert said.splitlines() == [f"model     {coma_folder} (float32)", "weights   complete"]
+
+
+def test_from_python_it_says_what_it_found(published: Path, capsys: pytest.CaptureFixture) -> None:
+    """All is as it was; with another vector and a version, those are named, and a tolerance decides."""
+    found = verify_model(published)
+    assert found.is_intact and not found.weight_faults and not found.changed_libraries
+    assert (found.commit, found.dtype, found.tolerance) == (None, "float32", 1e-3)
+    golden = json.loads((published / GOLDEN_FILE).read_text())
+    assert list(found.differences) == golden["names"] and max(found.differences.values()) < 1e-5
+    golden["embeddings"][1][0] += 0.02
+    del golden["versions"]["pillow"]
+    (published / GOLDEN_FILE).write_text(json.dumps(golden))
+    found = verify_model(published, tolerance=0.01)
+    assert [name for name, difference in found.differences.items() if difference > 0.01] == ["an image"]
+    assert not found.is_intact and len(found.changed_libraries) == 1 and "pillow" in found.changed_libraries[0]
+    assert found._replace(tolerance=0.1).is_intact
+    assert not found._replace(tolerance=0.1, weight_faults=["1 weights are missing: a"]).is_intact
+    assert not capsys.readouterr().out
+
+
+def test_without_golden_vectors_nothing_is_intact(coma_folder: Path) -> None:
+    found = verify_model(str(coma_folder))
+    assert not found.is_intact and not found.differences and not found.weight_faults
 
 
 def damaged(golden: dict) -> dict[str, str]:

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hub_scripts.embedding.corpus import Columns, open_corpus
 from tests.malformed.cases import Case, Check
+from trainers.data.corpus import Columns, open_corpus
 from trainers.data.dialogues import load_dialogues
 from trainers.data.pairs import PairColumns, load_pairs
 from trainers.data.rows import BadRows

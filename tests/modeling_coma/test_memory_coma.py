@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from modeling_coma import ComaForEmbedding, CompressionMemory
+from modeling_coma import CompressionMemory
 from tests.checkpointing import set_checkpointing
+from trainers.backbone import model_from_backbone
 
 
 K = 4
@@ -150,7 +151,7 @@ def test_checkpointing_keeps_no_memory_and_says_so(coma, mixed_inputs):
 
 def test_sliding_windows_are_refused(make_backbone, tmp_path):
     """A window forgets the compression tokens as a dialogue grows."""
-    model, processor = ComaForEmbedding.from_backbone(make_backbone("qwen2_5_vl"), K)
+    model, processor = model_from_backbone(make_backbone("qwen2_5_vl"), K)
     text = model.config.get_text_config()
     text.sliding_window, text.layer_types = 8, ["full_attention", "sliding_attention", "full_attention"]
     cache = DynamicCache(config=text)

@@ -89,11 +89,3 @@ def test_columns_meet_the_states_where_these_are(coma):
     assert memory.layers[0][0].shape == (2, 1, 2, 4) and memory.num_columns == 2
     twice = memory.select(torch.tensor([0, 0, 1]))
     assert {twice.layers[0][0].device.type, twice.compression_states.device.type} == {"meta"}
-
-
-def test_a_model_is_not_made_of_weights_that_are_elsewhere(make_backbone, tmp_path):
-    """Rows for the compression tokens would be drawn into nothing."""
-    folder = make_backbone("qwen2_5_vl")
-    places = {"model.visual": "cpu", "model.language_model": "disk", "lm_head": "disk"}
-    with pytest.raises(ValueError, match=r"\d+ weights are offloaded, first .*\. Make the model without `device_map`"):
-        ComaForEmbedding.from_backbone(str(folder), 4, device_map=places, offload_folder=str(tmp_path))

@@ -1,6 +1,7 @@
 """Fixtures of both stages: rows of every modality, and trainers of tiny models."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from trainers.compression.config import ComaCompressionConfig
 from trainers.compression.trainer import ComaCompressionTrainer
 from trainers.contrastive.config import ComaContrastiveConfig
 from trainers.contrastive.trainer import ComaContrastiveTrainer
+from trainers.experimental.config import ExperimentalContrastiveConfig
+from trainers.experimental.trainer import ExperimentalContrastiveTrainer
 
 
 MODALITIES = ("text", "image", "mixed", "several")
@@ -48,28 +51,34 @@ def contrastive_rows(picture: Callable) -> Callable[..., list[dict[str, Any]]]:
 @pytest.fixture
 def contrastive_trainer(tmp_path: Path) -> Callable[..., ComaContrastiveTrainer]:
     """`contrastive_trainer((model, processor), rows, **settings)`: arguments of the trainer, and of its config."""
+    return partial(make_contrastive_trainer, tmp_path, ComaContrastiveTrainer, ComaContrastiveConfig)
 
-    def make(coma: tuple, rows: list[dict] | None = None, **settings: Any) -> ComaContrastiveTrainer:
-        model, processor = coma
-        kwargs = {
-            name: settings.pop(name) for name in ("peft_config", "callbacks", "eval_dataset") if name in settings
-        }
-        defaults = {
-            "output_dir": tmp_path / "out",
-            "report_to": "none",
-            "use_cpu": True,
-            "disable_tqdm": True,
-            "per_device_train_batch_size": 4,
-            "max_steps": 2,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "temperature": 0.1,
-            "learning_rate": 1e-3,
-        }
-        config = ComaContrastiveConfig(**{**defaults, **settings})
-        return ComaContrastiveTrainer(model, config, processor, train_dataset=rows, **kwargs)
 
-    return make
+@pytest.fixture
+def experimental_trainer(tmp_path: Path) -> Callable[..., ExperimentalContrastiveTrainer]:
+    """The same with the settings of the experiments."""
+    return partial(make_contrastive_trainer, tmp_path, ExperimentalContrastiveTrainer, ExperimentalContrastiveConfig)
+
+
+def make_contrastive_trainer(
+    folder: Path, trainer_class: type, config_class: type, coma: tuple, rows: list[dict] | None = None, **settings: Any
+) -> Any:
+    model, processor = coma
+    kwargs = {name: settings.pop(name) for name in ("peft_config", "callbacks", "eval_dataset") if name in settings}
+    defaults = {
+        "output_dir": folder / "out",
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "per_device_train_batch_size": 4,
+        "max_steps": 2,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "temperature": 0.1,
+        "learning_rate": 1e-3,
+    }
+    config = config_class(**{**defaults, **settings})
+    return trainer_class(model, config, processing_class=processor, train_dataset=rows, **kwargs)
 
 
 @pytest.fixture(scope="session")
@@ -110,6 +119,6 @@ def compression_trainer(tmp_path: Path) -> Callable[..., ComaCompressionTrainer]
             "learning_rate": 1e-3,
         }
         config = ComaCompressionConfig(**{**defaults, **settings})
-        return ComaCompressionTrainer(model, config, processor, train_dataset=rows, **kwargs)
+        return ComaCompressionTrainer(model, config, train_dataset=rows, processing_class=processor, **kwargs)
 
     return make

@@ -1,29 +1,77 @@
-"""What both trainers share: means that are means, models and processors that fit, checkpoints that are whole."""
+"""What both trainers share: arguments of `Trainer`, models and processors that fit, checkpoints that are whole."""
 
+import inspect
 import shutil
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
+from transformers import Trainer, TrainingArguments
 
-from trainers.base import Meter, last_checkpoint
+from trainers.adapters import lora_config
+from trainers.base import last_checkpoint
+from trainers.compression import ComaCompressionConfig, ComaCompressionTrainer
+from trainers.contrastive import ComaContrastiveConfig, ComaContrastiveTrainer
 
 
-def test_the_meter_divides_sums_by_counts_and_rates_by_time():
-    meter = Meter(Accelerator(cpu=True))
-    meter.add("accuracy", torch.tensor(3), 4)
-    meter.add("accuracy", 1, torch.tensor(4))
-    meter.add_rate("tokens_per_second", 300)
-    with meter.paused():
-        time.sleep(0.3)
-    time.sleep(0.1)
-    found = meter.flush()
-    assert found["accuracy"] == 0.5
-    assert 1500 < found["tokens_per_second"] < 3000
-    assert meter.flush() == {}
+TRAINERS = [ComaCompressionTrainer, ComaContrastiveTrainer]
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_arguments_are_those_of_trainer_in_its_order(trainer):
+    of_hf = list(inspect.signature(Trainer.__init__).parameters.values())
+    ours = list(inspect.signature(trainer.__init__).parameters.values())
+    positional = [one.name for one in ours if one.kind is one.POSITIONAL_OR_KEYWORD]
+    assert positional == [one.name for one in of_hf][: len(positional)] and positional[-1] == "processing_class"
+    assert {one.default for one in ours if one.name in positional[2:]} == {None}
+    more = [one.name for one in ours if one.kind is one.KEYWORD_ONLY]
+    assert more[0] == "peft_config" and not set(more) & {one.name for one in of_hf}
+
+
+@pytest.fixture
+def saved(make_coma, tmp_path):
+    """A folder with a model and its processor."""
+    for part in make_coma():
+        part.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_folder_is_enough(trainer, saved, tmp_path, monkeypatch, compression_rows, contrastive_rows):
+    monkeypatch.chdir(tmp_path)
+    made = trainer(str(saved))
+    assert type(made.args) is trainer.config_class and made.coma.dtype == torch.float32
+    assert made.processing_class.compression_token_ids == made.coma.config.compression_token_ids
+    rows = (compression_rows if trainer is ComaCompressionTrainer else contrastive_rows)(number=2)
+    settings = {"max_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True, "disable_tqdm": True}
+    args = trainer.config_class(tmp_path / "out", **settings, per_device_train_batch_size=2)
+    adapter = lora_config(made.coma, r=2)
+    named = trainer(saved, args, None, rows, rows, peft_config=adapter)
+    named.train()
+    assert named.model.peft_config["default"].base_model_name_or_path == str(saved)
+    assert named.evaluate()["eval_loss"] > 0
+
+
+def test_what_cannot_be_loaded_is_named(saved, make_coma, tmp_path):
+    model, processor = make_coma()
+    with pytest.raises(ValueError, match="not loaded from a folder that has a processor: pass processing_class"):
+        ComaCompressionTrainer(model)
+    with pytest.raises(ValueError, match="args must be a ComaContrastiveConfig, got a ComaCompressionConfig"):
+        ComaContrastiveTrainer(model, ComaCompressionConfig(tmp_path, use_cpu=True), processing_class=processor)
+    with pytest.raises(ValueError, match="args must be a ComaCompressionConfig, got a TrainingArguments"):
+        ComaCompressionTrainer(model, TrainingArguments(tmp_path, use_cpu=True), processing_class=processor)
+    model.backbone.config.save_pretrained(tmp_path / "backbone")
+    with pytest.raises(ValueError, match="backbone is a qwen2_5_vl model and no CoMa model: make one of it by `coma"):
+        ComaCompressionTrainer(str(tmp_path / "backbone"))
+
+
+def test_an_adapter_is_no_model(saved, tmp_path):
+    args = ComaContrastiveConfig(tmp_path / "out", report_to="none", use_cpu=True)
+    base = ComaContrastiveTrainer(str(saved), args).model
+    ComaContrastiveTrainer(base, args, peft_config=lora_config(base, r=2)).save_model(str(tmp_path / "adapter"))
+    with pytest.raises(ValueError, match="adapter is an adapter, no model: load it upon its base"):
+        ComaContrastiveTrainer(str(tmp_path / "adapter"), args)
 
 
 def test_processor_and_model_must_belong_together(make_coma, compression_trainer):
@@ -83,11 +131,3 @@ def test_rows_of_a_data_set_reach_the_collator_undecoded_and_numbered(make_coma,
     row = trainer.train_dataset[4]
     assert row["row"] == 4 and isinstance(row["images"][0]["bytes"], bytes)
     assert trainer.eval_dataset["few"][0]["row"] == 0
-
-
-def test_there_is_no_mean_of_nothing():
-    """An accuracy of no answers is not 0."""
-    meter = Meter(Accelerator(cpu=True))
-    meter.add("accuracy", torch.tensor(0), torch.tensor(0))
-    meter.add_rate("tokens_per_second", 0)
-    assert meter.flush() == {"tokens_per_second": 0}

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -20,13 +21,17 @@ from trainers.adapters import lora_config
 from trainers.contrastive.config import ComaContrastiveConfig
 from trainers.contrastive.grad_cache import plan_mini_batches
 from trainers.contrastive.trainer import ComaContrastiveTrainer
-from trainers.distributed import average_gradients, gather_rows
-from trainers.evaluation.retrieval_callback import RetrievalCallback, RetrievalSet
+from trainers.distributed import gather_rows, gather_together
+from trainers.evaluation import RetrievalCallback, RetrievalSet
+from trainers.experimental.config import ExperimentalContrastiveConfig
+from trainers.experimental.trainer import ExperimentalContrastiveTrainer
 
 
 def test_one_process_gathers_nothing() -> None:
     rows = torch.ones(3, 2, requires_grad=True)
-    assert gather_rows(rows) == (rows, 0) and average_gradients(rows) is rows
+    assert gather_rows(rows) == (rows, 0)
+    (found, first, sizes), _ = gather_together(rows, rows[:1])
+    assert (found is rows, first, sizes) == (True, 0, [3])
 
 
 def spawn(work: Callable, processes: int, folder: Path, *args: Any) -> list[Any]:
@@ -65,15 +70,16 @@ def gather(rank: int, processes: int) -> dict[str, Any]:
     rows = (torch.arange(2.0 * rank).reshape(rank, 2) + 10 * rank).requires_grad_()  # 0, 1, 2 rows
     everything, offset = gather_rows(rows)
     (everything * (rank + 1)).sum().backward()
-    weight = torch.tensor([2.0], requires_grad=True)
-    for _ in range(2):
-        (average_gradients(weight) * (rank + 1)).sum().backward()
+    numbers = torch.full((2 - rank, 1, 2), rank), torch.arange(3 * rank)
+    together = gather_together(*numbers)
+    nothing, begin = gather_rows(torch.empty(0, 4))
     plan = plan_mini_batches(torch.tensor([[4, 4, 4], [1], [3, 2]][rank]), max_tokens=4)
     return {
         "rows": everything.detach(),
         "offset": offset,
         "gradient": rows.grad,
-        "average": weight.grad.item(),
+        "together": [(rows.tolist(), first, sizes) for rows, first, sizes in together],
+        "nothing": (nothing.shape, begin),
         "plan": [part.tolist() for part in plan],
     }
 
@@ -85,7 +91,11 @@ def test_rows_and_gradients_cross_processes(tmp_path: Path) -> None:
         assert result["rows"].tolist() == [[10, 11], [20, 21], [22, 23]]
         assert result["offset"] == [0, 0, 1][rank]
         assert result["gradient"].tolist() == [[6.0, 6.0]] * rank  # 1 + 2 + 3
-        assert result["average"] == 4  # twice the mean of 1, 2, 3
+        assert result["together"] == [
+            ([[[0, 0]], [[0, 0]], [[1, 1]]], [0, 2, 3][rank], [2, 1, 0]),
+            ([0, 1, 2, 0, 1, 2, 3, 4, 5], [0, 0, 3][rank], [0, 3, 6]),
+        ]
+        assert result["nothing"] == ((0, 4), 0)
         assert len(result["plan"]) == 3
         assert sorted(row for part in result["plan"] for row in part) == list(range([3, 1, 2][rank]))
 
@@ -116,7 +126,7 @@ def rows_of_stage_2() -> list[dict[str, Any]]:
     return rows
 
 
-class InOrder(ComaContrastiveTrainer):
+class InOrder(ExperimentalContrastiveTrainer):
     """Rows in their order, so that one process and several see the same batches."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler:
@@ -181,13 +191,39 @@ def train(folder: str, settings: dict, processes: int) -> dict[str, Any]:
     features = {"query": item, "positive": item, "negatives": [item], "source": Value("string")}
     dataset = Dataset.from_list(rows, Features({**features, "group": Value("string"), "messages": [MESSAGE]}))
     peft_config = lora_config(model, lora_dropout=0.0) if adapter else None
-    config = ComaContrastiveConfig(**{**defaults, **settings})
-    trainer = InOrder(model, config, processor, peft_config, train_dataset=dataset, eval_dataset=dataset)
+    config = ExperimentalContrastiveConfig(**{**defaults, **settings})
+    datasets = {"train_dataset": dataset, "eval_dataset": dataset}
+    trainer = InOrder(model, config, processing_class=processor, peft_config=peft_config, **datasets)
     trainer.add_callback(RetrievalCallback(trainer, RetrievalSet.from_rows(rows[:3])))
     trainer.train()
     trained = trainer.accelerator.unwrap_model(trainer.model)
     weights = {name: parameter.detach().clone() for name, parameter in trained.named_parameters()}
-    return {"weights": weights, "temperature": trainer.temperature.values(), "logs": trainer.state.log_history}
+    return {"weights": weights, "temperature": trainer.temperatures(), "logs": trainer.state.log_history}
+
+
+def collectives(rank: int, processes: int, folder: str) -> dict[bool, list[int]]:
+    """How often processes talk to each other in a step, forward and backward, with one direction and with both."""
+    found = {}
+    for bidirectional in (False, True):
+        model, processor = ComaForEmbedding.from_pretrained(folder), ComaProcessor.from_pretrained(folder)
+        args = ComaContrastiveConfig(f"{folder}/out", report_to="none", use_cpu=True, bidirectional=bidirectional)
+        trainer = ComaContrastiveTrainer(model, args, processing_class=processor)
+        batch = trainer.data_collator(rows_of_stage_2()[rank:8:2])
+        with (
+            mock.patch.object(dist, "all_gather", wraps=dist.all_gather) as gathers,
+            mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as reduces,
+        ):
+            loss = trainer.compute_loss(trainer.model.train(), batch)
+            forward = gathers.call_count + reduces.call_count
+            loss.backward()
+            found[bidirectional] = [forward, gathers.call_count + reduces.call_count - forward]
+    return found
+
+
+@pytest.mark.distributed
+def test_processes_talk_no_more_than_they_must(folder: str, tmp_path: Path) -> None:
+    """The number of mini-batches; sizes and rows of ids; sizes and rows of embeddings. Backward: the embeddings."""
+    assert spawn(collectives, 2, tmp_path, folder) == [{False: [5, 1], True: [5, 1]}] * 2
 
 
 def train_all(rank: int, processes: int, folder: str) -> dict[str, dict]:

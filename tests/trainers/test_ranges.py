@@ -8,6 +8,7 @@ import pytest
 
 from trainers.compression.config import ComaCompressionConfig
 from trainers.contrastive.config import ComaContrastiveConfig
+from trainers.experimental.config import ExperimentalContrastiveConfig
 from trainers.ranges import COUNT, POSITIVE, check_choices, check_ranges
 
 
@@ -43,11 +44,9 @@ COMPRESSION = [
 ]
 CONTRASTIVE = [
     *(("temperature", value) for value in (0, -0.1, NAN, INF)),
-    *(("temperature_learning_rate", value) for value in (0, NAN)),
     *(("sub_batch_size", value) for value in (0, -1)),
     ("mini_batch_tokens", 0),
     ("hardness", NAN),
-    ("joint_weight", -1),
     ("false_negative_margin", NAN),
     ("matryoshka_dims", [16, 0]),
     ("matryoshka_dims", [16.5]),
@@ -57,9 +56,11 @@ CONTRASTIVE = [
     ("source_caps", {"a": 0}),
     ("source_weights", {"a": -1.0}),
 ]
+EXPERIMENTAL = [*(("temperature_learning_rate", value) for value in (0, NAN)), ("joint_weight", -1)]
 CASES = [(kind, *case) for kind in (ComaCompressionConfig, ComaContrastiveConfig) for case in BOTH]
 CASES += [(ComaCompressionConfig, *case) for case in COMPRESSION]
 CASES += [(ComaContrastiveConfig, *case) for case in CONTRASTIVE]
+CASES += [(ExperimentalContrastiveConfig, *case) for case in EXPERIMENTAL]
 
 
 @pytest.mark.parametrize(("kind", "name", "value"), CASES, ids=str)
@@ -76,7 +77,8 @@ def test_what_is_in_range_is_kept(tmp_path):
     assert {name: getattr(config, name) for name in settings} == settings
     assert config.source_caps == {"a": 3}
     # Only a temperature is trained: there the learning rate of the model may be 0.
-    assert ComaContrastiveConfig(learning_rate=0.0, temperature_learning_rate=0.1, use_cpu=True).learning_rate == 0
+    config = ExperimentalContrastiveConfig(learning_rate=0.0, temperature_learning_rate=0.1, use_cpu=True)
+    assert config.learning_rate == 0
 
 
 def test_none_is_fine_where_it_is_the_default():

@@ -1,10 +1,14 @@
 """Batches of similar length: every row once, the budget kept, the same for every process."""
 
+import doctest
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 
-from trainers.samplers import LengthGroupedBatches
+import trainers.samplers
+from trainers.samplers import LengthGroupedBatches, halve_largest, pack
 
 
 RANDOM = np.random.default_rng(0)
@@ -13,6 +17,47 @@ LENGTHS = {
     "two parts": np.stack([RANDOM.integers(40, 300, 311), RANDOM.integers(5, 200, 311)], axis=1),
     "all equal": np.full(50, 70),
 }
+
+
+def tokens_of(lengths, padded):
+    """What some rows take, of lengths `(num_rows, num_parts)`."""
+    return len(lengths) * lengths.max(axis=0).sum() if padded else lengths.sum()
+
+
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("longest_first", [True, False])
+@pytest.mark.parametrize(("max_tokens", "max_rows"), [(700, None), (2048, 5), (None, 7), (None, None)])
+def test_batches_are_full_and_no_fuller(lengths, padded, longest_first, max_tokens, max_rows):
+    batches = pack(lengths, max_tokens, max_rows, longest_first=longest_first, padded=padded)
+    parts = lengths.reshape(len(lengths), -1)
+    order = [row for batch in batches for row in batch]
+    assert order == (
+        sorted(order, key=lambda row: (-parts[row].sum(), row)) if longest_first else list(range(len(lengths)))
+    )
+
+    def fits(batch):
+        within = max_tokens is None or tokens_of(parts[batch], padded) <= max_tokens
+        return within and len(batch) <= (max_rows or len(batch))
+
+    assert all(batch and fits(batch) for batch in batches)
+    assert not any(fits([*batch, following[0]]) for batch, following in pairwise(batches))
+
+
+def test_a_row_that_is_too_long_is_a_batch_and_one_of_no_length_counts():
+    assert pack([3, 50, 4], 10) == [[0], [1], [2]]
+    assert pack([0, 0, 0], 2) == [[0, 1], [2]]
+    assert pack([], 10) == [] == pack([], longest_first=True)
+
+
+def test_the_largest_batches_are_halved():
+    assert halve_largest([[1, 2, 3], [4]], 2) == [[1, 2, 3], [4]]
+    assert halve_largest([[1, 2, 3], [4]], 4) == [[1], [2], [3], [4]]
+    assert halve_largest([[5]], 3) == [[], [], [5]]
+
+
+def test_the_example_of_the_documentation():
+    assert doctest.testmod(trainers.samplers) == (0, 1)
 
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)

@@ -168,7 +168,7 @@ def train_stage_1(rank: int, processes: int, folder: str, freeze_vision: bool) -
         **SETTINGS,
     )
     model, processor = ComaForEmbedding.from_pretrained(folder), ComaProcessor.from_pretrained(folder)
-    trainer = InOrder(model, config, processor, train_dataset=rows, eval_dataset=rows)
+    trainer = InOrder(model, config, train_dataset=rows, eval_dataset=rows, processing_class=processor)
     trainer.train()
     trained = trainer.accelerator.unwrap_model(trainer.model)
     return {"logs": trainer.state.log_history, "weights": {n: p.detach() for n, p in trained.named_parameters()}}

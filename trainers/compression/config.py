@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 from trainers.ranges import AT_LEAST_0, COUNT, POSITIVE, check_ranges
 from trainers.training_config import ComaTrainingArguments
@@ -38,11 +39,13 @@ class ComaCompressionConfig(ComaTrainingArguments):
             Limit of a dialogue in tokens; turns beyond it are left out and counted.
         compression_instruction (`bool`, *optional*, defaults to `True`):
             Whether the processor's instruction stands before the compression tokens.
+        train_sampling_strategy (`str`, *optional*, defaults to `"random"`):
+            `"random"`, `"sequential"`, or `"group_by_length"` for batches of rows of similar length.
+        length_column_name (`str`, *optional*, defaults to `"length"`):
+            Column with the tokens of each row, as `trainers.add_lengths` makes it, for `group_by_length`.
         max_tokens_per_batch (`int`, *optional*):
-            Budget of a batch in tokens, padding included, beside its `per_device_train_batch_size` rows at most.
-        length_column (`str`, *optional*):
-            Column with the tokens of each row, as `trainers.compression.lengths.add_lengths` makes it, for batches of
-            similar length.
+            Budget of a batch in tokens, padding included, beside its `per_device_train_batch_size` rows at most. Needs
+            `group_by_length`.
         on_bad_row (`str`, *optional*, defaults to `"raise"`):
             `"raise"`, or `"skip"` to leave bad rows out and count them.
 
@@ -60,11 +63,19 @@ class ComaCompressionConfig(ComaTrainingArguments):
     dialogue_max_length: int = field(default=8192, metadata={"help": "Limit of a dialogue in tokens."})
     compression_instruction: bool = field(default=True, metadata={"help": "Instruction before the tokens."})
     max_tokens_per_batch: int | None = field(default=None, metadata={"help": "Token budget of a batch."})
-    length_column: str | None = field(default=None, metadata={"help": "Column with the tokens of each row."})
+    train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = field(
+        default="random", metadata={"help": "Order of the rows; group_by_length: of similar length."}
+    )
 
     cross_entropy_weight: float = field(default=1.0, metadata={"help": "Weight of the cross-entropy."})
     kl_weight: float = field(default=0.0, metadata={"help": "Weight of the KL from the uncompressed teacher."})
     kl_temperature: float = field(default=1.0, metadata={"help": "Temperature of the KL."})
+
+    refused: ClassVar = {
+        name: reason
+        for name, reason in ComaTrainingArguments.refused.items()
+        if name not in ("train_sampling_strategy", "length_column_name")
+    }
 
     def __post_init__(self) -> None:
         check_ranges(self, RANGES)
@@ -78,12 +89,22 @@ class ComaCompressionConfig(ComaTrainingArguments):
                 "bf16_full_eval and fp16_full_eval cannot act here: stage 1 is evaluated in the precision that it is "
                 "trained in. Leave them out."
             )
-        if self.max_tokens_per_batch is not None and self.length_column is None:
+        self._check_order()
+
+    def _check_order(self) -> None:
+        if self.groups_by_length and self.dataloader_drop_last:
             raise ValueError(
-                "max_tokens_per_batch needs a length_column; trainers.compression.lengths.add_lengths makes one."
+                "dataloader_drop_last cannot act beside train_sampling_strategy=group_by_length: its batches have an "
+                "order of their own, in which every row comes. Leave one of them out."
             )
-        if self.length_column is not None and (self.dataloader_drop_last or self.train_sampling_strategy != "random"):
-            raise ValueError(
-                "dataloader_drop_last and train_sampling_strategy cannot act beside a length_column: batches of "
-                "similar length have an order of their own, in which every row comes. Leave them out."
-            )
+        if self.groups_by_length:
+            return
+        if self.max_tokens_per_batch is not None:
+            raise ValueError("max_tokens_per_batch needs train_sampling_strategy=group_by_length.")
+        if self.length_column_name != "length":
+            raise ValueError("length_column_name cannot act without train_sampling_strategy=group_by_length.")
+
+    @property
+    def groups_by_length(self) -> bool:
+        """Whether batches are of rows of similar length."""
+        return self.train_sampling_strategy == "group_by_length"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from torch.utils.data import DataLoader
@@ -14,66 +15,87 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.callbacks import TokenSimilarity
+from trainers.base import ComaTrainer
 from trainers.compression.collator import ComaCompressionCollator
 from trainers.compression.config import ComaCompressionConfig
 from trainers.compression.evaluation import evaluate_compression
 from trainers.compression.loss import Head, answer_hits, answer_kl
+from trainers.compression.token_similarity import TokenSimilarity
 from trainers.samplers import LengthGroupedBatches
-from trainers.skipped_batches import SkippingTrainer
-from trainers.training_config import ComaTrainingArguments
 
 
 __all__ = ["ComaCompressionTrainer"]
 
 
-class ComaCompressionTrainer(SkippingTrainer):
+class ComaCompressionTrainer(ComaTrainer):
     r"""
     Trains stage 1. The model's own forward computes the cross-entropy; here are the KL from the teacher, what is
     logged, and an evaluation that tells how much the compression tokens carry.
 
     Args:
-        model ([`ComaForEmbedding`] or `PeftModel`):
-            The model.
-        args ([`ComaCompressionConfig`]):
-            Settings.
-        processing_class ([`ComaProcessor`]):
-            The processor, saved with every checkpoint.
+        model (`str`, [`ComaForEmbedding`] or `PeftModel`):
+            The model, or the name of its folder or on the Hub, which is then loaded in fp32.
+        args ([`ComaCompressionConfig`], *optional*):
+            Settings; the defaults of the stage by default.
+        data_collator (`Callable`, *optional*):
+            Rows to a batch; by default a [`ComaCompressionCollator`] as `args` say.
+        train_dataset, eval_dataset, kwargs:
+            As in [`~trainers.base.ComaTrainer`].
+        processing_class ([`ComaProcessor`], *optional*):
+            The processor, saved with every checkpoint; by default that of the model's folder.
         peft_config (`LoraConfig`, *optional*):
             Adapter to train, see `trainers.adapters.lora_config`; without one, all that is not frozen is trained.
         teacher ([`ComaForEmbedding`], *optional*):
             Teacher of the KL. With an adapter it is the model itself without the adapter.
-        kwargs:
-            As in `Trainer`: `train_dataset`, `eval_dataset`, `data_collator`, `callbacks`, …
 
     Raises:
         ValueError: for a KL without a teacher, and for FSDP or ZeRO-3 without gradient checkpointing.
+
+    Example:
+
+    ```python
+    from trainers import ComaCompressionConfig, ComaCompressionTrainer, load_dialogues
+
+    args = ComaCompressionConfig("stage-1", bf16=True, per_device_train_batch_size=16)
+    trainer = ComaCompressionTrainer("my-coma", args, train_dataset=load_dialogues("dialogues.jsonl"))
+    trainer.train()
+    ```
     """
+
+    config_class = ComaCompressionConfig
+    collator_class = ComaCompressionCollator
+    stage = "compression"  # its name in the record of a training
 
     def __init__(
         self,
-        model: ComaForEmbedding,
-        args: ComaCompressionConfig,
-        processing_class: ComaProcessor,
+        model: str | ComaForEmbedding | PeftModel,
+        args: ComaCompressionConfig | None = None,
+        data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: ComaProcessor | None = None,
+        *,
         peft_config: LoraConfig | None = None,
         teacher: ComaForEmbedding | None = None,
         **kwargs: Any,
     ) -> None:
-        if kwargs.get("data_collator") is None:
-            kwargs["data_collator"] = ComaCompressionCollator(
-                processing_class,
-                args.max_length,
-                args.dialogue_max_length,
-                args.compression_instruction,
-                args.on_bad_row,
-            )
-        super().__init__(model, args, processing_class, peft_config, **kwargs)
+        super().__init__(
+            model,
+            args,
+            data_collator,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            peft_config=peft_config,
+            **kwargs,
+        )
+        args = self.args
         if (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()) and not _checkpoints(args):
             raise ValueError(
                 "Set gradient_checkpointing: FSDP and ZeRO-3 free the weights of a layer after its backward pass, and "
                 "only with checkpointing does a step go through each layer once."
             )
-        if args.kl_weight > 0 and teacher is None and not hasattr(self.model, "disable_adapter"):
+        if args.kl_weight > 0 and teacher is None and not isinstance(self.model, PeftModel):
             raise ValueError("kl_weight > 0 needs a teacher: train an adapter (peft_config), or pass `teacher`.")
         if teacher is not None:
             teacher = teacher.requires_grad_(False).eval()
@@ -139,8 +161,8 @@ class ComaCompressionTrainer(SkippingTrainer):
         return int((batch["labels"] != -100).any(dim=1).sum())
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches of similar length where the rows have a `length_column`, else as in `Trainer`."""
-        if self.args.length_column is None:
+        """Batches of similar length if `train_sampling_strategy` is `group_by_length`, else as in `Trainer`."""
+        if not self.args.groups_by_length:
             return super().get_train_dataloader()
         batches = LengthGroupedBatches(
             self._lengths(),
@@ -167,20 +189,18 @@ class ComaCompressionTrainer(SkippingTrainer):
         return loader
 
     def _lengths(self) -> np.ndarray:
-        dataset, column = self.train_dataset.dataset, self.args.length_column
+        dataset, column = self.train_dataset.dataset, self.args.length_column_name
         if column not in getattr(dataset, "column_names", ()):
             raise ValueError(
                 f"The train dataset has no column {column!r}; trainers.compression.lengths.add_lengths makes one."
             )
         return np.asarray(dataset[column][:])
 
+    def _get_eval_sampler(self, eval_dataset: Any) -> None:
+        """Rows are evaluated in their order, also where training groups them by length."""
+
     def evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
+        self, dataloader: DataLoader, description: str, *args, metric_key_prefix: str = "eval", **kwargs
     ) -> EvalLoopOutput:
         """Loss per answer token: from the compression tokens, from those of another row, and from none at all."""
         model = self._wrap_model(self.model, training=False, dataloader=dataloader).eval()
@@ -210,7 +230,7 @@ def _without_adapter(head: torch.nn.Module) -> Head:
     return logits
 
 
-def _checkpoints(args: ComaTrainingArguments) -> bool:
+def _checkpoints(args: ComaCompressionConfig) -> bool:
     """Newer versions of transformers call it activation checkpointing."""
     names = ("activation_checkpointing", "gradient_checkpointing")
     return any(getattr(args, name, False) for name in names)

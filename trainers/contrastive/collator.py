@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from modeling_coma import ComaProcessor
-from trainers.compression.collator import ComaCompressionCollator
-from trainers.contrastive.config import ComaContrastiveConfig
 from trainers.contrastive.packing import PackedInputs
-from trainers.data.items import as_input, content_key
+from trainers.data.items import content_key, to_item
 from trainers.data.rows import BadRows
-from trainers.experimental.joint import collate_dialogues
+
+
+if TYPE_CHECKING:  # it loads the settings of the HF `Trainer`, and with them PEFT
+    from trainers.contrastive.config import ComaContrastiveConfig
 
 
 __all__ = [
@@ -34,8 +35,6 @@ class ComaContrastiveCollator:
             The processor of the model.
         max_length, instructions, own_negatives_only, on_bad_row:
             As in [`ComaContrastiveConfig`].
-        dialogues ([`ComaCompressionCollator`], *optional*):
-            What collates the `messages` of rows that have any, as `dialogues`.
 
     Example:
 
@@ -62,57 +61,58 @@ class ComaContrastiveCollator:
         max_length: int | None = None,
         instructions: dict[str, str] | None = None,
         own_negatives_only: list[str] | None = None,
-        on_bad_row: str = "raise",
-        dialogues: ComaCompressionCollator | None = None,
+        on_bad_row: Literal["raise", "skip"] = "raise",
     ) -> None:
         self.processor = processor
         self.options = {} if max_length is None else {"max_length": max_length}
         self.instructions = instructions or {}
         self.own_negatives_only = set(own_negatives_only or ())
         self.bad_rows = BadRows(on_bad_row)
-        self.dialogues = dialogues
 
     @classmethod
     def of(cls, processor: ComaProcessor, args: ComaContrastiveConfig) -> ComaContrastiveCollator:
         """The collator that a trainer with these settings makes for itself, with a caching processor for instance."""
-        dialogues = ComaCompressionCollator(processor, args.max_length) if args.joint_weight > 0 else None
-        settings = (args.max_length, args.instructions, args.own_negatives_only, args.on_bad_row, dialogues)
-        return cls(processor, *settings)
+        return cls(
+            processor,
+            max_length=args.max_length,
+            instructions=args.instructions,
+            own_negatives_only=args.own_negatives_only,
+            on_bad_row=args.on_bad_row,
+        )
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        return self.bad_rows.apply(self._collate, rows, self._nothing)
+        return self.bad_rows.apply(self.collate, rows, self._nothing)
 
     def _nothing(self) -> dict[str, Any]:
         """A batch of no pairs, with an input that is embedded in vain: other processes may have some."""
-        batch = self._collate([{"query": {"text": "nothing"}, "positive": {"text": "nothing"}}])
+        batch = self.collate([{"query": {"text": "nothing"}, "positive": {"text": "nothing"}}])
         return {name: value[:0] if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
-    def _collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        queries = [
-            as_input(row["query"], f"Row {place}: query", self.instructions.get(row.get("source")))
-            for place, row in enumerate(rows)
-        ]
-        documents = [as_input(row["positive"], f"Row {place}: positive") for place, row in enumerate(rows)]
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """The batch of rows of which none is bad."""
+        queries, documents = [], []
+        for row_idx, row in enumerate(rows):
+            instruction = self.instructions.get(row.get("source"))
+            queries.append(to_item(row["query"], f"Row {row_idx}: query", instruction))
+            documents.append(to_item(row["positive"], f"Row {row_idx}: positive"))
         owners = list(range(len(rows)))
-        for place, row in enumerate(rows):
-            negatives = row.get("negatives") or []
-            documents += [as_input(item, f"Row {place}: negative {n}") for n, item in enumerate(negatives)]
-            owners += [place] * len(negatives)
-        unique = {one.key: one for one in [*queries, *documents]}
-        number = {key: n for n, key in enumerate(unique)}
-        batch = self.processor.process([one.messages for one in unique.values()], **self.options)
-        images_per_row = torch.tensor([one.num_images for one in unique.values()])
+        for row_idx, row in enumerate(rows):
+            for number, item in enumerate(row.get("negatives") or []):
+                documents.append(to_item(item, f"Row {row_idx}: negative {number}"))
+                owners.append(row_idx)
+        unique = {item.key: item for item in [*queries, *documents]}
+        number_of = {key: number for number, key in enumerate(unique)}
+        batch = self.processor.process([item.messages for item in unique.values()], **self.options)
+        images_per_row = torch.tensor([item.num_images for item in unique.values()])
         sources = [row.get("source") for row in rows]
-        more = {} if self.dialogues is None else {"dialogues": collate_dialogues(rows, self.dialogues)}
         return {
-            **more,
             "inputs": PackedInputs.from_batch(batch, images_per_row),
-            "queries": torch.tensor([number[one.key] for one in queries]),
-            "documents": torch.tensor([number[one.key] for one in documents]),
+            "queries": torch.tensor([number_of[item.key] for item in queries]),
+            "documents": torch.tensor([number_of[item.key] for item in documents]),
             "owners": torch.tensor(owners),
-            "asked_keys": torch.tensor([one.key for one in queries]),
-            "query_keys": torch.tensor([one.content for one in queries]),
-            "document_keys": torch.tensor([one.content for one in documents]),
+            "asked_keys": torch.tensor([item.key for item in queries]),
+            "query_keys": torch.tensor([item.content for item in queries]),
+            "document_keys": torch.tensor([item.content for item in documents]),
             "sources": torch.tensor([content_key(source) for source in sources]),
             "groups": torch.tensor([content_key(row.get("group")) for row in rows]),
             "restricted": torch.tensor([source in self.own_negatives_only for source in sources]),

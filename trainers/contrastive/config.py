@@ -13,8 +13,8 @@ __all__ = ["ComaContrastiveConfig"]
 
 RANGES = {
     **dict.fromkeys(("sub_batch_size", "mini_batch_tokens"), COUNT),
-    **dict.fromkeys(("temperature", "temperature_learning_rate"), POSITIVE),
-    **dict.fromkeys(("hardness", "joint_weight"), AT_LEAST_0),
+    "temperature": POSITIVE,
+    "hardness": AT_LEAST_0,
     "false_negative_margin": FINITE,
 }
 PER_SOURCE = {
@@ -66,10 +66,6 @@ class ComaContrastiveConfig(ComaTrainingArguments):
 
         temperature (`float`, *optional*, defaults to 0.03):
             Divides the similarities.
-        temperature_learning_rate (`float`, *optional*):
-            Peak learning rate of the logarithm of the temperature, which is fixed by default.
-        temperature_per_source (`bool`, *optional*, defaults to `False`):
-            Trains a temperature for every `source`.
         bidirectional (`bool`, *optional*, defaults to `False`):
             Mean of both directions, queries to documents and documents to queries.
         false_negative_margin (`float`, *optional*):
@@ -82,9 +78,6 @@ class ComaContrastiveConfig(ComaTrainingArguments):
             Takes negatives from the row's own source only.
         own_negatives_only (`list[str]`, *optional*):
             Sources whose rows have no negatives but their own, as in classification with listed wrong labels.
-        joint_weight (`float`, *optional*, defaults to 0.0):
-            Weight of the loss of stage 1 on the `messages` of rows that have any, which are about the query: its mean
-            over the answer tokens of the batches of all processes.
     """
 
     per_device_train_batch_size: int = field(default=1024, metadata={"help": "Pairs of a batch on each process."})
@@ -96,16 +89,12 @@ class ComaContrastiveConfig(ComaTrainingArguments):
     mini_batch_tokens: int = field(default=16384, metadata={"help": "Tokens of a forward pass."})
 
     temperature: float = field(default=0.03, metadata={"help": "Temperature of the softmax."})
-    temperature_learning_rate: float | None = field(default=None, metadata={"help": "Trains the temperature."})
-    temperature_per_source: bool = field(default=False, metadata={"help": "Trains one temperature per source."})
     bidirectional: bool = field(default=False, metadata={"help": "Both directions."})
     false_negative_margin: float | None = field(default=None, metadata={"help": "Margin of false negatives."})
     hardness: float = field(default=0.0, metadata={"help": "Emphasis on hard negatives."})
     matryoshka_dims: list[int] | None = field(default=None, metadata={"help": "Dimensions to be trained beside."})
     same_source_negatives: bool = field(default=False, metadata={"help": "Negatives of the same source only."})
     own_negatives_only: list[str] | None = field(default=None, metadata={"help": "Sources with own negatives only."})
-
-    joint_weight: float = field(default=0.0, metadata={"help": "Weight of the stage-1 loss on `messages`."})
 
     def __post_init__(self) -> None:
         for name, values in PER_SOURCE.items():
@@ -116,8 +105,6 @@ class ComaContrastiveConfig(ComaTrainingArguments):
                 raise ValueError(f"matryoshka_dims must be whole numbers from 1, got {dim!r}.")
         check_ranges(self, RANGES)
         super().__post_init__()
-        if self.temperature_per_source and self.temperature_learning_rate is None:
-            raise ValueError("temperature_per_source needs a temperature_learning_rate: all begin equal.")
         if self.sub_batch_size is None and (self.source_caps or self.source_weights):
             raise ValueError("source_caps and source_weights need a sub_batch_size, 64 in the official recipe.")
         if self.sub_batch_size is not None and self.train_sampling_strategy != "random":

@@ -21,6 +21,8 @@ import torch
 import torch.distributed as dist
 from torch.utils.checkpoint import get_device_states, set_device_states
 
+from trainers.samplers import halve_largest, pack
+
 
 __all__ = ["cached_embeddings", "plan_mini_batches"]
 
@@ -28,7 +30,7 @@ Embed = Callable[[torch.LongTensor], torch.Tensor]  # numbers of inputs (n,) -> 
 
 
 def plan_mini_batches(
-    lengths: torch.LongTensor, max_tokens: int, max_rows: int | None = None, device: torch.device | None = None
+    lengths: torch.LongTensor, max_tokens: int, device: torch.device | None = None
 ) -> list[torch.LongTensor]:
     r"""
     Cuts inputs into mini-batches of similar length within a budget of tokens, padding counted.
@@ -41,8 +43,6 @@ def plan_mini_batches(
             Tokens of each input.
         max_tokens (`int`):
             Most tokens of a mini-batch, padding included.
-        max_rows (`int`, *optional*):
-            Most inputs of a mini-batch.
         device (`torch.device`, *optional*):
             Where processes talk to each other.
 
@@ -58,20 +58,12 @@ def plan_mini_batches(
         raise ValueError(
             f"Input {number} has {int(lengths[number])} tokens, more than mini_batch_tokens={max_tokens}."
         )
-    order = lengths.argsort(descending=True, stable=True)
-    sizes, width = [0], int(lengths[order[0]])
-    for length in lengths[order].tolist():
-        if (sizes[-1] + 1) * width > max_tokens or sizes[-1] == max_rows:
-            sizes.append(0)
-            width = length
-        sizes[-1] += 1
-    needed = torch.tensor(len(sizes), device=device)
+    batches = pack(lengths.cpu(), max_tokens, longest_first=True)
+    needed = torch.tensor(len(batches), device=device)
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(needed, op=dist.ReduceOp.MAX)
-    while len(sizes) < needed:
-        largest = sizes.index(max(sizes))
-        sizes[largest : largest + 1] = [sizes[largest] // 2, sizes[largest] - sizes[largest] // 2]
-    return list(order.split(sizes))
+    batches = halve_largest(batches, int(needed))
+    return [torch.tensor(batch, dtype=torch.long, device=lengths.device) for batch in batches]
 
 
 def cached_embeddings(

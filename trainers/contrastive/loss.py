@@ -1,4 +1,9 @@
-"""InfoNCE over cosine similarities, always in fp32, with memory that does not grow as the square of the batch."""
+"""InfoNCE, the loss of stage 2: over cosine similarities, always in fp32, one block of queries at a time.
+
+The loss of a query needs its similarities to all documents and nothing of the other queries. So value, gradients and
+statistics of a block come out of the forward pass together, and the backward pass only scales the stored gradients:
+three matrix products per block, no recomputation, and no `N x M` matrix.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +13,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import FunctionCtx, once_differentiable
 
-from trainers.contrastive.loss_blocks import BlockSettings, BlockwiseInfoNCE
-from trainers.contrastive.targets import ContrastiveTargets
+from trainers.contrastive.targets import ContrastiveTargets, TargetMasks
+from trainers.ranges import AT_LEAST_0, COUNT, check_ranges
 
 
-__all__ = ["InfoNCEOptions", "InfoNCEOutput", "InfoNCEStatistics", "info_nce"]
+__all__ = ["InfoNCEOptions", "InfoNCEOutput", "info_nce"]
 
 
 @dataclass(frozen=True)
@@ -40,45 +46,36 @@ class InfoNCEOptions:
     pairs_per_block: int = 2**23
 
     def __post_init__(self) -> None:
-        if self.false_negative_margin is not None and self.false_negative_margin < 0:
-            raise ValueError(f"`false_negative_margin` must not be negative, got {self.false_negative_margin}.")
-        if self.hardness < 0:
-            raise ValueError(f"`hardness` must not be negative, got {self.hardness}.")
-        if self.pairs_per_block < 1:
-            raise ValueError(f"`pairs_per_block` must be at least 1, got {self.pairs_per_block}.")
+        check_ranges(self, {"false_negative_margin": AT_LEAST_0, "hardness": AT_LEAST_0, "pairs_per_block": COUNT})
         if self.matryoshka is not None and (not self.matryoshka or min(self.matryoshka) < 1):
-            raise ValueError(f"`matryoshka` must map dimensions >= 1 to weights, got {dict(self.matryoshka)}.")
+            raise ValueError(f"matryoshka must map dimensions >= 1 to weights, got {dict(self.matryoshka)}.")
 
 
-@dataclass(frozen=True)
-class InfoNCEStatistics:
+class InfoNCEOutput(NamedTuple):
     """
-    What explains the value of a loss. Sums, so that adding those of several steps or processes is exact.
+    The loss and what explains its value, as sums, so that adding those of several steps or processes is exact.
 
     Args:
+        loss (`torch.Tensor`):
+            Scalar, fp32 (fp64 if the embeddings are).
         sums (`torch.DoubleTensor` of shape `(7,)`):
-            Queries; queries that have negatives; of these, the ones whose best positive beats every negative (ties are
-            lost); mean similarity of each query's positives; similarity of its hardest negative; negatives; pairs left
-            out as false negatives (equal content, or above the margin).
+            Detached, of the embeddings with all their dimensions: queries; queries that have negatives; of these, the
+            ones whose best positive beats every negative (ties are lost); mean similarity of each query's positives;
+            similarity of its hardest negative; negatives; pairs left out as false negatives (equal content, or above
+            the margin).
     """
 
+    loss: torch.Tensor
     sums: torch.Tensor
 
-    def __add__(self, other: InfoNCEStatistics) -> InfoNCEStatistics:
-        return InfoNCEStatistics(self.sums + other.sums)
-
-    def means(self) -> dict[str, torch.Tensor]:
+    def fractions(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """
-        Means per query as scalar tensors.
+        The sum and the count behind each mean per query, to be added up over steps and processes.
 
         Returns:
-            `dict[str, torch.Tensor]`: `in_batch_accuracy` and `hardest_negative_similarity` (over queries that have
-            negatives, NaN if none has), `positive_similarity`, `negatives`, `masked_false_negatives`.
+            `dict[str, tuple[torch.Tensor, torch.Tensor]]`: `in_batch_accuracy` and `hardest_negative_similarity` (over
+            queries that have negatives), `positive_similarity`, `negatives`, `masked_false_negatives`.
         """
-        return {name: total / count for name, (total, count) in self.fractions().items()}
-
-    def fractions(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """The sum and the count behind each of the `means`, to be added up over steps and processes."""
         queries, contested, correct, positive, hardest, negatives, masked = self.sums.unbind()
         return {
             "in_batch_accuracy": (correct, contested),
@@ -89,24 +86,12 @@ class InfoNCEStatistics:
         }
 
 
-class InfoNCEOutput(NamedTuple):
-    """
-    Args:
-        loss (`torch.Tensor`): Scalar, fp32 (fp64 if the embeddings are).
-        statistics (`InfoNCEStatistics`): Detached, of the query-to-document direction and all dimensions.
-    """
-
-    loss: torch.Tensor
-    statistics: InfoNCEStatistics
-
-
 def info_nce(
     queries: torch.Tensor,
     documents: torch.Tensor,
     targets: ContrastiveTargets | None = None,
     temperature: float | torch.Tensor = 0.03,
     options: InfoNCEOptions = InfoNCEOptions(),
-    bidirectional: bool = False,
     num_items_in_batch: int | torch.Tensor | None = None,
 ) -> InfoNCEOutput:
     r"""
@@ -122,8 +107,8 @@ def info_nce(
     negatives contributes zero.
 
     Across processes, pass the queries of this process, the documents of all (gathered with their gradients) and the
-    number of all queries; the losses of the processes then add up to the loss of the whole batch. For the second
-    direction call again with local documents, all queries and `targets.transposed()`.
+    number of all queries; the losses of the processes then add up to the loss of the whole batch. For the direction
+    from documents to queries call again with local documents, all queries and `targets.transposed()`.
 
     Args:
         queries (`torch.Tensor` of shape `(num_queries, dim)`):
@@ -136,66 +121,126 @@ def info_nce(
             Receives a gradient if it asks for one.
         options (`InfoNCEOptions`, *optional*):
             Everything that is fixed for a training.
-        bidirectional (`bool`, *optional*, defaults to `False`):
-            Mean of both directions. In the second every document that has a positive id looks for its queries.
         num_items_in_batch (`int` or scalar `torch.Tensor`, *optional*):
-            What the summed loss of each direction is divided by; by default the queries with a positive id (documents
-            with one, in the second direction). 1 gives the sum.
+            What the summed loss is divided by; by default the queries with a positive id. 1 gives the sum.
 
     Returns:
-        `InfoNCEOutput`: `loss` and `statistics`.
+        `InfoNCEOutput`: `loss` and `sums`.
 
     Raises:
         `ValueError`: shapes that do not fit, a query without its positive, an embedding that has no direction (zero,
             NaN or infinite), a temperature that is not positive.
     """
+    _check_shapes(queries, documents, temperature)
     if targets is None:
-        targets = ContrastiveTargets.paired(len(queries), len(documents))
-    targets = targets.to(queries.device)
-    _check_shapes(queries, documents, temperature, bidirectional)
+        targets = ContrastiveTargets.paired(len(queries), len(documents), device=queries.device)
     targets.check_shapes(len(queries), len(documents))
-    _check_positives(targets, bidirectional)
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+    temperature = torch.as_tensor(temperature, dtype=dtype, device=queries.device).expand(len(queries))
+    if not (temperature > 0).all():
+        raise ValueError(f"The temperature must be positive, got {temperature.min().item()}.")
+    rows = targets.positive.queries.filled().nonzero()[:, 0]  # the queries that take part
+    if num_items_in_batch is None:
+        num_items_in_batch = max(len(rows), 1)
+    weights = options.matryoshka or {queries.shape[1]: 1.0}
+    loss = torch.zeros((), dtype=dtype, device=queries.device)
     with torch.autocast(queries.device.type, enabled=False):
-        forward = _Direction(targets, temperature, options, num_items_in_batch)(queries, documents)
-        if not bidirectional:
-            return forward
-        backward = _Direction(targets.transposed(), temperature, options, num_items_in_batch)(documents, queries)
-        return InfoNCEOutput((forward.loss + backward.loss) / 2, forward.statistics)
-
-
-class _Direction(NamedTuple):
-    """One direction of the loss: the queries that take part, over all Matryoshka dimensions."""
-
-    targets: ContrastiveTargets
-    temperature: float | torch.Tensor
-    options: InfoNCEOptions
-    num_items: int | torch.Tensor | None
-
-    def __call__(self, queries: torch.Tensor, documents: torch.Tensor) -> InfoNCEOutput:
-        anchors = self.targets.anchors()
-        dtype = torch.promote_types(queries.dtype, torch.float32)
-        temperature = torch.as_tensor(self.temperature, dtype=dtype, device=queries.device).expand(len(queries))
-        if not (temperature > 0).all():
-            raise ValueError(f"The temperature must be positive, got {temperature.min().item()}.")
-        num_items = max(int(anchors.sum()), 1) if self.num_items is None else self.num_items
-        targets = self.targets.for_queries(anchors)
-        options = self.options
-        settings = BlockSettings(
-            options.false_negative_margin, options.hardness, options.pairs_per_block, torch.is_grad_enabled()
-        )
-
-        loss = torch.zeros((), dtype=dtype, device=queries.device)
-        for dim, weight in sorted((options.matryoshka or {queries.shape[1]: 1.0}).items()):
-            rows = _normalised(queries, "query", dim)[anchors]
-            columns = _normalised(documents, "document", dim)
-            summed, sums = BlockwiseInfoNCE.apply(rows, columns, temperature[anchors], targets, settings)
+        for dim, weight in sorted(weights.items()):
+            summed, sums = _BlockwiseInfoNCE.apply(
+                _normalised(queries, "query", dim)[rows],
+                _normalised(documents, "document", dim),
+                temperature[rows],
+                targets,
+                rows,
+                options,
+                torch.is_grad_enabled(),
+            )
             loss = loss + weight * summed
-        return InfoNCEOutput(loss / num_items, InfoNCEStatistics(sums))
+    return InfoNCEOutput(loss / num_items_in_batch, sums)
 
 
-def _check_shapes(
-    queries: torch.Tensor, documents: torch.Tensor, temperature: float | torch.Tensor, bidirectional: bool
-) -> None:
+class _BlockwiseInfoNCE(torch.autograd.Function):
+    """The summed loss of normalised queries, and the sums of [`InfoNCEOutput`]."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        queries: torch.Tensor,  # (N, dim)
+        documents: torch.Tensor,  # (M, dim)
+        temperature: torch.Tensor,  # (N,)
+        targets: ContrastiveTargets,
+        rows: torch.Tensor,  # (N,): which queries of the targets these are
+        options: InfoNCEOptions,
+        differentiate: bool,  # a function is not told by autograd
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        for_queries = torch.zeros_like(queries)
+        for_documents = torch.zeros_like(documents)
+        for_temperature = torch.zeros_like(temperature)
+        loss = queries.new_zeros(())
+        sums = queries.new_zeros(7, dtype=torch.float64)
+        block_size = max(1, options.pairs_per_block // max(1, len(documents)))
+        for start in range(0, len(queries), block_size):
+            block = slice(start, start + block_size)
+            scores = queries[block] @ documents.T  # (block_size, M)
+            masks = targets.masks(rows[block])
+            _check_positives(masks, rows[block], targets)
+            block_loss, slopes, block_sums = _loss_of_scores(scores, temperature[block], masks, options)
+            loss += block_loss
+            sums += block_sums
+            if differentiate:
+                slopes /= temperature[block, None]
+                for_queries[block] = slopes @ documents
+                for_documents.addmm_(slopes.T, queries[block])
+                for_temperature[block] = torch.einsum("nm,nm->n", slopes, scores) / -temperature[block]
+        ctx.save_for_backward(for_queries, for_documents, for_temperature)
+        ctx.mark_non_differentiable(sums)
+        return loss, sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad_loss: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        for_queries, for_documents, for_temperature = ctx.saved_tensors
+        return for_queries * grad_loss, for_documents * grad_loss, for_temperature * grad_loss, None, None, None, None
+
+
+def _loss_of_scores(
+    scores: torch.Tensor, temperature: torch.Tensor, masks: TargetMasks, options: InfoNCEOptions
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Summed loss, its slopes with respect to `scores / temperature`, `(rows, M)`, and the sums of the statistics."""
+    rows, columns = masks.positive.nonzero(as_tuple=True)  # one entry per positive pair
+    positive_scores = scores[rows, columns]
+    share = 1 / torch.bincount(rows, minlength=len(scores)).to(scores.dtype)[rows]
+    best = scores.new_full(temperature.shape, -torch.inf).scatter_reduce(0, rows, positive_scores, "amax")
+
+    negative, masked = masks.negative, masks.duplicate.count_nonzero()
+    if options.false_negative_margin is not None:
+        suspect = negative & (scores > (best + options.false_negative_margin)[:, None])
+        negative, masked = negative & ~suspect, masked + suspect.count_nonzero()
+
+    scale = 1 / temperature + options.hardness
+    weights = (scores * scale[:, None]).masked_fill_(~negative, -torch.inf)
+    highest = weights.amax(1)
+    contested = highest > -torch.inf  # queries that have negatives
+    shift = torch.where(contested, highest, 0)
+    weights = weights.sub_(shift[:, None]).exp_()
+    total = weights.sum(1)
+
+    gaps = (shift + total.log())[rows] - positive_scores / temperature[rows]  # log Z - logit of the positive
+    pull = F.sigmoid(gaps) * share
+    loss = -(F.logsigmoid(-gaps) * share).sum()
+    push = torch.zeros_like(total).index_add(0, rows, pull)
+    slopes = weights.mul_((push / total.clamp(min=1))[:, None])  # the highest weight is 1: the clamp is for none
+    slopes[rows, columns] = -pull
+
+    # Compared as logits: dividing `highest` by the scale could turn a tie into a win.
+    correct = contested & (best * scale > highest)
+    hardest = torch.where(contested, highest / scale, 0)
+    per_query = (torch.ones_like(total), contested, correct, positive_scores * share, hardest)
+    sums = [values.sum(dtype=torch.float64) for values in per_query]
+    return loss, slopes, torch.stack([*sums, negative.count_nonzero().double(), masked.double()])
+
+
+def _check_shapes(queries: torch.Tensor, documents: torch.Tensor, temperature: float | torch.Tensor) -> None:
     if queries.dim() != 2 or documents.dim() != 2 or queries.shape[1] != documents.shape[1]:
         raise ValueError(
             "Queries and documents must be (rows, dim) with one dim, "
@@ -204,31 +249,16 @@ def _check_shapes(
     shape = tuple(torch.as_tensor(temperature).shape)
     if shape not in ((), (1,), (len(queries),)):
         raise ValueError(f"The temperature must be one number or one per query ({len(queries)}), got shape {shape}.")
-    if bidirectional and shape not in ((), (1,)):
-        raise ValueError(
-            "Temperatures per query do not say which temperature a document has: call once per direction, the second "
-            "time with documents, queries, `targets.transposed()` and the temperatures of the documents."
-        )
 
 
-def _check_positives(targets: ContrastiveTargets, bidirectional: bool) -> None:
-    lost = targets.unmatched().nonzero()
+def _check_positives(masks: TargetMasks, rows: torch.Tensor, targets: ContrastiveTargets) -> None:
+    lost = rows[~masks.positive.any(dim=1)]
     if len(lost):
-        row = lost[0].item()
-        ids = targets.positive.queries[row : row + 1].tolist()[0]
+        (ids,) = targets.positive.queries[lost[:1]].tolist()
         raise ValueError(
-            f"{len(lost)} queries have no positive among the documents, first query {row} with the positive id "
-            f"{ids}. Pass the documents of all processes, or give queries that "
-            "take no part the positive id -1."
-        )
-    lost = targets.transposed().unmatched().nonzero() if bidirectional else ()
-    if len(lost):
-        row = lost[0].item()
-        ids = targets.positive.documents[row : row + 1].tolist()[0]
-        raise ValueError(
-            f"{len(lost)} documents have positive ids of no query, first document {row} with the id "
-            f"{ids}: both directions in one call need all queries. Call once per "
-            "direction, or give documents that are nobody's positive the positive id -1."
+            f"{len(lost)} queries have no positive among the documents, first query {int(lost[0])} with the positive "
+            f"id {', '.join(map(str, ids))}. Pass the documents of all processes, or give queries that take no part "
+            "the positive id -1."
         )
 
 

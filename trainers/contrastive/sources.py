@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from torch.utils.data import IterableDataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
@@ -70,8 +69,6 @@ def check_named(named: Iterable[str | None], sources: Iterable[str | None], sett
 
 def check_sources(dataset: Any, args: ComaContrastiveConfig) -> None:
     """Refuses settings of a training that name a source, or go by sources, which the rows do not have."""
-    if args.sub_batch_size is not None and isinstance(dataset, IterableDataset):
-        every_source(dataset, "sub_batch_size")
     if dataset is None or (sources := sources_of(dataset)) is None:
         return
     for name in NAMING:

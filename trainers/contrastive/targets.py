@@ -1,8 +1,8 @@
-"""Who is a positive and who may be a negative, as id vectors.
+"""Who is a positive and who may be a negative in a contrastive batch, as ids: false negatives are found here.
 
 A batch of 32,768 pairs has a billion (query, document) relations but only 65,536 ids, so nothing here ever holds an
-`N x M` mask: each rule is a pair of integer vectors, and the mask of a few rows is built when those rows are scored.
-Negative ids mean "none".
+`N x M` mask: each rule is a pair of ids for queries and documents, and the mask of a few rows is built when those rows
+are scored. Negative ids mean "none".
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from trainers.distributed import gather_rows
+from trainers.distributed import gather_together
 
 
-__all__ = ["BatchTargets", "ContrastiveTargets", "IdPair", "IdSets", "PairIds", "TargetMasks"]
+__all__ = ["ContrastiveTargets", "IdPair", "IdSets", "Index", "PairIds", "TargetMasks"]
 
 PAIRS_AT_A_TIME = 2**20  # of rows and ids that are looked up, at about 50 bytes each
+
+Index = slice | torch.Tensor  # of rows: a slice, or their numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,21 +43,26 @@ class IdSets:
 
     @classmethod
     def of(cls, of_row: torch.Tensor, sets: torch.Tensor, ids: torch.Tensor) -> IdSets:
-        """From ids in any order, the same one in the same set several times or not."""
+        """From ids in any order, the same one in the same set several times or not; negative ones are left out."""
+        sets, ids = sets[ids >= 0], ids[ids >= 0]
         values, numbers = ids.unique(return_inverse=True)
-        codes = (sets * len(values) + numbers).unique()  # much faster than of pairs
         size = max(len(values), 1)
+        codes = (sets * size + numbers).unique()  # much faster than of pairs
         return cls(of_row, codes // size, values[codes % size])
+
+    @classmethod
+    def of_tensor(cls, ids: torch.Tensor) -> IdSets:
+        """From one id of each row, `(num_rows,)`, or several, `(num_rows, ids_per_row)`; negative ones are none."""
+        values, of_row = ids.unique(dim=0 if ids.dim() > 1 else None, return_inverse=True)
+        values = values[:, None] if ids.dim() == 1 else values
+        sets = torch.arange(len(values), device=ids.device)[:, None].expand_as(values)
+        return cls.of(of_row, sets.flatten(), values.flatten())
 
     def __len__(self) -> int:
         return len(self.of_row)
 
-    def __getitem__(self, index: slice | torch.Tensor) -> IdSets:
+    def __getitem__(self, index: Index) -> IdSets:
         return IdSets(self.of_row[index], self.sets, self.ids)
-
-    def to(self, device: torch.device | str) -> IdSets:
-        """The same sets on another device."""
-        return IdSets(self.of_row.to(device), self.sets.to(device), self.ids.to(device))
 
     def tolist(self) -> list[list[int]]:
         """The ids of each row."""
@@ -65,32 +72,24 @@ class IdSets:
         """Which rows have an id, `(num_rows,)`."""
         return torch.isin(self.of_row, self.sets)
 
-    def having(self, ids: torch.Tensor) -> torch.Tensor:
-        """Which rows have one of some ids, `(num_rows,)`."""
-        return torch.isin(self.of_row, self.sets[torch.isin(self.ids, ids)])
-
-    def of_rows(self) -> torch.Tensor:
-        """All ids of the rows."""
-        return self.ids[torch.isin(self.sets, self.of_row)]
-
     def shared(self, others: IdSets) -> torch.Tensor:
         """Whether a row and a row of `others` have an id in common, `(len(self), len(others))`."""
         wanted, number = self.of_row.unique(return_inverse=True)
         of_wanted, place = _places(self.sets, wanted)
-        ids, theirs = others._by_id
+        other_ids, other_sets = others._by_id
         size = int(others.of_row.max()) + 1 if len(others) else 0
-        theirs = torch.where(theirs < size, theirs, size)  # sets of none of their rows share a column
-        found = torch.zeros(len(wanted), size + 1, dtype=torch.bool, device=self.of_row.device)
-        for some_wanted, some_ids in _split(ids, of_wanted, self.ids[place]):
-            which, here = _places(ids, some_ids)
-            found[some_wanted[which], theirs[here]] = True
+        found = torch.zeros(len(wanted), size, dtype=torch.bool, device=self.of_row.device)
+        for some_wanted, some_ids in _split(other_ids, of_wanted, self.ids[place]):
+            which, here = _places(other_ids, some_ids)
+            found[some_wanted[which], other_sets[here]] = True
         return found.gather(1, others.of_row.expand(len(wanted), -1))[number]
 
     @cached_property
     def _by_id(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """All ids in ascending order, and the set of each."""
-        ids, order = self.ids.sort()
-        return ids, self.sets[order]
+        """All ids of the rows in ascending order, and the set of each."""
+        of_rows = torch.isin(self.sets, self.of_row)
+        ids, order = self.ids[of_rows].sort()
+        return ids, self.sets[of_rows][order]
 
 
 def _places(values: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,39 +108,35 @@ def _split(values: torch.Tensor, *wanted: torch.Tensor) -> Iterator[tuple[torch.
     yield from zip(*(tensor.split(pieces) for tensor in wanted), strict=True)
 
 
-class IdPair(NamedTuple):
+@dataclass(eq=False)
+class IdPair:
     """
-    The ids of one rule on both sides.
+    The ids of one rule on both sides. Tensors become [`IdSets`].
 
     Args:
         queries (`torch.LongTensor` of shape `(num_queries,)` or `(num_queries, ids_per_query)`, or [`IdSets`]):
             Ids of each query. Rows with fewer ids than others are filled with -1.
         documents (`torch.LongTensor` of shape `(num_documents,)` or `(num_documents, ids_per_document)`, or
-            [`IdSets`] like `queries`):
+            [`IdSets`]):
             Ids of each document, from the same id space.
     """
 
-    queries: torch.Tensor | IdSets
-    documents: torch.Tensor | IdSets
+    queries: IdSets
+    documents: IdSets
 
-    def shared(self, rows: slice) -> torch.Tensor:
+    def __post_init__(self) -> None:
+        if isinstance(self.queries, torch.Tensor):
+            self.queries = IdSets.of_tensor(self.queries)
+        if isinstance(self.documents, torch.Tensor):
+            self.documents = IdSets.of_tensor(self.documents)
+
+    def shared(self, rows: Index) -> torch.Tensor:
         """Whether a query of `rows` and a document have an id in common, `(len(rows), num_documents)`."""
-        if isinstance(self.queries, IdSets):
-            return self.queries[rows].shared(self.documents)
-        queries, documents = _columns(self.queries[rows]), _columns(self.documents)
-        queries = queries.masked_fill(queries < 0, -2)  # so that "none" of a query never equals "none" of a document
-        documents = documents.clamp(min=-1)
-        shared = torch.zeros(len(queries), len(documents), dtype=torch.bool, device=queries.device)
-        for query_ids in queries.unbind(1):
-            for document_ids in documents.unbind(1):
-                shared |= query_ids[:, None] == document_ids
-        return shared
+        return self.queries[rows].shared(self.documents)
 
-    def compatible(self, rows: slice) -> torch.Tensor:
+    def compatible(self, rows: Index) -> torch.Tensor:
         """Whether they share an id or one of them has none, `(len(rows), num_documents)`."""
-        free_queries = (_columns(self.queries[rows]) < 0).all(1)
-        free_documents = (_columns(self.documents) < 0).all(1)
-        return self.shared(rows) | free_queries[:, None] | free_documents
+        return self.shared(rows) | ~self.queries[rows].filled()[:, None] | ~self.documents.filled()
 
 
 class TargetMasks(NamedTuple):
@@ -193,28 +188,11 @@ class ContrastiveTargets:
 
     @classmethod
     def paired(
-        cls,
-        num_queries: int,
-        num_documents: int,
-        query_offset: int = 0,
-        device: torch.device | str | None = None,
+        cls, num_queries: int, num_documents: int, device: torch.device | str | None = None
     ) -> ContrastiveTargets:
-        """
-        Document `query_offset + i` is the positive of query `i`; all documents are negatives of the others.
-
-        Args:
-            num_queries (`int`): Number of queries in this call.
-            num_documents (`int`): Number of documents, those of other processes included.
-            query_offset (`int`, *optional*, defaults to 0): Number of the first query among those of all processes.
-            device (`torch.device`, *optional*): Where the embeddings are.
-
-        Returns:
-            `ContrastiveTargets`: documents that are nobody's positive in this call have id -1.
-        """
-        queries = torch.arange(query_offset, query_offset + num_queries, device=device)
-        documents = torch.arange(num_documents, device=device)
-        documents = documents.masked_fill((documents < query_offset) | (documents >= query_offset + num_queries), -1)
-        return cls(positive=IdPair(queries, documents))
+        """Document i is the positive of query i; all documents are negatives of the others."""
+        queries, documents = (torch.arange(number, device=device) for number in (num_queries, num_documents))
+        return cls(IdPair(queries, documents.masked_fill(documents >= num_queries, -1)))
 
     def rules(self) -> Iterator[tuple[str, IdPair]]:
         """The rules that were given, by name."""
@@ -227,21 +205,16 @@ class ContrastiveTargets:
         """The same relations with documents as queries, for the document-to-query direction."""
         return ContrastiveTargets(**{name: IdPair(rule.documents, rule.queries) for name, rule in self.rules()})
 
-    def for_queries(self, index: slice | torch.Tensor) -> ContrastiveTargets:
-        """The relations of some queries (a slice, or an index or boolean vector) with all documents."""
-        return ContrastiveTargets(**{name: IdPair(rule.queries[index], rule.documents) for name, rule in self.rules()})
+    def for_queries(self, rows: Index) -> ContrastiveTargets:
+        """The relations of some queries with all documents."""
+        return ContrastiveTargets(**{name: IdPair(rule.queries[rows], rule.documents) for name, rule in self.rules()})
 
-    def to(self, device: torch.device | str) -> ContrastiveTargets:
-        """The same relations on another device."""
-        moved = {name: IdPair(*(ids.to(device) for ids in rule)) for name, rule in self.rules()}
-        return ContrastiveTargets(**moved)
-
-    def masks(self, rows: slice) -> TargetMasks:
+    def masks(self, rows: Index) -> TargetMasks:
         """
         The masks of some query rows.
 
         Args:
-            rows (`slice`): The query rows.
+            rows (`slice` or `torch.LongTensor`): The query rows.
 
         Returns:
             `TargetMasks`: `positive`, `negative` and `duplicate` (allowed as a negative but for its equal content).
@@ -256,19 +229,6 @@ class ContrastiveTargets:
         duplicate = self.content.shared(rows) & negative
         return TargetMasks(positive, negative.logical_and_(~duplicate), duplicate)
 
-    def anchors(self) -> torch.Tensor:
-        """Which queries take part in the loss: those with a `positive` id, `(num_queries,)`."""
-        queries = self.positive.queries
-        return queries.filled() if isinstance(queries, IdSets) else (_columns(queries) >= 0).any(1)
-
-    def unmatched(self) -> torch.Tensor:
-        """Which of these queries have no positive among the documents, `(num_queries,)`."""
-        queries, documents = self.positive
-        if isinstance(queries, IdSets):
-            return self.anchors() & ~queries.having(documents.of_rows())
-        found = torch.isin(queries, documents) & (queries >= 0)
-        return self.anchors() & ~_columns(found).any(1)
-
     def check_shapes(self, num_queries: int, num_documents: int) -> None:
         """
         Refuses ids that do not fit the embeddings.
@@ -281,140 +241,118 @@ class ContrastiveTargets:
             `ValueError`: a rule has the wrong number of ids, or ids that are not integers.
         """
         for name, rule in self.rules():
-            for side, given, rows in zip(rule._fields, rule, (num_queries, num_documents), strict=True):
-                ids = given.of_row if isinstance(given, IdSets) else given
-                if ids.dim() not in (1, 2) or len(ids) != rows or ids.dtype not in (torch.int32, torch.int64):
+            for side, rows in (("queries", num_queries), ("documents", num_documents)):
+                given = getattr(rule, side)
+                if len(given) != rows or given.ids.dtype not in (torch.int32, torch.int64):
                     raise ValueError(
-                        f"`{name}.{side}` must be integers of shape ({rows},) or ({rows}, ids per row), "
-                        f"one row per embedding; got {ids.dtype} of shape {tuple(ids.shape)}."
+                        f"`{name}.{side}` must be integers of shape ({rows},) or ({rows}, ids per row), one row per "
+                        f"embedding; got {given.ids.dtype} of {len(given)} rows."
                     )
-
-
-def _columns(ids: torch.Tensor) -> torch.Tensor:
-    return ids[:, None] if ids.dim() == 1 else ids
-
-
-Index = slice | torch.Tensor
 
 
 class PairIds(NamedTuple):
     r"""
-    What is known of some rows and their documents.
+    What is known of some rows and their documents. A hash is -1 for none.
 
     Args:
-        asked (`torch.LongTensor` of shape `(num_rows,)`): hashes of the queries, instruction included.
-        contents (`torch.LongTensor` of shape `(num_rows,)`): hashes of what the queries ask about, without it.
-        groups, sources (`torch.LongTensor` of shape `(num_rows,)`): hashes, -1 for none.
-        restricted (`torch.LongTensor` of shape `(num_rows,)`): 1 for rows with no negatives but their own.
-        owners (`torch.LongTensor` of shape `(num_documents,)`): the rows to which the documents belong.
-        documents (`torch.LongTensor` of shape `(num_documents,)`): hashes of the documents.
-        is_positive (`torch.LongTensor` of shape `(num_documents,)`): 1 for positives, 0 for hard negatives.
+        rows (`torch.LongTensor` of shape `(num_rows, 5)`):
+            Of each row the hash of its query with the instruction and without it, the hash of its group and of its
+            source, and 1 if it has no negatives but its own.
+        owners (`torch.LongTensor` of shape `(num_documents,)`):
+            The number of the row to which each document belongs.
+        documents (`torch.LongTensor` of shape `(num_documents, 2)`):
+            Of each document its hash, and 1 for a positive, 0 for a hard negative.
     """
 
-    asked: torch.Tensor
-    contents: torch.Tensor
-    groups: torch.Tensor
-    sources: torch.Tensor
-    restricted: torch.Tensor
+    rows: torch.Tensor
     owners: torch.Tensor
     documents: torch.Tensor
-    is_positive: torch.Tensor
 
     @classmethod
     def of(cls, batch: dict[str, Any]) -> PairIds:
         """Those of a batch of [`ComaContrastiveCollator`]."""
-        names = ("asked_keys", "query_keys", "groups", "sources")
-        positive = torch.arange(len(batch["owners"]), device=batch["owners"].device) < len(batch["queries"])
-        own = (batch["restricted"].long(), batch["owners"], batch["document_keys"], positive.long())
-        return cls(*(batch[name] for name in names), *own)
+        names = ("asked_keys", "query_keys", "groups", "sources", "restricted")
+        owners = batch["owners"]
+        is_positive = torch.arange(len(owners), device=owners.device) < len(batch["queries"])
+        rows = torch.stack([batch[name].long() for name in names], dim=1)
+        return cls(rows, owners, torch.stack([batch["document_keys"], is_positive.long()], dim=1))
 
-    def gathered(self) -> tuple[PairIds, slice, slice]:
-        """Those of all processes, and where the rows and the documents of this one are."""
-        rows, first_row = gather_rows(torch.stack(self[:5], dim=1))
-        documents = torch.stack([self.owners + first_row, *self[6:]], dim=1)
-        documents, first = gather_rows(documents)
-        here = slice(first_row, first_row + len(self.asked)), slice(first, first + len(self.owners))
-        return PairIds(*rows.T.contiguous(), *documents.T.contiguous()), *here
+    @property
+    def sources(self) -> torch.Tensor:
+        """The hash of the source of each row."""
+        return self.rows[:, 3]
+
+    def gathered(self) -> tuple[PairIds, slice]:
+        """Those of all processes, and where the rows of this one are."""
+        rows, owners, documents = gather_together(*self)
+        first_rows = torch.tensor([0, *rows.sizes[:-1]]).cumsum(0)
+        first_rows = first_rows.repeat_interleave(torch.tensor(owners.sizes)).to(owners.rows.device)
+        ids = PairIds(rows.rows, owners.rows + first_rows, documents.rows)
+        return ids, slice(rows.first, rows.first + len(self.rows))
+
+    def joined(self, more: PairIds) -> PairIds:
+        """Those of some rows, and then those of more."""
+        more = more._replace(owners=more.owners + len(self.rows))
+        return PairIds(*(torch.cat(pair) for pair in zip(self, more, strict=True)))
 
     def select(self, rows: torch.Tensor) -> tuple[PairIds, torch.Tensor]:
         """Those of some rows, in their order, with their documents; and which documents these are."""
-        place = torch.full_like(self.asked, -1)
-        place[rows] = torch.arange(len(rows), device=rows.device)
-        documents = (place[self.owners] >= 0).nonzero()[:, 0]
-        chosen = PairIds(*(of_row[rows] for of_row in self[:5]), *(of_document[documents] for of_document in self[5:]))
-        return chosen._replace(owners=place[chosen.owners]), documents
+        new_number = torch.full((len(self.rows),), -1, device=rows.device)
+        new_number[rows] = torch.arange(len(rows), device=rows.device)
+        owners = new_number[self.owners]
+        chosen = (owners >= 0).nonzero()[:, 0]
+        return PairIds(self.rows[rows], owners[chosen], self.documents[chosen]), chosen
 
-    def targets(
-        self, same_source_negatives: bool = False, rows: Index = slice(None), documents: Index = slice(None)
-    ) -> BatchTargets:
-        """Who is whose positive and negative, for some of the rows and of the documents, against all others."""
-        numbers = torch.arange(len(self.asked), device=self.asked.device)
+    def documents_of(self, rows: slice) -> torch.Tensor:
+        """Which documents belong to some rows."""
+        return ((self.owners >= rows.start) & (self.owners < rows.stop)).nonzero()[:, 0]
+
+    def targets(self, same_source_negatives: bool = False) -> ContrastiveTargets:
+        """Who is whose positive and negative, of all rows against all documents."""
+        rows = torch.arange(len(self.rows), device=self.rows.device)
+        is_restricted = self.rows[:, 4] > 0
         positive, content = self._answers()
-        rules = {
-            "positive": positive,
-            "content": content,
-            "source": IdPair(self.sources, self.sources[self.owners]),
-            "own_list": IdPair(torch.where(self.restricted > 0, numbers, -1), self.owners),
-        }
-        if not same_source_negatives:
-            del rules["source"]
-        whole = ContrastiveTargets(**rules)
-        return BatchTargets(whole.for_queries(rows), whole.transposed().for_queries(documents), len(self.asked))
+        return ContrastiveTargets(
+            positive=positive,
+            content=content,
+            source=IdPair(self.sources, self.sources[self.owners]) if same_source_negatives else None,
+            own_list=IdPair(torch.where(is_restricted, rows, -1), self.owners),
+        )
 
     def _answers(self) -> tuple[IdPair, IdPair]:
         """
         A document answers a query if its row asks the same, or is of a group of one of the rows that ask the same.
         What equals an answer, or the query itself, is left out.
         """
-        queries, of_row = self.asked.unique(return_inverse=True)
-        groups, group_of_row = self.groups.unique(return_inverse=True)
-        contents, content_of = torch.cat([self.contents, self.documents]).unique(return_inverse=True)
-        content_of_row, content_of_document = content_of.split([len(self.contents), len(self.documents)])
-        # Ids of queries, then of groups, then of contents.
-        group_of_row, first_content = group_of_row + len(queries), len(queries) + len(groups)
-        rows = torch.arange(len(self.asked), device=self.asked.device)
-        in_group = (self.groups >= 0).nonzero()[:, 0]
-        # What is asked, by row; and the documents that answer it, with the row of each.
-        row, its = torch.cat([rows, in_group]), torch.cat([of_row, group_of_row[in_group]])
-        positives = (self.is_positive > 0).nonzero()[:, 0]
-        owners = self.owners[positives]
-        grouped = self.groups[owners] >= 0
-        document = torch.cat([positives, positives[grouped]])
-        its_answer = torch.cat([of_row[owners], group_of_row[owners[grouped]]])
+        asked, query_content, groups, _, _ = self.rows.unbind(dim=1)
+        owners, (document_content, is_positive) = self.owners, self.documents.unbind(dim=1)
+        # Ids of what is asked, then of groups, then of contents, so that all differ.
+        asked_values, asked = asked.unique(return_inverse=True)
+        group_values, numbers = groups.unique(return_inverse=True)
+        groups = torch.where(groups >= 0, numbers + len(asked_values), -1)
+        contents = torch.cat([query_content, document_content])
+        _, numbers = contents.unique(return_inverse=True)
+        contents = torch.where(contents >= 0, numbers + len(asked_values) + len(group_values), -1)
+        query_content, document_content = contents.split([len(query_content), len(document_content)])
 
-        documents = torch.arange(len(self.documents), device=self.asked.device)
-        asked = IdSets.of(of_row, of_row[row], its)
-        positive = IdPair(asked, IdSets.of(documents, document, its_answer))
-        asked = _with(asked, of_row, content_of_row + first_content)
-        answers = IdSets.of(content_of_document, content_of_document[document], its_answer)
-        return positive, IdPair(asked, _with(answers, content_of_document, content_of_document + first_content))
-
-
-@dataclass(frozen=True, eq=False)
-class BatchTargets:
-    r"""
-    Who is whose positive and negative, for the loss of one process.
-
-    Args:
-        queries ([`ContrastiveTargets`]):
-            The queries of this process against the documents of all.
-        documents ([`ContrastiveTargets`]):
-            The documents of this process against the queries of all.
-        num_rows (`int`):
-            Rows of all processes.
-    """
-
-    queries: ContrastiveTargets
-    documents: ContrastiveTargets
-    num_rows: int
-
-    @classmethod
-    def of(cls, batch: dict[str, Any], same_source_negatives: bool = False) -> BatchTargets:
-        """From a batch of [`ComaContrastiveCollator`] on each process."""
-        everywhere, rows, documents = PairIds.of(batch).gathered()
-        return everywhere.targets(same_source_negatives, rows, documents)
-
-
-def _with(given: IdSets, sets: torch.Tensor, ids: torch.Tensor) -> IdSets:
-    """The sets with more ids in them."""
-    return IdSets.of(given.of_row, torch.cat([given.sets, sets]), torch.cat([given.ids, ids]))
+        # Of each query what it asks and the groups of all rows that ask it; of each positive those of its row.
+        query_sets, query_ids = torch.cat([asked, asked]), torch.cat([asked, groups])
+        positives = is_positive.nonzero()[:, 0].repeat(2)
+        answered = torch.cat([asked[owners], groups[owners]])[torch.cat([is_positive, is_positive]) > 0]
+        documents = torch.arange(len(owners), device=owners.device)
+        positive = IdPair(
+            IdSets.of(asked, query_sets, query_ids),
+            IdSets.of(documents, positives, answered),
+        )
+        # Documents of one content have a set together.
+        _, same_content = document_content.unique(return_inverse=True)
+        same_content = torch.where(document_content >= 0, same_content, documents + len(documents))
+        content = IdPair(
+            IdSets.of(asked, torch.cat([query_sets, asked]), torch.cat([query_ids, query_content])),
+            IdSets.of(
+                same_content,
+                torch.cat([same_content[positives], same_content]),
+                torch.cat([answered, document_content]),
+            ),
+        )
+        return positive, content

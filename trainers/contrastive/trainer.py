@@ -1,15 +1,17 @@
-"""Stage 2, matching: InfoNCE over the embeddings, trained with the HF `Trainer` at any batch size."""
+"""The trainer of stage 2: InfoNCE over the embeddings, with the HF `Trainer`, at any batch size."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from torch.utils.data import Sampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.base import ComaTrainer
 from trainers.contrastive.collator import ComaContrastiveCollator
 from trainers.contrastive.config import ComaContrastiveConfig
 from trainers.contrastive.evaluation import EvaluationBlocks
@@ -17,19 +19,16 @@ from trainers.contrastive.grad_cache import cached_embeddings, plan_mini_batches
 from trainers.contrastive.loss import InfoNCEOptions, InfoNCEOutput, info_nce
 from trainers.contrastive.packing import PackedInputs, encode_images, select_images
 from trainers.contrastive.sources import UnseenSources, check_sources, every_source
-from trainers.contrastive.targets import Index, PairIds
-from trainers.distributed import gather_rows
+from trainers.contrastive.targets import PairIds
+from trainers.distributed import gather_rows, gather_together
 from trainers.evaluation_rows import RowsOnce
-from trainers.experimental.joint import PackedDialogues
-from trainers.experimental.temperature import Temperature, TrainedTemperature
 from trainers.samplers import SubBatchSampler
-from trainers.skipped_batches import SkippingTrainer
 
 
 __all__ = ["ComaContrastiveTrainer"]
 
 
-class ComaContrastiveTrainer(SkippingTrainer):
+class ComaContrastiveTrainer(ComaTrainer):
     r"""
     Trains stage 2 with a gradient cache: one code path on one process and on many.
 
@@ -38,84 +37,63 @@ class ComaContrastiveTrainer(SkippingTrainer):
     [`EvaluationBlocks`].
 
     Args:
-        model ([`ComaForEmbedding`] or `PeftModel`):
-            The model.
-        args ([`ComaContrastiveConfig`]):
-            Settings.
-        processing_class ([`ComaProcessor`]):
-            The processor, saved with every checkpoint.
+        model (`str`, [`ComaForEmbedding`] or `PeftModel`):
+            The model, or the name of its folder or on the Hub, which is then loaded in fp32.
+        args ([`ComaContrastiveConfig`], *optional*):
+            Settings; the defaults of the stage by default.
+        data_collator (`Callable`, *optional*):
+            Rows to a batch; by default a [`ComaContrastiveCollator`] as `args` say.
+        train_dataset, eval_dataset, kwargs:
+            As in [`~trainers.base.ComaTrainer`].
+        processing_class ([`ComaProcessor`], *optional*):
+            The processor, saved with every checkpoint; by default that of the model's folder.
         peft_config (`LoraConfig`, *optional*):
             Adapter to train, see `trainers.adapters.lora_config`; without one, all that is not frozen is trained.
-        kwargs:
-            As in `Trainer`: `train_dataset`, `eval_dataset`, `data_collator`, `callbacks`, …
 
     Raises:
-        ValueError: for sources that are wanted where the rows have none, or others, and for a trained temperature
-            where the engine (DeepSpeed, FSDP) keeps track of the parameters of the model only.
+        ValueError: for sources that are wanted where the rows have none, or others.
     """
+
+    config_class = ComaContrastiveConfig
+    collator_class = ComaContrastiveCollator
+    stage = "contrastive"  # its name in the record of a training
 
     def __init__(
         self,
-        model: ComaForEmbedding,
-        args: ComaContrastiveConfig,
-        processing_class: ComaProcessor,
+        model: str | ComaForEmbedding | PeftModel,
+        args: ComaContrastiveConfig | None = None,
+        data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: ComaProcessor | None = None,
+        *,
         peft_config: LoraConfig | None = None,
         **kwargs: Any,
     ) -> None:
-        if kwargs.get("data_collator") is None:
-            kwargs["data_collator"] = ComaContrastiveCollator.of(processing_class, args)
-        super().__init__(model, args, processing_class, peft_config, **kwargs)
+        super().__init__(
+            model,
+            args,
+            data_collator,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            peft_config=peft_config,
+            **kwargs,
+        )
+        args = self.args
         check_sources(self.train_dataset, args)
         self.unseen_sources = UnseenSources(self.train_dataset, args, self.accelerator)
         self.add_callback(self.unseen_sources)
         self._evaluation: tuple[RowsOnce, EvaluationBlocks] | None = None
-        trained = args.temperature_learning_rate is not None
-        if trained and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            raise ValueError(
-                "A temperature can be trained on one process or with DDP; fix it under DeepSpeed and FSDP."
-            )
-        wanted = args.temperature_per_source
-        sources = set(every_source(self.train_dataset, "temperature_per_source")) if wanted else None
-        self.temperature = Temperature(args.temperature, sources, trained).to(self.accelerator.device)
-        if trained:
-            self.add_callback(TrainedTemperature(self.temperature))
-        hidden_size, cuts = self.coma.config.hidden_size, args.matryoshka_dims or []
-        self.options = InfoNCEOptions(
-            false_negative_margin=args.false_negative_margin,
-            hardness=args.hardness,
-            matryoshka=dict.fromkeys({*cuts, hidden_size}, 1.0) if cuts else None,
-        )
+        self.options = _options(args, self.coma.config.hidden_size)
 
-    def training_step(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        """Where there is a `joint_weight`, the dialogues go first: it is the second backward that synchronises."""
-        inputs = self._prepare_inputs(inputs)
-        answers = self._answer(model.train(), inputs.pop("dialogues", None)) if self.args.joint_weight > 0 else 0.0
-        return super().training_step(model, inputs, num_items_in_batch) + answers
+    def temperature(self, sources: torch.LongTensor) -> torch.Tensor:
+        """What divides the similarities of rows with these sources (hashes), `(num_rows,)`."""
+        return torch.full(sources.shape, self.args.temperature, device=sources.device)
 
-    def _answer(self, model: torch.nn.Module, dialogues: PackedDialogues | None) -> torch.Tensor:
-        """Forward and backward of the weighted loss of stage 1, one mini-batch at a time."""
-        own = 0 if dialogues is None else dialogues.num_answer_tokens
-        tokens = self.accelerator.reduce(torch.tensor(own, device=self.accelerator.device))
-        scale = self.args.joint_weight * self.skipped_batches.weight * self.accelerator.num_processes
-        scale /= self.current_gradient_accumulation_steps
-        total = torch.zeros((), device=self.accelerator.device)
-        if dialogues is not None:
-            pad = self.processing_class.tokenizer.pad_token_id
-            # Past the wrapper of DDP, which would wait for processes with fewer mini-batches or none. The gradients
-            # stay here until the next backward through it.
-            model = self.accelerator.unwrap_model(model)
-            for batch in dialogues.mini_batches(self.args.mini_batch_tokens, pad):
-                with self.compute_loss_context_manager():
-                    loss = scale * model(**batch, num_items_in_batch=tokens).loss
-                self.accelerator.backward(loss)
-                total += loss.detach()
-        self.meter.add("answer_loss", total * tokens / scale, own)
-        return total
+    def temperatures(self) -> dict[str, float]:
+        """What is logged of the temperature."""
+        return {"temperature": self.args.temperature}
 
     def compute_loss(
         self,
@@ -127,7 +105,7 @@ class ComaContrastiveTrainer(SkippingTrainer):
         """InfoNCE of the pairs of all processes; its gradient is that of one process with all pairs."""
         embeddings = self._embed(model, inputs["inputs"])
         queries, documents = embeddings[inputs["queries"]], embeddings[inputs["documents"]]
-        output = self._info_nce(queries, documents, inputs)
+        output = self._loss_of_batch(queries, documents, PairIds.of(inputs))
         if model.training:
             self._count(output, len(queries), inputs)
         # DDP averages gradients, the losses of the processes add up; of a step only batches with rows count.
@@ -136,7 +114,7 @@ class ComaContrastiveTrainer(SkippingTrainer):
 
     def _count(self, output: InfoNCEOutput, pairs: int, inputs: dict[str, Any]) -> None:
         """What is logged of a batch beside its loss."""
-        for name, (total, count) in output.statistics.fractions().items():
+        for name, (total, count) in output.fractions().items():
             self.meter.add(name, total, count)
         self.meter.add_rate("pairs_per_second", pairs)
         packed, counts = inputs["inputs"], pairs > 0  # without pairs its input stands for rows left out
@@ -158,46 +136,40 @@ class ComaContrastiveTrainer(SkippingTrainer):
         mini_batches = plan_mini_batches(packed.lengths, self.args.mini_batch_tokens, device=self.accelerator.device)
         return cached_embeddings(embed, mini_batches, lambda: self.accelerator.no_sync(model))
 
-    def _info_nce(self, queries: torch.Tensor, documents: torch.Tensor, inputs: dict[str, Any]) -> InfoNCEOutput:
+    def _loss_of_batch(self, queries: torch.Tensor, documents: torch.Tensor, ids: PairIds) -> InfoNCEOutput:
         """The share of this process: its queries against the documents of all, and maybe the other way round."""
-        ids, rows, places = PairIds.of(inputs).gathered()
-        all_documents = gather_rows(documents)[0]
-        all_queries = gather_rows(queries)[0] if self.args.bidirectional else None
+        ids, own_rows = ids.gathered()
+        if self.args.bidirectional:
+            all_queries, all_documents = (gathered.rows for gathered in gather_together(queries, documents))
+        else:
+            all_queries, all_documents = None, gather_rows(documents)[0]
         if self.model.training:
             self.meter.add("num_documents", len(all_documents) * len(queries), len(queries))
-        return self._share((queries, all_queries), (documents, all_documents), ids, rows, places)
+        output = self._summed_loss(queries, all_documents, all_queries, ids, own_rows)
+        return output._replace(loss=output.loss / max(1, len(ids.rows)))
 
-    def _share(
+    def _summed_loss(
         self,
-        queries: tuple[torch.Tensor, torch.Tensor | None],
-        documents: tuple[torch.Tensor, torch.Tensor],
+        own_queries: torch.Tensor,
+        documents: torch.Tensor,
+        queries: torch.Tensor | None,
         ids: PairIds,
-        own_rows: Index,
-        own_documents: Index,
+        own_rows: slice,
     ) -> InfoNCEOutput:
-        """InfoNCE of some rows among all rows, of which `ids` tells; embeddings are (own, all)."""
-        targets = ids.targets(self.args.same_source_negatives, own_rows, own_documents)
-        num_rows = max(1, targets.num_rows)
-        temperature = self.temperature(ids.sources[own_rows])
-        forward = info_nce(queries[0], documents[1], targets.queries, temperature, self.options, False, num_rows)
-        if not self.args.bidirectional:
-            return forward
-        temperature = self.temperature(ids.sources[ids.owners[own_documents]])
-        backward = info_nce(documents[0], queries[1], targets.documents, temperature, self.options, False, num_rows)
-        return InfoNCEOutput((forward.loss + backward.loss) / 2, forward.statistics)
+        """InfoNCE of the queries of some rows against all documents; given all queries, that of the documents, too."""
+        targets, temperature = ids.targets(self.args.same_source_negatives), self.temperature(ids.sources)
+        of_queries = targets.for_queries(own_rows)
+        output = info_nce(own_queries, documents, of_queries, temperature[own_rows], self.options, 1)
+        if queries is None:
+            return output
+        own = ids.documents_of(own_rows)
+        of_documents, temperature = targets.transposed().for_queries(own), temperature[ids.owners[own]]
+        backward = info_nce(documents[own], queries, of_documents, temperature, self.options, 1)
+        return output._replace(loss=(output.loss + backward.loss) / 2)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the temperature to what is logged of training."""
-        super().log({**logs, **self.temperature.values()} if "loss" in logs else logs, start_time)
-
-    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """The optimizer of `Trainer`, with the temperature where it is trained."""
-        created = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        if self.temperature.trained and created:
-            group = {"lr": self.args.temperature_learning_rate, "weight_decay": 0.0}
-            optimizer.add_param_group({"params": list(self.temperature.parameters()), **group})
-        return optimizer
+        super().log({**logs, **self.temperatures()} if "loss" in logs else logs, start_time)
 
     def prediction_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -209,18 +181,18 @@ class ComaContrastiveTrainer(SkippingTrainer):
             embeddings = self._embed(model, inputs["inputs"])
             new, _ = once.add(inputs["rows"], inputs["skipped"])
             numbers, _ = gather_rows(inputs["rows"])
-            queries, _ = gather_rows(embeddings[inputs["queries"]])
-            documents, _ = gather_rows(embeddings[inputs["documents"]])
+            queries, documents = gather_together(embeddings[inputs["queries"]], embeddings[inputs["documents"]])
             ids, chosen = PairIds.of(inputs).gathered()[0].select(new.nonzero()[:, 0])
-            blocks.add(queries[new], documents[chosen], ids, numbers[new])
+            blocks.add(queries.rows[new], documents.rows[chosen], ids, numbers[new])
         return None, None, None
 
     def _loss_of_block(
-        self, queries: torch.Tensor, documents: torch.Tensor, ids: PairIds, rows: torch.Tensor, own: torch.Tensor
+        self, queries: torch.Tensor, documents: torch.Tensor, ids: PairIds, own_rows: slice
     ) -> InfoNCEOutput:
+        """The summed loss of some rows of a block of an evaluation."""
+        all_queries = queries if self.args.bidirectional else None
         with torch.no_grad():
-            output = self._share((queries[rows], queries), (documents[own], documents), ids, rows, own)
-        return InfoNCEOutput(output.loss * len(queries) / len(rows), output.statistics)  # a mean of the own rows
+            return self._summed_loss(queries[own_rows], documents, all_queries, ids, own_rows)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """As in `Trainer`, with the loss among as many rows as in training, and its statistics."""
@@ -229,9 +201,11 @@ class ComaContrastiveTrainer(SkippingTrainer):
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         self._evaluation = None
         once.check()
-        found = blocks.means() | ({"rows_skipped": len(once.skipped)} if once.skipped else {})
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
-        return output._replace(num_samples=blocks.rows)
+        metrics = blocks.means()
+        if once.skipped:
+            metrics["rows_skipped"] = len(once.skipped)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+        return output._replace(num_samples=blocks.num_rows)
 
     def number_of_rows(self, batch: dict[str, Any]) -> int:
         """Pairs of a batch."""
@@ -244,3 +218,12 @@ class ComaContrastiveTrainer(SkippingTrainer):
         seed = args.seed if args.data_seed is None else args.data_seed
         sources = every_source(self.train_dataset, "sub_batch_size")
         return SubBatchSampler(sources, args.sub_batch_size, seed, args.source_caps, args.source_weights)
+
+
+def _options(args: ComaContrastiveConfig, hidden_size: int) -> InfoNCEOptions:
+    cuts = args.matryoshka_dims or []
+    return InfoNCEOptions(
+        false_negative_margin=args.false_negative_margin,
+        hardness=args.hardness,
+        matryoshka=dict.fromkeys({*cuts, hidden_size}, 1.0) if cuts else None,
+    )

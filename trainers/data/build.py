@@ -23,10 +23,10 @@ from transformers.utils import logging
 from trainers.data.column_names import misnamed, tell_unread
 from trainers.data.images import undecoded
 from trainers.data.rows import BadRows
-from trainers.data.tables import Record, Records
+from trainers.data.tables import Records
 
 
-__all__ = ["Policy", "build_dataset", "convert_records", "need_columns"]
+__all__ = ["Policy", "build_dataset"]
 
 LAYOUT = 2  # another number when other rows are made of the same records
 BATCH_ROWS, BATCH_BYTES = 1000, 2**25
@@ -68,7 +68,7 @@ def build_dataset(
     """
     policy = on_bad_row.policy if isinstance(on_bad_row, BadRows) else on_bad_row
     bad_rows = BadRows(policy, records.name)
-    need_columns(records.name, records.columns, columns)
+    _need_columns(records.name, records.columns, columns)
     function = f"{convert.func.__module__}.{convert.func.__qualname__}"
     key = repr((LAYOUT, function, convert.keywords, records.identity, features, policy)).encode()
     folder = Path(datasets.config.HF_DATASETS_CACHE, "coma")
@@ -79,37 +79,25 @@ def build_dataset(
             bad_rows.report(number, reason)
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as temporary:  # there as a whole, or not at all
-            new = Path(temporary, file.name)
-            seen = _write(new, records, convert, features, bad_rows, known)
-            need_columns(records.name, seen, columns)
+        # There as a whole, or not at all; processes that make the same one do not meet.
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as temporary:
+            new_file, new_skipped = Path(temporary, file.name), Path(temporary, skipped.name)
+            seen = _write(new_file, records, convert, features, bad_rows, known)
+            _need_columns(records.name, seen, columns)
             if known is not None:
                 tell_unread(records.name, seen, known)
-            new.with_suffix(".skipped.json").write_text(json.dumps(list(bad_rows.reasons.items())), encoding="utf-8")
-            new.with_suffix(".skipped.json").replace(skipped)
-            new.replace(file)
+            new_skipped.write_text(json.dumps(list(bad_rows.reasons.items())), encoding="utf-8")
+            new_skipped.replace(skipped)
+            new_file.replace(file)
     if isinstance(on_bad_row, BadRows):
         on_bad_row.take(bad_rows.reasons)
     return Dataset.from_file(str(file))
 
 
-def need_columns(name: str, columns: Iterable[str] | None, needed: Iterable[str]) -> None:
+def _need_columns(name: str, columns: Iterable[str] | None, needed: Iterable[str]) -> None:
     """Raises `ValueError` if columns are not there; they may also be unknown as yet (`None`)."""
     if columns is not None and (missing := sorted(set(needed) - set(columns))):
         raise ValueError(f"{name} has no columns {missing}; it has {sorted(columns)}.")
-
-
-def convert_records(records: Iterable[Record], convert: partial, bad_rows: BadRows) -> Iterator[dict[str, Any]]:
-    """Rows of records; the bad ones are reported under their number."""
-    for number, record in enumerate(records):
-        try:
-            if isinstance(record, ValueError):
-                raise record
-            row = convert(record)
-        except ValueError as error:
-            bad_rows.report(number, str(error))
-        else:
-            yield row
 
 
 def _write(
@@ -121,38 +109,38 @@ def _write(
     known: Iterable[str] | None,
 ) -> set[str]:
     """Writes what `Dataset.from_file` reads; gives the columns that were seen."""
-    seen, schema, written = set(records.columns or ()), features.arrow_schema, 0
-    pictures = [name for name, feature in features.items() if undecoded(feature) != feature]
-
-    wanted = None
+    seen, wanted = set(records.columns or ()), None
     if known is not None and records.columns is not None:
-        meant = misnamed(records.columns, known)
-        wanted = [name for name in records.columns if name in {*known, *meant}]
+        read = {*known, *misnamed(records.columns, known)}
+        wanted = [name for name in records.columns if name in read]
 
-    def watched() -> Iterator[Record]:
+    def watched() -> Iterator[Any]:
         for record in records.rows(wanted):
             if records.columns is None and isinstance(record, dict):
                 seen.update(record)
             yield record
 
+    schema, num_rows = features.arrow_schema, 0
+    images = [name for name, feature in features.items() if undecoded(feature) != feature]
     with logging.tqdm(desc=f"Reading {records.name}", unit="row") as progress, pa.OSFile(str(file), "wb") as sink:
         with pa.ipc.new_stream(sink, schema) as writer:
-            for batch in _batches(convert_records(watched(), convert, bad_rows), pictures):
+            rows = (row for _, row in bad_rows.convert(watched(), convert))
+            for batch in _batches(rows, images):
                 writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
-                written += len(batch)
+                num_rows += len(batch)
                 progress.update(len(batch))
-    if not written:
+    if not num_rows:
         reason = next(iter(bad_rows.reasons.values()), "It is empty.")
         raise ValueError(f"{records.name} has no row that can be used. {reason}")
     return seen
 
 
-def _batches(rows: Iterable[dict[str, Any]], pictures: list[str]) -> Iterator[list[dict[str, Any]]]:
+def _batches(rows: Iterable[dict[str, Any]], images: list[str]) -> Iterator[list[dict[str, Any]]]:
     """Rows in batches of which no one is large; what is large are the images in these columns."""
     batch, size = [], 0
     for row in rows:
         batch.append(row)
-        size += sum(_bytes_of(row[name]) for name in pictures)
+        size += sum(_bytes_of(row[name]) for name in images)
         if len(batch) == BATCH_ROWS or size > BATCH_BYTES:
             yield batch
             batch, size = [], 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 from datasets import Dataset
@@ -14,15 +14,34 @@ from trainers.data.build import Policy, build_dataset
 from trainers.data.column_names import refuse_misnamed
 from trainers.data.faults import describe, fault
 from trainers.data.images import ImageRoot, as_stored, as_stored_list, root_of
-from trainers.data.schema import DIALOGUE_FEATURES, as_text, check_dialogue, check_text, validate_dialogues
+from trainers.data.schema import DIALOGUE_FEATURES, as_text, check_dialogue, validate_dialogues
 from trainers.data.tables import open_records, saved_dataset
 
 
-__all__ = ["PLACEHOLDER", "DialogueColumns", "dialogue_row", "load_dialogues", "mapped_row"]
+__all__ = ["PLACEHOLDER", "DialogueColumns", "MessageNames", "dialogue_row", "load_dialogues", "mapped_row"]
 
 PLACEHOLDER = "<image>"
 IMAGES = ("image", "image_url", "url", "path", "base64")  # in a block
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+TEXT_BLOCKS = ("text", "input_text", "output_text")
+IMAGE_BLOCKS = ("image", "image_url", "input_image")
+OTHER_CONTENT = ("tool_calls", "function_call", "image", "images", "audio")  # beside the content of a message
+
+
+class MessageNames(NamedTuple):
+    """
+    How messages are written down.
+
+    Args:
+        column (`str`): the column of the dialogue.
+        role, content (`str`): keys of a message.
+        roles (`dict[str, str]`): roles as they are written down, and as they are called here.
+    """
+
+    column: str = "messages"
+    role: str = "role"
+    content: str = "content"
+    roles: dict[str, str] = ROLES
 
 
 @dataclass
@@ -77,7 +96,7 @@ def load_dialogues(
 
     Args:
         source (`str`, `Path` or `Dataset`):
-            A .csv, .tsv, .jsonl, .json or .parquet file, a folder made by `Dataset.save_to_disk`, or a data set.
+            A .csv, .tsv, .txt, .jsonl, .json or .parquet file, a folder made by `Dataset.save_to_disk`, or a data set.
         image_root (`str` or `Path`, *optional*):
             Folder at which relative paths of images begin; by default that of the file.
         columns ([`DialogueColumns`], *optional*):
@@ -115,16 +134,15 @@ def mapped_row(record: dict[str, Any], columns: DialogueColumns, root: ImageRoot
     refuse_misnamed(record, columns.known())
     images = as_stored_list(record.get(columns.images), columns.images, root)
     text = record.get(columns.text)
-    if columns.question is None:
-        if columns.messages not in record:
-            hint = "; its `conversations` are what `load_llava` reads" if "conversations" in record else ""
-            raise fault(columns.messages, f"a row with the columns {sorted(record)}{hint}", "messages")
-        messages = record[columns.messages]
-    else:
+    if columns.question is not None:
         text = as_text(text, columns.text)
         messages = _turns(record.get(columns.question), record.get(columns.answer), columns)
-    names = (columns.messages, "role", "content")
-    return dialogue_row(images, text, messages, root, names)
+    elif columns.messages in record:
+        messages = record[columns.messages]
+    else:
+        hint = "; its `conversations` are what `load_llava` reads" if "conversations" in record else ""
+        raise fault(columns.messages, f"a row with the columns {sorted(record)}{hint}", "messages")
+    return dialogue_row(images, text, messages, root, MessageNames(columns.messages))
 
 
 def dialogue_row(
@@ -132,74 +150,75 @@ def dialogue_row(
     text: Any,
     messages: Any,
     root: ImageRoot,
-    names: tuple[str, str, str] = ("messages", "role", "content"),
-    roles: dict[str, str] = ROLES,
+    names: MessageNames,
     placeholders: bool = False,
 ) -> dict[str, Any]:
     """A checked row of stage 1, the images and placeholders taken out of its messages. There may be none of the
     latter, because the images are compressed before the dialogue, unless `placeholders` says that there must be."""
-    column, of_role, of_content = names
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise fault(column, describe(messages), f"a list of {{{of_role!r}, {of_content!r}}}")
-    clean, number, own = [], 0, []
-    for place, message in enumerate(messages):
-        role, where = message.get(of_role), f"{column}[{place}]"
-        if not isinstance(role, str) or role not in roles:
-            raise fault(f"{where}.{of_role}", describe(role), f"one of {', '.join(roles)}")
-        if lost := [name for name in ("tool_calls", "function_call", "image", "images", "audio") if message.get(name)]:
-            raise fault(f"{where}.{lost[0]}", describe(message[lost[0]]), f"all that is said in {of_content!r}")
-        content, count, found = _content(message.get(of_content), f"{where}.{of_content}", root)
-        clean.append({"role": roles[role], "content": content})
-        number, own = number + count, own + found
-    if number != len(images) and (number or placeholders):
-        raise fault(column, f"{number} placeholders for images", f"one for each of the {len(images)} images")
-    row = {"images": images + own, "text": None if text == "" else text, "messages": clean}
-    check_dialogue(row, column, (of_role, of_content))
+        raise fault(names.column, describe(messages), f"a list of {{{names.role!r}, {names.content!r}}}")
+    clean, count, own_images = [], 0, []
+    for number, message in enumerate(messages):
+        column, role = f"{names.column}[{number}]", message.get(names.role)
+        if not isinstance(role, str) or role not in names.roles:
+            raise fault(f"{column}.{names.role}", describe(role), f"one of {', '.join(names.roles)}")
+        for other in OTHER_CONTENT:
+            if message.get(other):
+                raise fault(f"{column}.{other}", describe(message[other]), f"all that is said in {names.content!r}")
+        content = _content(message.get(names.content), f"{column}.{names.content}", root)
+        clean.append({"role": names.roles[role], "content": content.text})
+        count += content.placeholders
+        own_images += content.images
+    if count != len(images) and (count or placeholders):
+        raise fault(names.column, f"{count} placeholders for images", f"one for each of the {len(images)} images")
+    row = {"images": images + own_images, "text": None if text == "" else text, "messages": clean}
+    check_dialogue(row, names.column, (names.role, names.content))
     return row
 
 
-def _content(content: Any, column: str, root: ImageRoot) -> tuple[str, int, list[dict[str, Any]]]:
-    """Its text, the number of placeholders that were in it, and its own images."""
+class _Content(NamedTuple):
+    """The content of a message: its text, how many placeholders were in it, and its own images."""
+
+    text: str
+    placeholders: int
+    images: list[dict[str, Any]]
+
+
+def _content(content: Any, column: str, root: ImageRoot) -> _Content:
     if isinstance(content, str):
-        check_text(content, column)
         count = content.count(PLACEHOLDER)
-        return content.replace(PLACEHOLDER, "").strip() if count else content, count, []
+        return _Content(content.replace(PLACEHOLDER, "").strip() if count else content, count, [])
     if not isinstance(content, list):
         raise fault(column, describe(content), "a text, or a list of blocks")
-    texts, placeholders, images = [], 0, []
-    for place, block in enumerate(content):
-        where = f"{column}[{place}]"
-        kind = block.get("type") if isinstance(block, dict) else None
-        if kind in ("text", "input_text", "output_text"):
-            if lost := _given(block, IMAGES):
-                raise fault(f"{where}.{lost[0]}", describe(block[lost[0]]), "an image in a block of its own")
-            text, count, _ = _content(block.get("text"), f"{where}.text", root)
-            texts, placeholders = texts + [text], placeholders + count
-        elif kind in ("image", "image_url", "input_image"):
-            if _given(block, ("text",)):
-                raise fault(f"{where}.text", describe(block["text"]), "a text in a block of its own")
-            image = _image(block, where, root)
-            images += [] if image is None else [image]
-            placeholders += image is None
-        else:
-            raise fault(where, describe(block), "a block of type text, image or image_url")
-    return "\n".join(filter(None, texts)), placeholders, images
+    blocks = [_block(block, f"{column}[{number}]", root) for number, block in enumerate(content)]
+    text = "\n".join(block.text for block in blocks if block.text)
+    images = [image for block in blocks for image in block.images]
+    return _Content(text, sum(block.placeholders for block in blocks), images)
 
 
-def _given(block: dict[str, Any], names: tuple[str, ...]) -> list[str]:
-    """Which of these a block has; `datasets` fills up with `None` what only other blocks have."""
-    return [name for name in names if block.get(name) not in (None, "")]
+def _block(block: Any, column: str, root: ImageRoot) -> _Content:
+    """A block of a content: a text, an image, or a placeholder for an image of the row."""
+    kind = block.get("type") if isinstance(block, dict) else None
+    if kind not in (*TEXT_BLOCKS, *IMAGE_BLOCKS):
+        raise fault(column, describe(block), "a block of type text, image or image_url")
+    # `datasets` fills up with `None` what only other blocks have.
+    given = [name for name in (*IMAGES, "text") if block.get(name) not in (None, "")]
+    images = [name for name in given if name != "text"]
+    if kind in TEXT_BLOCKS and images:
+        raise fault(f"{column}.{images[0]}", describe(block[images[0]]), "an image in a block of its own")
+    if kind in TEXT_BLOCKS:
+        return _content(block.get("text"), f"{column}.text", root)
+    if "text" in given:
+        raise fault(f"{column}.text", describe(block["text"]), "a text in a block of its own")
+    if len(images) > 1:
+        raise fault(column, f"a block with {' and '.join(images)}", "one image")
+    image = _image(block[images[0]], images[0], column, root) if images else None
+    return _Content("", 0, [image]) if image is not None else _Content("", 1, [])
 
 
-def _image(block: dict[str, Any], column: str, root: ImageRoot) -> dict[str, Any] | None:
-    """The image of a block, or `None` for a placeholder."""
-    names = _given(block, IMAGES)
-    if not names:
-        return None
-    if len(names) > 1:
-        raise fault(column, f"a block with {' and '.join(names)}", "one image")
-    value, column = block[names[0]], f"{column}.{names[0]}"
-    if names[0] == "base64":
+def _image(value: Any, name: str, column: str, root: ImageRoot) -> dict[str, Any] | None:
+    column = f"{column}.{name}"
+    if name == "base64":
         value = f"data:image;base64,{value}"
     if isinstance(value, dict) and "url" in value:
         value, column = value["url"], f"{column}.url"
@@ -211,17 +230,14 @@ def _turns(questions: Any, answers: Any, columns: DialogueColumns) -> list[dict[
     if len(questions) != len(answers):
         found = f"{len(questions)} questions and {len(answers)} answers"
         raise fault(f"{columns.question}, {columns.answer}", found, "an answer to every question")
-    questions = [_turn(value, str(columns.question)) for value in questions]
-    answers = [_turn(value, str(columns.answer)) for value in answers]
-    pairs = zip(questions, answers, strict=True)
-    return [
-        {"role": role, "content": text}
-        for pair in pairs
-        for role, text in zip(("user", "assistant"), pair, strict=True)
-    ]
+    messages = []
+    for question, answer in zip(questions, answers, strict=True):
+        messages.append({"role": "user", "content": _words(question, str(columns.question))})
+        messages.append({"role": "assistant", "content": _words(answer, str(columns.answer))})
+    return messages
 
 
-def _turn(value: Any, column: str) -> str:
+def _words(value: Any, column: str) -> str:
     text = as_text(value, column)
     if text is None or not text.strip():
         raise fault(column, describe(value), "a text")

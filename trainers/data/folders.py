@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,8 @@ from datasets import Dataset, Features
 
 from trainers.data.build import Policy, build_dataset
 from trainers.data.faults import fault
-from trainers.data.image_folders import walk_images
-from trainers.data.schema import DIALOGUE_FEATURES, IMAGE_FEATURES, PAIR_FEATURES, check_dialogue, check_pair
-from trainers.data.tables import Record, Records
+from trainers.data.image_folders import folder_records
+from trainers.data.schema import DIALOGUE_FEATURES, IMAGE_FEATURES, PAIR_FEATURES, check_messages, check_text
 from trainers.data.text_files import open_text
 
 
@@ -86,21 +85,13 @@ def load_folder_dialogues(
 
 def _load(folder: str | Path, row: Callable, features: Features, on_bad_row: Policy, **settings: Any) -> Dataset:
     folder = Path(folder).absolute()
-    images = walk_images(folder).images if folder.is_dir() else []
-    if not images:
+    records = folder_records(folder)[0] if folder.is_dir() else None
+    if records is None or not records.num_rows:
         raise ValueError(f"{folder} must be a folder with images in it, at any depth.")
-
-    def read(columns: Iterable[str] | None = None) -> Iterator[Record]:
-        for image in images:
-            if image.error is not None:
-                yield ValueError(f"{image.name}: {image.error}")
-            else:
-                yield {"file": str(folder / image.name)}
-
-    beside = [folder / image.name for image in images if settings.get("captions") == "sidecar"]
-    times = [_changed(file.with_suffix(".txt")) for file in beside]
-    records = Records(folder.name, ["file"], read, (str(folder), images, times), len(images))
-    return build_dataset(records, partial(row, **settings), features, on_bad_row)
+    if settings.get("captions") == "sidecar":
+        times = [_changed((folder / record["name"]).with_suffix(".txt")) for record in records.rows()]
+        records = records._replace(identity=(records.identity, times))
+    return build_dataset(records, partial(row, folder=folder, **settings), features, on_bad_row)
 
 
 def _changed(file: Path) -> int | None:
@@ -111,35 +102,37 @@ def _changed(file: Path) -> int | None:
         return None
 
 
-def _image_row(record: dict[str, str]) -> dict[str, Any]:
-    return {"images": [_stored(record)], "text": None}
+def _image_row(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return {"images": [_image(record, folder)], "text": None}
 
 
-def _pair_row(record: dict[str, str], captions: str) -> dict[str, Any]:
-    file = Path(record["file"])
-    caption = {"text": _caption(file, captions), "image": None}
-    query = {"text": None, "image": _stored(record)}
-    row = {"query": query, "positive": caption, "negatives": [], "source": file.parent.name}
-    check_pair(row)
+def _pair_row(record: dict[str, Any], folder: Path, captions: str) -> dict[str, Any]:
+    query = {"text": None, "image": _image(record, folder)}
+    file = folder / record["name"]
+    positive = {"text": _caption(file, captions), "image": None}
+    return {"query": query, "positive": positive, "negatives": [], "source": file.parent.name}
+
+
+def _dialogue_row(record: dict[str, Any], folder: Path, captions: str, question: str) -> dict[str, Any]:
+    row = _image_row(record, folder)
+    answer = _caption(folder / record["name"], captions)
+    row["messages"] = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    check_messages(row["messages"])
     return row
 
 
-def _dialogue_row(record: dict[str, str], captions: str, question: str) -> dict[str, Any]:
-    answer = _caption(Path(record["file"]), captions)
-    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    row = {"images": [_stored(record)], "text": None, "messages": messages}
-    check_dialogue(row)
-    return row
-
-
-def _stored(record: dict[str, str]) -> dict[str, Any]:
+def _image(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """An image as `datasets` stores it."""
+    if record["error"] is not None:
+        raise ValueError(f"{record['name']}: {record['error']}")
+    file = folder / record["name"]
     try:
-        size = Path(record["file"]).stat().st_size
+        size = file.stat().st_size
     except OSError as error:  # since the folder was listed
-        raise fault("file", f"{record['file']}, which is gone ({error.strerror})", "an image") from error
+        raise fault("file", f"{file}, which is gone ({error.strerror})", "an image") from error
     if not size:
-        raise fault("file", f"{record['file']} with 0 bytes", "an image")
-    return {"bytes": None, "path": record["file"]}
+        raise fault("file", f"{file} with 0 bytes", "an image")
+    return {"bytes": None, "path": str(file)}
 
 
 def _known(captions: str) -> str:
@@ -150,6 +143,7 @@ def _known(captions: str) -> str:
 
 def _caption(file: Path, captions: str) -> str:
     caption = CAPTIONS[captions](file)
+    check_text(caption, captions)
     if not caption.strip():
         raise fault(captions, f"no words for {file.name}", "a caption")
     return caption
@@ -165,13 +159,9 @@ def _from_sidecar(file: Path) -> str:
         raise fault("sidecar", f"no {beside.name} beside {file.name}", "a caption in it")
     try:
         with open_text(beside) as text:
-            caption = text.read()
-        caption.encode()
-    except UnicodeEncodeError as error:
-        raise fault("sidecar", f"{beside.name}, which is not UTF-8", "a caption in UTF-8") from error
+            return text.read().strip()
     except (OSError, ValueError) as error:
         raise fault("sidecar", f"{beside.name}, which cannot be read ({error})", "a caption in it") from error
-    return caption.strip()
 
 
 CAPTIONS: dict[str, Captioner] = {

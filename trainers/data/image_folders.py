@@ -9,10 +9,11 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from trainers.data.images import IMAGE_SUFFIXES
+from trainers.data.tables import Records
 from trainers.data.text_files import printable
 
 
-__all__ = ["FoundImage", "ImageFolder", "is_system_file", "walk_images"]
+__all__ = ["FoundImage", "ImageFolder", "folder_records", "is_system_file", "walk_images"]
 
 # What systems leave between the files of people, beside everything that begins with a dot (`._a.jpg`, `.DS_Store`).
 SYSTEM_NAMES = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db"}
@@ -65,13 +66,22 @@ def walk_images(folder: str | Path) -> ImageFolder:
     """
     if printable(folder) != str(folder):
         raise ValueError(f"{printable(folder)}: the name of the folder is not UTF-8, and paths are stored: rename it.")
-    images, left_alone = [], 0
-    for entry in _walk(os.fspath(folder), PurePath(), (os.path.realpath(folder),)):
-        if entry is None:
-            left_alone += 1
-        else:
-            images.append(entry)
-    return ImageFolder(images, left_alone)
+    found = list(_walk(os.fspath(folder), PurePath(), (os.path.realpath(folder),)))
+    images = [image for image in found if image is not None]
+    return ImageFolder(images, len(found) - len(images))
+
+
+def folder_records(folder: str | Path) -> tuple[Records, int]:
+    """The images of a folder as records with a `name` and an `error`, and how many files are left alone."""
+    images, left_alone = walk_images(folder)
+    folder = Path(folder).absolute()
+    return Records(
+        name=folder.name,
+        columns=["name", "error"],
+        rows=lambda columns=None: (image._asdict() for image in images),
+        identity=(str(folder), images),
+        num_rows=len(images),
+    ), left_alone
 
 
 def _walk(folder: str, inside: PurePath, above: tuple[str, ...]) -> Iterator[FoundImage | None]:
@@ -85,40 +95,28 @@ def _walk(folder: str, inside: PurePath, above: tuple[str, ...]) -> Iterator[Fou
         path, place = os.path.join(folder, name), inside / name
         if is_system_file(name):
             yield None
-            continue
-        try:
-            mode = os.stat(path).st_mode
-        except OSError as error:
-            yield _unreachable(path, place, error)
-            continue
-        if stat.S_ISDIR(mode):
+        elif os.path.isdir(path):
             real = os.path.realpath(path)
             if real in above:
                 yield FoundImage(printable(place), f"a link that leads back to {printable(real)}")
             else:
                 yield from _walk(path, place, (*above, real))
         else:
-            yield _file(place, mode)
+            yield _file(path, place)
 
 
-def _unreachable(path: str, place: PurePath, error: OSError) -> FoundImage | None:
-    """What has no suffix may be a folder of images; what has that of another kind is of no interest."""
-    if place.suffix and not _is_image(place):
-        return None
-    what = "a link that leads nowhere" if os.path.islink(path) else "it cannot be read"
-    return FoundImage(printable(place), f"{what}: {error.strerror}")
-
-
-def _file(place: PurePath, mode: int) -> FoundImage | None:
-    if not _is_image(place):
-        return None
-    name = printable(place)
+def _file(path: str, place: PurePath) -> FoundImage | None:
+    """A file, or something else that is no folder; what is called like neither an image nor a folder is left alone."""
+    is_image, name = place.suffix.lower() in IMAGE_SUFFIXES, printable(place)
+    error = None
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as why:
+        what = "a link that leads nowhere" if os.path.islink(path) else "it cannot be read"
+        # What has no suffix may be a folder of images.
+        return FoundImage(name, f"{what}: {why.strerror}") if is_image or not place.suffix else None
     if not stat.S_ISREG(mode):
-        return FoundImage(name, "a FIFO, a device or a socket, and no file")
-    if name != str(place):
-        return FoundImage(name, "its name, or that of a folder it is in, is not UTF-8: rename it")
-    return FoundImage(name)
-
-
-def _is_image(place: PurePath) -> bool:
-    return place.suffix.lower() in IMAGE_SUFFIXES
+        error = "a FIFO, a device or a socket, and no file"
+    elif name != str(place):
+        error = "its name, or that of a folder it is in, is not UTF-8: rename it"
+    return FoundImage(name, error) if is_image else None

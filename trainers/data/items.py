@@ -1,4 +1,4 @@
-"""One item of a row, a query or a document, as chat messages with the keys by which equal items are known."""
+"""What the processor takes of a row: the input of stage 1; queries and documents of stage 2 with their keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,25 @@ from typing import Any, NamedTuple
 from trainers.data.images import as_image, image_key
 
 
-__all__ = ["ContrastiveInput", "as_input", "content_key"]
+__all__ = ["ContrastiveInput", "content_key", "to_compression_input", "to_item"]
+
+
+def to_compression_input(row: dict[str, Any], place: int) -> dict[str, Any]:
+    """
+    What the processor takes of a row; images come before the text, as in the official recipe.
+
+    Raises:
+        ValueError: for a row without content, or with content of another type.
+    """
+    images, text = row.get("images") or [], row.get("text")
+    if not isinstance(images, list | tuple) or not isinstance(text, str | None):
+        raise ValueError(f"Row {place}: `images` must be a list and `text` a string or None, got {str(row)[:200]}.")
+    images = [as_image(image) for image in images]
+    if missing := [number for number, image in enumerate(images) if image is None]:
+        raise ValueError(f"Row {place}: the images {missing} of {len(images)} are missing (None).")
+    if not images and not text:
+        raise ValueError(f"Row {place}: there are neither `images` nor `text` to be compressed.")
+    return {name: value for name, value in {"image": images, "text": text}.items() if value}
 
 
 class ContrastiveInput(NamedTuple):
@@ -20,7 +38,7 @@ class ContrastiveInput(NamedTuple):
     content: int
 
 
-def as_input(item: Any, where: str, instruction: str | None = None) -> ContrastiveInput:
+def to_item(item: Any, where: str, instruction: str | None = None) -> ContrastiveInput:
     """A query or document of a row; images come before the text, as in the official recipe."""
     if not isinstance(item, dict) or not item.keys() <= {"text", "image"}:
         raise ValueError(f'{where} must be {{"text": …, "image": …}}, got {str(item)[:80]!r}.')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,9 @@ from trainers.data.faults import describe
 from trainers.data.text_files import SURROGATES, open_text
 
 
-__all__ = ["RepeatedKey", "json_rows", "jsonl_rows", "parse_json"]
+__all__ = ["RepeatedKey", "json_rows", "jsonl_rows", "parse_json", "parse_object"]
+
+WHITE_SPACE = re.compile(r"[ \t\n\r]*")  # of JSON
 
 Record = dict[str, Any] | ValueError
 
@@ -46,30 +49,36 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deep") from error
 
 
+def parse_object(text: str, expected: str = "a JSON object") -> dict[str, Any]:
+    """Parses a row; raises `ValueError` in the words "found …, expected …"."""
+    try:
+        text.encode()
+        row = parse_json(text)
+    except RepeatedKey:
+        raise
+    except ValueError as error:
+        what = "not UTF-8" if isinstance(error, UnicodeEncodeError) else "not JSON"
+        beginning = ascii(text[:60].encode("utf-8", SURROGATES))
+        raise ValueError(f"found {beginning}, which is {what} ({error}), expected {expected}") from error
+    if not isinstance(row, dict):
+        raise _no_object(row)
+    return row
+
+
+def _no_object(row: Any) -> ValueError:
+    return ValueError(f"found {describe(row)}, expected a JSON object with the columns as its keys")
+
+
 def jsonl_rows(path: Path) -> Iterator[Record]:
     """Objects, one in a line, or why one cannot be read; blank lines are no rows."""
     with open_text(path, newline="\n") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield _row_of(line, f"line {number}")
-
-
-def _row_of(line: str, place: str) -> Record:
-    raw = line.encode("utf-8", SURROGATES)
-    try:
-        row = parse_json(raw.decode())
-    except RepeatedKey as error:
-        return ValueError(f"{place}: {error}")
-    except ValueError as error:
-        what = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "not JSON"
-        return ValueError(f"{place}: found {ascii(raw[:60])}, which is {what} ({error}), expected a JSON object")
-    return _object(row, f"{place}: ")
-
-
-def _object(row: Any, place: str) -> Record:
-    if isinstance(row, dict):
-        return row
-    return ValueError(f"{place}found {describe(row)}, expected a JSON object with the columns as its keys")
+                try:
+                    row = parse_object(line)
+                except ValueError as error:
+                    row = ValueError(f"line {number}: {error}")
+                yield row
 
 
 def json_rows(path: Path) -> Iterator[Record]:
@@ -83,20 +92,22 @@ def json_rows(path: Path) -> Iterator[Record]:
         told = "As .jsonl, its good rows could be told from the bad."
         raise ValueError(f"{path} is not UTF-8 in line {line}. {told}") from error
     place = _skip(text, 0)
-    if text[place : place + 1] != "[":
+    if not text.startswith("[", place):
         raise ValueError(f"{path} must hold a list, [{{…}}, …]; rows one below the other belong into a .jsonl file.")
     place, number = _skip(text, place + 1), 0
-    while text[place : place + 1] != "]":
+    while not text.startswith("]", place):
         try:
             row, place = _DECODER.raw_decode(text, place)
         except (ValueError, RecursionError) as error:
             what = "" if isinstance(error, RepeatedKey) else "is not JSON: "
             raise ValueError(f"{path}: its row {number} {what}{error}") from error
-        yield _object(row, "")
-        number, place = number + 1, _skip(text, place)
-        if text[place : place + 1] not in (",", "]"):
-            raise ValueError(f"{path}: after its row {number - 1}, found {_at(text, place)}, expected , or ]")
-        place = _skip(text, place + 1) if text[place] == "," else place
+        yield row if isinstance(row, dict) else _no_object(row)
+        place = _skip(text, place)
+        if text.startswith(",", place):
+            place = _skip(text, place + 1)
+        elif not text.startswith("]", place):
+            raise ValueError(f"{path}: after its row {number}, found {_at(text, place)}, expected , or ]")
+        number += 1
     if (rest := _skip(text, place + 1)) < len(text):
         raise ValueError(f"{path}: after its list, found {_at(text, rest)}, expected the end: a file holds one list.")
 
@@ -106,7 +117,5 @@ def _at(text: str, place: int) -> str:
 
 
 def _skip(text: str, place: int) -> int:
-    """The next place that is no white space of JSON."""
-    while text[place : place + 1] in (" ", "\t", "\n", "\r"):
-        place += 1
-    return place
+    """The next place that is no white space."""
+    return WHITE_SPACE.match(text, place).end()

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from trainers.data.build import Policy, build_dataset
 from trainers.data.column_names import refuse_misnamed
-from trainers.data.dialogues import dialogue_row
+from trainers.data.dialogues import MessageNames, dialogue_row
 from trainers.data.images import ImageRoot, as_stored_list, root_of
 from trainers.data.schema import DIALOGUE_FEATURES
 from trainers.data.tables import open_records
@@ -19,7 +19,12 @@ from trainers.data.tables import open_records
 __all__ = ["llava_row", "load_coma_sft", "load_llava"]
 
 KNOWN = ("id", "image", "images", "conversations")  # an image is in one of the two
-SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+NAMES = MessageNames(
+    column="conversations",
+    role="from",
+    content="value",
+    roles={"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"},
+)
 
 
 def load_llava(
@@ -62,5 +67,4 @@ def llava_row(record: dict[str, Any], root: ImageRoot, placeholders: bool = True
     refuse_misnamed(record, KNOWN[1:])
     column = "images" if record.get("image") is None and "images" in record else "image"
     images = as_stored_list(record.get(column), column, root)
-    turns = record.get("conversations")
-    return dialogue_row(images, None, turns, root, ("conversations", "from", "value"), SPEAKERS, placeholders)
+    return dialogue_row(images, None, record.get("conversations"), root, NAMES, placeholders)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +16,11 @@ from trainers.data.build import Policy, build_dataset
 from trainers.data.column_names import refuse_misnamed
 from trainers.data.faults import describe, fault
 from trainers.data.images import ImageRoot, as_stored, root_of
-from trainers.data.schema import (
-    DIALOGUE_FEATURES,
-    PAIR_FEATURES,
-    as_text,
-    check_messages,
-    check_pair,
-    check_text,
-    validate_pairs,
-)
+from trainers.data.schema import DIALOGUE_FEATURES, PAIR_FEATURES, as_text, check_messages, check_text, validate_pairs
 from trainers.data.tables import open_records, saved_dataset
 
 
-__all__ = [
-    "PairColumns",
-    "check_named",
-    "features_of",
-    "item_of",
-    "load_pairs",
-    "load_triplets",
-    "negatives_of",
-    "pair_row",
-]
+__all__ = ["PairColumns", "check_named", "features_of", "item_of", "load_pairs", "load_triplets", "pair_row"]
 
 READY_FEATURES = Features(
     {**PAIR_FEATURES, "group": Value("string"), "messages": DIALOGUE_FEATURES["messages"]}  # for the joint objective
@@ -83,7 +67,7 @@ def load_pairs(
 
     Args:
         source (`str`, `Path` or `Dataset`):
-            A .csv, .tsv, .jsonl, .json or .parquet file, a folder made by `Dataset.save_to_disk`, or a data set.
+            A .csv, .tsv, .txt, .jsonl, .json or .parquet file, a folder made by `Dataset.save_to_disk`, or a data set.
         columns ([`PairColumns`], *optional*):
             The columns of a table; rows that have `query` and `positive` already need none.
         image_root (`str` or `Path`, *optional*):
@@ -158,22 +142,26 @@ def _load_ready(source: str | Path | Dataset, image_root: str | Path | None, on_
 def pair_row(record: dict[str, Any], named: dict[str, str], root: ImageRoot) -> dict[str, Any]:
     """A row of stage 2 from a record; `named` are the columns of [`PairColumns`] that are given."""
     refuse_misnamed(record, named.values())
-    values = {name: record.get(column) for name, column in named.items()}
     row: dict[str, Any] = {}
     for side in ("query", "positive"):
-        names = {kind: f"{side}_{kind}" for kind in ("text", "image") if f"{side}_{kind}" in named}
-        if not record.keys() & {named[name] for name in names.values()}:
-            expected = " or ".join(repr(named[name]) for name in names.values())
-            raise fault(side, f"a row with the columns {sorted(record)}", f"a column {expected}")
-        row[side] = item_of(*(values.get(f"{side}_{kind}") for kind in ("text", "image")), _names(named, side), root)
-    row["negatives"] = negatives_of(
-        values.get("negative_text"), values.get("negative_image"), _names(named, "negative"), root
-    )
-    return _checked(row | {name: _label(values[name], named[name]) for name in ("source", "group") if name in named})
+        given = [named[name] for name in (f"{side}_text", f"{side}_image") if name in named]
+        if not record.keys() & set(given):
+            raise fault(side, f"a row with the columns {sorted(record)}", f"a column {' or '.join(map(repr, given))}")
+        text, image, columns = _side_of(record, named, side)
+        row[side] = item_of(text, image, columns, root)
+    text, image, columns = _side_of(record, named, "negative")
+    row["negatives"] = _negatives_of(text, image, columns, root)
+    for name in ("source", "group"):
+        if name in named:
+            row[name] = _label(record.get(named[name]), named[name])
+    return row
 
 
-def _names(named: dict[str, str], side: str) -> tuple[str, str]:
-    return named.get(f"{side}_text", f"{side}_text"), named.get(f"{side}_image", f"{side}_image")
+def _side_of(record: dict[str, Any], named: dict[str, str], side: str) -> tuple[Any, Any, tuple[str, str]]:
+    """The text and the image of a query, positive or negative, and the names of their columns."""
+    text, image = f"{side}_text", f"{side}_image"
+    columns = (named.get(text, text), named.get(image, image))
+    return record.get(named.get(text)), record.get(named.get(image)), columns
 
 
 def _ready(record: dict[str, Any], root: ImageRoot) -> dict[str, Any]:
@@ -181,19 +169,23 @@ def _ready(record: dict[str, Any], root: ImageRoot) -> dict[str, Any]:
     negatives = record.get("negatives")
     if not isinstance(negatives, list | None):
         raise fault("negatives", describe(negatives), "a list of items")
-    row = {side: _any_item(record.get(side), side, root) for side in ("query", "positive")}
-    row["negatives"] = [_any_item(one, f"negatives[{place}]", root) for place, one in enumerate(negatives or [])]
+    row: dict[str, Any] = {side: _any_item(record.get(side), side, root) for side in ("query", "positive")}
+    row["negatives"] = [_any_item(item, f"negatives[{place}]", root) for place, item in enumerate(negatives or [])]
     row |= {name: _label(record.get(name), name) for name in ("source", "group")}
-    if (messages := record.get("messages")) is not None:
-        check_messages(messages)
-    return _checked({**row, "messages": messages})
+    row["messages"] = record.get("messages")
+    if row["messages"] is not None:
+        check_messages(row["messages"])
+    return row
 
 
 def _triplet(record: dict[str, Any], root: ImageRoot) -> dict[str, Any]:
     refuse_misnamed(record, _of_triplet(record))
-    row = {side: _any_item(record.get(name), name, root) for side, name in (("query", "anchor"), ("positive",) * 2)}
     names = [name for name in record if ANY_NEGATIVE.fullmatch(name) and record[name] not in (None, "")]
-    return _checked({**row, "negatives": [_any_item(record[name], name, root) for name in names]})
+    return {
+        "query": _any_item(record.get("anchor"), "anchor", root),
+        "positive": _any_item(record.get("positive"), "positive", root),
+        "negatives": [_any_item(record[name], name, root) for name in names],
+    }
 
 
 def _of_triplet(names: Iterable[str]) -> list[str]:
@@ -206,28 +198,28 @@ def _any_item(value: Any, column: str, root: ImageRoot) -> dict[str, Any]:
     """A text, an image, or `{"text", "image"}`."""
     if isinstance(value, dict) and value and value.keys() <= {"text", "image"}:
         return item_of(value.get("text"), value.get("image"), (f"{column}.text", f"{column}.image"), root)
-    if isinstance(value, str | None):
-        return item_of(value, None, (column, column), root)
-    return item_of(None, value, (column, column), root)
+    text, image = (value, None) if isinstance(value, str | None) else (None, value)
+    return item_of(text, image, (column, column), root)
 
 
 def item_of(text: Any, image: Any, columns: tuple[str, str], root: ImageRoot) -> dict[str, Any]:
     """A query or document of a text and an image; empty strings are nothing, as in MMEB."""
-    text = as_text(text, columns[0])
-    picture = as_stored(image, columns[1], root)
-    if picture is None and not (text or "").strip():
+    text, image = as_text(text, columns[0]), as_stored(image, columns[1], root)
+    if image is None and not (text or "").strip():
         raise fault(" and ".join(dict.fromkeys(columns)), "neither a text nor an image", "one of them, or both")
-    return {"text": text or None, "image": picture}
+    return {"text": text or None, "image": image}
 
 
-def negatives_of(text: Any, image: Any, columns: tuple[str, str], root: ImageRoot) -> list[dict[str, Any]]:
+def _negatives_of(text: Any, image: Any, columns: tuple[str, str], root: ImageRoot) -> list[dict[str, Any]]:
     """Hard negatives of a text and an image, or of lists of them, which go together."""
-    texts, images = (value if isinstance(value, list) else [value] for value in (text, image))
-    length = max(len(texts), len(images))
-    texts, images = ([*values, *[None] * (length - len(values))] for values in (texts, images))
-    pairs = enumerate(zip(texts, images, strict=True))
-    given = [(place, pair) for place, pair in pairs if any(value not in (None, "") for value in pair)]
-    return [item_of(*pair, tuple(f"{column}[{place}]" for column in columns), root) for place, pair in given]
+    texts = text if isinstance(text, list) else [text]
+    images = image if isinstance(image, list) else [image]
+    negatives = []
+    for place, values in enumerate(zip_longest(texts, images)):
+        if any(value not in (None, "") for value in values):
+            columns_here = (f"{columns[0]}[{place}]", f"{columns[1]}[{place}]")
+            negatives.append(item_of(values[0], values[1], columns_here, root))
+    return negatives
 
 
 def _label(value: Any, column: str) -> str | None:
@@ -235,8 +227,3 @@ def _label(value: Any, column: str) -> str | None:
         raise fault(column, describe(value), "a name")
     check_text(value if isinstance(value, str) else None, column)
     return None if value in (None, "") else str(value)
-
-
-def _checked(row: dict[str, Any]) -> dict[str, Any]:
-    check_pair(row)
-    return row

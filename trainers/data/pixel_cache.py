@@ -15,9 +15,7 @@ from modeling_coma import ComaProcessor
 from trainers.data.images import image_key, images_of, without_decoding
 
 
-__all__ = [
-    "CachingProcessor",
-]
+__all__ = ["CachingProcessor"]
 
 logger = logging.get_logger(__name__)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import Value
 from typing import Any, TypeVar
 
@@ -15,11 +15,7 @@ from trainers.data.faults import describe, fault
 from trainers.data.images import images_of, without_decoding
 
 
-__all__ = [
-    "ROW",
-    "BadRows",
-    "NumberedRows",
-]
+__all__ = ["ROW", "BadRows", "NumberedRows"]
 
 logger = logging.get_logger(__name__)
 
@@ -100,6 +96,27 @@ class BadRows:
             logger.warning(f"Row {number} of {self.where} is skipped: {reason}")
         elif self.skipped == MOST_LOGGED + 1:
             logger.warning(f"More rows of {self.where} are skipped, which are counted and not named here.")
+
+    def convert(self, records: Iterable[Any], convert: Callable[[Any], T]) -> Iterator[tuple[int, T]]:
+        """
+        Converts records one by one, and reports the bad ones.
+
+        Args:
+            records (`Iterable[Any]`): each of them, or the `ValueError` by which it cannot be read.
+            convert (`Callable`): raises `ValueError` for a bad one.
+
+        Yields:
+            `tuple[int, Any]`: the number of a record, and what was made of it.
+        """
+        for number, record in enumerate(records):
+            try:
+                if isinstance(record, ValueError):
+                    raise record
+                row = convert(record)
+            except ValueError as error:
+                self.report(number, str(error))
+            else:
+                yield number, row
 
     def take(self, reasons: dict[Any, str]) -> None:
         """Counts and keeps rows that another has left out and logged."""

@@ -7,7 +7,7 @@ before. Images are checked for being there and are not decoded: that is the work
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -89,18 +89,15 @@ def validate(
     bad_rows = on_bad_row if isinstance(on_bad_row, BadRows) else BadRows(on_bad_row)
     present = [name for name in features if name in dataset.column_names]
     rows = without_decoding(dataset).select_columns(present).with_format("arrow")
-    good, number = [], 0
-    with logging.tqdm(total=len(dataset), desc="Checking", unit="row") as progress:
-        for table in rows.iter(BATCH):
-            light = pa.table({name: _without_bytes(table[name].combine_chunks()) for name in present})
-            for row in light.to_pylist():
-                try:
-                    check(row)
-                    good.append(number)
-                except ValueError as error:
-                    bad_rows.report(number, str(error))
-                number += 1
-            progress.update(len(table))
+
+    def light_rows() -> Iterator[dict[str, Any]]:
+        with logging.tqdm(total=len(dataset), desc="Checking", unit="row") as progress:
+            for table in rows.iter(BATCH):
+                light = pa.table({name: _without_bytes(table[name].combine_chunks()) for name in present})
+                yield from light.to_pylist()
+                progress.update(len(table))
+
+    good = [number for number, _ in bad_rows.convert(light_rows(), check)]
     if not good:
         raise ValueError(f"None of the {len(dataset)} rows can be used. {next(iter(bad_rows.reasons.values()), '')}")
     return dataset if len(good) == len(dataset) else dataset.select(good)

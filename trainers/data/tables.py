@@ -1,4 +1,4 @@
-"""Tables and lists of any kind as records, one after the other, so that a bad one is known by its number.
+"""Reads tables of any kind: CSV, TSV, TXT, JSON, JSONL, Parquet, and data sets; rows come one after the other.
 
 This is the one reader of tables, for all commands. A file that is read as a whole by a library fails as a whole,
 without a row. So tables of text are read here line by line; Parquet and data sets, whose columns have types, in
@@ -22,12 +22,13 @@ from trainers.data.csv_rows import csv_header, csv_rows
 from trainers.data.faults import fault
 from trainers.data.images import without_decoding
 from trainers.data.json_rows import json_rows, jsonl_rows
-from trainers.data.text_files import check_regular
+from trainers.data.text_files import open_file, text_rows
 
 
 __all__ = ["TABLE_SUFFIXES", "Record", "Records", "open_records", "saved_dataset"]
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+TEXT_ROWS = {".csv": csv_rows, ".tsv": csv_rows, ".txt": text_rows, ".jsonl": jsonl_rows, ".json": json_rows}
+TABLE_SUFFIXES = (*TEXT_ROWS, ".parquet")
 BATCH = 256  # rows of a batch, which may have images in them
 # What a damaged file, or a value that Python has no type for, raises when it is read.
 UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError)
@@ -82,8 +83,8 @@ def open_records(source: str | Path | Dataset) -> Records:
     Opens a source of records.
 
     Args:
-        source (`str`, `Path` or `Dataset`): a .csv, .tsv, .jsonl, .json (a list) or .parquet file, a folder made by
-            `Dataset.save_to_disk`, or a data set.
+        source (`str`, `Path` or `Dataset`): a .csv, .tsv, .txt (a row per line, with the one column `text`), .jsonl,
+            .json (a list) or .parquet file, a folder made by `Dataset.save_to_disk`, or a data set.
 
     Returns:
         [`Records`]
@@ -98,18 +99,17 @@ def open_records(source: str | Path | Dataset) -> Records:
     if suffix not in TABLE_SUFFIXES or os.path.isdir(path):
         kinds = ", ".join(TABLE_SUFFIXES)
         raise ValueError(f"{path} must be a folder of `save_to_disk`, or a file that ends with {kinds}.")
-    check_regular(path)
-    state = path.stat()
+    with open_file(path) as file:
+        state = os.fstat(file.fileno())
     identity = (str(path), state.st_size, state.st_mtime_ns)
     if suffix == ".parquet":
         return _of_parquet(path, identity)
+    columns = None
     if suffix in (".csv", ".tsv"):
-        separator = "\t" if suffix == ".tsv" else ","
-        return Records(
-            path.name, csv_header(path, separator), lambda columns=None: csv_rows(path, separator), identity
-        )
-    read = jsonl_rows if suffix == ".jsonl" else json_rows
-    return Records(path.name, None, lambda columns=None: read(path), identity)
+        columns = csv_header(path)
+    elif suffix == ".txt":
+        columns = ["text"]
+    return Records(path.name, columns, lambda columns=None: TEXT_ROWS[suffix](path), identity)
 
 
 def _of_dataset(dataset: Dataset, name: str) -> Records:
@@ -164,7 +164,7 @@ def _rows_of(batches: Iterable[Any], features: dict[str, Any], where: str) -> It
             rows: list[Record] = batch.to_pylist()
         except UNREADABLE:  # somewhere in the batch: the rows one by one tell where
             rows = [_row_at(batch, place) for place in range(len(batch))]
-        yield from (_named(row, labels) if labels else row for row in rows)
+        yield from (_named(row, labels) for row in rows) if labels else rows
         number += len(batch)
 
 
@@ -194,7 +194,7 @@ def _named(row: Record, labels: dict[str, Any]) -> Record:
 
 def _label(value: Any, feature: Any, column: str) -> Any:
     if isinstance(value, list):
-        return [_label(one, feature.feature, column) for one in value]
+        return [_label(number, feature.feature, column) for number in value]
     if value is None or value == -1:  # by which `datasets` says that there is none
         return None
     if not 0 <= value < feature.num_classes:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import codecs
-import os
-import stat
+from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
+
+from modeling_coma.inputs_coma import open_regular_file
 
 
-__all__ = ["SURROGATES", "check_regular", "open_text", "printable"]
+__all__ = ["SURROGATES", "open_file", "open_text", "printable", "text_rows"]
 
 SURROGATES = "surrogateescape"  # bytes that are not UTF-8 are carried to the check of their row
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
@@ -21,18 +23,17 @@ OTHER_MARKS = {
 }
 
 
-def check_regular(path: str | Path) -> None:
-    """Raises `ValueError` unless a path names a file: opening a FIFO waits for ever, reading a device never ends."""
+def open_file(path: str | Path) -> BinaryIO:
+    """Opens a file to be read; raises `ValueError` for what cannot be, and for FIFOs and devices, which never end."""
     try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{printable(path)} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a FIFO, a device or a socket"
-        raise ValueError(f"{printable(path)} must be a file; it is {kind}.")
+        return open_regular_file(path)
+    except OSError as error:
+        raise ValueError(f"{printable(path)} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise ValueError(f"{printable(path)} {error}.") from error
 
 
-def open_text(path: str | Path, newline: str | None = None) -> IO[str]:
+def open_text(path: str | Path, newline: str | None = None) -> TextIOWrapper:
     """
     Opens a file of text in UTF-8, with or without a byte-order mark.
 
@@ -41,18 +42,26 @@ def open_text(path: str | Path, newline: str | None = None) -> IO[str]:
         newline (`str`, *optional*): as in `open`.
 
     Returns:
-        `IO[str]`: bytes that are not UTF-8 are lone surrogates in it; `check_text` finds them.
+        `TextIOWrapper`: bytes that are not UTF-8 are lone surrogates in it; `check_text` finds them.
 
     Raises:
         ValueError: for what is no file, and for UTF-16 and UTF-32.
     """
-    check_regular(path)
-    with open(path, "rb") as file:
-        beginning = file.read(4)
+    file = open_file(path)
+    beginning = file.read(4)
+    file.seek(0)
     for mark, name in OTHER_MARKS.items():
         if beginning.startswith(mark):
+            file.close()
             raise ValueError(f"{printable(path)} is {name} and not UTF-8: save it again, `iconv -f {name} -t UTF-8`.")
-    return open(path, encoding="utf-8-sig", errors=SURROGATES, newline=newline)
+    return TextIOWrapper(file, encoding="utf-8-sig", errors=SURROGATES, newline=newline)
+
+
+def text_rows(path: Path) -> Iterator[dict[str, str]]:
+    """The lines of a .txt file as rows with one column, `text`; a blank line is a row, too."""
+    with open_text(path) as file:
+        for line in file:
+            yield {"text": line.removesuffix("\n")}
 
 
 def printable(path: str | Path) -> str:

@@ -23,12 +23,12 @@ from trainers.data.dialogues import DialogueColumns, mapped_row
 from trainers.data.faults import describe, fault
 from trainers.data.image_folders import is_system_file
 from trainers.data.images import IMAGE_SUFFIXES, ImageRoot, root_of, undecoded
-from trainers.data.json_rows import RepeatedKey, parse_json
+from trainers.data.json_rows import parse_object
 from trainers.data.llava import llava_row
 from trainers.data.pairs import PairColumns, check_named, features_of, pair_row
 from trainers.data.rows import ROW, BadRows
 from trainers.data.schema import DIALOGUE_FEATURES
-from trainers.data.text_files import check_regular, printable
+from trainers.data.text_files import open_file, printable
 
 
 __all__ = ["stream_dialogues", "stream_pairs"]
@@ -98,7 +98,7 @@ def stream_pairs(
     """
     named = columns.named()
     check_named(named)
-    return _stream(shards, partial(_pair, named=named), features_of(named), on_bad_row, image_root)
+    return _stream(shards, partial(pair_row, named=named), features_of(named), on_bad_row, image_root)
 
 
 def _stream(
@@ -114,7 +114,7 @@ def _stream(
     if not files:
         raise ValueError(f"There are no shards: nothing matches {[str(pattern) for pattern in patterns]}.")
     for file in files:
-        check_regular(file)
+        open_file(file).close()  # a FIFO or a device is said now
     streamed = Features({**{name: undecoded(of) for name, of in features.items()}, ROW: Value("string")})
     settings = {"shards": files, "convert": convert, "on_bad_row": on_bad_row, "image_root": image_root}
     return IterableDataset.from_generator(_rows, features=streamed, gen_kwargs=settings)
@@ -193,72 +193,62 @@ def _check_end(tar: tarfile.TarFile) -> None:
         rest = tar.fileobj.read(tarfile.RECORDSIZE)
 
 
-def _natural(ending: str) -> list[str | int]:
-    """An order in which numbers count as numbers: 2.png before 10.png."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", ending)]
-
-
 def _record(members: list[Member]) -> Sample:
     """Columns of a sample: its members by their endings, the keys of its JSON, and its images."""
     sample: Sample = {}
-    parsed: Sample = {}
+    of_json: Sample = {}
+    images: dict[str, bytes] = {}
     for ending, content in members:
         if isinstance(content, ValueError):
             raise content
         if ending in sample:
             raise fault(ending, "two members", "one member of each name")
-        sample[ending] = _decoded(ending, content)
-        if _suffix(ending) == ".json":
-            more = _parse(sample.pop(ending), ending)
-            if both := sorted(parsed.keys() & more):
+        suffix = f".{ending.rpartition('.')[2]}"
+        sample[ending] = _decoded(ending, content) if suffix in (*TEXT_SUFFIXES, ".json") else content
+        if suffix in IMAGE_SUFFIXES:
+            images[ending] = content
+        if suffix == ".json":
+            parsed = _parse(sample.pop(ending), ending)
+            if both := sorted(of_json.keys() & parsed):
                 raise fault(ending, f"the key {both[0]!r}, which another JSON of the sample has too", "it once")
-            parsed |= more
-    pictures = [ending for ending, _ in members if _suffix(ending) in IMAGE_SUFFIXES]
-    if pictures:
-        parsed |= _images({ending: sample[ending] for ending in sorted(pictures, key=_natural)}, parsed.get("images"))
-    if both := sorted(parsed.keys() & sample):
+            of_json |= parsed
+    if images:
+        of_json |= _image_columns(images, of_json.get("images"))
+    if both := sorted(of_json.keys() & sample):
         raise fault(both[0], "a member and a key of the JSON", "one of them")
-    return parsed | sample
+    return of_json | sample
 
 
-def _suffix(ending: str) -> str:
-    return f".{ending.rpartition('.')[2]}"
-
-
-def _decoded(ending: str, content: bytes) -> str | bytes:
+def _decoded(ending: str, content: bytes) -> str:
     try:
-        return content.decode("utf-8-sig") if _suffix(ending) in (*TEXT_SUFFIXES, ".json") else content
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise fault(ending, f"{describe(content)}, which are not UTF-8 ({error})", "a text in UTF-8") from error
 
 
-def _images(members: dict[str, bytes], listed: Any) -> Sample:
-    """The columns `images` and `image`; of the images that a JSON lists there are as many."""
-    if empty := [ending for ending, content in members.items() if not content]:
-        raise fault(empty[0], "0 bytes", "an image")
-    if isinstance(listed, list) and len(listed) != len(members):
-        raise fault("images", f"{len(listed)} in the JSON and {len(members)} members", "as many")
-    images = list(members.values())
-    return {"images": images, "image": images[0]}
-
-
-def _parse(text: str, column: str) -> Sample:
+def _parse(text: str, ending: str) -> Sample:
     try:
-        parsed = parse_json(text)
-    except RepeatedKey as error:
-        raise ValueError(f"column {column}: {error}") from error
+        return parse_object(text, expected="JSON")
     except ValueError as error:
-        raise fault(column, f"{ascii(text[:60])} ({error})", "JSON") from error
-    if not isinstance(parsed, dict):
-        raise fault(column, describe(parsed), "a JSON object")
-    return parsed
+        raise ValueError(f"column {ending}: {error}") from error
+
+
+def _image_columns(images: dict[str, bytes], listed: Any) -> Sample:
+    """The columns `images` and `image` of image members, by their endings; a JSON lists as many, if it does."""
+    endings = sorted(images, key=_natural)
+    if empty := [ending for ending in endings if not images[ending]]:
+        raise fault(empty[0], "0 bytes", "an image")
+    if isinstance(listed, list) and len(listed) != len(images):
+        raise fault("images", f"{len(listed)} in the JSON and {len(images)} members", "as many")
+    return {"images": [images[ending] for ending in endings], "image": images[endings[0]]}
+
+
+def _natural(ending: str) -> list[str | int]:
+    """An order in which numbers count as numbers: 2.png before 10.png."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", ending)]
 
 
 def _dialogue(sample: Sample, columns: DialogueColumns, root: ImageRoot) -> dict[str, Any]:
     if "conversations" in sample and columns.messages not in sample:
         return llava_row({**sample, "image": sample.get("images")}, root)
     return mapped_row(sample, columns, root)
-
-
-def _pair(sample: Sample, named: dict[str, str], root: ImageRoot) -> dict[str, Any]:
-    return pair_row(sample, named, root)

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 __all__ = [
     "Ranking",
     "Relevance",
-    "chance_hit_at_1",
     "query_metrics",
     "rank_embeddings",
     "rank_scores",
@@ -91,10 +90,6 @@ class Relevance:
         """One relevant document per query, given by its number."""
         documents = torch.as_tensor(documents)[:, None]
         return cls(documents, torch.ones(documents.shape, dtype=torch.float64, device=documents.device))
-
-    def of_queries(self, rows: slice) -> Relevance:
-        """The part of some queries."""
-        return Relevance(self.documents[rows], self.grades[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +190,8 @@ def rank_embeddings(
         scores = queries[block] @ documents.T
         if candidates is not None:
             scores = _among(scores, candidates[block].to(scores.device))
-        part = rank_scores(scores, relevance.of_queries(block), COSINE_TOLERANCE)
+        of_block = Relevance(relevance.documents[block], relevance.grades[block])
+        part = rank_scores(scores, of_block, COSINE_TOLERANCE)
         ranks.append(part.ranks)
         grades.append(part.grades)
     return Ranking(torch.cat(ranks), torch.cat(grades))
@@ -249,11 +245,6 @@ def retrieval_metrics(ranking: Ranking, cutoffs: Sequence[int] = (1, 5, 10)) -> 
     if len(ranking.ranks) == 0:
         raise ValueError("There are no queries to average over.")
     return {name: values.double().mean().item() for name, values in query_metrics(ranking, cutoffs).items()}
-
-
-def chance_hit_at_1(relevance: Relevance, num_documents: int) -> float:
-    """The hit@1 (P@1) that a random order of `num_documents` documents has on average."""
-    return ((relevance.documents >= 0).sum(1).double() / num_documents).mean().item()
 
 
 def _among(scores: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:

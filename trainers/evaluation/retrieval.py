@@ -1,4 +1,4 @@
-"""A retrieval set as it is evaluated: every unique input once, who is to find what among whom, and its scores."""
+"""A retrieval set: which documents each query is to find, every input once, and the scores of a model on it."""
 
 from __future__ import annotations
 
@@ -9,216 +9,299 @@ from typing import Any, NamedTuple
 
 import torch
 
+from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.data.answers import Answers
 from trainers.data.images import image_key
+from trainers.data.items import ContrastiveInput, to_item
+from trainers.data.rows import ROW, BadRows
+from trainers.encoding.encode import embed_shared
 from trainers.evaluation.metrics import Relevance, rank_embeddings, retrieval_metrics
+from trainers.evaluation_rows import EVALUATION
 
 
-__all__ = ["CUTOFFS", "EvaluationSet", "KeptRows", "UniqueInputs", "hash_of", "rows_without", "score_set"]
-
-CUTOFFS = (1, 5, 10)
+__all__ = ["RetrievalSet", "UniqueInputs", "evaluate_set", "score_set"]
 
 
-class EvaluationSet(NamedTuple):
+class RetrievalSet(NamedTuple):
     """
-    A set, ready to be embedded and scored.
+    Queries, and the documents that they are to find, ready to be embedded and scored.
 
     Args:
         items (`Sequence[list[dict]]`): all inputs as chat messages, none of them twice.
         queries, documents (`torch.LongTensor` of shape `(num_queries,)`, `(num_documents,)`): their places in `items`.
         relevance ([`~trainers.evaluation.metrics.Relevance`]): numbers of the relevant documents, and how much they
             are worth.
+        names (`Callable`): what an input is called in messages, by its place in `items`: where it stands in the data.
+        contents (`Callable`): gives texts that say all that scores depend on, for the `digest`; an image in a file
+            counts by its path and size.
         candidates (`torch.LongTensor` of shape `(num_queries, max_candidates)`, *optional*): numbers of the documents
             among which each query is to find them, -1 where it has fewer; by default all of them.
-        digest (`str`): hash of all this; an image in a file counts by its path and size.
-        names (`Callable`): what an input is called in messages, by its place in `items`: where it stands in the data.
-        documents_of (`Sequence[Sequence[int]]`): of data whose rows are a query each, numbers of the documents that a
-            row has; only with them may rows be left out.
+        documents_of (`Sequence[Sequence[int]]`, *optional*): of data whose rows are a query each, numbers of the
+            documents that a row has; only with them may rows be left out.
+        rows_skipped (`int`, *optional*, defaults to 0): rows left out as bad.
     """
 
     items: Sequence[list[dict]]
     queries: torch.Tensor
     documents: torch.Tensor
     relevance: Relevance
-    candidates: torch.Tensor | None
-    digest: str
     names: Callable[[int], str]
+    contents: Callable[[], Iterable[str]]
+    candidates: torch.Tensor | None = None
     documents_of: Sequence[Sequence[int]] = ()
+    rows_skipped: int = 0
 
     @classmethod
     def of(
         cls,
         queries: Sequence[list[dict]],
-        documents: Sequence[list[dict]],
+        query_names: Sequence[str],
+        documents: UniqueInputs,
         relevant: Sequence[Sequence[int]],
         candidates: Sequence[Sequence[int]] | None = None,
-        names: tuple[Sequence[str], Sequence[str]] | None = None,
-        documents_of: Sequence[Sequence[int]] = (),
-    ) -> EvaluationSet:
+        **more: Any,
+    ) -> RetrievalSet:
         """
         A set in which an input that is there several times, on either side, is embedded once.
 
         Args:
-            queries, documents (`Sequence[list[dict]]`): as chat messages.
+            queries (`Sequence[list[dict]]`): as chat messages.
+            query_names (`Sequence[str]`): what they are called in messages.
+            documents ([`UniqueInputs`]): the documents, to which the queries are added.
             relevant (`Sequence[Sequence[int]]`): numbers of the documents that each query is to find.
             candidates (`Sequence[Sequence[int]]`, *optional*): numbers of those among which it is to find them.
-            names (`tuple[Sequence[str], Sequence[str]]`, *optional*): what queries and documents are called in
-                messages; an input that is there several times is called by the first of them.
-            documents_of (`Sequence[Sequence[int]]`, *optional*): numbers of the documents in the row of each query.
+            more: `documents_of` and `rows_skipped` of the set.
 
         Returns:
-            `EvaluationSet`
+            `RetrievalSet`
 
         Raises:
-            ValueError: for a query with nothing to find, or with something to find that is not among its candidates.
+            ValueError: for a query with nothing to find.
         """
-        inputs = UniqueInputs()
-        names = names or tuple(
-            [f"{side} {n}" for n in range(len(some))] for side, some in (("Query", queries), ("Document", documents))
-        )
-        query_places, document_places = (
-            torch.tensor([inputs.add(*pair) for pair in zip(some, of_some, strict=True)], dtype=torch.long)
-            for some, of_some in zip((queries, documents), names, strict=True)
-        )
         padded = None
         if candidates is not None:
-            for number, (targets, among) in enumerate(zip(relevant, candidates, strict=True)):
-                if not set(targets) <= set(among):
-                    raise ValueError(f"Query {number} is to find {list(targets)}, which are not all its candidates.")
-            rows = [torch.tensor(among) for among in candidates]
+            rows = [torch.tensor(numbers) for numbers in candidates]
             padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
-        parts = [*map(_in_words, inputs.keys), str(query_places.tolist()), str(document_places.tolist())]
-        digest = hash_of([*parts, str(relevant), str(candidates)])
-        relevance = Relevance.from_lists(relevant)
-        called = inputs.names.__getitem__
-        return cls(inputs.items, query_places, document_places, relevance, padded, digest, called, documents_of)
+        document_places = torch.arange(len(documents.items))
+        places = [documents.add(messages, name) for messages, name in zip(queries, query_names, strict=True)]
 
-    def without(self, failed: Collection[int]) -> tuple[EvaluationSet, int]:
+        def contents() -> list[str]:
+            who_finds_what = [len(document_places), places, relevant, candidates]
+            return [*map(_with_file_sizes, documents.places), *map(str, who_finds_what)]
+
+        return cls(
+            documents.items,
+            torch.tensor(places, dtype=torch.long),
+            document_places,
+            Relevance.from_lists(relevant),
+            documents.names.__getitem__,
+            contents,
+            padded,
+            **more,
+        )
+
+    @classmethod
+    def from_rows(
+        cls,
+        rows: Iterable[dict[str, Any]],
+        instructions: dict[str, str] | None = None,
+        on_bad_row: str | BadRows = "raise",
+    ) -> RetrievalSet:
+        """
+        The rows of stage 2 as a set: each query is to find, among the positives and hard negatives of all rows, the
+        positives of the rows that ask the same, instruction included, and those of their groups. Equal documents are
+        one; of equal queries each counts.
+
+        Args:
+            rows (`Iterable[dict]`): as for [`ComaContrastiveCollator`]; they may know their number, `row`.
+            instructions (`dict[str, str]`, *optional*): those of the training, by source.
+            on_bad_row (`str` or [`BadRows`], *optional*, defaults to `"raise"`): `"raise"`, or `"skip"` to leave bad
+                rows out and count them.
+
+        Returns:
+            `RetrievalSet`
+
+        Raises:
+            ValueError: for a row that is bad.
+        """
+        bad_rows = on_bad_row if isinstance(on_bad_row, BadRows) else BadRows(on_bad_row, EVALUATION)
+        inputs, queries, names, documents_of, groups = UniqueInputs(), [], [], [], []
+        for index, row in enumerate(rows):
+            row_idx = row.get(ROW, index)
+            try:
+                (query_name, query), *documents = _inputs(row, f"Row {row_idx}", instructions or {})
+            except ValueError as error:
+                if bad_rows.policy == "raise":
+                    raise
+                bad_rows.report(row_idx, str(error))
+                continue
+            documents_of.append([inputs.add(document.messages, name) for name, document in documents])
+            queries.append(query)
+            names.append(query_name)
+            groups.append(row.get("group"))
+        keys = [query.key for query in queries]
+        answers = Answers(keys, [numbers[0] for numbers in documents_of], groups)
+        relevant = {key: sorted(answers.of(key)) for key in set(keys)}
+        return cls.of(
+            [query.messages for query in queries],
+            names,
+            inputs,
+            [relevant[key] for key in keys],
+            documents_of=documents_of,
+            rows_skipped=bad_rows.skipped,
+        )
+
+    @property
+    def digest(self) -> str:
+        """A hash of everything that scores depend on besides the model."""
+        digest = hashlib.blake2b(digest_size=16)
+        for text in self.contents():
+            content = text.encode()
+            digest.update(len(content).to_bytes(8, "big") + content)
+        return digest.hexdigest()
+
+    def without(self, failed: Collection[int]) -> RetrievalSet:
         """
         The set without the rows that have one of some inputs, and without the documents that no other row has.
 
         Args:
-            failed (`Collection[int]`): places in `items`.
+            failed (`Collection[int]`): places in `items`, which stay where they are.
 
         Returns:
-            `tuple[EvaluationSet, int]`: the set, whose items stay where they are, and the number of rows left out.
+            `RetrievalSet`: with the rows that were left out counted in `rows_skipped`.
+
+        Raises:
+            ValueError: if nothing is left.
         """
-        bad_queries = torch.isin(self.queries, torch.tensor(sorted(failed)))
-        bad_documents = torch.isin(self.documents, torch.tensor(sorted(failed)))
-        kept = rows_without(self.relevance, self.documents_of, bad_queries, bad_documents)
-        fewer = self._replace(
-            queries=self.queries[kept.queries], documents=self.documents[kept.documents], relevance=kept.relevance
+        failed = torch.tensor(sorted(failed))
+        is_bad = torch.isin(self.queries, failed).tolist()
+        bad_documents = set(torch.isin(self.documents, failed).nonzero()[:, 0].tolist())
+        kept = [
+            row_idx
+            for row_idx, documents in enumerate(self.documents_of)
+            if not is_bad[row_idx] and bad_documents.isdisjoint(documents)
+        ]
+        if not kept:
+            raise ValueError(f"All {len(self.documents_of)} rows are bad, so there is nothing to evaluate.")
+        documents = sorted({number for row_idx in kept for number in self.documents_of[row_idx]})
+        renumbered = {number: new for new, number in enumerate(documents)}
+        relevant = self.relevance.documents[kept].tolist()
+        return self._replace(
+            queries=self.queries[kept],
+            documents=self.documents[documents],
+            relevance=Relevance.from_lists([[renumbered[n] for n in row if n in renumbered] for row in relevant]),
+            documents_of=[[renumbered[n] for n in self.documents_of[row_idx]] for row_idx in kept],
+            rows_skipped=self.rows_skipped + len(self.queries) - len(kept),
         )
-        return fewer, len(self.queries) - len(kept.queries)
-
-
-class KeptRows(NamedTuple):
-    """
-    What is left of a set without some rows.
-
-    Args:
-        queries, documents (`torch.LongTensor`): numbers of those that stay.
-        relevance ([`~trainers.evaluation.metrics.Relevance`]): of these, by their new numbers.
-    """
-
-    queries: torch.Tensor
-    documents: torch.Tensor
-    relevance: Relevance
-
-
-def rows_without(
-    relevance: Relevance, documents_of: Sequence[Sequence[int]], bad_queries: torch.Tensor, bad_documents: torch.Tensor
-) -> KeptRows:
-    """
-    Leaves rows out whose query or one of whose documents is bad, and the documents that only they have.
-
-    Args:
-        relevance ([`~trainers.evaluation.metrics.Relevance`]): of all.
-        documents_of (`Sequence[Sequence[int]]`): numbers of the documents in the row of each query.
-        bad_queries, bad_documents (`torch.BoolTensor`): which are bad.
-
-    Returns:
-        [`KeptRows`]
-
-    Raises:
-        ValueError: if nothing is left.
-    """
-    bad = set(bad_documents.nonzero()[:, 0].tolist())
-    queries = [n for n, some in enumerate(documents_of) if not bad_queries[n] and bad.isdisjoint(some)]
-    if not queries:
-        raise ValueError(f"All {len(documents_of)} rows are bad, so there is nothing to evaluate.")
-    documents = sorted({number for row in queries for number in documents_of[row]})
-    new = {number: place for place, number in enumerate(documents)}
-    lists = ([n for n in row if n in new] for row in relevance.documents[queries].tolist())
-    left = Relevance.from_lists([[new[number] for number in row] for row in lists])
-    return KeptRows(torch.tensor(queries), torch.tensor(documents), left)
 
 
 class UniqueInputs:
-    """Inputs in the order in which they came, those with the same content once."""
+    """Inputs in the order in which they came, those with the same content once, by the name of the first."""
 
     def __init__(self) -> None:
-        self.keys: dict[tuple, int] = {}
+        self.places: dict[tuple, int] = {}
         self.items: list[list[dict]] = []
         self.names: list[str] = []
 
     def add(self, messages: list[dict], name: str = "") -> int:
-        """The place of an input, which is a new one or that of its equal; it keeps the name of the first."""
-        key = tuple(
-            (message["role"], *(_block_key(block) for block in _blocks(message["content"]))) for message in messages
-        )
-        if key not in self.keys:
-            self.keys[key] = len(self.items)
+        """The place of an input, which is a new one or that of its equal."""
+        key = tuple((message["role"], *map(_block_key, _blocks(message["content"]))) for message in messages)
+        if key not in self.places:
+            self.places[key] = len(self.items)
             self.items.append(messages)
             self.names.append(name)
-        return self.keys[key]
+        return self.places[key]
 
 
-def score_set(one: EvaluationSet, embeddings: torch.Tensor) -> dict[str, float]:
+def evaluate_set(
+    retrieval: RetrievalSet,
+    model: ComaForEmbedding,
+    processor: ComaProcessor,
+    skip_bad_rows: bool = False,
+    **options: Any,
+) -> tuple[dict[str, float], list[str]]:
+    r"""
+    Embeds a set, on all processes together, and scores it, on each of them.
+
+    Args:
+        retrieval ([`RetrievalSet`]):
+            The set.
+        model ([`ComaForEmbedding`]):
+            The model.
+        processor ([`ComaProcessor`]):
+            Makes its inputs.
+        skip_bad_rows (`bool`, *optional*, defaults to `False`):
+            Leave out rows with an input that cannot be embedded; only of a set made of rows.
+        options:
+            `batch_tokens`, `num_workers` and `description` of [`~trainers.encoding.encode.embed_items`].
+
+    Returns:
+        `tuple[dict[str, float], list[str]]`: the scores of [`score_set`], with `rows_skipped` if there are any, and
+        what is wrong with the inputs that could not be embedded.
+
+    Raises:
+        ValueError: for an input that cannot be embedded, with where it stands; if all rows are bad.
+
+    Example:
+
+        >>> scores, _ = evaluate_set(RetrievalSet.from_rows(rows), model, processor)
+        >>> scores["hit@1"]
+    """
+    failures = {} if skip_bad_rows and retrieval.documents_of else None
+    embeddings = embed_shared(model, processor, retrieval.items, names=retrieval.names, failures=failures, **options)
+    if failures:
+        retrieval = retrieval.without(failures)
+    scores = score_set(retrieval, embeddings)
+    if retrieval.rows_skipped:
+        scores["rows_skipped"] = retrieval.rows_skipped
+    return scores, list((failures or {}).values())
+
+
+def score_set(retrieval: RetrievalSet, embeddings: torch.Tensor) -> dict[str, float]:
     """
     Scores of a set, under the names of the MMEB leaderboard.
 
     Args:
-        one ([`EvaluationSet`]): the set.
-        embeddings (`torch.Tensor` of shape `(len(one.items), dim)`): of its inputs, by any model.
+        retrieval ([`RetrievalSet`]): the set.
+        embeddings (`torch.Tensor` of shape `(len(retrieval.items), dim)`): of its inputs, by any model.
 
     Returns:
         `dict[str, float]`: `hit@k`, `recall@k` and `ndcg_linear@k` for k of 1, 5 and 10, `mrr`, and the number of
         queries as `num_data` and `num_pred`. hit@1 is P@1. Ties count against the model.
 
     Raises:
-        ValueError: for an embedding that is not finite, with what it is of.
+        ValueError: for an embedding that is not finite.
     """
-    places = torch.cat([one.queries, one.documents])
-    if len(bad := (~embeddings[places].isfinite().all(dim=1)).nonzero()):
-        raise ValueError(f"{one.names(int(places[bad[0, 0]]))}: its embedding is not finite.")
-    queries, documents = embeddings[one.queries], embeddings[one.documents]
-    ranking = rank_embeddings(queries, documents, one.relevance, candidates=one.candidates)
-    scores = retrieval_metrics(ranking, CUTOFFS)
+    queries, documents = embeddings[retrieval.queries], embeddings[retrieval.documents]
+    scores = retrieval_metrics(
+        rank_embeddings(queries, documents, retrieval.relevance, candidates=retrieval.candidates)
+    )
     named = {name.replace("ndcg@", "ndcg_linear@"): score for name, score in scores.items()}
-    return {**dict(sorted(named.items())), "num_pred": len(one.queries), "num_data": len(one.queries)}
+    return {**dict(sorted(named.items())), "num_pred": len(queries), "num_data": len(queries)}
 
 
-def hash_of(parts: Iterable[str | bytes]) -> str:
-    """A hash of some strings, in their order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        part = part.encode() if isinstance(part, str) else part
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()
+def _inputs(row: dict[str, Any], name: str, instructions: dict[str, str]) -> list[tuple[str, ContrastiveInput]]:
+    """The query of a row, its positive and its negatives, and what they are called."""
+    items = {"query": row["query"], "positive": row["positive"]}
+    items |= {f"negative {number}": item for number, item in enumerate(row.get("negatives") or [])}
+    instruction = {"query": instructions.get(row.get("source"))}
+    return [
+        (f"{name}: {part}", to_item(item, f"{name}: {part}", instruction.get(part))) for part, item in items.items()
+    ]
 
 
 def _blocks(content: str | list[dict]) -> list[dict]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _block_key(block: dict[str, Any]) -> tuple:
+def _block_key(block: dict[str, Any]) -> tuple[str, str]:
     if block["type"] == "text":
         return "text", block["text"]
     image = block["image"]
     return ("file", str(image)) if isinstance(image, str | Path) else ("image", image_key(image))
 
 
-def _in_words(key: tuple) -> str:
+def _with_file_sizes(key: tuple) -> str:
     blocks = (block for _, *of_message in key for block in of_message)
     sizes = [Path(value).stat().st_size for kind, value in blocks if kind == "file" and Path(value).is_file()]
     return f"{key} {sizes}"

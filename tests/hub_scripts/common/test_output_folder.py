@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hub_scripts.common.folders import new_folder
+from hub_scripts.pretrain import _parse as pretrain
 from trainers.files import one_writer
 
 
@@ -178,6 +179,17 @@ def test_fewer_processes_are_said(finetune: Callable, tmp_path: Path) -> None:
     (tmp_path / "out" / "_begun_with.json").write_text("{")
     code, error = finetune("--resume_from_checkpoint", "true")
     assert code == 1 and "_begun_with.json cannot be read" in error
+
+
+def test_a_record_of_an_older_version_goes_on(tmp_path: Path) -> None:
+    """Settings that it knows nothing of are as they are, and lengths were in a column of another name."""
+    before = {"command": "pretrain", "settings": {"lora_r": 2, "length_column": "tokens", "gone": True}}
+    (tmp_path / "_begun_with.json").write_text(json.dumps(before, indent=2))
+    words = ["--model", "m", "--data", "d", "--use_cpu", "true", "--report_to", "none"]
+    arguments, config = pretrain([*words, "--output_dir", str(tmp_path), "--resume_from_checkpoint", "true"])
+    assert (arguments.lora_r, config.groups_by_length, config.length_column_name) == (2, True, "tokens")
+    arguments, config = pretrain([*words, "--output_dir", str(tmp_path)])
+    assert (arguments.lora_r, config.groups_by_length, config.length_column_name) == (16, False, "length")
 
 
 def test_pretrain_with_another_k_does_not_take_the_old_base(

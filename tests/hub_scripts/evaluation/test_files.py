@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hub_scripts.evaluation.data import NamedSet
-from hub_scripts.evaluation.files import git_commit, is_finished, model_settings, write_results, write_scores
+from hub_scripts.evaluation.files import ResultsFolder, git_commit, model_settings, results_table
 from trainers.data.mmeb.sets import SETS
 
 
@@ -19,11 +19,12 @@ def named(*names: str) -> list[NamedSet]:
 
 
 def written(folder: Path, scores: dict[str, float], model, processor) -> dict:
-    settings, sets = model_settings("org/my-coma", model, processor), named(*scores)
+    results, sets = ResultsFolder(folder, model_settings("org/my-coma", model, processor)), named(*scores)
     for one in sets:
-        write_scores(folder, one, {one.metric: scores[one.name], "num_data": 10}, settings)
-    (folder / "table.txt").write_text(write_results(folder, sets, settings, model))
-    return json.loads((folder / "results.json").read_text())
+        results.write_scores(one, {one.metric: scores[one.name], "num_data": 10}, "digest")
+    returned = results.write_results(sets, model)
+    assert returned == json.loads((folder / "results.json").read_text())
+    return returned
 
 
 def test_means_by_hand(make_coma, tmp_path):
@@ -37,7 +38,7 @@ def test_means_by_hand(make_coma, tmp_path):
     assert means["ind"] == pytest.approx(sum(in_distribution) / 20 / 100)
     assert 20 * means["ind"] + 16 * means["ood"] == pytest.approx(36 * means["overall"])
     assert results["metrics"]["image"]["MSCOCO"]["hit@1"] == image["MSCOCO"] / 100
-    table = [line.split() for line in (tmp_path / "table.txt").read_text().splitlines()]
+    table = [line.split() for line in results_table(results)]
     assert ["image:", "overall", "mean", "17.5"] in table and ["MSCOCO", "hit@1", "32.0"] in table
 
 
@@ -47,7 +48,7 @@ def test_a_group_that_is_not_complete_has_no_mean(make_coma, tmp_path):
     there = {"classification", "vqa", "retrieval", "ind", "ood", "overall"}
     assert results["means"]["image"] == {**dict.fromkeys(there), "grounding": 0.5}
     assert set(results["means"]["visdoc"].values()) == {None}
-    table = [line.split() for line in (tmp_path / "table.txt").read_text().splitlines()]
+    table = [line.split() for line in results_table(results)]
     assert ["image:", "grounding", "mean", "50.0"] in table and ["VisRAG_PlotQA", "ndcg_linear@5", "100.0"] in table
     assert not any("overall" in line for line in table)
 
@@ -69,14 +70,18 @@ def test_files_are_as_the_leaderboard_reads_them(make_coma, tmp_path):
 
 def test_what_was_made_with_other_settings_is_refused(make_coma, tmp_path):
     settings, (one,) = model_settings("org/my-coma", *make_coma()), named("VOC2007")
-    assert not is_finished(tmp_path, one, settings)
-    write_scores(tmp_path, one, {"hit@1": 1.0}, settings)
-    assert is_finished(tmp_path, one, settings)
+    folder = ResultsFolder(tmp_path, settings)
+    assert folder.read_scores(one, "digest") is None
+    folder.write_scores(one, {"hit@1": 1.0}, "digest")
+    assert folder.read_scores(one, "digest")["hit@1"] == 1
+    folder.check([one])
+    with pytest.raises(ValueError, match="was made with another data: remove it"):
+        folder.read_scores(one, "another")
     with pytest.raises(ValueError, match="was made with another max_length, pixels: remove it"):
-        is_finished(tmp_path, one, {**settings, "max_length": 3, "pixels": [1, 2]})
+        ResultsFolder(tmp_path, {**settings, "max_length": 3, "pixels": [1, 2]}).check([one])
     other = model_settings("org/my-coma", *make_coma("qwen2_vl"))
     with pytest.raises(ValueError, match="another probe"):
-        is_finished(tmp_path, one, other)
+        ResultsFolder(tmp_path, other).read_scores(one, "digest")
 
 
 def test_the_commit_is_that_of_the_checkout():

@@ -9,10 +9,9 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from transformers.pipelines import SUPPORTED_TASKS
 
-from hub_scripts.hub.card import CardSources, write_model_card
+from hub_scripts.hub.card import training_section, write_model_card
 from hub_scripts.hub.card_results import read_results, results_table
-from hub_scripts.hub.card_training import training_section
-from hub_scripts.hub.identity import probe
+from hub_scripts.hub.golden import probe
 from hub_scripts.hub.training_record import TRAINING_FILE, read_training_record, write_stages
 
 
@@ -41,7 +40,7 @@ def coma_pair(make_coma: Callable) -> tuple:
 def evaluated(coma_pair: tuple, tmp_path: Path) -> Path:
     """`results.json` as `coma evaluate` leaves it."""
     scores = {"hit@1": 0.75, "num_queries": 4, "settings": {}, "versions": {}, "commit": "abc"}
-    settings = {"model": "my-coma", "probe": [round(value, 3) for value in probe(*coma_pair)]}
+    settings = {"model": "my-coma", "probe": probe(*coma_pair)}
     metadata = {"settings": settings, "commit": "abc", "versions": {"torch": "2.13.0"}}
     file = tmp_path / "results.json"
     file.write_text(json.dumps({"metadata": metadata, "metrics": {"image": {"CIRR": scores}}, "means": {}}))
@@ -61,8 +60,8 @@ def test_the_card_of_a_trained_model(coma_pair: tuple, evaluated: Path, plain: P
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / TRAINING_FILE).write_text(json.dumps([STAGE, {**STAGE, "stage": "contrastive", "adapter": None}]))
-    sources = CardSources(license="apache-2.0", base_model="org/backbone", results_files=[evaluated, plain])
-    write_model_card(folder, *coma_pair, "org/my-coma", sources)
+    sources = {"license": "apache-2.0", "base_model": "org/backbone", "results_files": [evaluated, plain]}
+    write_model_card(folder, *coma_pair, "org/my-coma", **sources)
     card = ModelCard.load(folder / "README.md")
     data = card.data
     assert (data.license, data.base_model, data.base_model_relation) == ("apache-2.0", "org/backbone", "finetune")
@@ -106,7 +105,7 @@ def test_the_card_of_an_untrained_model(coma_pair: tuple, tmp_path: Path) -> Non
 
 
 def test_the_card_of_an_adapter(coma_pair: tuple, tmp_path: Path) -> None:
-    write_model_card(tmp_path, *coma_pair, "org/adapter", CardSources(adapter_of="org/base"))
+    write_model_card(tmp_path, *coma_pair, "org/adapter", adapter_of="org/base")
     card = ModelCard.load(tmp_path / "README.md")
     assert (card.data.base_model, card.data.base_model_relation) == ("org/base", "adapter")
     assert 'pip install "peft>=0.20"' in card.text
@@ -156,7 +155,7 @@ def test_words_of_others_stay_words(coma_pair: tuple, tmp_path: Path) -> None:
     result = {"task": HOSTILE, "dataset": {"name": HOSTILE, "split": HOSTILE}, "metrics": {HOSTILE: 0.5}}
     (tmp_path / "r.json").write_text(json.dumps({**result, "command": HOSTILE, "commit": HOSTILE}))
     coma_pair[0].config.backbone_config._name_or_path = f"/home/{HOSTILE}"
-    write_model_card(folder, *coma_pair, sources=CardSources(results_files=[tmp_path / "r.json"]))
+    write_model_card(folder, *coma_pair, results_files=[tmp_path / "r.json"])
     card = ModelCard.load(folder / "README.md")
     assert card.data.license is None and card.data.base_model is None
     (found,) = card.data.eval_results

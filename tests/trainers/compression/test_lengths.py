@@ -30,7 +30,7 @@ def png(image):
 )
 def test_they_are_those_of_the_tensors(model_type, make_coma, dataset, settings):
     processor = make_coma(model_type)[1]
-    lengths = add_lengths(dataset, processor, **settings)["lengths"]
+    lengths = add_lengths(dataset, processor, **settings)["length"]
     collator = ComaCompressionCollator(processor, **settings)
     for row, (of_input, of_dialogue) in zip(dataset, lengths, strict=True):
         batch = collator([row])
@@ -43,8 +43,8 @@ def test_they_are_those_of_the_tensors(model_type, make_coma, dataset, settings)
 def test_the_limit_of_the_processor_counts_and_its_processor_stays_as_it_is(make_coma, dataset):
     processor = make_coma()[1]
     processor.max_length = 31
-    assert max(of_input for of_input, _ in add_lengths(dataset, processor)["lengths"]) == 31
-    assert max(of_input for of_input, _ in add_lengths(dataset, processor, max_length=32)["lengths"]) == 32
+    assert max(of_input for of_input, _ in add_lengths(dataset, processor)["length"]) == 31
+    assert max(of_input for of_input, _ in add_lengths(dataset, processor, max_length=32)["length"]) == 32
     assert processor.max_length == 31
 
 
@@ -58,9 +58,9 @@ def test_nothing_is_decoded_and_nothing_bad_stops_it(make_coma, dataset):
     rows[2] |= {"images": [], "text": None}
     rows[3]["messages"] = [{"role": "user", "content": "<|image_pad|>"}, {"role": "assistant", "content": "a"}]
     for row in rows:
-        row.pop("lengths")
-    bad = add_lengths(Dataset.from_list(rows, features=dataset.features), processor)["lengths"][:]
-    expected = good["lengths"][:]
+        row.pop("length")
+    bad = add_lengths(Dataset.from_list(rows, features=dataset.features), processor)["length"][:]
+    expected = good["length"][:]
     expected[1][1] = expected[2][0] = expected[3][1] = 0
     assert bad == expected
 
@@ -75,8 +75,10 @@ def test_batches_of_a_training_keep_the_budget(make_coma, dataset, compression_t
             sizes.append((len(batch["labels"]), batch["input_ids"].numel() + batch["labels"].numel()))
             return batch
 
-    settings = {"length_column": "lengths", "max_tokens_per_batch": 300, "num_train_epochs": 1, "max_steps": -1}
+    settings = {"train_sampling_strategy": "group_by_length", "max_tokens_per_batch": 300, "max_steps": -1}
     rows = add_lengths(dataset, processor)
-    compression_trainer((model, processor), rows, data_collator=Collator(processor), **settings).train()
+    compression_trainer(
+        (model, processor), rows, data_collator=Collator(processor), num_train_epochs=1, **settings
+    ).train()
     assert sum(rows for rows, _ in sizes) == 9
     assert max(tokens for _, tokens in sizes) <= 300 and len(sizes) < 9

@@ -37,6 +37,7 @@ def final(trainer, **kwargs):
     return weights, {step: [entry[name] for name in NAMES] for step, entry in logs.items()}
 
 
+GROUPED = {"train_sampling_strategy": "group_by_length", "length_column_name": "tokens"}
 NAMES = ("loss", "grad_norm", "learning_rate", "images_seen", "tokens_seen")
 
 
@@ -51,7 +52,7 @@ def test_resumed_steps_are_the_steps_that_would_have_come(
 
     def trainer(**settings):
         model, processor = make_coma()
-        settings |= {"length_column": "tokens"} if grouped else {}
+        settings |= GROUPED if grouped else {}
         settings |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 7}
         settings |= {"save_strategy": "steps", "save_steps": stop, "peft_config": lora_config(model)}
         collator = Collator(processor, rows)
@@ -98,7 +99,7 @@ config = ComaCompressionConfig(
 )
 dataset = emoji_dialogues(load_emoji(["noto"]).select(range(30)), turns=2)
 trainer = ComaCompressionTrainer(
-    model, config, processor, lora_config(model), train_dataset=dataset, callbacks=[Slow()]
+    model, config, None, dataset, None, processor, peft_config=lora_config(model), callbacks=[Slow()]
 )
 checkpoints = list(Path(out).glob("checkpoint-*/trainer_state.json"))
 trainer.train(resume_from_checkpoint=bool(checkpoints))

@@ -282,15 +282,16 @@ def test_batches_of_similar_length_go_through_the_data_once(make_coma, compressi
         seen.append([row["number"] for row in numbered])
         return ComaCompressionCollator(processor)([rows[row["number"]] for row in numbered])
 
-    settings = {"length_column": "tokens", "max_tokens_per_batch": 200, "num_train_epochs": 2, "max_steps": -1}
-    trainer = compression_trainer((model, processor), dataset, data_collator=collate, **settings)
+    grouped = {"train_sampling_strategy": "group_by_length"}
+    settings = {**grouped, "length_column_name": "tokens", "max_tokens_per_batch": 200, "num_train_epochs": 2}
+    trainer = compression_trainer((model, processor), dataset, data_collator=collate, max_steps=-1, **settings)
     trainer.train()
     half = len(seen) // 2
     assert sorted(sum(seen[:half], [])) == sorted(sum(seen[half:], [])) == list(range(20))
     assert seen[:half] != seen[half:]
     with pytest.raises(ValueError, match="no column 'length'; trainers.compression.lengths.add_lengths makes one"):
-        compression_trainer(make_coma(), dataset, length_column="length").train()
-    with pytest.raises(ValueError, match="max_tokens_per_batch needs a length_column"):
+        compression_trainer(make_coma(), dataset, **grouped).train()
+    with pytest.raises(ValueError, match="max_tokens_per_batch needs train_sampling_strategy=group_by_length"):
         ComaCompressionConfig(output_dir="x", max_tokens_per_batch=5)
 
 

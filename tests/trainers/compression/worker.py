@@ -23,7 +23,7 @@ from trainers.data.emoji import emoji_dialogues, load_emoji
 
 COMMON = {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "logging_steps": 1, "save_strategy": "no"}
 COMMON |= {"lr_scheduler_type": "constant", "warmup_steps": 0, "optim": "sgd", "learning_rate": 0.2}
-GROUPED = {"length_column": "tokens", "max_tokens_per_batch": 400}
+GROUPED = {"train_sampling_strategy": "group_by_length", "length_column_name": "tokens", "max_tokens_per_batch": 400}
 KEPT = {"save_strategy": "steps", "save_steps": 5, "max_steps": 7}
 
 # Settings of each training. A step has four rows, or `batches_per_step` batches, on all processes together.
@@ -59,15 +59,15 @@ def train(folder: str, out: Path, name: str, processes: int) -> dict[str, Any]:
     accumulation = settings.pop("batches_per_step", 0) // processes or settings.pop("gradient_accumulation_steps", 1)
     settings |= {"gradient_accumulation_steps": accumulation, "output_dir": str(out / name.removesuffix(" resumed"))}
     model, processor = ComaForEmbedding.from_pretrained(folder), ComaProcessor.from_pretrained(folder)
-    batch = 4 if "length_column" in settings else 4 // processes
+    batch = 4 if "length_column_name" in settings else 4 // processes
     config = ComaCompressionConfig(
         **{**COMMON, **settings}, per_device_train_batch_size=batch, per_device_eval_batch_size=2
     )
     trainer = ComaCompressionTrainer(
         model,
         config,
-        processor,
-        lora_config(model, lora_dropout=dropout) if adapter else None,
+        processing_class=processor,
+        peft_config=lora_config(model, lora_dropout=dropout) if adapter else None,
         train_dataset=rows()[1],
         eval_dataset=rows()[1].select(range(7)),
         data_collator=Collator(processor),

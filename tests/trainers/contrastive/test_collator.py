@@ -11,7 +11,7 @@ from datasets import Dataset, Features, Image, Value
 
 from modeling_coma import ComaProcessor
 from trainers.contrastive.collator import ComaContrastiveCollator
-from trainers.contrastive.targets import BatchTargets
+from trainers.contrastive.targets import ContrastiveTargets, PairIds
 from trainers.data.rows import NumberedRows
 
 
@@ -28,9 +28,13 @@ def row(query: str, positive: str, negatives: tuple[str, ...] = (), **more: Any)
     return {"query": text(query), "positive": text(positive), "negatives": [text(one) for one in negatives], **more}
 
 
+def targets_of(batch: dict, same_source_negatives: bool = False) -> ContrastiveTargets:
+    return PairIds.of(batch).targets(same_source_negatives)
+
+
 def negatives_of(batch: dict, same_source_negatives: bool = False) -> list[list[int]]:
     """For every query, the documents that are its negatives."""
-    masks = BatchTargets.of(batch, same_source_negatives).queries.masks(slice(None))
+    masks = targets_of(batch, same_source_negatives).masks(slice(None))
     return [mask.nonzero()[:, 0].tolist() for mask in masks.negative]
 
 
@@ -90,7 +94,7 @@ def test_another_instruction_asks_something_else(processor: ComaProcessor) -> No
     rows = [row("x", "A", source="a"), row("x", "B", source="b"), row("x", "C", source="a"), row("y", "D")]
     batch = ComaContrastiveCollator(processor, instructions={"a": "Find it.", "b": "What?"})(rows)
     assert negatives_of(batch) == [[1, 3], [0, 2, 3], [1, 3], [0, 1, 2]]
-    masks = BatchTargets.of(batch).queries.masks(slice(None))
+    masks = targets_of(batch).masks(slice(None))
     assert masks.positive[0].tolist() == masks.positive[2].tolist() == [True, False, True, False]
 
 
@@ -139,20 +143,20 @@ def test_relations_are_those_of_an_oracle(processor: ComaProcessor, seed: int) -
     instructions = dice.choice([{}, {"a": "Find it.", "b": "Find it."}, {"a": "Find it.", "b": "What?"}])
     same_source, own_only = dice.random() < 0.3, dice.choice(["c", "none"])
     batch = ComaContrastiveCollator(processor, instructions=instructions, own_negatives_only=[own_only])(rows)
-    targets = BatchTargets.of(batch, same_source)
+    targets = targets_of(batch, same_source)
     expected = relations_by_hand(rows, instructions, same_source, own_only)
-    masks, transposed = (side.masks(slice(None)) for side in (targets.queries, targets.documents))
+    masks, transposed = (side.masks(slice(None)) for side in (targets, targets.transposed()))
     for name, relation in expected.items():
         assert getattr(masks, name).tolist() == relation, name
         assert getattr(transposed, name).T.tolist() == relation, name
     for start in range(0, len(rows), 5):  # block by block as at once
-        block = targets.queries.masks(slice(start, start + 5))
+        block = targets.masks(slice(start, start + 5))
         assert block.negative.tolist() == expected["negative"][start : start + 5]
 
 
 def test_a_group_has_several_positives(processor: ComaProcessor) -> None:
     batch = ComaContrastiveCollator(processor)([row("a", "A", group="1"), row("b", "B"), row("c", "C", group="1")])
-    positive = BatchTargets.of(batch).queries.masks(slice(None)).positive
+    positive = targets_of(batch).masks(slice(None)).positive
     assert positive.int().tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
     assert negatives_of(batch) == [[1], [0, 2], [1]]
 
@@ -162,7 +166,7 @@ def test_restricted_rows_have_no_negatives_but_their_own(processor: ComaProcesso
     batch = ComaContrastiveCollator(processor, own_negatives_only=["classes"])(rows)  # A B C X Y Z
     assert negatives_of(batch) == [[3, 4], [0, 2, 3, 4, 5], []]
     # In the other direction the documents keep to the rows that are not restricted.
-    transposed = BatchTargets.of(batch).documents.masks(slice(None)).negative
+    transposed = targets_of(batch).transposed().masks(slice(None)).negative
     assert transposed[:3].int().tolist() == [[0, 1, 0], [0, 0, 0], [0, 1, 0]]
 
 

@@ -79,21 +79,23 @@ def test_both_directions_and_equal_queries_are_those_of_training(
 
 def some_rows(number: int, first: int) -> tuple[torch.Tensor, torch.Tensor, PairIds, torch.Tensor]:
     keys, none = torch.arange(first, first + number), torch.full((number,), -1)
-    ids = PairIds(keys, keys, none, none, none.clamp(min=0), torch.arange(number), keys + 1000, torch.ones_like(keys))
+    batch = {"queries": keys, "asked_keys": keys, "query_keys": keys, "groups": none, "sources": none}
+    batch |= {"restricted": none > 0, "owners": torch.arange(number), "document_keys": keys + 1000}
+    ids = PairIds.of(batch)
     generator = torch.Generator().manual_seed(first)
     return torch.randn(number, 4, generator=generator), torch.randn(number, 4, generator=generator), ids, keys
 
 
 def test_what_is_kept_does_not_grow() -> None:
-    def loss(queries: torch.Tensor, documents: torch.Tensor, ids: PairIds, rows: torch.Tensor, own: Any) -> Any:
-        assert len(ids.asked) == len(queries) == 5
-        return info_nce(queries[rows], documents, ids.targets(rows=rows).queries, 0.1)
+    def loss(queries: torch.Tensor, documents: torch.Tensor, ids: PairIds, rows: slice) -> Any:
+        assert len(ids.rows) == len(queries) == 5
+        return info_nce(queries[rows], documents, ids.targets().for_queries(rows), 0.1, num_items_in_batch=1)
 
     blocks = EvaluationBlocks(5, loss)
     for batch in range(30):
         blocks.add(*some_rows(3, 3 * batch))
         assert len(blocks.queries) < 5 + 5 + 3
-    assert blocks.means()["num_documents"] == 5 and blocks.rows == 90
+    assert blocks.means()["num_documents"] == 5 and blocks.num_rows == 90
 
 
 def test_an_embedding_that_is_not_finite_is_said_with_its_row() -> None:

@@ -8,6 +8,7 @@ import torch
 
 from trainers.adapters import lora_config
 from trainers.contrastive.grad_cache import cached_embeddings, plan_mini_batches
+from trainers.contrastive.targets import PairIds
 from trainers.contrastive.trainer import ComaContrastiveTrainer
 
 
@@ -26,7 +27,8 @@ def plain_loss(trainer: ComaContrastiveTrainer, batch: dict[str, Any]) -> torch.
     mini_batches = plan_mini_batches(packed.lengths, trainer.args.mini_batch_tokens)
     parts = [trainer.model(**packed.batch(rows, pad)).embeddings for rows in mini_batches]
     embeddings = torch.cat(parts)[torch.cat(mini_batches).argsort()]
-    return trainer._info_nce(embeddings[batch["queries"]], embeddings[batch["documents"]], batch).loss
+    queries, documents = embeddings[batch["queries"]], embeddings[batch["documents"]]
+    return trainer._loss_of_batch(queries, documents, PairIds.of(batch)).loss
 
 
 def both(trainer: ComaContrastiveTrainer, rows: list[dict]) -> tuple[dict, dict]:
@@ -168,17 +170,11 @@ def test_rows_come_back_in_their_order_and_parts_may_be_empty(mini_batches: list
     assert weight.grad.tolist() == [4, 5]
 
 
-def test_plan_fills_a_budget_with_inputs_of_similar_length() -> None:
-    lengths = torch.randint(1, 60, (200,), generator=torch.Generator().manual_seed(0))
-    plan = plan_mini_batches(lengths, 120, max_rows=9)
-    assert sorted(torch.cat(plan).tolist()) == list(range(200))
-    assert all(len(rows) * lengths[rows].max() <= 120 and len(rows) <= 9 for rows in plan)
-    in_order = lengths[torch.cat(plan)]
-    assert torch.equal(in_order, in_order.sort(descending=True).values)
-    full = [(len(one) + 1) * lengths[one].max() > 120 or len(one) == 9 for one in plan[:-1]]
-    assert all(full)
-    with pytest.raises(ValueError, match=r"Input \d+ has 59 tokens, more than mini_batch_tokens=50"):
-        plan_mini_batches(lengths, 50)
+def test_plan_begins_with_the_longest_inputs_and_names_one_that_is_too_long() -> None:
+    lengths = torch.tensor([3, 9, 4, 8, 9])
+    assert [rows.tolist() for rows in plan_mini_batches(lengths, 20)] == [[1, 4], [3, 2], [0]]
+    with pytest.raises(ValueError, match="Input 1 has 9 tokens, more than mini_batch_tokens=8"):
+        plan_mini_batches(lengths, 8)
 
 
 def test_mixed_precision_trains_the_same_parameters(

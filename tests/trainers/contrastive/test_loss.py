@@ -12,24 +12,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import trainers.contrastive.targets
-from trainers.contrastive.loss import InfoNCEOptions, InfoNCEStatistics, info_nce
-from trainers.contrastive.targets import ContrastiveTargets, IdPair
+from trainers.contrastive.loss import InfoNCEOptions, InfoNCEOutput, info_nce
+from trainers.contrastive.targets import ContrastiveTargets, IdPair, IdSets
 
 
 DOUBLE = {"dtype": torch.float64}
 
 
-def numbers(row) -> set[int]:
-    return {number for number in torch.atleast_1d(row).tolist() if number >= 0}
+def numbers(ids: IdSets, row: int) -> set[int]:
+    return set(ids[row : row + 1].tolist()[0])
 
 
 def related(rule: IdPair, i: int, j: int) -> bool:
-    return bool(numbers(rule.queries[i]) & numbers(rule.documents[j]))
+    return bool(numbers(rule.queries, i) & numbers(rule.documents, j))
 
 
 def may_be_negative(targets: ContrastiveTargets, i: int, j: int) -> bool:
     for rule in (targets.source, targets.own_list):
-        if rule is not None and numbers(rule.queries[i]) and numbers(rule.documents[j]) and not related(rule, i, j):
+        if rule is not None and numbers(rule.queries, i) and numbers(rule.documents, j) and not related(rule, i, j):
             return False
     return not related(targets.positive, i, j)
 
@@ -39,7 +39,7 @@ def slow_losses(queries, documents, targets, temperature, options):
     scores = F.normalize(queries, dim=1) @ F.normalize(documents, dim=1).T
     losses, statistics = [], []
     for i in range(len(queries)):
-        if not numbers(targets.positive.queries[i]):
+        if not numbers(targets.positive.queries, i):
             continue
         tau = temperature if temperature.dim() == 0 else temperature[i]
         positives = [j for j in range(len(documents)) if related(targets.positive, i, j)]
@@ -61,6 +61,24 @@ def slow_losses(queries, documents, targets, temperature, options):
     return torch.stack(losses), torch.tensor(statistics, **DOUBLE).sum(0)
 
 
+def both_directions(queries, documents, targets, temperature, options) -> InfoNCEOutput:
+    """The mean of the loss of the queries and of that of the documents that have a query."""
+    forward = info_nce(queries, documents, targets, temperature, options)
+    backward = info_nce(documents, queries, targets.transposed(), temperature, options)
+    return InfoNCEOutput((forward.loss + backward.loss) / 2, forward.sums)
+
+
+def means(output: InfoNCEOutput) -> dict[str, float]:
+    return {name: (total / count).item() for name, (total, count) in output.fractions().items()}
+
+
+def shard(num_queries: int, num_documents: int, first: int) -> ContrastiveTargets:
+    """Document `first + i` is the positive of query `i`."""
+    documents = torch.arange(num_documents)
+    here = (documents >= first) & (documents < first + num_queries)
+    return ContrastiveTargets(IdPair(torch.arange(first, first + num_queries), documents.masked_fill(~here, -1)))
+
+
 def slow_info_nce(queries, documents, targets, temperature, options, bidirectional):
     loss = torch.zeros((), **DOUBLE)
     for dim, weight in sorted((options.matryoshka or {queries.shape[1]: 1.0}).items()):
@@ -78,7 +96,7 @@ def random_positives(dice: random.Random, rows: int, documents: int) -> IdPair:
     """Every query has a positive, or takes no part; documents that nobody needs have no id."""
     kind = dice.choice(["paired", "groups", "lists"])
     if kind == "paired":
-        queries, ids = ContrastiveTargets.paired(rows, documents).positive
+        queries, ids = torch.arange(rows), torch.arange(documents)
     elif kind == "groups":  # several queries and several documents may share an id
         queries = torch.randint(0, 3, (rows,))
         ids = torch.cat([queries, torch.randint(0, 3, (documents - rows,))])[torch.randperm(documents)]
@@ -127,9 +145,10 @@ def test_equals_the_formula_in_value_gradients_and_statistics(seed):
     (queries, documents, temperature), targets, options, bidirectional = random_case(seed)
     inputs = (queries, documents, temperature)
     expected, sums = slow_info_nce(queries, documents, targets, temperature, options, bidirectional)
-    output = info_nce(queries, documents, targets, temperature, options, bidirectional)
+    direction = both_directions if bidirectional else info_nce
+    output = direction(queries, documents, targets, temperature, options)
     torch.testing.assert_close(output.loss, expected, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(output.statistics.sums, sums)
+    torch.testing.assert_close(output.sums, sums)
     gradients = torch.autograd.grad(3 * output.loss, inputs)
     references = torch.autograd.grad(3 * expected, inputs)
     for gradient, reference in zip(gradients, references, strict=True):
@@ -151,15 +170,17 @@ def test_plain_case_is_cross_entropy(bidirectional):
     expected = F.cross_entropy(logits, torch.arange(6))
     if bidirectional:
         expected = (expected + F.cross_entropy(logits.T[:6], torch.arange(6))) / 2
-    torch.testing.assert_close(info_nce(queries, documents, None, 0.07, bidirectional=bidirectional).loss, expected)
+        output = both_directions(queries, documents, ContrastiveTargets.paired(6, 9), 0.07, InfoNCEOptions())
+    else:
+        output = info_nce(queries, documents, temperature=0.07)
+    torch.testing.assert_close(output.loss, expected)
 
 
 @pytest.mark.parametrize("documents", [4, 7])
 def test_collapsed_embeddings_give_log_n_and_no_accuracy(documents):
     output = info_nce(torch.ones(4, 3), torch.ones(documents, 3))
     assert output.loss.item() == pytest.approx(math.log(documents))
-    means = {name: value.item() for name, value in output.statistics.means().items()}
-    assert means == pytest.approx(
+    assert means(output) == pytest.approx(
         {
             "in_batch_accuracy": 0,
             "positive_similarity": 1,
@@ -173,7 +194,7 @@ def test_collapsed_embeddings_give_log_n_and_no_accuracy(documents):
 def test_perfect_embeddings_give_the_closed_form():
     output = info_nce(torch.eye(4), torch.eye(4), temperature=0.5)
     assert output.loss.item() == pytest.approx(math.log(1 + 3 * math.exp(-1 / 0.5)))
-    assert output.statistics.means()["in_batch_accuracy"] == 1
+    assert means(output)["in_batch_accuracy"] == 1
 
 
 def test_positives_of_one_query_do_not_compete():
@@ -201,7 +222,7 @@ def test_equal_content_changes_nothing():
     first = info_nce(queries[:1], documents, targets.for_queries(slice(0, 1)), 0.5).loss
     torch.testing.assert_close(first, info_nce(queries[:1], documents[:6], None, 0.5).loss)
     assert first < info_nce(queries[:1], documents, None, 0.5).loss
-    assert info_nce(queries, documents, targets).statistics.sums[-1] == 2
+    assert info_nce(queries, documents, targets).sums[-1] == 2
 
 
 def test_margin_drops_what_is_more_similar_than_the_positive():
@@ -211,7 +232,7 @@ def test_margin_drops_what_is_more_similar_than_the_positive():
     options = InfoNCEOptions(false_negative_margin=0.1)
     output = info_nce(queries, documents, temperature=0.1, options=options)
     torch.testing.assert_close(output.loss, without_last)
-    assert output.statistics.means()["masked_false_negatives"] == 1
+    assert means(output)["masked_false_negatives"] == 1
     assert info_nce(queries, documents, temperature=0.1).loss > without_last
 
 
@@ -231,8 +252,7 @@ def test_own_list_and_source_restrict_negatives():
     )
     negatives = restricted.masks(slice(0, 3)).negative
     assert negatives.int().tolist() == [[0, 1, 0, 1, 1], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]
-    means = info_nce(queries, documents, restricted).statistics.means()
-    assert means["negatives"].item() == pytest.approx(5 / 3)
+    assert means(info_nce(queries, documents, restricted))["negatives"] == pytest.approx(5 / 3)
 
 
 def test_without_negatives_there_is_nothing_to_learn():
@@ -241,7 +261,7 @@ def test_without_negatives_there_is_nothing_to_learn():
     output = info_nce(queries, documents)
     output.loss.backward()
     assert output.loss == 0 and not queries.grad.any()
-    assert output.statistics.means()["in_batch_accuracy"].isnan()
+    assert math.isnan(means(output)["in_batch_accuracy"])
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -251,19 +271,19 @@ def test_shards_of_rows_add_up_to_the_whole(processes):
     queries, documents = (tensor.requires_grad_() for tensor in pair(rows=rows, extra=4, **DOUBLE))
     temperature = torch.tensor(0.2, requires_grad=True, **DOUBLE)
     options = InfoNCEOptions(false_negative_margin=0.1, hardness=1.0)
-    whole = info_nce(queries, documents, None, temperature, options, bidirectional=True)
+    whole = both_directions(queries, documents, ContrastiveTargets.paired(rows, rows + 4), temperature, options)
     bounds = torch.linspace(0, rows, processes + 1).long().tolist()
-    total, statistics = 0, InfoNCEStatistics(torch.zeros(7, **DOUBLE))
+    total, sums = 0, torch.zeros(7, **DOUBLE)
     for start, end in pairwise(bounds):
         own = slice(start, end)
-        one = ContrastiveTargets.paired(end - start, rows + 4, query_offset=start)
+        one = shard(end - start, rows + 4, start)
         forward = info_nce(queries[own], documents, one, temperature, options, num_items_in_batch=rows)
-        other = ContrastiveTargets.paired(end - start, rows, query_offset=start)
+        other = shard(end - start, rows, start)
         backward = info_nce(documents[own], queries, other, temperature, options, num_items_in_batch=rows)
         total = total + (forward.loss + backward.loss) / 2
-        statistics = statistics + forward.statistics
+        sums = sums + forward.sums
     torch.testing.assert_close(total, whole.loss)
-    torch.testing.assert_close(statistics.sums, whole.statistics.sums)
+    torch.testing.assert_close(sums, whole.sums)
     inputs = (queries, documents, temperature)
     for ours, reference in zip(
         torch.autograd.grad(total, inputs), torch.autograd.grad(whole.loss, inputs), strict=True
@@ -318,7 +338,7 @@ def test_no_tensor_is_larger_than_a_block():
     targets = ContrastiveTargets(ContrastiveTargets.paired(rows, rows).positive, content=IdPair(ids, ids))
     options = InfoNCEOptions(false_negative_margin=0.1, matryoshka={4: 1.0, 8: 1.0}, pairs_per_block=2**14)
     with Operations() as operations:
-        info_nce(queries, documents, targets, options=options, bidirectional=True).loss.backward()
+        both_directions(queries, documents, targets, 0.03, options).loss.backward()
     assert operations.largest == 2**14
 
 
@@ -328,21 +348,14 @@ def test_no_tensor_is_larger_than_a_block():
         ({"targets": ContrastiveTargets(IdPair(torch.tensor([0, 1, 9]), torch.arange(3)))}, "query 2 .* id 9"),
         ({"targets": ContrastiveTargets(IdPair(torch.arange(2), torch.arange(3)))}, r"positive.queries.* \(3,\)"),
         ({"targets": ContrastiveTargets(IdPair(torch.ones(3), torch.arange(3)))}, "float32"),
-        ({"targets": ContrastiveTargets.paired(3, 3, query_offset=1)}, "query 2"),
+        ({"targets": shard(3, 3, 1)}, "query 2 .* id 3"),
         ({"queries": torch.zeros(3, 4)}, "query 0 has norm 0.0"),
         ({"documents": torch.full((3, 4), torch.nan)}, "document 0 has norm nan"),
         ({"documents": torch.ones(3, 5)}, r"\(3, 4\) and \(3, 5\)"),
         ({"temperature": 0.0}, "must be positive, got 0.0"),
         ({"temperature": torch.ones(2)}, r"one per query \(3\)"),
-        ({"temperature": torch.ones(3), "bidirectional": True}, "once per direction"),
         ({"options": InfoNCEOptions(matryoshka={8: 1.0})}, "dimension 8 exceeds the 4"),
-        (
-            {
-                "targets": ContrastiveTargets(IdPair(torch.tensor([0, 1, 1]), torch.arange(3))),
-                "bidirectional": True,
-            },
-            "document 2 with the id 2",
-        ),
+        ({"targets": ContrastiveTargets(IdPair(torch.arange(3), torch.tensor([0, -1, 2])))}, "query 1 .* id 1"),
     ],
 )
 def test_bad_input_is_named(change, message):

@@ -30,9 +30,16 @@ def test_rows_share_what_their_sets_share(monkeypatch, at_a_time):
         expected = [[bool(a & b) for b in of_other] for a in of_one]
         assert one.shared(other).tolist() == expected
         assert one[rows].shared(other).tolist() == expected[rows]
+        assert one.shared(other[rows]).tolist() == [row[rows] for row in expected]
         assert one.filled().tolist() == [bool(ids) for ids in of_one]
         assert [set(ids) for ids in one.tolist()] == of_one
-        assert one.having(other.of_rows()).tolist() == [bool(ids & set().union(*of_other)) for ids in of_one]
+
+
+def test_sets_of_a_tensor_are_its_rows():
+    assert IdSets.of_tensor(torch.tensor([7, -1, 7, 0, -2])).tolist() == [[7], [], [7], [0], []]
+    several = IdSets.of_tensor(torch.tensor([[7, -1], [3, 7], [-1, -1], [7, 3], [-1, 7]]))
+    assert several.tolist() == [[7], [3, 7], [], [3, 7], [7]]
+    assert IdSets.of_tensor(torch.empty(0, dtype=torch.long)).tolist() == []
 
 
 class LargestTensor(TorchDispatchMode):
@@ -50,7 +57,8 @@ class LargestTensor(TorchDispatchMode):
 
 def pair_ids(asked: torch.Tensor, groups: torch.Tensor) -> PairIds:
     rows = torch.arange(len(asked))
-    return PairIds(asked, asked, groups, rows * 0 - 1, rows * 0, rows, rows + 10**6, rows * 0 + 1)
+    batch = {"queries": rows, "asked_keys": asked, "query_keys": asked, "groups": groups, "sources": rows * 0 - 1}
+    return PairIds.of(batch | {"restricted": rows < 0, "owners": rows, "document_keys": rows + 10**6})
 
 
 @pytest.mark.parametrize("kind", ["distinct", "one query in many groups"])
@@ -59,7 +67,7 @@ def test_the_masks_of_some_rows_take_no_more_than_a_byte_for_every_content(kind)
     several = kind != "distinct"
     ids = pair_ids(torch.where(rows < 2000 * several, 0, rows), torch.where(rows < 2000 * several, rows, -1))
     with LargestTensor() as largest:
-        masks = ids.targets().queries.masks(slice(0, 64))
+        masks = ids.targets().masks(slice(0, 64))
     assert masks.positive.sum() == 64 * (2000 if several else 1)
     contents, pairs = 2 * len(rows), 64 * int(masks.positive[0].sum())
     assert largest.bytes < 1.1 * max(64 * contents, 8 * pairs)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from hub_scripts.embedding.corpus import Columns, open_corpus
 from trainers.data.column_names import misnamed
+from trainers.data.corpus import Columns, open_corpus
 from trainers.data.dialogues import load_dialogues
 from trainers.data.llava import load_llava
 from trainers.data.mmeb.train import load_mmeb_train

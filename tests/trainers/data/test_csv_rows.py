@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hub_scripts.embedding.corpus import Columns, open_corpus
+from trainers.data.corpus import Columns, open_corpus
 from trainers.data.pairs import PairColumns, load_pairs
 from trainers.data.rows import BadRows
 from trainers.data.tables import open_records
@@ -176,3 +176,27 @@ def test_marks_line_ends_and_blank_lines(tmp_path: Path) -> None:
     ):
         (tmp_path / "t.csv").write_bytes(content)
         assert list(open_records(tmp_path / "t.csv").rows()) == [{"q": "1", "p": "2"}, {"q": "3", "p": "4"}]
+
+
+def test_the_limit_of_other_readers_is_never_lowered(tmp_path: Path) -> None:
+    """The module csv has one limit of fields for the whole process."""
+    before = csv.field_size_limit(10**9)
+    try:
+        (tmp_path / "t.csv").write_text("q,p\na,b\n")
+        assert list(open_records(tmp_path / "t.csv").rows()) == [{"q": "a", "p": "b"}]
+        assert csv.field_size_limit() == 10**9
+    finally:
+        csv.field_size_limit(before)
+
+
+def test_line_ends_within_a_header(tmp_path: Path) -> None:
+    """The end of a row is that after the header, not one in a name."""
+    (tmp_path / "t.csv").write_bytes(b'"q\r1",p\na,"b\rc"\n')
+    assert list(open_records(tmp_path / "t.csv").rows()) == [{"q\r1": "a", "p": "b\rc"}]
+
+
+def test_quotes_are_read_in_linear_time(tmp_path: Path) -> None:
+    """A row of very many fields of two lines."""
+    (tmp_path / "t.csv").write_text("q,p\n" + ",".join(['"\n"'] * 100_000) + "\na,b\n")
+    bad, good = open_records(tmp_path / "t.csv").rows()
+    assert str(bad).startswith("lines 2 to 100002: found 100000 values") and good == {"q": "a", "p": "b"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hub_scripts.embedding.corpus import Columns, open_corpus
+from trainers.data.corpus import Columns, open_corpus
 from trainers.data.folders import load_folder, load_folder_dialogues, load_folder_pairs
 from trainers.data.image_folders import walk_images
 from trainers.data.rows import BadRows, NumberedRows

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hub_scripts.embedding.corpus import Columns, open_corpus
 from hub_scripts.evaluation.data import open_sets
+from trainers.data.corpus import Columns, open_corpus
 from trainers.data.dialogues import load_dialogues
 from trainers.data.images import images_of, root_of
 from trainers.data.llava import load_llava

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hub_scripts.embedding.corpus import Columns, open_corpus
+from trainers.data.corpus import Columns, open_corpus
 from trainers.data.dialogues import load_dialogues
 from trainers.data.llava import load_llava
 from trainers.data.pairs import PairColumns, load_pairs, load_triplets

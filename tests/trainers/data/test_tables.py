@@ -10,6 +10,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from trainers.data.pairs import PairColumns, load_pairs
+from trainers.data.rows import BadRows
 from trainers.data.tables import open_records
 
 
@@ -176,3 +177,15 @@ def test_columns_of_one_name(tmp_path: Path) -> None:
     pq.write_table(pa.table([["x"], ["y"]], names=["a", "a"]), tmp_path / "t.parquet")
     with pytest.raises(ValueError, match=r"t\.parquet: its columns, \['a', 'a'\], must each have another name"):
         open_records(tmp_path / "t.parquet")
+
+
+def test_a_text_is_a_table_of_lines(tmp_path: Path) -> None:
+    """For trainings as for `coma embed`: one column, `text`, and a row for every line, blank ones too."""
+    (tmp_path / "t.txt").write_bytes('one\r\nsay "hi", two\n\ncaf\xe9\n'.encode("latin-1"))
+    records = open_records(tmp_path / "t.txt")
+    assert records.columns == ["text"]
+    assert [row["text"] for row in records.rows()][:3] == ["one", 'say "hi", two', ""]
+    bad_rows = BadRows("skip")
+    pairs = load_pairs(tmp_path / "t.txt", PairColumns(query_text="text", positive_text="text"), on_bad_row=bad_rows)
+    assert [row["query"]["text"] for row in pairs] == ["one", 'say "hi", two']
+    assert "neither a text nor an image" in bad_rows.reasons[2] and "not UTF-8" in bad_rows.reasons[3]

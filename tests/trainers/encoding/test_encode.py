@@ -6,15 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
+import trainers.encoding.encode
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.encoding.encode import batches_by_length, embed_items, encode_batches, token_lengths
+from modeling_coma.inputs_coma import to_messages
+from trainers.encoding.encode import embed_items, embed_shared, encode_batches
+from trainers.encoding.tokenize import token_lengths
 
 
 Coma = tuple[ComaForEmbedding, ComaProcessor]
@@ -48,21 +50,10 @@ def test_lengths_are_those_of_the_processor(coma: Coma, mixed_inputs: list[Any])
     assert token_lengths(processor, mixed_inputs).tolist() == expected.tolist()
 
 
-def test_batches_hold_every_row_once_within_the_budget() -> None:
-    lengths = np.random.default_rng(0).integers(0, 50, 300)
-    lengths[7] = 500
-    batches = batches_by_length(lengths, 120)
-    assert sorted(row for batch in batches for row in batch) == list(range(300))
-    assert batches[0] == [7]
-    assert all(len(batch) * lengths[batch].max() <= 120 for batch in batches[1:])
-    in_order = [lengths[row] for batch in batches for row in batch]
-    assert in_order == sorted(in_order, reverse=True)
-    # Greedily full: the first row of a batch would not have fitted into the one before.
-    pairs = zip(batches[1:], batches[2:], strict=False)
-    assert all((len(one) + 1) * lengths[one].max() > 120 for one, _ in pairs)
-    assert batches_by_length(np.array([], dtype=int), 10) == []
-    with pytest.raises(ValueError, match="batch_tokens=0"):
-        batches_by_length(lengths, 0)
+def test_a_budget_of_nothing_is_refused(coma: Coma) -> None:
+    with pytest.raises(ValueError, match="batch_tokens=0 must be 1 or more"):
+        embed_items(*coma, ["a"], batch_tokens=0)
+    assert len(embed_items(*coma, [])) == 0
 
 
 def test_a_picture_is_decoded_once_and_not_to_measure_it(coma: Coma, picture: Callable, tmp_path: Path) -> None:
@@ -136,6 +127,30 @@ def test_rows_that_no_tokenizer_or_decoder_ends_with(coma: Coma, tmp_path: Path,
     failures = {row: reason for batch in batches for row, reason in batch.failures.items()}
     assert sorted(failures) == [1, 2, 3, 4, 5] and sorted(row for batch in batches for row in batch.rows) == [0, 6]
     assert all(reason.startswith(f"Row {100 + row}: ") for row, reason in failures.items()), failures
+
+
+def test_a_text_is_tokenized_once(coma: Coma, mixed_inputs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """… and what its length was counted by is what the model gets, however few rows are sorted at one time."""
+    model, processor = coma
+    expected, seen = one_by_one(coma, mixed_inputs), Counter()
+    tokenizer_call = type(processor.tokenizer).__call__
+
+    def count(self: Any, text: list[str], **kwargs: Any) -> dict:
+        seen.update(text)
+        return tokenizer_call(self, text, **kwargs)
+
+    monkeypatch.setattr(type(processor.tokenizer), "__call__", count)
+    for window in (1, 3, 100):
+        monkeypatch.setattr(trainers.encoding.encode, "WINDOW", window)
+        seen.clear()
+        assert (embed_items(model, processor, mixed_inputs, batch_tokens=80) - expected).abs().max() < 1e-5
+        rendered = processor.apply_chat_template([to_messages(item) for item in mixed_inputs])
+        assert seen == Counter(rendered)
+
+
+def test_shared_by_one_process_it_is_embed_items(coma: Coma, mixed_inputs: list[Any]) -> None:
+    """What two do together is in test_evaluate_distributed.py."""
+    assert torch.equal(embed_shared(*coma, mixed_inputs), embed_items(*coma, mixed_inputs))
 
 
 def test_the_model_is_left_as_it_was(coma: Coma) -> None:

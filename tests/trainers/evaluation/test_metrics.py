@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 from trainers.evaluation.metrics import (
     Relevance,
-    chance_hit_at_1,
     query_metrics,
     rank_embeddings,
     rank_scores,
@@ -105,14 +104,6 @@ def test_embeddings_rank_like_their_cosines_in_any_block(pairs_per_block):
 def test_only_candidates_are_ranked():
     scores = torch.tensor([[0.5, 0.9, 0.1], [0.5, -torch.inf, 0.1]])
     assert rank_scores(scores, Relevance.single([0, 0])).ranks.tolist() == [[2], [1]]
-
-
-def test_chance_is_what_random_scores_reach():
-    relevance = Relevance.from_lists([[0], [1, 2], [3, 4, 5]] * 1000)
-    chance = chance_hit_at_1(relevance, 10)
-    assert chance == pytest.approx(0.2)
-    scores = torch.rand(3000, 10, generator=torch.Generator().manual_seed(0))
-    assert retrieval_metrics(rank_scores(scores, relevance))["hit@1"] == pytest.approx(chance, abs=0.03)
 
 
 def test_lists_keep_relevant_documents_only():

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from trainers.evaluation.retrieval import EvaluationSet, score_set
+from trainers.evaluation.retrieval import RetrievalSet, UniqueInputs, score_set
+
+
+def retrieval_set(queries, documents, relevant, candidates=None):
+    unique = UniqueInputs()
+    for document in documents:
+        unique.add(document)
+    return RetrievalSet.of(queries, [""] * len(queries), unique, relevant, candidates)
 
 
 def said(text):
@@ -21,15 +28,15 @@ def test_equal_inputs_are_embedded_once_whatever_side_they_are_on(picture):
     blocks = [{"role": "user", "content": [{"type": "text", "text": "b"}]}]
     queries = [said("a"), said("b"), said("a"), shown(image), shown("a.png")]
     documents = [blocks, shown(image.copy()), shown(other), shown("a.png"), shown("b.png")]
-    made = EvaluationSet.of(queries, documents, [[0]] * 5)
-    assert made.queries.tolist() == [0, 1, 0, 2, 3] and made.documents.tolist() == [1, 2, 4, 3, 5]
-    assert len(made.items) == 6 and made.items[1] == said("b")
+    made = retrieval_set(queries, documents, [[0]] * 5)
+    assert made.documents.tolist() == [0, 1, 2, 3, 4] and made.queries.tolist() == [5, 0, 5, 1, 3]
+    assert len(made.items) == 6 and made.items[5] == said("a")
 
 
 def test_an_instruction_makes_another_input():
     instructed = [{"role": "system", "content": "Find it."}, *said("a")]
-    made = EvaluationSet.of([instructed, said("a")], [said("a")], [[0], [0]])
-    assert made.queries.tolist() == [0, 1] and made.documents.tolist() == [1]
+    made = retrieval_set([instructed, said("a")], [said("a")], [[0], [0]])
+    assert made.queries.tolist() == [1, 0] and made.documents.tolist() == [0]
 
 
 def test_the_digest_knows_everything_that_scores_depend_on(tmp_path):
@@ -38,7 +45,7 @@ def test_the_digest_knows_everything_that_scores_depend_on(tmp_path):
     def digest(query="a", document="b", relevant=0, among=(0, 1), size=b"12"):
         (tmp_path / "a.png").write_bytes(size)
         documents = [said(document), shown(str(tmp_path / "a.png"))]
-        return EvaluationSet.of([said(query)], documents, [[relevant]], among and [among]).digest
+        return retrieval_set([said(query)], documents, [[relevant]], among and [among]).digest
 
     assert digest() == digest()
     others = [{"query": "c"}, {"document": "c"}, {"relevant": 1}, {"among": (0,)}, {"among": None}, {"size": b"1"}]
@@ -47,14 +54,14 @@ def test_the_digest_knows_everything_that_scores_depend_on(tmp_path):
 
 def test_scores_by_hand():
     """Three queries to four documents. The first is ranked among three, which leaves out what would beat it."""
-    made = EvaluationSet.of(
+    made = retrieval_set(
         [said("p"), said("q"), said("r")],
         [said("a"), said("b"), said("c"), said("d")],
         [[0], [1], [2, 3]],
         [[0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3]],
     )
     queries = torch.tensor([[3.0, 2, 1, 4], [4, 1, 3, 2], [1, 4, 2, 3]])  # products with the documents below
-    scores = score_set(made, torch.cat([queries, torch.eye(4)]))
+    scores = score_set(made, torch.cat([torch.eye(4), queries]))
     # ranks: 1 of {a b c}; 4th; d second and c third
     ndcg = (1 / math.log2(3) + 1 / math.log2(4)) / (1 + 1 / math.log2(3))
     assert scores == {
@@ -74,10 +81,11 @@ def test_scores_by_hand():
 
 
 def test_ties_count_against_the_model():
-    made = EvaluationSet.of([said("p")], [said("a"), said("b")], [[0]])
+    made = retrieval_set([said("p")], [said("a"), said("b")], [[0]])
     assert score_set(made, torch.ones(3, 4))["hit@1"] == 0
 
 
 def test_what_is_to_be_found_must_be_a_candidate():
-    with pytest.raises(ValueError, match=r"Query 1 is to find \[1\]"):
-        EvaluationSet.of([said("p"), said("q")], [said("a"), said("b")], [[0], [1]], [[0, 1], [0]])
+    made = retrieval_set([said("p"), said("q")], [said("a"), said("b")], [[0], [1]], [[0, 1], [0]])
+    with pytest.raises(ValueError, match="Query 1 has .* `-inf` at a document that is relevant"):
+        score_set(made, torch.eye(4))

@@ -8,6 +8,7 @@ import torch
 
 from trainers.compression.collator import ComaCompressionCollator
 from trainers.contrastive.collator import ComaContrastiveCollator
+from trainers.experimental.joint import JointContrastiveCollator
 
 
 def with_messages(rows: list[dict]) -> list[dict]:
@@ -32,7 +33,11 @@ def stage_1(processor: Any, rows: list[dict]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("budget", [60, 10000])
 def test_the_step_is_that_of_the_sum(
-    make_coma: Callable, contrastive_rows: Callable, contrastive_trainer: Callable, budget: int
+    make_coma: Callable,
+    contrastive_rows: Callable,
+    contrastive_trainer: Callable,
+    experimental_trainer: Callable,
+    budget: int,
 ) -> None:
     """With SGD and rate 1 the step is the gradient; two batches are accumulated."""
     rows, settings = (
@@ -40,7 +45,7 @@ def test_the_step_is_that_of_the_sum(
         {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0},
     )
     settings |= {"lr_scheduler_type": "constant", "warmup_steps": 0, "max_grad_norm": 0.0, "mini_batch_tokens": budget}
-    trainer = contrastive_trainer(make_coma(), rows, joint_weight=0.5, gradient_accumulation_steps=2, **settings)
+    trainer = experimental_trainer(make_coma(), rows, joint_weight=0.5, gradient_accumulation_steps=2, **settings)
     trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(rows)
     trainer.train()
     other, total, answers, tokens = contrastive_trainer(make_coma(), **settings), 0.0, 0.0, 0
@@ -65,10 +70,11 @@ def test_the_step_is_that_of_the_sum(
 def test_dialogues_are_collated_only_where_they_count(make_coma: Callable, contrastive_rows: Callable) -> None:
     processor, rows = make_coma()[1], with_messages(contrastive_rows("mixed", 6))
     assert "dialogues" not in ComaContrastiveCollator(processor)(rows)
-    collator = ComaContrastiveCollator(processor, dialogues=ComaCompressionCollator(processor))
+    assert "dialogues" not in JointContrastiveCollator(processor)(rows)
+    collator = JointContrastiveCollator(processor, dialogues=ComaCompressionCollator(processor))
     assert collator(rows[:1])["dialogues"] is None
     packed, expected = collator(rows)["dialogues"], stage_1(processor, rows)
-    assert len(packed.inputs) == 4 and packed.num_answer_tokens == int((expected["labels"] != -100).sum())
+    assert len(packed) == 4 and packed.num_answer_tokens == int((expected["labels"] != -100).sum())
     (whole,) = packed.mini_batches(10000, processor.tokenizer.pad_token_id)
     assert whole.keys() == expected.keys()
     assert whole["labels"].sort(dim=0).values.tolist() == expected["labels"].sort(dim=0).values.tolist()

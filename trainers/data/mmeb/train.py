@@ -13,6 +13,7 @@ import io
 import tokenize
 from collections.abc import Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from trainers.data.faults import describe, fault
 from trainers.data.images import ImageRoot, as_stored, root_of
 from trainers.data.mmeb.prompts import IMAGE_MARK
 from trainers.data.mmeb.sets import SETS
-from trainers.data.pairs import item_of, negatives_of
+from trainers.data.pairs import item_of
 from trainers.data.rows import BadRows
-from trainers.data.schema import PAIR_FEATURES, check_pair
+from trainers.data.schema import PAIR_FEATURES
 from trainers.data.tables import open_records
 
 
@@ -39,7 +40,8 @@ TRAIN_SETS = tuple(
     for one in SETS.values()
     if one.modality == "image" and one.in_distribution
 )
-COLUMNS = ("qry", "qry_image_path", "pos_text", "pos_image_path")
+SIDES = {"query": ("qry", "qry_image_path"), "positive": ("pos_text", "pos_image_path")}
+COLUMNS = (*SIDES["query"], *SIDES["positive"])
 NEGATIVES = ("neg_text", "neg_image_path")
 KNOWN = (*COLUMNS, *NEGATIVES)
 
@@ -105,10 +107,10 @@ def _files(folder: Path, name: str, split: str) -> list[Path]:
 def _check_unpacked(dataset: Dataset, root: str, name: str) -> None:
     """The first image must be there: what all rows lack is told at once."""
     row = dataset.with_format("arrow")[:1].to_pylist()[0]
-    picture = row["query"]["image"] or row["positive"]["image"]
-    if picture and picture["path"] and not Path(picture["path"]).is_file():
+    image = row["query"]["image"] or row["positive"]["image"]
+    if image and image["path"] and not Path(image["path"]).is_file():
         raise ValueError(
-            f"Row 0 of {name}: there is no image {picture['path']}. Unpack the archives of images of MMEB-train "
+            f"Row 0 of {name}: there is no image {image['path']}. Unpack the archives of images of MMEB-train "
             f"into {root}, or name the folder at which their paths begin: image_root."
         )
 
@@ -117,33 +119,30 @@ def mmeb_row(record: dict[str, Any], name: str, root: ImageRoot) -> dict[str, An
     """A row of stage 2."""
     refuse_misnamed(record, KNOWN)
     row: dict[str, Any] = {"source": name}
-    for side, columns in (("query", COLUMNS[:2]), ("positive", COLUMNS[2:])):
-        for column in columns:
-            if not isinstance(record.get(column), str | None) and column.endswith(("qry", "text")):
-                raise fault(column, describe(record[column]), "a text")
-        row[side] = _item(record.get(columns[0]), record.get(columns[1]), columns, root)
+    for side, (text, image) in SIDES.items():
+        if not isinstance(record.get(text), str | None):
+            raise fault(text, describe(record[text]), "a text")
+        columns = (text, image)
+        row[side] = item_of(*_marked(record.get(text), record.get(image), columns, root), columns, root)
     texts, images = (_listed(record.get(column), column) for column in NEGATIVES)
-    for place, text in enumerate(texts):
-        picture = as_stored(images[place], f"neg_image_path[{place}]", root) if place < len(images) else None
-        texts[place] = _unmarked(text, picture is not None, f"neg_text[{place}]")
-    row["negatives"] = negatives_of(texts, images, NEGATIVES, root)
-    check_pair(row)
+    row["negatives"] = []
+    for place, values in enumerate(zip_longest(texts, images)):
+        columns = (f"{NEGATIVES[0]}[{place}]", f"{NEGATIVES[1]}[{place}]")
+        text, image = _marked(*values, columns, root)
+        if text is not None or image is not None:
+            row["negatives"].append(item_of(text, image, columns, root))
     return row
 
 
-def _item(text: Any, image: Any, columns: Sequence[str], root: ImageRoot) -> dict[str, Any]:
-    picture = as_stored(image, columns[1], root)
-    return item_of(_unmarked(text, picture is not None, columns[0]), picture, tuple(columns), root)
-
-
-def _unmarked(text: Any, has_image: bool, column: str) -> Any:
-    marks = text.count(IMAGE_MARK) if isinstance(text, str) else 0
-    others = text.count("<|image_") - marks if isinstance(text, str) else 0
-    if marks > has_image or others:
-        pictures = "one image" if has_image else "no image"
-        raise fault(column, f"{marks + others} marks and {pictures}", f"one {IMAGE_MARK} where there is an image")
-    text = text.replace(IMAGE_MARK, "") if marks else text
-    return None if isinstance(text, str) and not text.strip() else text
+def _marked(text: str | None, image: Any, columns: tuple[str, str], root: ImageRoot) -> tuple[str | None, Any]:
+    """A text without its mark, which must stand for its image, and that image."""
+    text, image = text or "", as_stored(image, columns[1], root)
+    marks = text.count("<|image_")
+    if marks > (image is not None) or marks > text.count(IMAGE_MARK):
+        images = "no image" if image is None else "one image"
+        raise fault(columns[0], f"{marks} marks and {images}", f"one {IMAGE_MARK} where there is an image")
+    text = text.replace(IMAGE_MARK, "")
+    return text if text.strip() else None, image
 
 
 def _listed(value: Any, column: str) -> list[Any]:

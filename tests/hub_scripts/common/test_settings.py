@@ -159,7 +159,11 @@ def test_a_file_that_is_no_text(tmp_path):
         (pretrain, "--turns 3", "turns cannot act without data emoji"),
         (pretrain, "--data emoji --images x", "images cannot act without a table"),
         (pretrain, "--data_format llava --question q", "question cannot act without a table"),
-        (pretrain, "--data_format webdataset --length_column n", "length_column needs a table"),
+        (
+            pretrain,
+            "--data_format webdataset --train_sampling_strategy group_by_length",
+            "group_by_length needs a table",
+        ),
         (pretrain, "--data emoji --turns 0", "turns must be a whole number from 1, got 0"),
         (pretrain, "--num_compression_tokens 257", "num_compression_tokens must be from 1 to 256, got 257"),
         (pretrain, "--max_pixels 0", "max_pixels must be a whole number from 1, got 0"),

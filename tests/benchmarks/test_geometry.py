@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainers.evaluation import geometry as diagnostics
-from trainers.evaluation.geometry import alignment, anisotropy, effective_rank, token_similarity, uniformity
+from benchmarks.emoji_study import geometry
+from benchmarks.emoji_study.geometry import alignment, anisotropy, effective_rank, token_similarity, uniformity
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_uniformity_of_two_orthogonal_vectors():
 
 @pytest.mark.parametrize("chunk", [7, 64])
 def test_uniformity_in_chunks_is_that_of_all_pairs(embeddings, chunk, monkeypatch):
-    monkeypatch.setattr(diagnostics, "CHUNK", chunk)
+    monkeypatch.setattr(geometry, "CHUNK", chunk)
     distances = torch.pdist(F.normalize(embeddings, dim=-1))
     assert uniformity(embeddings) == pytest.approx(distances.square().mul(-2).exp().mean().log().item(), abs=1e-4)
     pairs = F.normalize(embeddings, dim=-1).sub(F.normalize(embeddings.flip(0), dim=-1)).square().sum(dim=1).mean()

@@ -7,8 +7,12 @@ import pytest
 import torch
 
 from trainers.encoding.encode import embed_items
+from trainers.evaluation import RetrievalCallback, RetrievalSet
 from trainers.evaluation.metrics import Relevance, rank_embeddings, retrieval_metrics
-from trainers.evaluation.retrieval_callback import RetrievalCallback, RetrievalSet
+
+
+def texts_of(task: RetrievalSet) -> list[str]:
+    return [task.items[place][-1]["content"][0]["text"] for place in task.documents]
 
 
 def row(query: str, positive: str, negatives: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
@@ -19,9 +23,9 @@ def row(query: str, positive: str, negatives: tuple[str, ...] = (), **more: Any)
 def test_a_task_from_rows() -> None:
     rows = [row("a", "A", ("x", "B")), row("b", "B", group="1", source="s"), row("c", "A"), row("d", "D", group="1")]
     task = RetrievalSet.from_rows(rows, {"s": "Find it."})
-    assert [messages[-1]["content"][0]["text"] for messages in task.documents] == ["A", "x", "B", "D"]
+    assert texts_of(task) == ["A", "x", "B", "D"]
     assert task.relevance.documents.tolist() == [[0, -1], [2, 3], [0, -1], [2, 3]]
-    assert [len(messages) for messages in task.queries] == [1, 2, 1, 1]
+    assert [len(task.items[place]) for place in task.queries] == [1, 2, 1, 1]
     with pytest.raises(ValueError, match="^Row 1: positive is empty"):
         RetrievalSet.from_rows([rows[0], row("a", " ")])
 
@@ -87,7 +91,7 @@ def test_equal_queries_have_each_others_answers() -> None:
     rows = [row("a", "A"), row("a", "B", ("C",)), row("b", "C"), row("a", "D", source="s"), row("a", "E", group="1")]
     rows += [row("c", "F", group="1")]
     task = RetrievalSet.from_rows(rows, {"s": "Find it."})
-    texts = [messages[-1]["content"][0]["text"] for messages in task.documents]
+    texts = texts_of(task)
     found = ["".join(texts[n] for n in sorted(numbers) if n >= 0) for numbers in task.relevance.documents.tolist()]
     assert found == ["ABEF", "ABEF", "C", "D", "ABEF", "EF"]
 

@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import is_flash_attn_2_available
 
-from modeling_coma import ComaConfig, ComaForEmbedding
+from trainers.backbone import model_from_backbone
 
 
 CLOSE = {"atol": 1e-5, "rtol": 0.0}
@@ -21,7 +21,7 @@ def embed(model, processor, inputs) -> torch.Tensor:
 @pytest.mark.parametrize("count", [0, -1, 257])
 def test_other_numbers_of_tokens_are_refused(make_backbone, count):
     with pytest.raises(ValueError, match=f"1 to 256, got {count}"):
-        ComaForEmbedding.from_backbone(make_backbone(), num_compression_tokens=count)
+        model_from_backbone(make_backbone(), num_compression_tokens=count)
 
 
 @pytest.mark.parametrize("spare_rows", [0, 2, 4])
@@ -30,7 +30,7 @@ def test_tokens_take_spare_rows_and_the_vocabulary_grows_only_where_there_are_no
     folder = make_backbone(spare_rows=spare_rows, tie_word_embeddings=tied)
     stock = AutoModelForImageTextToText.from_pretrained(folder).get_input_embeddings().weight
     used = len(AutoTokenizer.from_pretrained(folder))
-    model, processor = ComaForEmbedding.from_backbone(folder, num_compression_tokens=4)
+    model, processor = model_from_backbone(folder, num_compression_tokens=4)
     weight, ids = model.get_input_embeddings().weight, model.config.compression_token_ids
     assert ids == processor.compression_token_ids == list(range(used, used + 4))
     assert len(weight) == len(model.get_output_embeddings().weight) == model.config.get_text_config().vocab_size
@@ -57,7 +57,7 @@ def test_rows_are_drawn_from_the_statistics_of_each_dimension(make_backbone, tmp
     weight[:, 0] += 5.0
     weight[:, 1] *= 10.0
     stock.save_pretrained(tmp_path)
-    model, _ = ComaForEmbedding.from_backbone(tmp_path, num_compression_tokens=256)
+    model, _ = model_from_backbone(tmp_path, num_compression_tokens=256)
     drawn = model.get_input_embeddings().weight[model.config.compression_token_ids]
     torch.testing.assert_close(drawn.std(dim=0), weight[:used].std(dim=0), rtol=0.25, atol=0.0)
     errors = (drawn.mean(dim=0) - weight[:used].mean(dim=0)).abs() / weight[:used].std(dim=0)
@@ -73,8 +73,8 @@ def test_tokens_that_a_checkpoint_already_has_keep_their_rows(make_coma, mixed_i
     for part in (trained.backbone, processor.tokenizer, processor.image_processor):
         part.save_pretrained(tmp_path)
     expected, rows = embed(trained, processor, mixed_inputs), trained.config.compression_token_ids
-    assert torch.equal(embed(*ComaForEmbedding.from_backbone(tmp_path, 4), mixed_inputs), expected)
-    more, _ = ComaForEmbedding.from_backbone(tmp_path, 6)
+    assert torch.equal(embed(*model_from_backbone(tmp_path, 4), mixed_inputs), expected)
+    more, _ = model_from_backbone(tmp_path, 6)
     assert more.config.compression_token_ids[:4] == rows
     weight = more.get_input_embeddings().weight[more.config.compression_token_ids]
     assert torch.equal(weight[:4], trained.get_input_embeddings().weight[rows])
@@ -85,40 +85,11 @@ def test_rows_are_drawn_the_same_each_time_and_leave_the_random_state_alone(make
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    models = [ComaForEmbedding.from_backbone(make_backbone(), 4)[0] for _ in range(2)]
+    models = [model_from_backbone(make_backbone(), 4)[0] for _ in range(2)]
     assert torch.equal(torch.rand(2), expected)
     a, b = (model.get_input_embeddings().weight[model.config.compression_token_ids] for model in models)
     assert torch.equal(a, b)
     assert torch.pdist(a).min() > 0.1
-
-
-def test_frameworks_find_the_embeddings_and_can_resize_them(coma, mixed_inputs, tmp_path):
-    model, processor = coma
-    expected, rows = embed(model, processor, mixed_inputs), model.get_input_embeddings().num_embeddings
-    assert model.get_input_embeddings() is model.backbone.get_input_embeddings()
-    assert model.get_output_embeddings() is model.backbone.get_output_embeddings()
-    model.resize_token_embeddings(rows + 8)
-    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    assert len(model.get_input_embeddings().weight) == model.config.get_text_config().vocab_size == rows + 8
-    torch.testing.assert_close(embed(model, processor, mixed_inputs), expected, **CLOSE)
-    model.save_pretrained(tmp_path)
-    loaded = ComaForEmbedding.from_pretrained(tmp_path)
-    assert torch.equal(embed(loaded, processor, mixed_inputs), embed(model, processor, mixed_inputs))
-
-
-def test_an_untied_head_is_resized_too(make_coma):
-    model, _ = make_coma(tie_word_embeddings=False)
-    head = model.get_output_embeddings().weight
-    model.resize_token_embeddings(len(head) + 8)
-    assert len(model.get_output_embeddings().weight) == len(model.get_input_embeddings().weight) == len(head) + 8
-    assert torch.equal(model.get_output_embeddings().weight[: len(head)], head)
-    assert model.backbone.get_output_embeddings() is model.get_output_embeddings()
-
-
-def test_the_models_config_is_the_backbones_config(coma):
-    model, _ = coma
-    assert model.config.backbone_config is model.backbone.config
-    assert model.config.get_text_config() is model.backbone.model.language_model.config
 
 
 def implementations(model) -> set[str]:
@@ -130,7 +101,7 @@ def implementations(model) -> set[str]:
 def test_attention_implementations_agree(make_backbone, model_type, mixed_inputs):
     results = []
     for name in ("sdpa", "eager"):
-        model, processor = ComaForEmbedding.from_backbone(make_backbone(model_type), 4, attn_implementation=name)
+        model, processor = model_from_backbone(make_backbone(model_type), 4, attn_implementation=name)
         assert implementations(model) == {name}
         results.append(embed(model, processor, mixed_inputs))
     torch.testing.assert_close(*results, **CLOSE)
@@ -141,7 +112,7 @@ def test_attention_implementations_agree(make_backbone, model_type, mixed_inputs
 
 def test_attention_can_differ_between_towers(make_backbone):
     by_tower = {"text_config": "eager", "vision_config": "sdpa"}
-    model, _ = ComaForEmbedding.from_backbone(make_backbone(), 4, attn_implementation=by_tower)
+    model, _ = model_from_backbone(make_backbone(), 4, attn_implementation=by_tower)
     assert model.backbone.model.language_model.config._attn_implementation == "eager"
     assert model.backbone.model.visual.config._attn_implementation == "sdpa"
 
@@ -149,13 +120,11 @@ def test_attention_can_differ_between_towers(make_backbone):
 def test_flex_attention_agrees_or_is_refused(make_backbone, model_type, mixed_inputs):
     """Its masks are made here, but a backbone of transformers has to allow it first."""
     try:
-        model, processor = ComaForEmbedding.from_backbone(
-            make_backbone(model_type), 4, attn_implementation="flex_attention"
-        )
+        model, processor = model_from_backbone(make_backbone(model_type), 4, attn_implementation="flex_attention")
     except ValueError as error:
         assert "flex_attention" in str(error)
     else:
-        expected = embed(*ComaForEmbedding.from_backbone(make_backbone(model_type), 4), mixed_inputs)
+        expected = embed(*model_from_backbone(make_backbone(model_type), 4), mixed_inputs)
         torch.testing.assert_close(embed(model, processor, mixed_inputs), expected, **CLOSE)
 
 
@@ -163,23 +132,17 @@ def test_flash_attention_that_is_not_installed_is_refused(make_backbone):
     if is_flash_attn_2_available():
         pytest.skip("it is installed")
     with pytest.raises(ImportError, match="FlashAttention2"):
-        ComaForEmbedding.from_backbone(make_backbone(), 4, attn_implementation="flash_attention_2")
+        model_from_backbone(make_backbone(), 4, attn_implementation="flash_attention_2")
 
 
 def test_dtype_and_device_map_pass_through(make_backbone, mixed_inputs, model_type):
-    reference, processor = ComaForEmbedding.from_backbone(make_backbone(model_type), 4)
+    reference, processor = model_from_backbone(make_backbone(model_type), 4)
     kwargs = {"dtype": torch.bfloat16, "device_map": "cpu"}
-    model, _ = ComaForEmbedding.from_backbone(make_backbone(model_type), 4, **kwargs)
+    model, _ = model_from_backbone(make_backbone(model_type), 4, **kwargs)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16} == {model.dtype}
     half, full = embed(model, processor, mixed_inputs), embed(reference, processor, mixed_inputs)
     assert half.dtype == torch.bfloat16
     assert (half.float() * full).sum(dim=1).min() > 0.99
-
-
-def test_the_layers_that_a_device_map_must_not_split_are_known(coma):
-    model, _ = coma
-    names = {type(module).__name__ for module in model.modules()}
-    assert {name for name in names if name.endswith(("DecoderLayer", "VisionBlock"))} <= set(model._no_split_modules)
 
 
 def test_nan_weights_are_found_when_made_and_when_used(make_backbone, make_coma, tmp_path):
@@ -188,7 +151,7 @@ def test_nan_weights_are_found_when_made_and_when_used(make_backbone, make_coma,
         stock.model.language_model.layers[1].mlp.up_proj.weight[3, 5] = float("inf")
     stock.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"1 weights are not finite, first .*layers\.1\.mlp\.up_proj"):
-        ComaForEmbedding.from_backbone(tmp_path, 4)
+        model_from_backbone(tmp_path, 4)
 
     model, processor = make_coma()
     with torch.no_grad():
@@ -198,19 +161,9 @@ def test_nan_weights_are_found_when_made_and_when_used(make_backbone, make_coma,
         embed(model, processor, ["apple", "fizz z"])
 
 
-def test_installed_classes_load_without_trust_and_miss_nothing(coma, mixed_inputs, tmp_path):
-    model, processor = coma
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    loaded, report = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(report.values()), report
-    assert type(loaded) is ComaForEmbedding and type(AutoConfig.from_pretrained(tmp_path)) is ComaConfig
-    assert type(AutoProcessor.from_pretrained(tmp_path)) is type(processor)
-    assert not loaded.training
-    assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
-    expected = embed(model, processor, mixed_inputs)
-    assert torch.equal(embed(loaded, AutoProcessor.from_pretrained(tmp_path), mixed_inputs), expected)
-    for name in ("sdpa", "eager"):
-        again = AutoModel.from_pretrained(tmp_path, attn_implementation=name, dtype=torch.bfloat16, device_map="cpu")
-        assert implementations(again) == {name}
-        assert {parameter.dtype for parameter in again.parameters()} == {torch.bfloat16}
+def test_a_model_is_not_made_of_weights_that_are_elsewhere(make_backbone, tmp_path):
+    """Rows for the compression tokens would be drawn into nothing."""
+    folder = make_backbone("qwen2_5_vl")
+    places = {"model.visual": "cpu", "model.language_model": "disk", "lm_head": "disk"}
+    with pytest.raises(ValueError, match=r"\d+ weights are offloaded, first .*\. Make the model without `device_map`"):
+        model_from_backbone(str(folder), 4, device_map=places, offload_folder=str(tmp_path))

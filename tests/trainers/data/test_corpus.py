@@ -1,10 +1,8 @@
 """Every kind of input gives the rows it holds, literally, in any pieces."""
 
 import json
-import os
 import re
 import tracemalloc
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,9 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
-from PIL import Image
 
-from hub_scripts.embedding.corpus import Columns, open_corpus
+from trainers.data.corpus import Columns, open_corpus
 from trainers.data.pairs import PairColumns, load_pairs
 
 
@@ -106,6 +103,7 @@ def test_folder_in_order_with_what_is_left_alone(tmp_path: Path) -> None:
         ("t.jsonl", "[1]\n", DEFAULT, "No row of t.jsonl can be read: line 1: found list"),
         ("t.jsonl", "", DEFAULT, "has no rows"),
         ("t.txt", "", DEFAULT, "has no rows"),
+        ("t.txt", "x\n", Columns(text="line"), "no column 'line'; there are text"),
         ("t.json", '{"text": "x"}', DEFAULT, "must hold a list"),
         ("folder", None, DEFAULT, "has no images"),
     ],
@@ -231,28 +229,3 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0]
-
-
-def test_bad_rows_obey_the_command(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
-    """Of a table and of a folder: named, or listed with the reason, and the others are embedded."""
-    lines = ["text,image", "a,", "b", "caf\xe9,", "c,../x.png", f"d,{'x' * 5000}", "e,"]
-    (tmp_path / "t.csv").write_bytes("\n".join(lines).encode("latin-1"))
-    (tmp_path / "photos").mkdir()
-    Image.new("RGB", (28, 28)).save(tmp_path / "photos" / "a.png")
-    (tmp_path / "photos" / "b.png").symlink_to("nowhere")
-    (tmp_path / "photos" / os.fsdecode(b"\xff.png")).write_bytes((tmp_path / "photos" / "a.png").read_bytes())
-    for source, first, good, reasons in (
-        ("t.csv", "Row 1 of t.csv: line 3: found 1 values", [0, 5], ["values", "not UTF-8", "inside of", "5000 char"]),
-        ("photos", "Row 1 of photos: b.png: a link that leads nowhere", [0], ["leads nowhere", "not UTF-8"]),
-    ):
-        out = tmp_path / f"{source}.parquet"
-        code, _, error = coma_command("embed", coma_folder, tmp_path / source, out, "--workers", 0)
-        assert code == 1 and f"error: {first}" in error and not out.exists()
-        code, text, _ = coma_command(
-            "embed", coma_folder, tmp_path / source, out, "--on-error", "skip", "--workers", 0
-        )
-        assert code == 0 and f"{len(reasons)} rows skipped" in text
-        assert pq.read_table(out)["row"].to_pylist() == good
-        skipped = [json.loads(line) for line in Path(f"{out}.skipped.jsonl").read_text().splitlines()]
-        for row, words in zip(skipped, reasons, strict=True):
-            assert words in row["error"] and row["error"].startswith(f"Row {row['row']} of {source}: ")

@@ -1,0 +1,100 @@
+"""A CoMa model and its processor from a vision-language backbone: compression tokens, and embedding rows for them."""
+
+from os import PathLike
+from typing import Any, Literal
+
+import torch
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
+
+from modeling_coma import ComaConfig, ComaForEmbedding, ComaProcessor
+from modeling_coma.processing_coma import compression_tokens
+
+
+__all__ = ["model_from_backbone"]
+
+# Keywords of `from_pretrained` that say where files are; the tokenizer and the image processor need these too.
+HUB_KEYWORDS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+
+
+def model_from_backbone(
+    name_or_path: str | PathLike[str],
+    num_compression_tokens: int = 32,
+    pooling: Literal["mean", "last"] = "mean",
+    **kwargs: Any,
+) -> tuple[ComaForEmbedding, ComaProcessor]:
+    r"""
+    Turns a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint into a CoMa model and its processor, both ready to use.
+
+    The K compression tokens take spare rows of the embedding matrix, which grows only where there are none. Their rows
+    are drawn with the mean and the deviation of the other rows; tokens that the checkpoint has already keep theirs.
+
+    Args:
+        name_or_path (`str` or `PathLike`): name of the backbone on the Hub, or its folder.
+        num_compression_tokens (`int`, *optional*, defaults to 32): K, from 1 to 256.
+        pooling (`str`, *optional*, defaults to `"mean"`): of the compression tokens, `"mean"` or `"last"`.
+        kwargs: passed to `AutoModelForImageTextToText.from_pretrained`: `dtype`, `attn_implementation`, `revision` …
+
+    Returns:
+        `tuple[ComaForEmbedding, ComaProcessor]`: the model is in evaluation mode.
+
+    Raises:
+        ValueError: for K out of range, for another pooling, and for weights that are missing, of another shape,
+            offloaded or not finite.
+
+    Example:
+
+        >>> model, processor = model_from_backbone("Qwen/Qwen2.5-VL-3B-Instruct", num_compression_tokens=32)
+        >>> embeddings = model(**processor.process(["a red apple"])).embeddings
+    """
+    if not 1 <= num_compression_tokens <= 256:
+        raise ValueError(f"num_compression_tokens must be 1 to 256, got {num_compression_tokens}.")
+    hub_kwargs = {name: kwargs[name] for name in HUB_KEYWORDS if name in kwargs}
+    image_processor = AutoImageProcessor.from_pretrained(name_or_path, **hub_kwargs)
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_kwargs)
+    num_tokens_before = len(tokenizer)
+    tokenizer.add_tokens(compression_tokens(num_compression_tokens), special_tokens=True)
+    processor = ComaProcessor(image_processor, tokenizer, num_compression_tokens=num_compression_tokens)
+
+    backbone = _load_backbone(name_or_path, **kwargs)
+    if max(processor.compression_token_ids) >= backbone.get_input_embeddings().num_embeddings:
+        backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    _draw_rows(backbone.get_input_embeddings().weight, num_tokens_before, len(tokenizer))
+    config = ComaConfig(
+        backbone.config.to_dict(),
+        compression_token_ids=processor.compression_token_ids,
+        pooling=pooling,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation=backbone.config._attn_implementation,
+    )
+    with torch.device("meta"):  # the weights are there already: make only the shell around them
+        model = ComaForEmbedding(config)
+    model.backbone = backbone
+    model.config.backbone_config = backbone.config
+    return model.eval(), processor
+
+
+def _load_backbone(name_or_path: str | PathLike[str], **kwargs: Any) -> PreTrainedModel:
+    """A backbone all of whose weights are those of its checkpoint, here and finite."""
+    backbone, report = AutoModelForImageTextToText.from_pretrained(
+        name_or_path,
+        **{**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True},  # reported, not a traceback
+    )
+    if wrong := {name: sorted(report[name]) for name in ("missing_keys", "mismatched_keys") if report[name]}:
+        raise ValueError(f"The weights of {name_or_path} do not fit its configuration: {wrong}")
+    if offloaded := [name for name, parameter in backbone.named_parameters() if parameter.is_meta]:
+        raise ValueError(
+            f"{name_or_path}: {len(offloaded)} weights are offloaded, first {offloaded[0]}: none can be drawn. "
+            "Make the model without `device_map`, save it, and load what was saved with one."
+        )
+    if bad := [name for name, parameter in backbone.named_parameters() if not parameter.isfinite().all()]:
+        raise ValueError(f"{name_or_path}: {len(bad)} weights are not finite, first {bad[0]}.")
+    return backbone
+
+
+@torch.no_grad()
+def _draw_rows(weight: torch.nn.Parameter, start: int, stop: int) -> None:
+    """Rows from `start` to `stop` get the mean and the deviation of those before, the same every time."""
+    std, mean = torch.std_mean(weight[:start].float(), dim=0)
+    noise = torch.randn(stop - start, len(mean), generator=torch.Generator().manual_seed(0))
+    weight[start:stop] = (mean + std * noise.to(weight.device)).to(weight.dtype)

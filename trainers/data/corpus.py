@@ -1,0 +1,209 @@
+"""Rows with `id`, `text` and `image` from a folder of images, a text file or a table, any of them by its number.
+
+An image is the path of a file or the bytes of one. Nothing is decoded here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trainers.data.column_names import refuse_misnamed, tell_unread
+from trainers.data.faults import describe, fault
+from trainers.data.image_folders import folder_records
+from trainers.data.images import IMAGE_SUFFIXES, ImageRoot, as_image, as_stored, root_of
+from trainers.data.schema import as_text, check_text
+from trainers.data.tables import TABLE_SUFFIXES, Record, Records, open_records, saved_dataset
+from trainers.data.text_files import printable
+
+
+__all__ = ["Columns", "Corpus", "open_corpus"]
+
+KINDS = f"a folder of images or end with {', '.join(TABLE_SUFFIXES)} (or be a folder of `save_to_disk`)"
+
+Row = dict[str, Any]
+
+
+class Columns(NamedTuple):
+    """Names of the columns of a table; where one is `None`, its default is read if the table has it."""
+
+    id: str | None = None
+    text: str | None = None
+    image: str | None = None
+
+
+@dataclass
+class Corpus:
+    """
+    Rows of a source.
+
+    Args:
+        records ([`Records`]): the source.
+        num_rows (`int`): how many rows it has.
+        fill (`Callable[[Row, dict], None]`): fills a row with what is in a record; raises `ValueError` for a bad one.
+        columns (`list[str]`, *optional*): those that are read; by default all.
+        left_alone (`int`, *optional*, defaults to 0): files of a folder that are no images.
+    """
+
+    records: Records
+    num_rows: int
+    fill: Callable[[Row, dict[str, Any]], None]
+    columns: list[str] | None = None
+    left_alone: int = 0
+    _rest: Iterator[Record] = iter(())
+    _next: int = -1
+
+    def read(self, start: int, stop: int) -> list[Row]:
+        """
+        Rows from one number up to, and without, another; rows that follow the last ones are read on.
+
+        Args:
+            start, stop (`int`): numbers of rows.
+
+        Returns:
+            `list[dict]`: each with `id` (`str`), `text` (`str` or `None`), `image` (`str`, `bytes` or `None`), `path`
+            (`str` or `None`: as people know the image), and `error`: why it cannot be read, or `None`.
+
+        Raises:
+            ValueError: if the source has changed, and has fewer rows.
+        """
+        if start != self._next:
+            self._rest = islice(self.records.rows(self.columns), start, None)
+        rows = [self._row(number, record) for number, record in zip(range(start, stop), self._rest, strict=False)]
+        self._next = stop
+        if len(rows) < stop - start:
+            raise ValueError(f"{self.records.name} has changed while it was read: it ends at row {start + len(rows)}.")
+        return rows
+
+    def _row(self, number: int, record: Record) -> Row:
+        row = {"id": str(number), "text": None, "image": None, "path": None, "error": None}
+        try:
+            if isinstance(record, ValueError):
+                raise record
+            self.fill(row, record)
+        except ValueError as error:
+            row |= {
+                "text": None,
+                "image": None,
+                "path": None,
+                "error": f"Row {number} of {self.records.name}: {error}",
+            }
+        return row
+
+
+def open_corpus(path: Path, columns: Columns, image_root: Path | None = None) -> Corpus:
+    """
+    Opens a source by its kind, which is that of its name.
+
+    Args:
+        path (`Path`): a folder, which is searched for images at any depth, one of `Dataset.save_to_disk`, or a file
+            that ends with .txt, .csv, .tsv, .jsonl, .json or .parquet.
+        columns (`Columns`): columns of a table.
+        image_root (`Path`, *optional*): folder that relative paths of a table begin at, by default that of the table.
+            Paths may not leave it.
+
+    Returns:
+        `Corpus`
+
+    Raises:
+        ValueError: if it is of no such kind, has no rows, or has no column with texts or images; and for a file in
+            which nobody knows where rows begin. A row that is bad is known by its `error`.
+    """
+    if not os.path.lexists(path):
+        raise ValueError(f"{printable(path)} is not there; it must be {KINDS}.")
+    is_folder = os.path.isdir(path)
+    if is_folder and saved_dataset(path) is None:
+        return _open_folder(path)
+    if not is_folder and path.suffix.lower() not in TABLE_SUFFIXES:
+        raise ValueError(f"{printable(path)} must be {KINDS}.")
+    return _open_table(path, columns, root_of(path, image_root))
+
+
+def _open_folder(folder: Path) -> Corpus:
+    records, left_alone = folder_records(folder)
+    if not records.num_rows:
+        kinds = ", ".join(IMAGE_SUFFIXES)
+        raise ValueError(f"{folder} has no images ({kinds}) among its {left_alone} files.")
+    root = os.path.abspath(folder)
+
+    def fill(row: Row, record: dict[str, Any]) -> None:
+        row["id"] = record["name"]
+        if record["error"] is not None:
+            raise ValueError(f"{record['name']}: {record['error']}")
+        row |= {"image": os.path.join(root, record["name"]), "path": record["name"]}
+
+    return Corpus(records, records.num_rows, fill, left_alone=left_alone)
+
+
+def _open_table(path: Path, columns: Columns, root: ImageRoot) -> Corpus:
+    records = open_records(path)
+    no_text = "" if path.suffix.lower() == ".txt" else None  # a blank line is a text without words
+    num_rows, there = _size_of(records)
+    if not num_rows:
+        raise ValueError(f"{path} has no rows.")
+    chosen = _choose(there, columns)
+    known = [name or kind for kind, name in chosen._asdict().items()]
+    wanted = None
+    if records.columns is not None:
+        refuse_misnamed(records.columns, known)
+        tell_unread(records.name, records.columns, known)
+        wanted = [name for name in records.columns if name in known]
+
+    def fill(row: Row, record: dict[str, Any]) -> None:
+        refuse_misnamed(record, known)
+        row["id"] = _id_of(record.get(chosen.id), str(chosen.id)) or row["id"]
+        row["text"] = as_text(record.get(chosen.text), str(chosen.text)) or no_text
+        given = record.get(chosen.image)
+        image = as_stored(given, str(chosen.image), root)
+        row |= {"image": as_image(image), "path": _path_of(given, image)}
+
+    return Corpus(records, num_rows, fill, wanted)
+
+
+def _size_of(records: Records) -> tuple[int, list[str]]:
+    """The number of rows of a table, and its columns: it is gone through once, where they are not known."""
+    if records.columns is not None and records.num_rows is not None:
+        return records.num_rows, records.columns
+    num_rows, seen, first_bad = 0, set(), None
+    for record in records.rows():
+        num_rows += 1
+        if isinstance(record, ValueError):
+            first_bad = first_bad or record
+        elif records.columns is None:
+            seen.update(record)
+    there = sorted(seen) if records.columns is None else records.columns
+    if not there and first_bad is not None:
+        raise ValueError(f"No row of {records.name} can be read: {first_bad}")
+    return num_rows, there
+
+
+def _choose(there: list[str], columns: Columns) -> Columns:
+    """The names of the columns that are read."""
+    for name in filter(None, columns):
+        if name not in there:
+            raise ValueError(f"There is no column {name!r}; there are {', '.join(there)}.")
+    chosen = {kind: name or kind for kind, name in columns._asdict().items()}
+    chosen = {kind: name if name in there else None for kind, name in chosen.items()}
+    if chosen["text"] is None and chosen["image"] is None:
+        raise ValueError(f"No column is called text or image; name one of {', '.join(there)}.")
+    return Columns(**chosen)
+
+
+def _id_of(value: Any, column: str) -> str | None:
+    if isinstance(value, bytes | list | dict):
+        raise fault(column, describe(value), "a name")
+    name = None if value is None else str(value)
+    check_text(name, column)
+    return name
+
+
+def _path_of(given: Any, image: dict[str, Any] | None) -> str | None:
+    """A path as the table has it, by which people know the image."""
+    path = given.get("path") if isinstance(given, dict) else given
+    if not isinstance(path, str) or (image is not None and image["bytes"] is not None and not isinstance(given, dict)):
+        return None  # a data: URI is no path
+    return printable(path) or None
