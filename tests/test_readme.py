@@ -1,5 +1,5 @@
-"""Every snippet of the README and of the pages about data and Python is run as it stands: the Python ones in one session, the
-commands in one folder; blocks with a title are files, which are written there.
+"""Every snippet of the README and of the pages about data and Python is run as it stands: the Python ones of a page in
+one session, the commands in one folder; blocks with a title are files, which are written there.
 """
 
 import contextlib
