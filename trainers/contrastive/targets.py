@@ -258,12 +258,14 @@ class PairIds(NamedTuple):
         rows (`torch.LongTensor` of shape `(num_rows, 5)`):
             Of each row the hash of its query with the instruction and without it, the hash of its group and of its
             source, and 1 if it has no negatives but its own.
-        documents (`torch.LongTensor` of shape `(num_documents, 3)`):
-            Of each document the number of the row to which it belongs, its hash, and 1 for a positive, 0 for a hard
-            negative.
+        owners (`torch.LongTensor` of shape `(num_documents,)`):
+            The number of the row to which each document belongs.
+        documents (`torch.LongTensor` of shape `(num_documents, 2)`):
+            Of each document its hash, and 1 for a positive, 0 for a hard negative.
     """
 
     rows: torch.Tensor
+    owners: torch.Tensor
     documents: torch.Tensor
 
     @classmethod
@@ -272,45 +274,38 @@ class PairIds(NamedTuple):
         names = ("asked_keys", "query_keys", "groups", "sources", "restricted")
         owners = batch["owners"]
         is_positive = torch.arange(len(owners), device=owners.device) < len(batch["queries"])
-        return cls(
-            rows=torch.stack([batch[name].long() for name in names], dim=1),
-            documents=torch.stack([owners, batch["document_keys"], is_positive.long()], dim=1),
-        )
+        rows = torch.stack([batch[name].long() for name in names], dim=1)
+        return cls(rows, owners, torch.stack([batch["document_keys"], is_positive.long()], dim=1))
 
     @property
     def sources(self) -> torch.Tensor:
         """The hash of the source of each row."""
         return self.rows[:, 3]
 
-    @property
-    def owners(self) -> torch.Tensor:
-        """The number of the row to which each document belongs."""
-        return self.documents[:, 0]
-
-    def gathered(self) -> tuple[PairIds, slice, slice]:
-        """Those of all processes, and where the rows and the documents of this one are."""
-        rows, documents = gather_together(self.rows, self.documents)
-        ids = PairIds(rows.rows, documents.rows.clone())
+    def gathered(self) -> tuple[PairIds, slice]:
+        """Those of all processes, and where the rows of this one are."""
+        rows, owners, documents = gather_together(*self)
         first_rows = torch.tensor([0, *rows.sizes[:-1]]).cumsum(0)
-        ids.owners.add_(first_rows.repeat_interleave(torch.tensor(documents.sizes)).to(ids.owners.device))
-        here = (slice(part.first, part.first + len(own)) for part, own in zip((rows, documents), self, strict=True))
-        return ids, *here
+        first_rows = first_rows.repeat_interleave(torch.tensor(owners.sizes)).to(owners.rows.device)
+        ids = PairIds(rows.rows, owners.rows + first_rows, documents.rows)
+        return ids, slice(rows.first, rows.first + len(self.rows))
 
     def joined(self, more: PairIds) -> PairIds:
         """Those of some rows, and then those of more."""
-        documents = more.documents.clone()
-        documents[:, 0] += len(self.rows)
-        return PairIds(torch.cat([self.rows, more.rows]), torch.cat([self.documents, documents]))
+        more = more._replace(owners=more.owners + len(self.rows))
+        return PairIds(*(torch.cat(pair) for pair in zip(self, more, strict=True)))
 
     def select(self, rows: torch.Tensor) -> tuple[PairIds, torch.Tensor]:
         """Those of some rows, in their order, with their documents; and which documents these are."""
-        place = torch.full((len(self.rows),), -1, device=rows.device)
-        place[rows] = torch.arange(len(rows), device=rows.device)
-        owners = place[self.owners]
+        new_number = torch.full((len(self.rows),), -1, device=rows.device)
+        new_number[rows] = torch.arange(len(rows), device=rows.device)
+        owners = new_number[self.owners]
         chosen = (owners >= 0).nonzero()[:, 0]
-        documents = self.documents[chosen]
-        documents[:, 0] = owners[chosen]
-        return PairIds(self.rows[rows], documents), chosen
+        return PairIds(self.rows[rows], owners[chosen], self.documents[chosen]), chosen
+
+    def documents_of(self, rows: slice) -> torch.Tensor:
+        """Which documents belong to some rows."""
+        return ((self.owners >= rows.start) & (self.owners < rows.stop)).nonzero()[:, 0]
 
     def targets(self, same_source_negatives: bool = False) -> ContrastiveTargets:
         """Who is whose positive and negative, of all rows against all documents."""
@@ -330,7 +325,7 @@ class PairIds(NamedTuple):
         What equals an answer, or the query itself, is left out.
         """
         asked, query_content, groups, _, _ = self.rows.unbind(dim=1)
-        owners, document_content, is_positive = self.documents.unbind(dim=1)
+        owners, (document_content, is_positive) = self.owners, self.documents.unbind(dim=1)
         # Ids of what is asked, then of groups, then of contents, so that all differ.
         asked_values, asked = asked.unique(return_inverse=True)
         group_values, numbers = groups.unique(return_inverse=True)
