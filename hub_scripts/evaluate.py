@@ -16,7 +16,7 @@ processes share the work.
   coma evaluate my-coma visdoc --output results --dtype bfloat16
   coma evaluate demo/model emoji --output results
   coma evaluate my-coma pairs.jsonl --output results --instruction "shop=Find the product."
-  torchrun --nproc-per-node 8 -m hub_scripts.cli evaluate my-coma MMEB-eval/ --output results
+  torchrun --nproc-per-node 8 --no-python coma evaluate my-coma MMEB-eval/ --output results
 """
 
 import argparse
