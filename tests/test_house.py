@@ -25,7 +25,7 @@ SHIPPED_WITH = {*sys.stdlib_module_names, "torch", "transformers", "numpy", "PIL
 # Lines of code: docstrings, comments and blanks are free.
 MAX_FILE_LINES = 260
 MAX_FUNCTION_LINES = 40
-MAX_MODEL_LINES = 870
+MAX_MODEL_LINES = 907
 
 BANNED = {
     "print": "the library logs, commands print",
