@@ -47,7 +47,7 @@ CONTRASTIVE = [
     *(("sub_batch_size", value) for value in (0, -1)),
     ("mini_batch_tokens", 0),
     ("hardness", NAN),
-    ("false_negative_margin", NAN),
+    *(("false_negative_margin", value) for value in (-0.1, NAN)),
     ("matryoshka_dims", [16, 0]),
     ("matryoshka_dims", [16.5]),
     ("instructions", {"a": True}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainers.ranges import AT_LEAST_0, COUNT, FINITE, POSITIVE, Range, check_ranges
+from trainers.ranges import AT_LEAST_0, COUNT, POSITIVE, Range, check_ranges
 from trainers.training_config import ComaTrainingArguments, mapping_of
 
 
@@ -14,8 +14,7 @@ __all__ = ["ComaContrastiveConfig"]
 RANGES = {
     **dict.fromkeys(("sub_batch_size", "mini_batch_tokens"), COUNT),
     "temperature": POSITIVE,
-    "hardness": AT_LEAST_0,
-    "false_negative_margin": FINITE,
+    **dict.fromkeys(("hardness", "false_negative_margin"), AT_LEAST_0),
 }
 PER_SOURCE = {
     "instructions": Range("a text", lambda value: isinstance(value, str)),
