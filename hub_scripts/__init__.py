@@ -2,9 +2,9 @@
 
 Example:
 
-    >>> from hub_scripts import create_model, embed_table, search_index
-    >>> create_model("Qwen/Qwen2.5-VL-3B-Instruct", "my-coma")
+    >>> from hub_scripts import embed_table, search_index
     >>> embed_table("my-coma", "photos/", "photos.parquet")
+    >>> search_index("photos.parquet", "a red bicycle", model="my-coma")
 """
 
 from typing import Any

@@ -14,215 +14,194 @@ OUT.skipped.jsonl says which rows are not there, and why.
 """
 
 import argparse
-import hashlib
+import contextlib
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from hub_scripts.common.arguments import add_model_options, command_parser, positive
+from hub_scripts.common.arguments import Dtype, add_encode_options, command_parser
 from hub_scripts.common.terminal import one_line
-from hub_scripts.embedding.parts import PartsFolder
+from trainers.files import RECORD
 
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from modeling_coma import ComaForEmbedding, ComaProcessor
     from trainers.data.corpus import Corpus
+    from trainers.encoding.shards import Part
 
 
-__all__ = ["main"]
+__all__ = ["EmbeddedTable", "embed_table", "main"]
+
+
+WAY_OUT = "Mend it and go on by the same command, or add --on-error skip."
+
+
+class EmbeddedTable(NamedTuple):
+    """
+    What [`embed_table`] has done.
+
+    Args:
+        num_rows (`int`): rows of the file, each with an embedding.
+        num_embedded (`int`): rows that were embedded now, and not before an interruption.
+        seconds (`float`): how long that took, without loading the model.
+        num_skipped (`int`): rows that could not be embedded; they are listed in `OUT.skipped.jsonl`.
+        num_left_alone (`int`): files of a folder that are no images.
+        model (`dict`): what the file has in its metadata about the model, its `dim` among it.
+    """
+
+    num_rows: int
+    num_embedded: int
+    seconds: float
+    num_skipped: int
+    num_left_alone: int
+    model: dict[str, Any]
 
 
 def main(argv: list[str]) -> int:
     """Runs `coma embed`; returns the exit code."""
     arguments = _parser().parse_args(argv)
-
-    from trainers.files import one_writer
-
-    with one_writer(arguments.out):
-        _embed(arguments)
+    made = embed_table(**vars(arguments))
+    if made.num_left_alone:
+        print(f"{made.num_left_alone} files of {one_line(arguments.data)} are no images and are left alone")
+    print(f"{made.num_rows} rows of {made.model['dim']} numbers in {one_line(arguments.out)}")
+    rate = f"{made.num_embedded / made.seconds:.1f} a second"
+    print(f"{made.num_embedded} embedded now, in {made.seconds:.1f} s: {rate}")
+    if made.num_skipped:
+        print(f"{made.num_skipped} rows skipped, listed in {one_line(_beside(arguments.out, 'skipped.jsonl'))}")
     return 0
 
 
-def _embed(arguments: argparse.Namespace) -> None:
-    from hub_scripts.common.loading import load_model
-    from hub_scripts.embedding.index import join_parts
-    from trainers.data.corpus import Columns, open_corpus
+def embed_table(  # noqa: PLR0913 - what can be set
+    model: str,
+    data: str | Path,
+    out: str | Path,
+    *,
+    text_column: str | None = None,
+    image_column: str | None = None,
+    id_column: str | None = None,
+    image_root: str | Path | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+    batch_tokens: int = 16384,
+    part_rows: int = 2048,
+    num_workers: int = 0,
+    dtype: Dtype = "auto",
+    device: str = "auto",
+) -> EmbeddedTable:
+    r"""
+    Embeds a corpus to a Parquet file, as `coma embed` does; after an interruption the same call goes on.
 
-    parts = PartsFolder.of(arguments.out)
-    parts.check_free()
-    columns = Columns(arguments.id_column, arguments.text_column, arguments.image_column)
-    corpus = open_corpus(arguments.inputs, columns, arguments.image_root)
-    if corpus.left_alone:
-        print(f"{corpus.left_alone} files of {one_line(arguments.inputs)} are no images and are left alone")
-    model, processor = load_model(arguments.model, arguments.dtype, arguments.device)
+    Args:
+        model (`str`): CoMa model or adapter: a folder, or a name on the Hub.
+        data (`str` or `Path`): a folder of images, or a .txt, .csv, .tsv, .jsonl, .json or .parquet file.
+        out (`str` or `Path`): the file to be made.
+        text_column, image_column (`str`, *optional*): columns of a table; by default `text` and `image`.
+        id_column (`str`, *optional*): column that names rows; by default `id`, or else the number of the row.
+        image_root (`str` or `Path`, *optional*): where paths of images begin; by default at the folder of the table.
+        on_error (`str`, *optional*, defaults to `"raise"`): `"skip"` leaves out rows that cannot be embedded.
+        batch_tokens (`int`, *optional*, defaults to 16384): most tokens of a batch.
+        part_rows (`int`, *optional*, defaults to 2048): rows that are lost at most by an interruption.
+        num_workers (`int`, *optional*, defaults to 0): processes that decode images.
+        dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.
+
+    Returns:
+        [`EmbeddedTable`]
+
+    Raises:
+        ValueError: for a row that cannot be embedded, and for files that are there already and not from this call.
+        OSError: if a file cannot be written.
+
+    Example:
+
+        >>> made = embed_table("my-coma", "photos/", "photos.parquet")
+        >>> made.num_rows
+    """
+    from hub_scripts.common.loading import load_model
+    from trainers.data.corpus import Columns, open_corpus
+    from trainers.files import one_writer
+
+    if on_error not in ("raise", "skip") or part_rows < 1:
+        raise ValueError(f"on_error={on_error!r} is raise or skip, and part_rows={part_rows} 1 or more.")
+    out, columns = Path(out), Columns(id_column, text_column, image_column)
+    made_of = {"inputs": os.path.abspath(data), "columns": list(columns), "part_rows": part_rows}
+    made_of["image_root"] = image_root and os.path.abspath(image_root)
+    options = {"batch_tokens": batch_tokens, "num_workers": num_workers, "skip_errors": on_error == "skip"}
+    with one_writer(out):
+        _check_free(out)
+        corpus = open_corpus(Path(data), columns, image_root)
+        return _embed(corpus, out, model, load_model(model, dtype, device), made_of, options)
+
+
+def _check_free(out: Path) -> None:
+    """Raises `ValueError` for what would be overwritten, before a model is loaded; what was begun has a record."""
+    is_begun = (_beside(out, "parts") / RECORD).exists()
+    for path in [out] if is_begun else [out, _beside(out, "skipped.jsonl")]:
+        if os.path.lexists(path):
+            raise ValueError(f"{path} is there already, of another run, and nothing is overwritten: remove it first.")
+
+
+def _beside(out: Path, ending: str) -> Path:
+    return out.with_name(f"{out.name}.{ending}")
+
+
+def _embed(
+    corpus: "Corpus", out: Path, name: str, coma: tuple, made_of: dict[str, Any], options: dict[str, Any]
+) -> EmbeddedTable:
+    from hub_scripts.embedding.index import write_index
+    from hub_scripts.embedding.model_record import begin_shards
+    from trainers.encoding.shards import ShardRows, embed_in_shards
+
     started = time.perf_counter()
-    metadata = _metadata(arguments, model, processor)
-    parts.begin({**metadata, **_settings(arguments)})
-    files, embedded = _embed_parts(arguments, corpus, model, processor, parts.folder, metadata)
-    rows, skipped = join_parts(files, arguments.out, parts.skipped, metadata)
-    parts.remove()
+    parts = _beside(out, "parts")
+    record = begin_shards(parts, name, coma, made_of)
+    options |= {"made_by": json.dumps(record["probe"]), "shard_rows": made_of["part_rows"]}
+    rows = ShardRows(corpus.num_rows, partial(_read_part, corpus), way_out=WAY_OUT)
+    files, num_embedded = embed_in_shards(*coma, rows, parts, **options)
+    num_rows, num_skipped = write_index(out, files, _beside(out, "skipped.jsonl"), record)
+    for file in [*parts.glob("*.arrow"), parts / RECORD]:
+        file.unlink()
+    with contextlib.suppress(OSError):  # there may be something else in it
+        parts.rmdir()
     seconds = time.perf_counter() - started
-    print(f"{rows} rows of {model.config.hidden_size} numbers in {one_line(arguments.out)}")
-    print(f"{embedded} embedded now, in {seconds:.1f} s: {embedded / seconds:.1f} a second")
-    if skipped:
-        print(f"{skipped} rows skipped, listed in {one_line(parts.skipped)}")
+    return EmbeddedTable(num_rows, num_embedded, seconds, num_skipped, corpus.left_alone, record)
+
+
+def _read_part(corpus: "Corpus", start: int, stop: int) -> "Part":
+    """Rows of a corpus with what the index has of them. A row that cannot be stored is the reason why."""
+    from trainers.encoding.shards import Part
+
+    rows = corpus.read(start, stop)
+    columns = {"row": list(range(start, stop)), "id": _column(rows, "id"), "text": _column(rows, "text")}
+    items = [_item(number, row) for number, row in enumerate(rows, start)]
+    return Part(items, {**columns, "image": _column(rows, "path")})
+
+
+def _column(rows: list[dict[str, Any]], name: str) -> list[str | None]:
+    return [row[name] for row in rows]
+
+
+def _item(number: int, row: dict[str, Any]) -> dict[str, Any] | ValueError:
+    if row["error"] is not None:  # whoever read it knows why
+        return ValueError(row["error"])
+    for column, name in (("id", "the id"), ("text", "the text"), ("path", "a file name")):
+        try:
+            (row[column] or "").encode("utf-8")
+        except UnicodeEncodeError:  # a half of a surrogate pair, or bytes of another encoding
+            return ValueError(f"Row {number}: {name} is not UTF-8 and cannot be stored: {row[column]!r}.")
+    return {"image": row["image"], "text": row["text"]}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("embed", __doc__)
     add = parser.add_argument
     add("model", metavar="MODEL", help="CoMa model or adapter: a folder, or a name on the Hub")
-    add("inputs", metavar="INPUTS", type=Path, help="folder of images, .txt, .csv, .tsv, .jsonl, .json or .parquet")
+    add("data", metavar="INPUTS", type=Path, help="folder of images, .txt, .csv, .tsv, .jsonl, .json or .parquet")
     add("out", metavar="OUT", type=Path, help="Parquet file to be made")
     add("--text-column", metavar="NAME", help="column with texts (default: text, if there is one)")
     add("--image-column", metavar="NAME", help="column with images (default: image, if there is one)")
     add("--id-column", metavar="NAME", help="column that names rows (default: id, or else the number of the row)")
     add("--image-root", metavar="FOLDER", type=Path, help="where paths begin (default: at the folder of the table)")
-    add("--batch-tokens", type=positive, default=16384, metavar="N", help="tokens of a batch (default: %(default)s)")
-    add("--part-rows", type=positive, default=2048, metavar="N", help="rows of a part (default: %(default)s)")
     add("--on-error", choices=("raise", "skip"), default="raise", help="for rows that cannot be embedded")
-    workers = min(8, (os.cpu_count() or 1) // 2)
-    add("--workers", type=int, default=workers, metavar="N", help="processes that decode (default here: %(default)s)")
-    add_model_options(parser)
+    add_encode_options(parser, part_rows=2048)
     return parser
-
-
-def _metadata(arguments: argparse.Namespace, model: "ComaForEmbedding", processor: "ComaProcessor") -> dict[str, Any]:
-    from hub_scripts.cli import coma_version
-    from hub_scripts.hub.clean_load import library_versions
-    from hub_scripts.hub.golden import identity
-
-    return {
-        **identity(arguments.model, model, processor),
-        "dim": model.config.hidden_size,
-        "versions": {"coma": coma_version(), **library_versions()},
-    }
-
-
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What else the parts depend on."""
-    root = arguments.image_root
-    return {
-        "inputs": os.path.abspath(arguments.inputs),
-        "columns": [arguments.id_column, arguments.text_column, arguments.image_column],
-        "image_root": None if root is None else os.path.abspath(root),
-        "part_rows": arguments.part_rows,
-    }
-
-
-def _embed_parts(
-    arguments: argparse.Namespace,
-    corpus: "Corpus",
-    model: "ComaForEmbedding",
-    processor: "ComaProcessor",
-    parts: Path,
-    metadata: dict[str, Any],
-) -> tuple[list[Path], int]:
-    """Makes the parts that are not there yet; returns all of them, and how many rows were embedded."""
-    from transformers.utils import logging
-
-    from hub_scripts.embedding.index import part_is_good, write_part
-
-    files, embedded = [], 0
-    with logging.tqdm(total=corpus.num_rows, desc="Embedding", unit="row", smoothing=0.05) as progress:
-        for start in range(0, corpus.num_rows, arguments.part_rows):
-            rows = corpus.read(start, min(start + arguments.part_rows, corpus.num_rows))
-            digest = _digest(rows, metadata)
-            files.append(parts / f"{start:012d}.parquet")
-            if part_is_good(files[-1], digest, with_errors=arguments.on_error == "skip"):
-                progress.total -= len(rows)
-                continue
-            table = _embed_rows(arguments, rows, start, model, processor, progress)
-            write_part(files[-1], table, digest)
-            embedded += table["error"].null_count
-    return files, embedded
-
-
-def _embed_rows(
-    arguments: argparse.Namespace,
-    rows: list[dict],
-    first_row: int,
-    model: "ComaForEmbedding",
-    processor: "ComaProcessor",
-    progress: Any,
-) -> "pa.Table":
-    import torch
-
-    from hub_scripts.embedding.index import index_table
-    from trainers.encoding.encode import encode_batches
-
-    unfit = _unfit(rows, first_row)
-    # What cannot be embedded is reported among the failures, as all others are.
-    items = [
-        None if place in unfit else {"image": row["image"], "text": row["text"]} for place, row in enumerate(rows)
-    ]
-    embeddings, errors = torch.zeros(len(rows), model.config.hidden_size), {}
-    options = {"batch_tokens": arguments.batch_tokens, "num_workers": arguments.workers, "first_row": first_row}
-    try:
-        for batch in encode_batches(model, processor, items, **options):
-            for place, reason in batch.failures.items():
-                errors[place] = _with_path(unfit.get(place, reason), rows[place]["path"])
-            if errors and arguments.on_error == "raise":
-                reason = errors[min(errors)]
-                raise ValueError(
-                    f"{reason.rstrip('.?')}. Mend it and go on by the same command, or add --on-error skip."
-                )
-            embeddings[batch.rows] = batch.embeddings
-            progress.update(len(batch.rows) + len(batch.failures))
-    except torch.OutOfMemoryError as error:
-        hint = f"Go on by the same command with fewer --batch-tokens than {arguments.batch_tokens}."
-        raise MemoryError(hint) from error
-    return index_table(first_row, rows, embeddings, errors)
-
-
-def _unfit(rows: list[dict], first_row: int) -> dict[int, str]:
-    """What is wrong with rows before anybody looks at their images, by place."""
-    reasons = {}
-    for place, row in enumerate(rows):
-        names = [name for name in ("id", "text", "path") if not _is_unicode(row[name])]
-        if row["error"] is not None:  # whoever read it knows why
-            reasons[place] = row["error"]
-        elif names:
-            what = "a file name" if names[0] == "path" else f"the {names[0]}"
-            reasons[place] = f"Row {first_row + place}: {what} is not UTF-8 and cannot be stored: {row[names[0]]!r}."
-    return reasons
-
-
-def _is_unicode(text: str | None) -> bool:
-    """Whether a text can be written to a file; not so with halves of surrogate pairs, or bytes of other encodings."""
-    try:
-        (text or "").encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _with_path(reason: str, path: str | None) -> str:
-    """What is wrong with a row, and with which file."""
-    return reason if path is None or path in reason else f"{reason.removesuffix('.')}; the image is {path!r}."
-
-
-def _digest(rows: list[dict], metadata: dict[str, Any]) -> str:
-    """What a part is made of: the model, its settings, the texts, and the images or the state of their files."""
-    settings = {**metadata, "model": None, "versions": None}
-    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
-    for row in rows:
-        image = row["image"]
-        if isinstance(image, str):
-            image = f"{image} {_state(image)}".encode("utf-8", "surrogatepass")
-        digest.update(json.dumps([row["id"], row["text"], row["error"]]).encode())
-        digest.update(image or b"")
-    return digest.hexdigest()
-
-
-def _state(image: str) -> tuple[int, int] | None:
-    """Differs when the content of a file does."""
-    try:
-        state = os.stat(image)
-    except (OSError, ValueError):  # it is not there, or this is no path
-        return None
-    return state.st_size, state.st_mtime_ns

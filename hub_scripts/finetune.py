@@ -81,9 +81,9 @@ def _trainer(arguments: FinetuneArguments, config: "ExperimentalContrastiveConfi
     from trainers.experimental.trainer import ExperimentalContrastiveTrainer
 
     data = load_data(_load, arguments, config)
-    model, processor, adapter = load_trainable(arguments)
+    model, processor = load_trainable(arguments)
     trainer_class = ExperimentalContrastiveTrainer if config.is_experimental else ComaContrastiveTrainer
-    trainer = make_trainer(trainer_class, arguments, config, data, model, processor, adapter)
+    trainer = make_trainer(trainer_class, arguments, config, data, model, processor)
     if arguments.eval_data is not None:
         rows = without_decoding(data["eval_dataset"])
         task = RetrievalSet.from_rows(rows, config.instructions, config.on_bad_row)

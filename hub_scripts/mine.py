@@ -17,14 +17,15 @@ negatives than was wanted. One process at a time writes OUT.
 import argparse
 import json
 import math
-import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_scripts.common.arguments import (
-    add_model_options,
+    Dtype,
+    add_encode_options,
     command_parser,
     instructions_by_source,
     number_within,
@@ -32,18 +33,16 @@ from hub_scripts.common.arguments import (
     whole,
 )
 from hub_scripts.common.terminal import one_line
-from trainers.files import begin_folder, write_record
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from modeling_coma import ComaForEmbedding, ComaProcessor
     from trainers.mining.mine import MiningSettings
     from trainers.mining.pairs import PairIndex
 
 
-__all__ = ["main"]
+__all__ = ["main", "mine_negatives"]
 
 COLUMNS = [f"{side}_{kind}" for side in ("query", "positive", "negative") for kind in ("text", "image")]
 COLUMNS += ["source", "group"]
@@ -51,62 +50,141 @@ COLUMNS += ["source", "group"]
 
 def main(argv: list[str]) -> int:
     """Runs `coma mine`; returns the exit code."""
-    arguments = _parser().parse_args(argv)
-
-    from hub_scripts.common.folders import new_folder
-    from trainers.files import one_writer
-    from trainers.mining.mine import MiningSettings
-
-    names = ("number", "depth", "skip", "relative_margin", "absolute_margin", "max_score")
-    settings = MiningSettings(**{name: getattr(arguments, name) for name in names})
-    report_file = arguments.out.with_name(f"{arguments.out.name}.report.json")
-    parts = arguments.out.with_name(f"{arguments.out.name}.parts")
-    with one_writer(arguments.out):
-        _check_report(report_file)
-        with new_folder(arguments.out) as folder:
-            report = _mine(arguments, settings, folder, parts)
-        shutil.rmtree(parts)
-        write_record(report_file, {"model": arguments.model, **vars(settings), **report})
+    arguments = vars(_parser().parse_args(argv))
+    columns = {name: arguments.pop(name) for name in COLUMNS}
+    report = mine_negatives(columns=columns, **arguments)
     sys.stdout.writelines(f"{one_line(line)}\n" for line in _lines(report))
-    print(f"written    {one_line(arguments.out)}; the same numbers in {one_line(report_file)}")
+    out = arguments["out"]
+    print(f"written    {one_line(out)}; the same numbers in {one_line(_report_file(out))}")
     return 0
 
 
-def _mine(arguments: argparse.Namespace, settings: "MiningSettings", folder: Path, parts: Path) -> dict[str, Any]:
-    """Writes the rows with their negatives to a folder, and what is made on the way to `parts`."""
-    from hub_scripts.common.loading import load_model
-    from hub_scripts.hub.golden import identity
-    from trainers.contrastive.sources import check_named
-    from trainers.data.images import without_decoding
-    from trainers.mining.mine import mine
-    from trainers.mining.mined_rows import add_negatives
-    from trainers.mining.pairs import index_pairs
+def mine_negatives(  # noqa: PLR0913 - what can be set
+    model: str,
+    data: "str | Path | Dataset",
+    out: str | Path,
+    *,
+    columns: Mapping[str, str | None] | None = None,
+    instructions: Mapping[str, str] | None = None,
+    image_root: str | Path | None = None,
+    batch_tokens: int = 16384,
+    part_rows: int = 8192,
+    num_workers: int = 0,
+    dtype: Dtype = "auto",
+    device: str = "auto",
+    **settings: float | None,
+) -> dict[str, Any]:
+    r"""
+    Adds hard negatives to pairs, as `coma mine` does; after an interruption the same call goes on.
 
-    dataset = _load(arguments)
-    index = index_pairs(without_decoding(dataset), arguments.instructions)
-    check_named(arguments.instructions or (), index.sources, "--instructions")
-    model, processor = load_model(arguments.model, arguments.dtype, arguments.device)
-    made_by = identity(arguments.model, model, processor)
-    begin_folder(parts, {**made_by, "data": arguments.data, "instructions": arguments.instructions})
-    queries, documents = _embed(arguments, dataset, index, model, processor, parts, json.dumps(made_by))
-    mined = mine(index, queries, documents, settings, model.device)
-    try:
-        add_negatives(dataset, index, mined.documents, parts / "rows.arrow").save_to_disk(folder)
-    except OSError as error:
-        raise ValueError(f"{arguments.out} cannot be written: {error}") from error
-    return mined.report
+    Args:
+        model (`str`): CoMa model or adapter: a folder, or a name on the Hub.
+        data (`str`, `Path` or `Dataset`): pairs: a table, a folder of `save_to_disk`, a data set, or `"emoji"`.
+        out (`str` or `Path`): folder to be made.
+        columns (`dict[str, str]`, *optional*): columns of a table, as in [`~trainers.data.pairs.PairColumns`].
+        instructions (`dict[str, str]`, *optional*): of queries, by source.
+        image_root (`str` or `Path`, *optional*): where paths of images begin; by default at the folder of the table.
+        batch_tokens (`int`, *optional*, defaults to 16384): most tokens of a batch.
+        part_rows (`int`, *optional*, defaults to 8192): rows that are lost at most by an interruption.
+        num_workers (`int`, *optional*, defaults to 0): processes that decode images.
+        dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.
+        settings: what a hard negative is: `number`, `depth`, `skip`, `relative_margin`, `absolute_margin`, `max_score`
+            of [`~trainers.mining.mine.MiningSettings`].
+
+    Returns:
+        `dict`: the report that is beside the folder, as in [`~trainers.mining.mine.Mined`].
+
+    Raises:
+        ValueError: for a bad row, settings that make no sense, and files that are there and not from this call.
+        OSError: if a file cannot be written.
+
+    Example:
+
+        >>> report = mine_negatives("my-coma", "pairs.csv", "mined", columns={"query_text": "question"}, number=8)
+        >>> report["rows_with_fewer"]
+    """
+    from hub_scripts.common.folders import new_folder
+    from hub_scripts.common.loading import load_model
+    from hub_scripts.embedding.model_record import begin_shards
+    from trainers.files import one_writer, write_record
+    from trainers.mining.mine import MiningSettings
+
+    what = MiningSettings(**settings)
+    options = {"batch_tokens": batch_tokens, "num_workers": num_workers, "shard_rows": part_rows}
+    out = Path(out)
+    parts = out.with_name(f"{out.name}.parts")
+    with one_writer(out):
+        _check_report(_report_file(out))
+        with new_folder(out) as folder:
+            dataset = _load(data, columns or {}, image_root)
+            index = _index(dataset, instructions)
+            coma = load_model(model, dtype, device)
+            known_as = str(data) if isinstance(data, str | Path) else data._fingerprint
+            record = begin_shards(parts, model, coma, {"data": known_as, "instructions": instructions})
+            options["made_by"] = json.dumps(record["probe"])
+            rows, found = _mine(dataset, index, instructions, what, coma, parts, options)
+            rows.save_to_disk(folder)
+        shutil.rmtree(parts)
+        report = {"model": model, **vars(what), **found}
+        write_record(_report_file(out), report)
+    return report
+
+
+def _report_file(out: Path) -> Path:
+    return out.with_name(f"{out.name}.report.json")
 
 
 def _check_report(file: Path) -> None:
     """Raises `ValueError` if a file is there that no `coma mine` has written."""
-    if not file.exists():
-        return
-    try:
-        ours = {"rows_by_number", "too_near", "mined"} <= json.loads(file.read_text(encoding="utf-8")).keys()
-    except (ValueError, AttributeError):
-        ours = False
-    if not ours:
-        raise ValueError(f"{file} is there already and is no report of coma mine: move it, or give another OUT.")
+    from trainers.files import read_record
+
+    what = "report of coma mine"
+    if file.exists() and not {"rows_by_number", "too_near", "mined"} <= read_record(file, what).keys():
+        raise ValueError(f"{file} is there already and is no {what}: move it, or give another OUT.")
+
+
+def _load(data: "str | Path | Dataset", columns: Mapping[str, str | None], image_root: str | Path | None) -> "Dataset":
+    from hub_scripts.common.training import EMOJI, emoji_styles
+    from trainers.data.emoji import emoji_pairs, load_emoji
+    from trainers.data.pairs import PairColumns, load_pairs
+
+    if isinstance(data, str) and data == EMOJI:
+        return emoji_pairs(load_emoji(emoji_styles(evaluation=False)))
+    return load_pairs(data, PairColumns(**columns), image_root)
+
+
+def _index(dataset: "Dataset", instructions: Mapping[str, str] | None) -> "PairIndex":
+    from trainers.contrastive.sources import check_named
+    from trainers.data.images import without_decoding
+    from trainers.mining.pairs import index_pairs
+
+    index = index_pairs(without_decoding(dataset), instructions)
+    check_named(instructions or (), index.sources, "--instructions")
+    return index
+
+
+def _mine(
+    dataset: "Dataset",
+    index: "PairIndex",
+    instructions: Mapping[str, str] | None,
+    settings: "MiningSettings",
+    coma: tuple,
+    parts: Path,
+    options: dict[str, Any],
+) -> tuple["Dataset", dict[str, Any]]:
+    """The rows with their negatives, and the report; what is made on the way is written to `parts`."""
+    from trainers.data.images import without_decoding
+    from trainers.encoding.shards import EmbeddingShards, ShardRows, embed_in_shards
+    from trainers.mining.mine import add_negatives, mine
+    from trainers.mining.pairs import PairItems
+
+    embeddings = []
+    for name, places in (("queries", index.query_places), ("documents", index.document_places)):
+        rows = ShardRows.of(PairItems(without_decoding(dataset), places, instructions))
+        files, _ = embed_in_shards(*coma, rows, parts / name, description=name.capitalize(), **options)
+        embeddings.append(EmbeddingShards.open(files))
+    mined = mine(index, *embeddings, settings, coma[0].device)
+    return add_negatives(dataset, index, mined.documents, parts / "rows.arrow"), mined.report
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -130,57 +208,11 @@ def _parser() -> argparse.ArgumentParser:
         help='of queries by source, as in finetune: {"a": "Find it."}',
     )
     add("--image-root", metavar="FOLDER", help="where paths of images begin (default: at the folder of the table)")
-    add("--batch-tokens", type=positive, default=16384, metavar="N", help="tokens of a batch (default: %(default)s)")
-    add("--part-rows", type=positive, default=8192, metavar="N", help="rows of a part (default: %(default)s)")
-    workers = min(8, (os.cpu_count() or 1) // 2)
-    add(
-        "--workers", type=whole, default=workers, metavar="N", help="processes that decode (default here: %(default)s)"
-    )
     group = parser.add_argument_group("columns of a table")
     for name in COLUMNS:
         group.add_argument(f"--{name.replace('_', '-')}", metavar="NAME")
-    add_model_options(parser)
+    add_encode_options(parser, part_rows=8192)
     return parser
-
-
-def _load(arguments: argparse.Namespace) -> "Dataset":
-    from hub_scripts.common.training import EMOJI, emoji_styles
-    from trainers.data.emoji import emoji_pairs, load_emoji
-    from trainers.data.pairs import PairColumns, load_pairs
-
-    if arguments.data == EMOJI:
-        return emoji_pairs(load_emoji(emoji_styles(evaluation=False)))
-    columns = PairColumns(**{name: getattr(arguments, name) for name in COLUMNS})
-    return load_pairs(arguments.data, columns, arguments.image_root)
-
-
-def _embed(
-    arguments: argparse.Namespace,
-    dataset: "Dataset",
-    index: "PairIndex",
-    model: "ComaForEmbedding",
-    processor: "ComaProcessor",
-    parts: Path,
-    made_by: str,
-) -> list[Any]:
-    """Embeddings of the different queries and documents."""
-    from trainers.data.images import without_decoding
-    from trainers.encoding.shards import embed_in_shards
-    from trainers.mining.pairs import PairItems
-
-    raw = without_decoding(dataset)
-    options = {"batch_tokens": arguments.batch_tokens, "num_workers": arguments.workers}
-    options |= {"made_by": made_by, "shard_rows": arguments.part_rows}
-    sides = {
-        "Queries": (index.query_places, index.query_keys),
-        "Documents": (index.document_places, index.document_keys),
-    }
-    found = []
-    for name, (places, keys) in sides.items():
-        items = PairItems(raw, places, arguments.instructions)
-        folder = parts / name.lower()
-        found.append(embed_in_shards(model, processor, items, keys, folder, description=name, **options))
-    return found
 
 
 def _lines(report: dict[str, Any]) -> list[str]:

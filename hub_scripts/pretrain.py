@@ -95,7 +95,7 @@ def _trainer(
     data = load_data(_load, arguments, config)
     with config.main_process_first():  # the others find what it has made
         arguments.model = _coma_folder(arguments, Path(config.output_dir, "base"), begin)
-    model, processor, adapter = load_trainable(arguments)
+    model, processor = load_trainable(arguments)
     _check_made_of(arguments, processor)
     if config.groups_by_length and config.length_column_name not in data["train_dataset"].column_names:
         with config.main_process_first():
@@ -108,7 +108,7 @@ def _trainer(
                 column=config.length_column_name,
                 num_proc=config.dataloader_num_workers or None,
             )
-    return make_trainer(ComaCompressionTrainer, arguments, config, data, model, processor, adapter)
+    return make_trainer(ComaCompressionTrainer, arguments, config, data, model, processor)
 
 
 def _coma_folder(arguments: PretrainArguments, base: Path, begin: Callable[[], None]) -> str:

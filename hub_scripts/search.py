@@ -12,18 +12,17 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub_scripts.common.arguments import add_model_options, command_parser, positive
+from hub_scripts.common.arguments import Dtype, add_model_options, command_parser, positive
 from hub_scripts.common.terminal import one_line
-from hub_scripts.hub.golden import ANY_PRECISION, distances
+from hub_scripts.hub.golden import ANY_PRECISION, distances, probe
 
 
 if TYPE_CHECKING:
-    import torch
-
+    from hub_scripts.embedding.index import Hit
     from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
-__all__ = ["main"]
+__all__ = ["main", "search_index"]
 
 WIDEST_TEXT = 60  # characters of a text in the table
 
@@ -40,41 +39,70 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_intermixed_args(argv)
     if arguments.query is None and arguments.image is None:
         parser.error("give a QUERY, an --image, or both")
-
-    from hub_scripts.common.loading import load_model
-    from hub_scripts.embedding.index import index_metadata, nearest
-    from hub_scripts.hub.golden import probe
-
-    metadata = index_metadata(arguments.index)
-    model, processor = load_model(arguments.model, arguments.dtype, arguments.device)
-    _check_same_model(metadata, arguments, probe(model, processor))
-    hits = nearest(arguments.index, _embed_query(arguments, model, processor), arguments.k)
-    print("rank  cosine  id")
-    for rank, hit in enumerate(hits, 1):
-        print(f"{rank:>4}  {hit.score:>6.3f}  {_describe(hit.row)}")
+    print("rank  cosine  id", *_lines(search_index(**vars(arguments))), sep="\n")
     return 0
 
 
-def _embed_query(arguments: Any, model: "ComaForEmbedding", processor: "ComaProcessor") -> "torch.Tensor":
+def search_index(
+    index: str | Path,
+    query: str | None = None,
+    *,
+    image: str | Path | None = None,
+    model: "str | tuple[ComaForEmbedding, ComaProcessor] | None" = None,
+    k: int = 10,
+    dtype: Dtype = "auto",
+    device: str = "auto",
+) -> "list[Hit]":
+    r"""
+    Finds in a file of [`~hub_scripts.embed.embed_table`] what is nearest to a query, as `coma search` does.
+
+    Args:
+        index (`str` or `Path`): the file.
+        query (`str`, *optional*): a text.
+        image (`str` or `Path`, *optional*): an image, alone or before the text.
+        model (`str` or `tuple[ComaForEmbedding, ComaProcessor]`, *optional*): the model that made the file: by default
+            what it was called by then; loaded already, if there are several queries.
+        k (`int`, *optional*, defaults to 10): how many rows; fewer if there are fewer.
+        dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.
+
+    Returns:
+        `list[Hit]`: best first, each with its `score`, the cosine, and its `row`: `row`, `id`, `text` and `image`.
+
+    Raises:
+        ValueError: for a file that is damaged or was made by another model, and for a query that cannot be embedded.
+
+    Example:
+
+        >>> for hit in search_index("photos.parquet", "a red bicycle", model="my-coma"):
+        ...     print(hit.score, hit.row["id"])
+    """
     import torch
 
-    image = None if arguments.image is None else str(arguments.image)
-    try:
-        inputs = processor.process([{"image": image, "text": arguments.query}]).to(model.device)
-    except ValueError as error:  # the one row that there is
-        raise ValueError(f"The query cannot be embedded: {re.sub(r'^Row 0:? ', '', str(error))}") from error
-    with torch.no_grad():
-        return model(**inputs).embeddings[0].float().cpu()
+    from hub_scripts.common.loading import load_model
+    from hub_scripts.embedding.index import index_metadata, nearest
 
-
-def _check_same_model(metadata: dict[str, Any], arguments: Any, numbers: list[float]) -> None:
-    (distance,) = distances(numbers, metadata["probe"])
+    index = Path(index)
+    metadata = index_metadata(index)
+    name = metadata["model"] if model is None else model
+    coma, processor = load_model(name, dtype, device) if isinstance(name, str) else name
+    (distance,) = distances(probe(coma, processor), metadata["probe"])
     if distance > ANY_PRECISION:
         made = f"{metadata['model']}, K {metadata['num_compression_tokens']}, {metadata['dim']} dimensions"
         raise ValueError(
-            f"{arguments.index} was made by another model ({made}): its embedding of an image is other by "
-            f"{distance:.2f} of its length. Search with that model, or embed the corpus again."
+            f"{index} was made by another model ({made}): its embedding of an image is other by {distance:.2f} of its "
+            "length. Search with that model, or embed the corpus again."
         )
+    try:
+        inputs = processor.process([{"image": None if image is None else str(image), "text": query}])
+    except ValueError as error:  # the one row that there is
+        raise ValueError(f"The query cannot be embedded: {re.sub(r'^Row 0:? ', '', str(error))}") from error
+    with torch.no_grad():
+        embedding = coma(**inputs.to(coma.device)).embeddings[0].float().cpu()
+    return nearest(index, embedding, k)
+
+
+def _lines(hits: "list[Hit]") -> list[str]:
+    return [f"{rank:>4}  {hit.score:>6.3f}  {_describe(hit.row)}" for rank, hit in enumerate(hits, 1)]
 
 
 def _describe(row: dict[str, Any]) -> str:

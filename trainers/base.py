@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -163,24 +162,16 @@ class ComaTrainer(Trainer):
             self.skipped_batches.look_at(self.accelerator.reduce(has_rows.to(self.accelerator.device)))
         return batches, num_items
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """As in `Trainer`, of batches that say which rows they have, and of every row."""
-        with self._collating_for_evaluation():
-            return super().get_eval_dataloader(
-                eval_dataset if isinstance(eval_dataset, str) else numbered(eval_dataset)
-            )
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """As in `Trainer`, of batches that say which rows they have, and of every row."""
-        with self._collating_for_evaluation():
-            return super().get_test_dataloader(numbered(test_dataset))
-
-    @contextmanager
-    def _collating_for_evaluation(self) -> Iterator[None]:
+    def _get_dataloader(
+        self, dataset: Any, description: str, *args, is_training: bool = False, **kwargs
+    ) -> DataLoader:
+        """As in `Trainer`; those of evaluation have every row, and their batches say which rows they have."""
+        if is_training:
+            return super()._get_dataloader(dataset, description, *args, is_training=True, **kwargs)
         collator, drop_last = self.data_collator, self.args.dataloader_drop_last
         self.data_collator, self.args.dataloader_drop_last = self.evaluation_collator, False
         try:
-            yield
+            return super()._get_dataloader(numbered(dataset), description, *args, **kwargs)
         finally:
             self.data_collator, self.args.dataloader_drop_last = collator, drop_last
 

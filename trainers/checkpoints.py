@@ -73,10 +73,9 @@ def check_checkpoint(folder: str | Path, engine: bool = False) -> None:
                 "interrupted save leave none): resume from another checkpoint, or train on from its weights."
             )
     check_files(folder)
-    _refuse(folder / TRAINER_STATE_NAME, _damage_of_json(folder / TRAINER_STATE_NAME))
-    for file in sorted(file for file in folder.iterdir() if file.is_file()):
-        if (file.suffix in (".pt", ".pth") or file.name == TRAINING_ARGS_NAME) and not zipfile.is_zipfile(file):
-            _refuse(file, "it is not what torch saves, or was cut")
+    for file in _files(folder):
+        if file.suffix in (".pt", ".pth") or file.name in (TRAINER_STATE_NAME, TRAINING_ARGS_NAME):
+            _check_file(file)
 
 
 def check_files(folder: str | Path) -> None:
@@ -90,11 +89,9 @@ def check_files(folder: str | Path) -> None:
     Raises:
         ValueError: names the file.
     """
-    for file in sorted(file for file in Path(folder).iterdir() if file.is_file()):
-        if file.name in CONFIGURATIONS:
-            _refuse(file, _damage_of_json(file))
-        elif file.suffix == ".safetensors":
-            _refuse(file, _damage_of_weights(file))
+    for file in _files(folder):
+        if file.name in CONFIGURATIONS or file.suffix == ".safetensors":
+            _check_file(file)
 
 
 def load_weights(name_or_path: str | Path, dtype: str | torch.dtype = "auto") -> ComaForEmbedding:
@@ -146,25 +143,31 @@ def restore_weights(model: ComaForEmbedding, folder: str | Path) -> None:
         raise ValueError(f"The weights in {folder} are not of the model that is trained: {error}") from error
 
 
-def _refuse(file: Path, damage: str) -> None:
-    if damage:
-        raise ValueError(f"{file} cannot be read: {damage}. Copy or download it again.")
+def _files(folder: str | Path) -> list[Path]:
+    return sorted(file for file in Path(folder).iterdir() if file.is_file())
 
 
-def _damage_of_json(file: Path) -> str:
+def _check_file(file: Path) -> None:
+    """Reads of a file what shows that it is whole: JSON, the header of weights, the end of what torch saves."""
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt"):
+                pass
+        elif file.suffix == ".json":
+            _check_json(file)
+        elif not zipfile.is_zipfile(file):
+            raise ValueError("it is not what torch saves, or was cut")
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}. Copy or download it again.") from error
+
+
+def _check_json(file: Path) -> None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # of JSON and of UTF-8
-        return f"it is not JSON ({error})"
-    return "" if isinstance(content, dict) else f"it is JSON of a {type(content).__name__}, not of an object"
-
-
-def _damage_of_weights(file: Path) -> str:
-    try:
-        with safe_open(file, "pt"):
-            return ""
-    except SafetensorError as error:
-        return str(error)
+        raise ValueError(f"it is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"it is JSON of a {type(content).__name__}, not of an object")
 
 
 class whole_or_nothing(AbstractContextManager):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from transformers.debug_utils import DebugOption
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import is_torch_xla_available
 
+from trainers.data.json_rows import parse_object
 from trainers.ranges import AT_LEAST_0, BELOW_1, COUNT, FINITE, POSITIVE, WHOLE, Range, check_choices, check_ranges
 
 
@@ -170,23 +170,12 @@ def mapping_of(name: str, value: Any, file: bool = False) -> Any:
             Whether it may also be the name of a file with JSON.
 
     Raises:
-        ValueError: if it is a string, and not JSON of a mapping.
+        ValueError: if it is a string, and not JSON of a mapping in which every key is once.
     """
     if not isinstance(value, str):
         return value
     text = Path(value).read_text(encoding="utf-8") if file and not value.lstrip().startswith("{") else value
     try:
-        mapping = json.loads(text, object_pairs_hook=lambda pairs: _unique(name, pairs))
-    except json.JSONDecodeError as error:
+        return parse_object(text)
+    except ValueError as error:
         raise ValueError(f"{name} must be a mapping, as JSON, got {value!r}: {error}.") from error
-    if not isinstance(mapping, dict):
-        raise ValueError(f"{name} must be a mapping, as JSON, got {value!r}.")
-    return mapping
-
-
-def _unique(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    mapping = dict(pairs)
-    if len(mapping) < len(pairs):
-        twice = next(key for key in mapping if [known for known, _ in pairs].count(key) > 1)
-        raise ValueError(f"{name} has {twice!r} twice.")
-    return mapping

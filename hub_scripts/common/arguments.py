@@ -3,12 +3,13 @@
 import argparse
 import json
 import math
+import os
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 
-__all__ = ["DTYPES", "Dtype", "add_model_options", "command_parser", "instructions_by_source", "number_within"]
-__all__ += ["positive", "whole"]
+__all__ = ["DTYPES", "Dtype", "add_encode_options", "add_model_options", "command_parser", "instructions_by_source"]
+__all__ += ["number_within", "positive", "whole"]
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES = get_args(Dtype)
@@ -24,6 +25,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Options for a command that computes with a model."""
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="precision; auto is that of the checkpoint")
     parser.add_argument("--device", default="auto", help="for instance cpu or cuda:1; auto takes an accelerator")
+
+
+def add_encode_options(parser: argparse.ArgumentParser, part_rows: int) -> None:
+    """Options for a command that embeds many rows, in parts."""
+    add = parser.add_argument
+    add("--batch-tokens", type=positive, default=16384, metavar="N", help="tokens of a batch (default: %(default)s)")
+    add("--part-rows", type=positive, default=part_rows, metavar="N", help="rows of a part (default: %(default)s)")
+    workers = min(8, (os.cpu_count() or 1) // 2)
+    decode = "processes that decode (default here: %(default)s)"
+    add("--workers", dest="num_workers", type=whole, default=workers, metavar="N", help=decode)
+    add_model_options(parser)
 
 
 def _whole_from(least: int) -> Callable[[str], int]:

@@ -9,7 +9,6 @@ from hub_scripts.common.settings import EMOJI, ModelAndData
 
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
     from transformers import TrainingArguments
 
     from modeling_coma import ComaForEmbedding, ComaProcessor
@@ -45,10 +44,9 @@ def load_data(load: Callable[..., Any], arguments: ModelAndData, config: "Traini
     return data
 
 
-def load_trainable(arguments: ModelAndData) -> tuple["ComaForEmbedding", "ComaProcessor", "LoraConfig | None"]:
-    """The model (on the CPU: the trainer moves it), its processor, and the adapter to be trained, if there is one."""
+def load_trainable(arguments: ModelAndData) -> tuple["ComaForEmbedding", "ComaProcessor"]:
+    """The model (on the CPU: the trainer moves it) and its processor."""
     from hub_scripts.common.loading import fetch_adapter, is_adapter, load_model
-    from trainers.adapters import lora_config
 
     # An adapter names its base: with the whole path it is found from everywhere.
     name = str(Path(arguments.model).absolute()) if Path(arguments.model).exists() else arguments.model
@@ -57,12 +55,7 @@ def load_trainable(arguments: ModelAndData) -> tuple["ComaForEmbedding", "ComaPr
             f"{name} is an adapter, and a new adapter upon it would name the base below both, and lose this one: make "
             f"a model of it first, `coma merge {arguments.model} NEW_FOLDER`, and train that."
         )
-    model, processor = load_model(name, arguments.dtype, "cpu")
-    if not arguments.lora_r:
-        return model, processor, None
-    dropout, dora = arguments.lora_dropout, arguments.use_dora
-    adapter = lora_config(model, arguments.lora_r, arguments.lora_alpha, lora_dropout=dropout, use_dora=dora)
-    return model, processor, adapter
+    return load_model(name, arguments.dtype, "cpu")
 
 
 def make_trainer(
@@ -72,11 +65,20 @@ def make_trainer(
     data: dict[str, Any],
     model: "ComaForEmbedding",
     processor: "ComaProcessor",
-    adapter: "LoraConfig | None",
 ) -> "ComaTrainer":
-    """A trainer of what [`load_data`] and [`load_trainable`] give, which keeps pixels of images if it is to."""
+    """A trainer of a model, or of an adapter upon it, that keeps the pixels of images with `cache_pixels`."""
+    from trainers.adapters import lora_config
     from trainers.data.pixel_cache import CachingProcessor
 
+    adapter = None
+    if arguments.lora_r:
+        adapter = lora_config(
+            model,
+            r=arguments.lora_r,
+            lora_alpha=arguments.lora_alpha,
+            lora_dropout=arguments.lora_dropout,
+            use_dora=arguments.use_dora,
+        )
     of_collator = CachingProcessor.of(processor) if arguments.cache_pixels else processor
     if arguments.cache_pixels and config.dataloader_num_workers:  # what they would add is lost with them
         of_collator.fill_from(data["train_dataset"], config.dataloader_num_workers)

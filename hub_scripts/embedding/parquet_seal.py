@@ -15,7 +15,6 @@ __all__ = ["check_seal", "seal"]
 MAGIC = b"PAR1"
 MARK = b"COMA footer "
 DIGEST_BYTES = 16
-SEAL_BYTES = len(MARK) + DIGEST_BYTES
 
 
 def seal(path: Path) -> None:
@@ -31,10 +30,7 @@ def seal(path: Path) -> None:
 def check_seal(path: Path) -> None:
     """Raises `OSError` if a footer has changed since it was sealed."""
     with path.open("rb") as file:
-        start = _footer_start(file)
-        if start < SEAL_BYTES:
-            return
-        file.seek(start - SEAL_BYTES)
+        file.seek(max(0, _footer_start(file) - len(MARK) - DIGEST_BYTES))
         mark, digest, footer = file.read(len(MARK)), file.read(DIGEST_BYTES), file.read()
     if mark == MARK and digest != _digest(footer):
         raise OSError("its footer has changed since it was written")
@@ -44,9 +40,9 @@ def _footer_start(file: BinaryIO) -> int:
     """Where the footer begins: at the end of the file are its length, in four bytes, and the magic number."""
     size = file.seek(0, 2)
     file.seek(max(0, size - 8))
-    end = file.read()
-    start = size - 8 - int.from_bytes(end[:4], "little")
-    if size < 12 or end[4:] != MAGIC or start < len(MAGIC):
+    length, magic = file.read(4), file.read()
+    start = size - 8 - int.from_bytes(length, "little")
+    if magic != MAGIC or start < len(MAGIC):
         raise OSError("it does not end as a Parquet file does")
     return start
 

@@ -33,7 +33,7 @@ LAYOUT = 2  # of a stage in the record. The first, which had no number, kept set
 # Of the hundred settings of TrainingArguments those that make a recipe; of our own, all that acted.
 RECIPE = (
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "max_grad_norm"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "seed"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "train_sampling_strategy", "seed"),
 )
 ALWAYS = ("seed", "freeze_vision")  # which say something when they are 0 or false as well
 WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
@@ -229,6 +229,7 @@ def _describe_settings(trainer: "ComaTrainer") -> dict[str, Any]:
     needs = {
         "kl_temperature": "kl_weight" in on,
         "train_merger": bool(values.get("freeze_vision")),  # else it is trained with the tower
+        "train_sampling_strategy": values["train_sampling_strategy"] != "random",
         "warmup_steps": str(values["lr_scheduler_type"]) not in WITHOUT_WARMUP,
         "max_length": False,  # the limit that held, be it the processor's, stands by itself
         "on_bad_row": False,  # counted, if there were any

@@ -20,6 +20,7 @@ from PIL import Image
 
 from hub_scripts.cli import main
 from hub_scripts.common.folders import save_model
+from hub_scripts.embed import embed_table
 from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
@@ -82,16 +83,40 @@ def test_table_of_texts_and_pictures(coma_folder: Path, coma_command: Callable, 
     assert np.abs(embeddings_in(tmp_path / "out.parquet") - expected(coma_folder, items)).max() < 1e-5
 
 
+def test_from_python(coma_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "t.txt").write_text("an apple\n \na pear\n")
+    names = (str(coma_folder), tmp_path / "t.txt", tmp_path / "out.parquet")
+    with pytest.raises(ValueError, match="Row 1 is empty"):
+        embed_table(*names, part_rows=1)
+    made = embed_table(*names, part_rows=1, on_error="skip")
+    assert (made.num_rows, made.num_embedded, made.num_skipped, made.num_left_alone) == (2, 1, 1, 0)
+    assert made.model["dim"] == 64 and not capsys.readouterr().out
+    assert np.abs(embeddings_in(names[2]) - expected(coma_folder, ["an apple", "a pear"])).max() < 1e-5
+    assert not (tmp_path / "out.parquet.parts").exists()
+    for wrong in ({"on_error": "ignore"}, {"part_rows": 0}):
+        with pytest.raises(ValueError, match="is raise or skip, and part_rows="):
+            embed_table(*names, **wrong)
+
+
+def test_a_table_that_became_shorter_leaves_nothing(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("an apple\na pear\n \n")
+    words = ["embed", coma_folder, tmp_path / "t.txt", tmp_path / "out.parquet", "--part-rows", 1]
+    assert coma_command(*words)[0] == 1
+    (tmp_path / "t.txt").write_text("an apple\n")
+    assert "\n0 embedded now" in coma_command(*words)[1]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.parquet", "t.txt"]
+
+
 def test_killed_and_started_again_it_goes_on(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("\n".join(TEXTS))
     words = ["embed", coma_folder, tmp_path / "t.txt", tmp_path / "out.parquet", "--part-rows", 1, "--workers", 0]
     command = [sys.executable, "-m", "hub_scripts.cli", *map(str, words)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None and len(list(tmp_path.glob("out.parquet.parts/*.parquet"))) < 3:
+        while process.poll() is None and len(list(tmp_path.glob("out.parquet.parts/*.arrow"))) < 3:
             time.sleep(0.005)
         os.kill(process.pid, signal.SIGKILL)
     assert not (tmp_path / "out.parquet").exists()
-    kept = len(list(tmp_path.glob("out.parquet.parts/*.parquet")))
+    kept = len(list(tmp_path.glob("out.parquet.parts/*.arrow")))
     assert 3 <= kept < len(TEXTS)
 
     code, text, _ = coma_command(*words)
@@ -139,7 +164,7 @@ def test_parts_of_other_rows_or_settings_are_not_kept(
     assert coma_command(*words)[0] == 1
     (photos / "more" / "5.png").unlink()
     code, _, error = coma_command(*words, "--dtype", "bfloat16")
-    assert code == 1 and "begun with something else: dtype was 'float32' and is now 'bfloat16'" in error
+    assert code == 1 and "was begun with another dtype ('float32', now 'bfloat16')" in error
     shutil.rmtree(tmp_path / "out.parquet.parts")
     assert "\n6 embedded now" in coma_command(*words, "--dtype", "bfloat16")[1]
 
@@ -221,7 +246,7 @@ def test_what_is_there_and_nobodys_is_left_alone(coma_folder: Path, coma_command
     (parts / "notes").mkdir(parents=True)
     (parts / "notes" / "mine.txt").write_text("mine")
     code, _, error = coma_command(*words)
-    assert code == 1 and "without a record" in error and (parts / "notes" / "mine.txt").read_text() == "mine"
+    assert code == 1 and "not from this command" in error and (parts / "notes" / "mine.txt").read_text() == "mine"
     shutil.rmtree(parts)
     parts.write_text("mine")
     assert coma_command(*words)[0] == 1 and parts.read_text() == "mine"
@@ -252,7 +277,7 @@ def test_parts_of_another_run_are_refused(
     assert coma_command(*words)[0] == 1
     parts = tmp_path / "out.parquet.parts"
     before = {file.name: file.read_bytes() for file in parts.iterdir()}
-    assert before.keys() == {"begun.json", "000000000000.parquet"}
+    assert before.keys() == {"begun_with.json", "000000000000.arrow"}
     if change == "model":
         model, processor = make_coma("qwen2_5_vl", 4)
         model.get_input_embeddings().weight.data.mul_(-1)
@@ -263,10 +288,11 @@ def test_parts_of_another_run_are_refused(
     elif change == "rows of a part":
         words[-1] = 2
     else:
-        (parts / "begun.json").write_bytes(before["begun.json"][:-9])
-        before["begun.json"] = before["begun.json"][:-9]
+        (parts / "begun_with.json").write_bytes(before["begun_with.json"][:-9])
+        before["begun_with.json"] = before["begun_with.json"][:-9]
     code, _, error = coma_command(*words)
-    expected = "begun.json is damaged" if change == "record" else "was begun with something else: "
+    what = {"rows of a part": "part_rows (1, now 2)"}.get(change, f"{change} (")
+    expected = "or a damaged one" if change == "record" else f"was begun with another {what}"
     assert code == 1 and expected in error.splitlines()[-1]
     assert {file.name: file.read_bytes() for file in parts.iterdir()} == before
 
@@ -276,7 +302,7 @@ def test_a_damaged_part_is_made_again(coma_folder: Path, coma_command: Callable,
     (tmp_path / "t.txt").write_text("an apple\na pear\n \n")
     words = ["embed", coma_folder, tmp_path / "t.txt", tmp_path / "out.parquet", "--part-rows", 1]
     assert coma_command(*words)[0] == 1
-    part = tmp_path / "out.parquet.parts" / "000000000000.parquet"
+    part = tmp_path / "out.parquet.parts" / "000000000000.arrow"
     data = bytearray(part.read_bytes())
     if damage == "bytes":
         place = data.find(expected(coma_folder, ["an apple"])[0, 5:9].tobytes())
@@ -302,7 +328,7 @@ def test_parts_with_bad_rows_are_for_skipping_only(coma_folder: Path, coma_comma
         (tmp_path / file).unlink()
     process = in_another_process([*words[:-1], 1, "--on-error", "skip"], tmp_path / "errors")
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and len(list(tmp_path.glob("out.parquet.parts/*.parquet"))) < 2:
+    while time.monotonic() < deadline and len(list(tmp_path.glob("out.parquet.parts/*.arrow"))) < 2:
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)
     process.join()

@@ -70,6 +70,33 @@ def test_a_whole_model(coma_folder: Path, coma_command: Callable, pairs: Path, t
     assert frozen and all("visual" in name for name in frozen)
 
 
+def test_experiments_are_settings_as_others_are(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
+    rows = [
+        {"query": {"text": f"q {n}"}, "positive": {"text": f"d {n}"}, "source": "ab"[n % 2], "messages": None}
+        for n in range(6)
+    ]
+    rows[1]["messages"] = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "an apple"}]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = {"model": str(coma_folder), "data": str(tmp_path / "pairs.jsonl"), "save_strategy": "no"}
+    config = write(tmp_path, **settings, joint_weight=0.5, temperature_per_source=True)
+    out, words = tmp_path / "out", ["--temperature_learning_rate", "0.01", "--per_device_train_batch_size", "6"]
+    code, _, error = coma_command("finetune", "--config", config, "--output_dir", out, *words)
+    assert code == 0, error
+    first, second, *_ = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    assert first["answer_loss"] > 0 and second["temperature/a"] != pytest.approx(0.03)
+    (stage,) = json.loads((out / "coma_training.json").read_text())
+    assert stage["stage"] == "contrastive"
+    expected = {"joint_weight": 0.5, "temperature_learning_rate": 0.01, "temperature_per_source": True}
+    assert expected.items() <= stage["settings"].items() and stage["settings"]["compression_instruction"]
+
+    code, _, error = coma_command("finetune", "--config", write(tmp_path, **settings), "--output_dir", tmp_path / "2")
+    assert code == 0, error
+    first = json.loads((tmp_path / "2" / "trainer_state.json").read_text())["log_history"][0]
+    assert "answer_loss" not in first and first["temperature"] == 0.03
+    (stage,) = json.loads((tmp_path / "2" / "coma_training.json").read_text())
+    assert stage["stage"] == "contrastive" and not {*expected, "compression_instruction"} & stage["settings"].keys()
+
+
 def test_mmeb_triplets_and_shards(pairs: Path, tmp_path: Path, picture: Callable) -> None:
     """What `data_format` names is loaded, with its settings; training on it is that of any rows."""
     rows = [{"qry": "<|image_1|>\nWhat?", "qry_image_path": "images/0.png", "pos_text": "p", "pos_image_path": ""}]

@@ -10,6 +10,7 @@ import torch
 from datasets import load_from_disk
 
 import hub_scripts.mine
+from hub_scripts.mine import mine_negatives
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.data.images import without_decoding
 from trainers.files import one_writer
@@ -64,6 +65,18 @@ def test_mined_negatives_are_the_nearest(
     assert not out.with_name("mined.parts").exists()
 
 
+def test_from_python(coma_folder: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    columns = {"query_text": "question", "positive_image": "image"}
+    report = mine_negatives(str(coma_folder), pairs, tmp_path / "mined", columns=columns, number=3, relative_margin=-2)
+    assert (report["rows"], report["mined"], report["number"]) == (24, 72, 3) and not capsys.readouterr().out
+    assert report == json.loads((tmp_path / "mined.report.json").read_text())
+    dataset = load_from_disk(str(tmp_path / "mined")).remove_columns("negatives")
+    again = mine_negatives(str(coma_folder), dataset, tmp_path / "again", number=3, relative_margin=-2)
+    assert again == report
+    with pytest.raises(TypeError, match="depht"):
+        mine_negatives(str(coma_folder), pairs, tmp_path / "other", depht=3)
+
+
 @pytest.mark.slow
 def test_mined_negatives_train(coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "mined"
@@ -88,14 +101,14 @@ def test_stopped_and_started_again(
     words = ["mine", coma_folder, pairs, out, *COLUMNS, "--part-rows", 5]
     code, _, error = coma_command(*words)
     assert code == 1 and "Row 22: positive: cannot decode" in error and not out.exists()
-    kept = {file: file.stat().st_mtime_ns for file in tmp_path.glob("mined.parts/*/*.npy")}
+    kept = {file: file.stat().st_mtime_ns for file in tmp_path.glob("mined.parts/*/*.arrow")}
     assert len(kept) == 5 + 2  # all of the queries, 10 of the documents
 
     picture(28, 28, 11).save(broken)
     states: dict[Path, int] = {}
 
     def remember(folder: str) -> None:
-        states.update({file: file.stat().st_mtime_ns for file in tmp_path.glob("mined.parts/*/*.npy")})
+        states.update({file: file.stat().st_mtime_ns for file in tmp_path.glob("mined.parts/*/*.arrow")})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hub_scripts.mine, "shutil", SimpleNamespace(rmtree=remember))
@@ -126,7 +139,7 @@ def test_negatives_that_are_there_stay(
 
 
 def test_emoji() -> None:
-    rows = hub_scripts.mine._load(SimpleNamespace(data="emoji"))
+    rows = hub_scripts.mine._load("emoji", {}, None)
     assert len(rows) == 3 * 1595 and set(rows["source"]) == {"emoji-name"}
 
 
@@ -202,7 +215,7 @@ def test_what_was_begun_with_something_else_is_refused(
     (tmp_path / "images" / "11.png").write_bytes(b"no image")
     words = ["mine", coma_folder, pairs, tmp_path / "mined", *COLUMNS, "--relative-margin", MARGIN]
     assert coma_command(*words)[0] == 1
-    (kept,) = tmp_path.glob("mined.parts/queries/*.npy")
+    (kept,) = tmp_path.glob("mined.parts/queries/*.arrow")
     code, _, error = coma_command(*words, "--dtype", "bfloat16")
     assert code == 1 and "mined.parts was begun with another dtype" in error and kept.exists()
     code, _, error = coma_command(*words, "--instructions", '{"a": "Find it."}')

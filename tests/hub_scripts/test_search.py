@@ -13,7 +13,9 @@ import torch
 
 from hub_scripts.common.folders import save_model
 from hub_scripts.common.loading import load_model
-from hub_scripts.embedding.index import index_table, join_parts, nearest, write_part
+from hub_scripts.embedding.index import nearest, write_index
+from hub_scripts.search import search_index
+from trainers.encoding.shards import write_shard
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +53,15 @@ def test_a_row_is_nearest_to_itself(
     assert lines[0][1:3] == ["1.000", str(row)] and float(lines[1][1]) < 0.9999
 
 
+def test_from_python(coma_folder: Path, index: Path) -> None:
+    (hit,) = search_index(index, "a red apple", k=1)  # by the model that the file names
+    assert hit.row == {"row": 0, "id": "0", "text": "a red apple", "image": None} and hit.score > 0.999
+    found = search_index(index, image=index.with_name("1.png"), model=load_model(str(coma_folder)), k=2)
+    assert [hit.row["image"] for hit in found][0] == "1.png" and found[0].score > found[1].score
+    with pytest.raises(ValueError, match="The query cannot be embedded: "):
+        search_index(index)
+
+
 def test_the_table_is_short_and_complete(coma_folder: Path, coma_command: Callable, index: Path) -> None:
     code, text, _ = coma_command("search", coma_folder, index, "leaves", "-k", 100)
     assert code == 0 and len(text.splitlines()) == 7
@@ -83,13 +94,18 @@ def test_wrong_command_lines(coma_folder: Path, coma_command: Callable, index: P
 def test_nearest_is_exact_over_parts_with_ties_in_order(tmp_path: Path, k: int, monkeypatch) -> None:
     monkeypatch.setattr("hub_scripts.embedding.index.ROWS_AT_A_TIME", 5)
     embeddings = torch.randint(-2, 3, (37, 3), generator=torch.manual_seed(0)).float()
-    parts = []
-    for start in range(0, 37, 8):
-        block = embeddings[start : start + 8]
-        rows = [{"id": f"n{start + place}", "text": None, "path": None} for place in range(len(block))]
-        parts.append(tmp_path / f"{start}.parquet")
-        write_part(parts[-1], index_table(start, rows, block, {}), "")
-    assert join_parts(parts, tmp_path / "i", tmp_path / "skipped", {}) == (37, 0)
+    table = pa.table(
+        {
+            "row": range(37),
+            "id": [f"n{row}" for row in range(37)],
+            **{name: pa.nulls(37) for name in ("text", "image", "error")},
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.numpy().reshape(-1)), 3),
+        }
+    )
+    shards = [tmp_path / f"{start}.arrow" for start in range(0, 37, 8)]
+    for number, shard in enumerate(shards):
+        write_shard(shard, table.slice(8 * number, 8))
+    assert write_index(tmp_path / "i", shards, tmp_path / "skipped", {"dim": 3}) == (37, 0)
     query = torch.tensor([1.0, -1.0, 2.0])
     scores = embeddings @ query
     expected = sorted(range(37), key=lambda row: (-scores[row].item(), row))[:k]

@@ -7,14 +7,16 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 
-from hub_scripts.embedding.index import index_metadata, index_table, join_parts, nearest, write_part
+from hub_scripts.embedding.index import index_metadata, nearest, write_index
 from hub_scripts.finetune import _parse as parse_finetune
 from hub_scripts.pretrain import _parse as parse_pretrain
 from tests.malformed.cases import Case, Check
 from tests.malformed.tables import load
 from trainers.data.qa.parsing import find_questions
+from trainers.encoding.shards import write_shard
 
 
 __all__ = ["index_cases", "long_cases", "setting_cases"]
@@ -103,11 +105,20 @@ def has_model(found: Any) -> str | None:
 def index_cases(number: int, draw: random.Random, folder: Path) -> Iterator[Case]:
     embeddings = torch.nn.functional.normalize(torch.randn(40, 16, generator=torch.manual_seed(0)), dim=1)
     metadata = {"model": "m", "num_compression_tokens": 4, "dim": 16, "probe": [0.5, 0.25]}
-    parts = [folder / f"{start}.parquet" for start in range(0, 40, 10)]
-    for start, part in zip(range(0, 40, 10), parts, strict=True):
-        rows = [{"id": f"n{row}", "text": f"⟦{row}⟧", "path": None} for row in range(start, start + 10)]
-        write_part(part, index_table(start, rows, embeddings[start : start + 10], {}), "")
-    join_parts(parts, folder / "index", folder / "skipped", metadata)
+    table = pa.table(
+        {
+            "row": range(40),
+            "id": [f"n{row}" for row in range(40)],
+            "text": [f"⟦{row}⟧" for row in range(40)],
+            "image": pa.nulls(40),
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.numpy().reshape(-1)), 16),
+            "error": pa.nulls(40, pa.string()),
+        }
+    )
+    shards = [folder / f"{row}.arrow" for row in range(0, 40, 10)]
+    for place, shard in enumerate(shards):
+        write_shard(shard, table.slice(10 * place, 10))
+    write_index(folder / "index", shards, folder / "skipped", metadata)
     data, expected = (folder / "index").read_bytes(), nearest(folder / "index", embeddings[7], 5)
 
     def read(path: Path) -> Any:

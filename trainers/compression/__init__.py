@@ -7,6 +7,9 @@ _MODULES = {
     "ComaCompressionCollator": "collator",
     "ComaCompressionConfig": "config",
     "ComaCompressionTrainer": "trainer",
+    "add_lengths": "lengths",
+    "answer_kl": "loss",
+    "evaluate_compression": "evaluation",
 }
-__all__ = ["ComaCompressionCollator", "ComaCompressionConfig", "ComaCompressionTrainer"]
+__all__ = list(_MODULES)
 __getattr__, __dir__ = lazy(__name__, _MODULES)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from modeling_coma import ComaProcessor
 from trainers.data.items import to_compression_input
@@ -15,6 +16,7 @@ from trainers.data.schema import check_messages
 
 if TYPE_CHECKING:  # it loads the settings of the HF `Trainer`, and with them PEFT
     from trainers.compression.config import ComaCompressionConfig
+
 
 __all__ = ["ComaCompressionCollator"]
 
@@ -80,36 +82,37 @@ class ComaCompressionCollator:
     def collate(self, rows: list[dict[str, Any]]) -> tuple[dict[str, torch.Tensor], int]:
         """The batch, and how many turns of its dialogues were left out."""
         inputs = [to_compression_input(row, place) for place, row in enumerate(rows)]
-        batch = self.processor.process(inputs, **self.options)
+        batch = dict(self.processor.process(inputs, **self.options))
         for row in rows:
             check_messages(row.get("messages"))
         dialogues = self.processor.process_dialogues([row["messages"] for row in rows])
-        cut = [
-            self._cut(np.array(ids), np.array(mask, dtype=bool), place)
-            for place, (ids, mask) in enumerate(zip(dialogues["input_ids"], dialogues["assistant_masks"], strict=True))
-        ]
-        dialogue = _pad([(ids, answers) for ids, answers, _ in cut], self.processor.tokenizer.pad_token_id)
-        return {**batch, **dialogue}, sum(turns for *_, turns in cut)
+        ids, labels, turns_cut = [], [], 0
+        for place, (tokens, mask) in enumerate(zip(dialogues["input_ids"], dialogues["assistant_masks"], strict=True)):
+            tokens, is_answer = np.array(tokens), np.array(mask, dtype=bool)
+            length, turns = self._length(is_answer, place)
+            ids.append(torch.from_numpy(tokens[:length]))
+            labels.append(torch.from_numpy(np.where(is_answer, tokens, -100)[:length]))
+            turns_cut += turns
+        batch |= {
+            "dialogue_input_ids": _pad(ids, self.processor.tokenizer.pad_token_id),
+            "dialogue_attention_mask": _pad([torch.ones_like(tokens) for tokens in ids], 0),
+            "labels": _pad(labels, -100),
+        }
+        return batch, turns_cut
 
-    def _cut(self, ids: np.ndarray, answers: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """A dialogue up to the last answer that ends within the limit, and how many answers are left out."""
-        if len(ids) <= self.dialogue_max_length:
-            return ids, answers, 0
-        ends = np.flatnonzero(answers & ~np.append(answers[1:], False)) + 1
+    def _length(self, is_answer: np.ndarray, row: int) -> tuple[int, int]:
+        """Tokens of a dialogue up to the last answer that ends within the limit, and how many answers are left out."""
+        if len(is_answer) <= self.dialogue_max_length:
+            return len(is_answer), 0
+        ends = np.flatnonzero(is_answer & ~np.append(is_answer[1:], False)) + 1
         fitting = ends[ends <= self.dialogue_max_length]
         if not len(fitting):
             raise ValueError(
                 f"Row {row}: its first answer ends at token {ends[0]} of the dialogue, beyond "
                 f"dialogue_max_length={self.dialogue_max_length}."
             )
-        return ids[: fitting[-1]], answers[: fitting[-1]], len(ends) - len(fitting)
+        return int(fitting[-1]), len(ends) - len(fitting)
 
 
-def _pad(rows: list[tuple[np.ndarray, np.ndarray]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    ids = np.full((len(rows), max(len(tokens) for tokens, _ in rows)), pad_token_id)
-    mask, labels = np.zeros_like(ids), np.full_like(ids, -100)
-    for row, (tokens, answers) in enumerate(rows):
-        ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
-        labels[row, : len(tokens)] = np.where(answers, tokens, -100)
-    dialogue = {"dialogue_input_ids": ids, "dialogue_attention_mask": mask, "labels": labels}
-    return {name: torch.from_numpy(array) for name, array in dialogue.items()}
+def _pad(rows: list[torch.Tensor], value: int) -> torch.Tensor:
+    return pad_sequence(rows, batch_first=True, padding_value=value)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+import math
+from collections.abc import Callable
 
-import numpy as np
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from modeling_coma import ComaProcessor
 from trainers.data.images import without_decoding
 from trainers.data.items import to_compression_input
 from trainers.data.schema import check_messages
-from trainers.encoding.encode import token_lengths
+from trainers.encoding.tokenize import token_lengths
 
 
 __all__ = ["add_lengths"]
@@ -47,17 +47,18 @@ def add_lengths(
         `Dataset`: the same with the column, a list of two numbers per row. What cannot be read has length 0; it is
         reported, by its number, when it comes into a batch.
     """
-    processor = copy.copy(processor)
-    limit, processor.max_length = max_length or processor.max_length, None
+    instructions = (processor.text_instruction, processor.image_instruction)
+    unlimited = copy.copy(processor)
+    unlimited.max_length = None
     lengths = without_decoding(dataset).map(
         _lengths,
         batched=True,
         remove_columns=dataset.column_names,
         features=Features({column: List(Value("int64"))}),
         fn_kwargs={
-            "processor": processor,
-            "limits": (limit, dialogue_max_length),
-            "compression_instruction": compression_instruction,
+            "processor": unlimited,
+            "instructions": [_num_tokens(processor, text) if compression_instruction else 0 for text in instructions],
+            "limits": (max_length or processor.max_length or math.inf, dialogue_max_length),
             "column": column,
         },
         num_proc=num_proc,
@@ -67,45 +68,30 @@ def add_lengths(
 
 
 def _lengths(
-    batch: dict[str, list],
-    processor: ComaProcessor,
-    limits: tuple[int | None, int],
-    compression_instruction: bool,
-    column: str,
+    batch: dict[str, list], processor: ComaProcessor, instructions: list[int], limits: tuple[float, int], column: str
 ) -> dict[str, list[list[int]]]:
+    def of_inputs(rows: list[dict]) -> list[int]:
+        items = [to_compression_input(row, 0) for row in rows]
+        lengths = token_lengths(processor, items).tolist()
+        return [length + instructions["image" in item] for length, item in zip(lengths, items, strict=True)]
+
+    def of_dialogues(rows: list[dict]) -> list[int]:
+        for row in rows:
+            check_messages(row.get("messages"))
+        return [len(ids) for ids in processor.process_dialogues([row["messages"] for row in rows])["input_ids"]]
+
     rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-    inputs = _readable(rows, lambda row: to_compression_input(row, 0))
-    lengths = np.zeros((len(rows), 2), dtype=np.int64)
-    if inputs:
-        lengths[list(inputs), 0] = token_lengths(processor, list(inputs.values()))
-    if compression_instruction:
-        with_image, without = (
-            len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
-            for text in (processor.image_instruction, processor.text_instruction)
-        )
-        for place, item in inputs.items():
-            lengths[place, 0] += with_image if "image" in item else without
-    dialogues = _readable(rows, lambda row: check_messages(row.get("messages")) or row["messages"])
-    if dialogues:
-        lengths[list(dialogues), 1] = _dialogue_lengths(processor, list(dialogues.values()))
-    limits = [np.iinfo(np.int64).max if limit is None else limit for limit in limits]
-    return {column: np.minimum(lengths, limits).tolist()}
+    pairs = zip(_counted(of_inputs, rows), _counted(of_dialogues, rows), strict=True)
+    return {column: [[min(length, limit) for length, limit in zip(pair, limits, strict=True)] for pair in pairs]}
 
 
-def _readable(rows: list[dict], read: Any) -> dict[int, Any]:
-    """By place, what is read of those rows of which it can be read."""
-    found = {}
-    for place, row in enumerate(rows):
-        try:
-            found[place] = read(row)
-        except ValueError:  # it is reported, with its row, when it comes into a batch
-            continue
-    return found
-
-
-def _dialogue_lengths(processor: ComaProcessor, dialogues: list[list[dict]]) -> list[int]:
+def _counted(count: Callable[[list[dict]], list[int]], rows: list[dict]) -> list[int]:
+    """Lengths of rows; 0 for one that cannot be read, which is reported, by its number, when it comes into a batch."""
     try:
-        return [len(ids) for ids in processor.process_dialogues(dialogues)["input_ids"]]
-    except ValueError:  # some of them have tokens that belong to inputs
-        found = _readable(dialogues, lambda messages: len(processor.process_dialogues([messages])["input_ids"][0]))
-        return [found.get(place, 0) for place in range(len(dialogues))]
+        return count(rows)
+    except ValueError:
+        return [0] if len(rows) == 1 else [_counted(count, [row])[0] for row in rows]
+
+
+def _num_tokens(processor: ComaProcessor, text: str) -> int:
+    return len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])

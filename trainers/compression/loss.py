@@ -1,7 +1,8 @@
-"""Stage-1 losses beside the cross-entropy of the model's own forward, at answer positions only.
+"""The KL from a teacher, and which answer tokens are hit: what stage 1 computes at answer positions.
 
-The logits of one position are as wide as the vocabulary, so they exist for a few positions at a time and are computed
-again in the backward pass.
+The cross-entropy is not here: the model computes it in its own forward (modeling_coma/loss_coma.py), so that a plain
+HF `Trainer` trains stage 1 as well. The logits of one position are as wide as the vocabulary, so they exist for a few
+positions at a time and are computed again in the backward pass.
 """
 
 from __future__ import annotations

@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 import torch
 
-from trainers.contrastive.loss import InfoNCEOutput, InfoNCEStatistics
+from trainers.contrastive.loss import InfoNCEOutput
 from trainers.contrastive.targets import PairIds
 from trainers.evaluation_rows import EVALUATION
 
 
 __all__ = ["EvaluationBlocks"]
 
-# queries, documents, their relations; which queries and which documents look for the others
-LossOfBlock = Callable[[torch.Tensor, torch.Tensor, PairIds, torch.Tensor, torch.Tensor], InfoNCEOutput]
+# queries, documents, their relations; which queries look for documents
+LossOfBlock = Callable[[torch.Tensor, torch.Tensor, PairIds, slice], InfoNCEOutput]
 
 
 class EvaluationBlocks:
@@ -28,16 +28,15 @@ class EvaluationBlocks:
         size (`int`):
             Rows of a block.
         loss (`Callable`):
-            What a block costs: `(queries, documents, ids, own_rows, own_documents)` -> [`InfoNCEOutput`], summed over
-            `own_rows`.
+            What a block costs: `(queries, documents, ids, own_rows)` -> [`InfoNCEOutput`], summed over `own_rows`.
     """
 
     def __init__(self, size: int, loss: LossOfBlock) -> None:
         self.size, self.loss = size, loss
         self.queries = self.documents = self.ids = None
         self.waiting = 0  # rows without a loss, the last of those that are here
-        self.rows, self.total, self.num_documents = 0, 0.0, 0
-        self.statistics: InfoNCEStatistics | None = None
+        self.num_rows, self.num_documents = 0, 0
+        self.outputs: list[InfoNCEOutput] = []
 
     def add(self, queries: torch.Tensor, documents: torch.Tensor, ids: PairIds, numbers: torch.Tensor) -> None:
         """
@@ -52,8 +51,7 @@ class EvaluationBlocks:
         Raises:
             ValueError: for an embedding that is not finite, with its row.
         """
-        rows_of_documents = numbers[ids.owners] if len(numbers) else numbers
-        for name, embeddings, rows in (("query", queries, numbers), ("document", documents, rows_of_documents)):
+        for name, embeddings, rows in (("query", queries, numbers), ("document", documents, numbers[ids.owners])):
             if len(bad := (~embeddings.isfinite().all(dim=1)).nonzero()):
                 raise ValueError(f"Row {int(rows[bad[0, 0]])} of {EVALUATION}: its {name} has no finite embedding.")
         if self.ids is not None:
@@ -62,37 +60,32 @@ class EvaluationBlocks:
         self.queries, self.documents, self.ids = queries, documents, ids
         self.waiting += len(numbers)
         while self.waiting >= self.size:
-            self._finish(len(self.queries) - self.waiting, self.size)
-            self._keep(len(self.queries) - self.waiting - self.size)
+            self._finish(self.size)
+            first = max(0, len(self.queries) - self.waiting - self.size)  # those before are needed no more
+            self.queries, self.documents, self.ids = self._rows(first, len(self.queries))
 
     def means(self) -> dict[str, float]:
         """The loss, among how many documents a query was, on average, and what explains the loss."""
         if self.waiting:
-            self._finish(len(self.queries) - self.waiting, self.waiting)
-        if not self.rows:
+            self._finish(self.waiting)
+        if not self.num_rows:
             raise ValueError(f"There is no row in {EVALUATION}, or none that can be used: no loss can be computed.")
-        found = {"loss": self.total / self.rows, "num_documents": self.num_documents / self.rows}
-        fractions = self.statistics.fractions().items()
-        return found | {name: float(total / count) for name, (total, count) in fractions if count}
+        loss = sum(float(output.loss) for output in self.outputs)
+        means = {"loss": loss / self.num_rows, "num_documents": self.num_documents / self.num_rows}
+        total = InfoNCEOutput(loss, torch.stack([output.sums for output in self.outputs]).sum(dim=0))
+        return means | {name: float(part / count) for name, (part, count) in total.fractions().items() if count}
 
-    def _finish(self, first: int, number: int) -> None:
-        """The loss of some rows, among those before that a block has besides."""
+    def _finish(self, number: int) -> None:
+        """The loss of the first rows that wait for one, among those before that a block has besides."""
+        first = len(self.queries) - self.waiting
         start = max(0, first + number - self.size)
-        device = self.queries.device
-        ids, chosen = self.ids.select(torch.arange(start, first + number, device=device))
-        own = torch.arange(first - start, first - start + number, device=device)
-        own_documents = (ids.owners >= first - start).nonzero()[:, 0]
-        block = self.queries[start : first + number], self.documents[chosen]
-        output = self.loss(*block, ids, own, own_documents)
-        self.total += float(output.loss)
-        self.num_documents += number * len(ids.owners)
-        self.statistics = output.statistics if self.statistics is None else self.statistics + output.statistics
-        self.rows += number
+        queries, documents, ids = self._rows(start, first + number)
+        self.outputs.append(self.loss(queries, documents, ids, slice(first - start, first - start + number)))
+        self.num_rows += number
+        self.num_documents += number * len(documents)
         self.waiting -= number
 
-    def _keep(self, first: int) -> None:
-        """Leaves out rows that no block needs any more."""
-        if first > 0:
-            rows = torch.arange(first, len(self.queries), device=self.queries.device)
-            self.ids, chosen = self.ids.select(rows)
-            self.queries, self.documents = self.queries[first:], self.documents[chosen]
+    def _rows(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor, PairIds]:
+        """Some of the rows with their documents."""
+        ids, chosen = self.ids.select(torch.arange(start, end, device=self.queries.device))
+        return self.queries[start:end], self.documents[chosen], ids

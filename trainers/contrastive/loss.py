@@ -19,7 +19,7 @@ from trainers.contrastive.targets import ContrastiveTargets, TargetMasks
 from trainers.ranges import AT_LEAST_0, COUNT, check_ranges
 
 
-__all__ = ["InfoNCEOptions", "InfoNCEOutput", "InfoNCEStatistics", "info_nce"]
+__all__ = ["InfoNCEOptions", "InfoNCEOutput", "info_nce"]
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,22 @@ class InfoNCEOptions:
             raise ValueError(f"matryoshka must map dimensions >= 1 to weights, got {dict(self.matryoshka)}.")
 
 
-@dataclass(frozen=True)
-class InfoNCEStatistics:
+class InfoNCEOutput(NamedTuple):
     """
-    What explains the value of a loss. Sums, so that adding those of several steps or processes is exact.
+    The loss and what explains its value, as sums, so that adding those of several steps or processes is exact.
 
     Args:
+        loss (`torch.Tensor`):
+            Scalar, fp32 (fp64 if the embeddings are).
         sums (`torch.DoubleTensor` of shape `(7,)`):
-            Queries; queries that have negatives; of these, the ones whose best positive beats every negative (ties are
-            lost); mean similarity of each query's positives; similarity of its hardest negative; negatives; pairs left
-            out as false negatives (equal content, or above the margin).
+            Detached, of the embeddings with all their dimensions: queries; queries that have negatives; of these, the
+            ones whose best positive beats every negative (ties are lost); mean similarity of each query's positives;
+            similarity of its hardest negative; negatives; pairs left out as false negatives (equal content, or above
+            the margin).
     """
 
+    loss: torch.Tensor
     sums: torch.Tensor
-
-    def __add__(self, other: InfoNCEStatistics) -> InfoNCEStatistics:
-        return InfoNCEStatistics(self.sums + other.sums)
 
     def fractions(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """
@@ -84,17 +84,6 @@ class InfoNCEStatistics:
             "negatives": (negatives, queries),
             "masked_false_negatives": (masked, queries),
         }
-
-
-class InfoNCEOutput(NamedTuple):
-    """
-    Args:
-        loss (`torch.Tensor`): Scalar, fp32 (fp64 if the embeddings are).
-        statistics (`InfoNCEStatistics`): Detached, of the embeddings with all their dimensions.
-    """
-
-    loss: torch.Tensor
-    statistics: InfoNCEStatistics
 
 
 def info_nce(
@@ -136,7 +125,7 @@ def info_nce(
             What the summed loss is divided by; by default the queries with a positive id. 1 gives the sum.
 
     Returns:
-        `InfoNCEOutput`: `loss` and `statistics`.
+        `InfoNCEOutput`: `loss` and `sums`.
 
     Raises:
         `ValueError`: shapes that do not fit, a query without its positive, an embedding that has no direction (zero,
@@ -167,11 +156,11 @@ def info_nce(
                 torch.is_grad_enabled(),
             )
             loss = loss + weight * summed
-    return InfoNCEOutput(loss / num_items_in_batch, InfoNCEStatistics(sums))
+    return InfoNCEOutput(loss / num_items_in_batch, sums)
 
 
 class _BlockwiseInfoNCE(torch.autograd.Function):
-    """The summed loss of normalised queries, and the sums of [`InfoNCEStatistics`]."""
+    """The summed loss of normalised queries, and the sums of [`InfoNCEOutput`]."""
 
     @staticmethod
     def forward(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 import torch
 from transformers.utils import ModelOutput
@@ -43,31 +43,25 @@ class PackedInputs:
     image_grid_thw: torch.LongTensor | None = None
 
     @classmethod
-    def from_batch(cls, batch: dict[str, torch.Tensor], images_per_row: torch.LongTensor) -> PackedInputs:
+    def from_batch(cls, batch: dict[str, torch.Tensor], images_per_row: torch.LongTensor) -> Self:
         """Packs a padded batch of the processor, given how many images each row has."""
-        mask = batch["attention_mask"].bool()
-        return cls(
-            input_ids=batch["input_ids"][mask],
-            lengths=mask.sum(dim=1),
-            images_per_row=images_per_row,
-            pixel_values=batch.get("pixel_values"),
-            image_grid_thw=batch.get("image_grid_thw"),
-        )
+        batch = dict(batch)
+        mask = batch.pop("attention_mask").bool()
+        batch["input_ids"] = batch["input_ids"][mask]
+        return cls(lengths=mask.sum(dim=1), images_per_row=images_per_row, **batch)
 
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def to(self, device: torch.device | str, **kwargs: Any) -> PackedInputs:
+    def to(self, device: torch.device | str, **kwargs: Any) -> Self:
         """The same inputs on another device. Pixels stay where they are: a part of them is moved when it is needed."""
         return self._with(lambda name, tensor: tensor if name == "pixel_values" else tensor.to(device, **kwargs))
 
-    def pin_memory(self) -> PackedInputs:
+    def pin_memory(self) -> Self:
         """The same inputs in page-locked memory, as a data loader asks for."""
         return self._with(lambda name, tensor: tensor.pin_memory())
 
-    def _with(self, change: Callable[[str, torch.Tensor], torch.Tensor]) -> PackedInputs:
+    def _with(self, change: Callable[[str, torch.Tensor], torch.Tensor]) -> Self:
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        return PackedInputs(**{n: tensor if tensor is None else change(n, tensor) for n, tensor in tensors.items()})
+        changed = {name: change(name, tensor) for name, tensor in tensors.items() if tensor is not None}
+        return replace(self, **changed)
 
     def images_of(self, rows: torch.LongTensor) -> torch.LongTensor:
         """Numbers of the images of some rows, in the order of the rows."""
@@ -109,30 +103,36 @@ class PackedInputs:
 
 def encode_images(model: ComaForEmbedding, packed: PackedInputs, max_patches: int) -> dict[str, ModelOutput]:
     """What `ComaForEmbedding.encode_images` returns for all images, made of `max_patches` patches at a time."""
-    patches = packed.image_grid_thw.prod(dim=1).cpu()
-    outputs = []
-    for part in pack(patches, max_patches, padded=False):
-        images = torch.tensor(part, device=packed.image_grid_thw.device)
-        outputs.append(model.encode_images(packed.pixels_of(images), packed.image_grid_thw[images])["image"])
-        outputs[-1].last_hidden_state = None  # before merging, several times as large and needed no more
-    whole = outputs[0]
-    whole.pooler_output = tuple(chain.from_iterable(output.pooler_output for output in outputs))
-    if getattr(whole, "deepstack_features", None) is not None:  # Qwen3-VL: features of several layers
-        layers = zip(*(output.deepstack_features for output in outputs), strict=True)
-        whole.deepstack_features = [tuple(chain.from_iterable(parts_of_layer)) for parts_of_layer in layers]
-    return {"image": whole}
+    parts = []
+    for numbers in pack(packed.image_grid_thw.prod(dim=1).cpu(), max_patches, padded=False):
+        images = torch.tensor(numbers, device=packed.image_grid_thw.device)
+        output = model.encode_images(packed.pixels_of(images), packed.image_grid_thw[images])["image"]
+        parts.append(_features(output))
+    features = [tuple(chain.from_iterable(of_layer)) for of_layer in zip(*parts, strict=True)]
+    return {"image": _with_features(output, features)}
 
 
-def select_images(features: dict[str, ModelOutput], images: torch.LongTensor) -> dict[str, ModelOutput]:
+def select_images(outputs: dict[str, ModelOutput], images: torch.LongTensor) -> dict[str, ModelOutput]:
     """What [`encode_images`] returned, for some of its images; empty for none."""
     numbers = images.tolist()
     if not numbers:
         return {}
-    output = copy.copy(features["image"])
-    output.pooler_output = tuple(output.pooler_output[number] for number in numbers)
-    if getattr(output, "deepstack_features", None) is not None:
-        output.deepstack_features = [tuple(layer[number] for number in numbers) for layer in output.deepstack_features]
-    return {"image": output}
+    features = [tuple(of_layer[number] for number in numbers) for of_layer in _features(outputs["image"])]
+    return {"image": _with_features(outputs["image"], features)}
+
+
+def _features(output: ModelOutput) -> list[tuple[torch.Tensor, ...]]:
+    """Features of each image: those at the end of the tower and, of Qwen3-VL, those of several of its layers."""
+    return [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
+
+
+def _with_features(output: ModelOutput, features: list[tuple[torch.Tensor, ...]]) -> ModelOutput:
+    output = copy.copy(output)
+    output.pooler_output, *layers = features
+    if layers:
+        output.deepstack_features = layers
+    output.last_hidden_state = None  # before merging, several times as large and needed no more
+    return output
 
 
 def _ranges(first: torch.LongTensor, lengths: torch.LongTensor) -> torch.LongTensor:

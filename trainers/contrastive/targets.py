@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -74,15 +75,16 @@ class IdSets:
 
     def shared(self, others: IdSets) -> torch.Tensor:
         """Whether a row and a row of `others` have an id in common, `(len(self), len(others))`."""
-        wanted, number = self.of_row.unique(return_inverse=True)
-        of_wanted, place = _places(self.sets, wanted)
+        sets, set_of_row = self.of_row.unique(return_inverse=True)
+        of_set, positions = _matches(self.sets, sets)
+        ids = self.ids[positions]
         other_ids, other_sets = others._by_id
-        size = int(others.of_row.max()) + 1 if len(others) else 0
-        found = torch.zeros(len(wanted), size, dtype=torch.bool, device=self.of_row.device)
-        for some_wanted, some_ids in _split(other_ids, of_wanted, self.ids[place]):
-            which, here = _places(other_ids, some_ids)
-            found[some_wanted[which], other_sets[here]] = True
-        return found.gather(1, others.of_row.expand(len(wanted), -1))[number]
+        num_other_sets = int(others.of_row.max()) + 1 if len(others) else 0
+        is_shared = torch.zeros(len(sets), num_other_sets, dtype=torch.bool, device=self.of_row.device)
+        for some in _pieces(other_ids, ids):
+            of_id, positions = _matches(other_ids, ids[some])
+            is_shared[of_set[some][of_id], other_sets[positions]] = True
+        return is_shared.gather(1, others.of_row.expand(len(sets), -1))[set_of_row]
 
     @cached_property
     def _by_id(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,8 +94,8 @@ class IdSets:
         return ids, self.sets[of_rows][order]
 
 
-def _places(values: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every place of sorted `values` where a wanted number stands: which of the wanted it is, and the place."""
+def _matches(values: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every position in sorted `values` of a wanted number: which of the wanted it is, and the position."""
     first = torch.searchsorted(values, wanted)
     counts = torch.searchsorted(values, wanted, right=True) - first
     which = torch.arange(len(wanted), device=values.device).repeat_interleave(counts)
@@ -101,11 +103,11 @@ def _places(values: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, t
     return which, torch.arange(len(which), device=values.device) + offset[which]
 
 
-def _split(values: torch.Tensor, *wanted: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Pieces of the wanted, of which the last one stands in `values`, with about `PAIRS_AT_A_TIME` places each."""
-    counts = torch.searchsorted(values, wanted[-1], right=True) - torch.searchsorted(values, wanted[-1])
-    pieces = (counts.cumsum(0) // PAIRS_AT_A_TIME).unique_consecutive(return_counts=True)[1].tolist()
-    yield from zip(*(tensor.split(pieces) for tensor in wanted), strict=True)
+def _pieces(values: torch.Tensor, wanted: torch.Tensor) -> list[slice]:
+    """Pieces of the wanted numbers with about `PAIRS_AT_A_TIME` positions in sorted `values` each."""
+    counts = torch.searchsorted(values, wanted, right=True) - torch.searchsorted(values, wanted)
+    sizes = (counts.cumsum(0) // PAIRS_AT_A_TIME).unique_consecutive(return_counts=True)[1].tolist()
+    return [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
 
 
 @dataclass(eq=False)
@@ -258,12 +260,14 @@ class PairIds(NamedTuple):
         rows (`torch.LongTensor` of shape `(num_rows, 5)`):
             Of each row the hash of its query with the instruction and without it, the hash of its group and of its
             source, and 1 if it has no negatives but its own.
-        documents (`torch.LongTensor` of shape `(num_documents, 3)`):
-            Of each document the number of the row to which it belongs, its hash, and 1 for a positive, 0 for a hard
-            negative.
+        owners (`torch.LongTensor` of shape `(num_documents,)`):
+            The number of the row to which each document belongs.
+        documents (`torch.LongTensor` of shape `(num_documents, 2)`):
+            Of each document its hash, and 1 for a positive, 0 for a hard negative.
     """
 
     rows: torch.Tensor
+    owners: torch.Tensor
     documents: torch.Tensor
 
     @classmethod
@@ -272,45 +276,38 @@ class PairIds(NamedTuple):
         names = ("asked_keys", "query_keys", "groups", "sources", "restricted")
         owners = batch["owners"]
         is_positive = torch.arange(len(owners), device=owners.device) < len(batch["queries"])
-        return cls(
-            rows=torch.stack([batch[name].long() for name in names], dim=1),
-            documents=torch.stack([owners, batch["document_keys"], is_positive.long()], dim=1),
-        )
+        rows = torch.stack([batch[name].long() for name in names], dim=1)
+        return cls(rows, owners, torch.stack([batch["document_keys"], is_positive.long()], dim=1))
 
     @property
     def sources(self) -> torch.Tensor:
         """The hash of the source of each row."""
         return self.rows[:, 3]
 
-    @property
-    def owners(self) -> torch.Tensor:
-        """The number of the row to which each document belongs."""
-        return self.documents[:, 0]
-
-    def gathered(self) -> tuple[PairIds, slice, slice]:
-        """Those of all processes, and where the rows and the documents of this one are."""
-        rows, documents = gather_together(self.rows, self.documents)
-        ids = PairIds(rows.rows, documents.rows.clone())
+    def gathered(self) -> tuple[PairIds, slice]:
+        """Those of all processes, and where the rows of this one are."""
+        rows, owners, documents = gather_together(*self)
         first_rows = torch.tensor([0, *rows.sizes[:-1]]).cumsum(0)
-        ids.owners.add_(first_rows.repeat_interleave(torch.tensor(documents.sizes)).to(ids.owners.device))
-        here = (slice(part.first, part.first + len(own)) for part, own in zip((rows, documents), self, strict=True))
-        return ids, *here
+        first_rows = first_rows.repeat_interleave(torch.tensor(owners.sizes)).to(owners.rows.device)
+        ids = PairIds(rows.rows, owners.rows + first_rows, documents.rows)
+        return ids, slice(rows.first, rows.first + len(self.rows))
 
     def joined(self, more: PairIds) -> PairIds:
         """Those of some rows, and then those of more."""
-        documents = more.documents.clone()
-        documents[:, 0] += len(self.rows)
-        return PairIds(torch.cat([self.rows, more.rows]), torch.cat([self.documents, documents]))
+        more = more._replace(owners=more.owners + len(self.rows))
+        return PairIds(*(torch.cat(pair) for pair in zip(self, more, strict=True)))
 
     def select(self, rows: torch.Tensor) -> tuple[PairIds, torch.Tensor]:
         """Those of some rows, in their order, with their documents; and which documents these are."""
-        place = torch.full((len(self.rows),), -1, device=rows.device)
-        place[rows] = torch.arange(len(rows), device=rows.device)
-        owners = place[self.owners]
+        new_number = torch.full((len(self.rows),), -1, device=rows.device)
+        new_number[rows] = torch.arange(len(rows), device=rows.device)
+        owners = new_number[self.owners]
         chosen = (owners >= 0).nonzero()[:, 0]
-        documents = self.documents[chosen]
-        documents[:, 0] = owners[chosen]
-        return PairIds(self.rows[rows], documents), chosen
+        return PairIds(self.rows[rows], owners[chosen], self.documents[chosen]), chosen
+
+    def documents_of(self, rows: slice) -> torch.Tensor:
+        """Which documents belong to some rows."""
+        return ((self.owners >= rows.start) & (self.owners < rows.stop)).nonzero()[:, 0]
 
     def targets(self, same_source_negatives: bool = False) -> ContrastiveTargets:
         """Who is whose positive and negative, of all rows against all documents."""
@@ -330,7 +327,7 @@ class PairIds(NamedTuple):
         What equals an answer, or the query itself, is left out.
         """
         asked, query_content, groups, _, _ = self.rows.unbind(dim=1)
-        owners, document_content, is_positive = self.documents.unbind(dim=1)
+        owners, (document_content, is_positive) = self.owners, self.documents.unbind(dim=1)
         # Ids of what is asked, then of groups, then of contents, so that all differ.
         asked_values, asked = asked.unique(return_inverse=True)
         group_values, numbers = groups.unique(return_inverse=True)

@@ -19,7 +19,7 @@ from trainers.contrastive.grad_cache import cached_embeddings, plan_mini_batches
 from trainers.contrastive.loss import InfoNCEOptions, InfoNCEOutput, info_nce
 from trainers.contrastive.packing import PackedInputs, encode_images, select_images
 from trainers.contrastive.sources import UnseenSources, check_sources, every_source
-from trainers.contrastive.targets import Index, PairIds
+from trainers.contrastive.targets import PairIds
 from trainers.distributed import gather_rows, gather_together
 from trainers.evaluation_rows import RowsOnce
 from trainers.samplers import SubBatchSampler
@@ -114,7 +114,7 @@ class ComaContrastiveTrainer(ComaTrainer):
 
     def _count(self, output: InfoNCEOutput, pairs: int, inputs: dict[str, Any]) -> None:
         """What is logged of a batch beside its loss."""
-        for name, (total, count) in output.statistics.fractions().items():
+        for name, (total, count) in output.fractions().items():
             self.meter.add(name, total, count)
         self.meter.add_rate("pairs_per_second", pairs)
         packed, counts = inputs["inputs"], pairs > 0  # without pairs its input stands for rows left out
@@ -133,40 +133,39 @@ class ComaContrastiveTrainer(ComaTrainer):
             with self.compute_loss_context_manager():  # autocast, also where backward embeds again
                 return model(**batch, mm_encoder_outputs=images or None).embeddings
 
-        mini_batches = plan_mini_batches(packed.lengths, self.args.mini_batch_tokens, device=self.accelerator.device)
+        mini_batches = plan_mini_batches(packed.lengths, self.args.mini_batch_tokens)
         return cached_embeddings(embed, mini_batches, lambda: self.accelerator.no_sync(model))
 
     def _loss_of_batch(self, queries: torch.Tensor, documents: torch.Tensor, ids: PairIds) -> InfoNCEOutput:
         """The share of this process: its queries against the documents of all, and maybe the other way round."""
-        ids, own_rows, own_documents = ids.gathered()
+        ids, own_rows = ids.gathered()
         if self.args.bidirectional:
             all_queries, all_documents = (gathered.rows for gathered in gather_together(queries, documents))
         else:
             all_queries, all_documents = None, gather_rows(documents)[0]
         if self.model.training:
             self.meter.add("num_documents", len(all_documents) * len(queries), len(queries))
-        output = self._summed_loss(ids, own_rows, own_documents, queries, all_documents, all_queries)
-        return InfoNCEOutput(output.loss / max(1, len(ids.rows)), output.statistics)
+        output = self._summed_loss(queries, all_documents, all_queries, ids, own_rows)
+        return output._replace(loss=output.loss / max(1, len(ids.rows)))
 
     def _summed_loss(
         self,
+        own_queries: torch.Tensor,
+        documents: torch.Tensor,
+        queries: torch.Tensor | None,
         ids: PairIds,
-        own_rows: Index,
-        own_documents: Index,
-        queries: torch.Tensor,
-        all_documents: torch.Tensor,
-        all_queries: torch.Tensor | None,
+        own_rows: slice,
     ) -> InfoNCEOutput:
-        """InfoNCE of the queries of `own_rows` against all documents, and of `own_documents` against all queries."""
+        """InfoNCE of the queries of some rows against all documents; given all queries, that of the documents, too."""
         targets, temperature = ids.targets(self.args.same_source_negatives), self.temperature(ids.sources)
         of_queries = targets.for_queries(own_rows)
-        output = info_nce(queries, all_documents, of_queries, temperature[own_rows], self.options, 1)
-        if all_queries is None:
+        output = info_nce(own_queries, documents, of_queries, temperature[own_rows], self.options, 1)
+        if queries is None:
             return output
-        documents, of_documents = all_documents[own_documents], targets.transposed().for_queries(own_documents)
-        temperature = temperature[ids.owners[own_documents]]
-        backward = info_nce(documents, all_queries, of_documents, temperature, self.options, 1)
-        return InfoNCEOutput((output.loss + backward.loss) / 2, output.statistics)
+        own = ids.documents_of(own_rows)
+        of_documents, temperature = targets.transposed().for_queries(own), temperature[ids.owners[own]]
+        backward = info_nce(documents[own], queries, of_documents, temperature, self.options, 1)
+        return output._replace(loss=(output.loss + backward.loss) / 2)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the temperature to what is logged of training."""
@@ -188,12 +187,12 @@ class ComaContrastiveTrainer(ComaTrainer):
         return None, None, None
 
     def _loss_of_block(
-        self, queries: torch.Tensor, documents: torch.Tensor, ids: PairIds, own_rows: Index, own_documents: Index
+        self, queries: torch.Tensor, documents: torch.Tensor, ids: PairIds, own_rows: slice
     ) -> InfoNCEOutput:
         """The summed loss of some rows of a block of an evaluation."""
         all_queries = queries if self.args.bidirectional else None
         with torch.no_grad():
-            return self._summed_loss(ids, own_rows, own_documents, queries[own_rows], documents, all_queries)
+            return self._summed_loss(queries[own_rows], documents, all_queries, ids, own_rows)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """As in `Trainer`, with the loss among as many rows as in training, and its statistics."""
@@ -206,7 +205,7 @@ class ComaContrastiveTrainer(ComaTrainer):
         if once.skipped:
             metrics["rows_skipped"] = len(once.skipped)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
-        return output._replace(num_samples=blocks.rows)
+        return output._replace(num_samples=blocks.num_rows)
 
     def number_of_rows(self, batch: dict[str, Any]) -> int:
         """Pairs of a batch."""

@@ -1,32 +1,38 @@
-"""Many items to embeddings: sorted by length, in batches of a token budget, every image decoded once.
+"""Many items to embeddings: sorted by length, in batches of a token budget; every text is tokenized once.
 
 Lengths are known before anything is decoded: texts are tokenized, of images only the sizes in their headers are
 read. So the batches can be laid out first, and workers decode and preprocess one while the model computes another.
+The ids of texts are kept for their batches. So that they do not fill the memory, rows are sorted some at a time.
 """
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from datasets import Column, Dataset
-from torch.utils.data import DataLoader
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Subset
 from transformers.utils import logging
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from modeling_coma.inputs_coma import open_image, to_messages, to_rgb
-from trainers.data.images import as_image
+from modeling_coma.inputs_coma import to_rgb
+from trainers.distributed import gather_rows
+from trainers.encoding.tokenize import ItemReader, TokenizedRow, tokenize
 from trainers.samplers import pack
 
 
-__all__ = ["EncodedBatch", "embed_items", "encode_batches", "token_lengths"]
+__all__ = ["EncodedBatch", "embed_items", "embed_shared", "encode_batches"]
 
-CHUNK = 1024  # rows that are rendered and tokenized at one time
+WINDOW = 16384  # rows that are sorted by length at one time
 BAD_ROW = (ValueError, OSError)
+ROW = "Row {}".format  # what a row is called in messages, by its number
+
+# Rows, their tensors, and by place what is wrong with others.
+_Batch = tuple[list[TokenizedRow], dict[str, torch.Tensor], dict[int, str]]
 
 
 class EncodedBatch(NamedTuple):
@@ -52,7 +58,7 @@ def embed_items(
     batch_tokens: int = 16384,
     num_workers: int = 0,
     description: str = "Embedding",
-    names: Callable[[int], str] | None = None,
+    names: Callable[[int], str] = ROW,
     failures: dict[int, str] | None = None,
 ) -> torch.FloatTensor:
     r"""
@@ -69,7 +75,7 @@ def embed_items(
             longer is a batch of its own.
         num_workers (`int`, *optional*, defaults to 0): processes that decode and preprocess.
         description (`str`, *optional*, defaults to `"Embedding"`): what stands before the progress bar.
-        names (`Callable`, *optional*): what an item is called in messages, by its place; "Row 3" by default.
+        names (`Callable`, *optional*): what an item is called in messages, by its number; "Row 3" by default.
         failures (`dict[int, str]`, *optional*): takes, by place, what is wrong with items that cannot be embedded,
             whose embeddings then are NaN. Without it the first of them is an error.
 
@@ -78,6 +84,11 @@ def embed_items(
 
     Raises:
         ValueError: for a row that cannot be embedded, with its number.
+
+    Example:
+
+        >>> embeddings = embed_items(model, processor, ["a red apple", {"image": "apple.png"}])
+        >>> cosine = embeddings[0] @ embeddings[1]
     """
     embeddings = torch.full((len(items), model.config.hidden_size), torch.nan)
     options = {"batch_tokens": batch_tokens, "num_workers": num_workers, "names": names}
@@ -92,6 +103,46 @@ def embed_items(
     return embeddings
 
 
+def embed_shared(
+    model: ComaForEmbedding,
+    processor: ComaProcessor,
+    items: Sequence[Any],
+    *,
+    names: Callable[[int], str] = ROW,
+    failures: dict[int, str] | None = None,
+    **options: Any,
+) -> torch.FloatTensor:
+    """
+    Embeds a list on all processes together: each embeds a part of it, and all of them get all embeddings. On one
+    process it is [`embed_items`].
+
+    Args:
+        model ([`ComaForEmbedding`]): the same on all processes.
+        processor ([`ComaProcessor`]): makes its inputs.
+        items (`Sequence`): the same on all processes.
+        names, failures (*optional*): of [`embed_items`], by places in `items`; the same failures on all processes.
+        options: others of [`embed_items`].
+
+    Returns:
+        `torch.FloatTensor` of shape `(len(items), hidden_size)`, in the order of the items, on every process.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return embed_items(model, processor, items, names=names, failures=failures, **options)
+    places = [range(rank, len(items), dist.get_world_size()) for rank in range(dist.get_world_size())]
+    own = places[dist.get_rank()]
+    options["names"] = lambda number: names(own[number])
+    options["failures"] = None if failures is None else {}
+    embeddings = embed_items(model, processor, Subset(items, own), **options)
+    gathered, _ = gather_rows(embeddings.to(model.device))
+    if failures is not None:
+        of_all: list[dict[int, str]] = [{} for _ in places]
+        dist.all_gather_object(of_all, {own[number]: reason for number, reason in options["failures"].items()})
+        for found in of_all:
+            failures.update(found)
+    order = torch.tensor([place for of_process in places for place in of_process])
+    return torch.empty(gathered.shape).index_copy_(0, order, gathered.cpu())
+
+
 def encode_batches(
     model: ComaForEmbedding,
     processor: ComaProcessor,
@@ -100,15 +151,16 @@ def encode_batches(
     batch_tokens: int = 16384,
     num_workers: int = 0,
     first_row: int = 0,
-    names: Callable[[int], str] | None = None,
+    names: Callable[[int], str] = ROW,
 ) -> Iterator[EncodedBatch]:
     r"""
-    Embeds items batch by batch, the longest first: what does not fit into memory fails at once.
+    Embeds items batch by batch, the longest first (of every 16384): what does not fit into memory fails at once.
 
     Args:
-        model, processor, items, batch_tokens, num_workers: as in [`embed_items`].
+        model, processor, items, batch_tokens, num_workers: as in [`embed_items`]. A `ValueError` among the items is
+            the reason why one could not be read.
         first_row (`int`, *optional*, defaults to 0): number of the first item, for the messages about bad rows.
-        names (`Callable`, *optional*): what an item is called in them, by its place; "Row 3" by default.
+        names (`Callable`, *optional*): what an item is called in them, by its number; "Row 3" by default.
 
     Yields:
         [`EncodedBatch`]: in an order that depends on the items and the budget alone; every row comes exactly once,
@@ -116,10 +168,15 @@ def encode_batches(
     """
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens={batch_tokens} must be 1 or more.")
-    batches = pack(token_lengths(processor, items), batch_tokens, longest_first=True)
-    inputs = _Inputs(processor, _Rows(items), batches, names or partial(_row_name, first_row))
-    on_gpu = model.device.type == "cuda"
-    loader = DataLoader(inputs, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, pin_memory=on_gpu)
+    inputs = _Inputs(processor, ItemReader(items), first_row, names)
+    loader = DataLoader(
+        inputs,
+        sampler=_batches(processor, inputs.items, batch_tokens),
+        batch_size=None,
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
+        pin_memory=model.device.type == "cuda",
+    )
     was_training = model.training
     model.eval()
     try:
@@ -129,143 +186,109 @@ def encode_batches(
         model.train(was_training)
 
 
-def token_lengths(processor: ComaProcessor, items: Sequence[Any]) -> np.ndarray:
-    """Tokens of every row, compression tokens included, without decoding an image; 0 for rows that cannot be read."""
-    rows, lengths, tokens = _Rows(items), np.zeros(len(items), dtype=np.int64), processor.control_tokens
-    for start in range(0, len(items), CHUNK):
-        conversations = {}
-        chunk = list(range(start, min(start + CHUNK, len(items))))
-        for row, item in zip(chunk, rows.fetch(chunk), strict=True):
-            try:
-                conversations[row] = to_messages(item, tokens=tokens)
-            except ValueError:  # it is reported, with its row, when its turn comes
-                continue
-        if conversations:
-            texts = processor.apply_chat_template(list(conversations.values()))
-            ids_of_rows = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
-            images = [_image_tokens(processor, messages) for messages in conversations.values()]
-            lengths[list(conversations)] = [len(ids) + more for ids, more in zip(ids_of_rows, images, strict=True)]
-    lengths[lengths > 0] += processor.num_compression_tokens
-    return lengths if processor.max_length is None else lengths.clip(max=processor.max_length)
+def _batches(processor: ComaProcessor, items: ItemReader, batch_tokens: int) -> Iterator[list[TokenizedRow]]:
+    """All rows in batches, those of a window at a time."""
+    for start in range(0, len(items), WINDOW):
+        rows = list(tokenize(processor, items, range(start, min(start + WINDOW, len(items)))))
+        for batch in pack([row.length for row in rows], batch_tokens, longest_first=True):
+            yield [rows[number] for number in batch]
 
 
-class _Rows:
-    """Rows of a list, a `Dataset` or one of its columns. A `Dataset` gives images as it stores them, undecoded."""
+class _KnownIds:
+    """Stands for the tokenizer of a processor where texts have been tokenized before."""
 
-    def __init__(self, items: Sequence[Any]) -> None:
-        self.names: list[str] = []
-        while isinstance(items, Column):
-            self.names.insert(0, items.column_name)
-            items = items.source
-        if isinstance(items, Dataset):
-            columns = self.names[:1] or [name for name in ("image", "text") if name in items.column_names]
-            if not columns:
-                raise ValueError(f"No column is called image or text among {items.column_names}; give one of them.")
-            items = items.select_columns(columns).with_format("arrow")
-        self.items = items
+    def __init__(self, tokenizer: Any, ids: dict[str, np.ndarray]) -> None:
+        self.tokenizer, self.ids = tokenizer, ids
 
-    def __len__(self) -> int:
-        return len(self.items)
+    def __call__(self, texts: list[str], **_: Any) -> dict[str, list[np.ndarray]]:
+        return {"input_ids": [self.ids[text] for text in texts]}
 
-    def fetch(self, rows: list[int]) -> list[Any]:
-        if not isinstance(self.items, Dataset):
-            return [_undecoded(self.items[row]) for row in rows]
-        values = self.items[rows].to_pylist()
-        for name in self.names:
-            values = [value[name] for value in values]
-        # The order of a prompt is that of training, the image first, however the fields happen to be stored.
-        return [_undecoded(dict(sorted(v.items())) if isinstance(v, dict) else v) for v in values]
-
-
-def _undecoded(item: Any) -> Any:
-    image = as_image(item)
-    if image is not item:
-        return {"image": image}
-    if isinstance(item, dict):
-        return {k: [as_image(one) for one in v] if isinstance(v, list) else as_image(v) for k, v in item.items()}
-    return item
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
 
 
 class _Inputs(torch.utils.data.Dataset):
-    """Batches of tensors by number, each with its rows and what is wrong with others."""
+    """Tensors of batches of tokenized rows, with the rows in them and what is wrong with others."""
 
     def __init__(
-        self, processor: ComaProcessor, items: _Rows, batches: list[list[int]], names: Callable[[int], str]
+        self, processor: ComaProcessor, items: ItemReader, first_row: int, names: Callable[[int], str]
     ) -> None:
-        self.processor, self.items, self.batches, self.names = processor, items, batches, names
+        self.processor, self.items, self.first_row, self.names = processor, items, first_row, names
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: int) -> tuple[list[int], dict[str, torch.Tensor], dict[int, str]]:
-        rows = self.batches[number]
+    def __getitem__(self, batch: list[TokenizedRow]) -> _Batch:
+        failures = {row.place: self.named(row.place, row.error) for row in batch if row.error is not None}
+        rows = [row for row in batch if row.error is None]
         try:
-            return rows, self.process(rows), {}
-        except BAD_ROW:  # somewhere in the batch: the rows one by one tell where
-            failures = dict(filter(None, map(self._failure, rows)))
-        rows = [row for row in rows if row not in failures]
+            return rows, self.process(rows), failures
+        except BAD_ROW:  # somewhere in the batch
+            failures |= self.one_by_one(rows, self.process)[1]
+        rows = [row for row in rows if row.place not in failures]
         return rows, self.process(rows), failures
 
-    def process(self, rows: list[int]) -> dict[str, torch.Tensor]:
+    def one_by_one(
+        self, rows: list[TokenizedRow], act: Callable[[list[TokenizedRow]], Any]
+    ) -> tuple[dict[int, Any], dict[int, str]]:
+        """By place, what comes of each row of a batch, and what is wrong with those of which nothing comes."""
+        results, failures = {}, {}
+        for row in rows:
+            try:
+                results[row.place] = act([row])
+            except BAD_ROW as error:
+                failures[row.place] = self.named(row.place, error)
+        return results, failures
+
+    def process(self, rows: list[TokenizedRow]) -> dict[str, torch.Tensor]:
         """Tensors of some rows."""
-        return dict(self.processor.process(self.items.fetch(rows))) if rows else {}
+        if not rows:
+            return {}
+        images = self.items.images([row.place for row in rows])
+        processor = copy.copy(self.processor)
+        processor.tokenizer = _KnownIds(processor.tokenizer, {row.text: row.ids for row in rows})
+        return dict(processor(images, [row.text for row in rows], return_tensors="pt"))
 
-    def named(self, row: int, error: Exception) -> str:
+    def named(self, place: int, error: Exception) -> str:
         """What is wrong with a row, by its name, and with which image of several."""
-        name = f"{self.names(row)}{self._image(row)}"
-        message, found = re.subn(r"^Row 0\b", lambda _: name, str(error))
-        return message if found else f"{name}: {message.replace(' of row 0', '')}"
+        name = f"{self.names(self.first_row + place)}{self._bad_image(place)}"
+        message, replaced = re.subn(r"^Row 0\b", lambda _: name, str(error))
+        is_named = replaced or message.startswith(name)  # whoever has read it may have named it
+        return message if is_named else f"{name}: {message.replace(' of row 0', '')}"
 
-    def _image(self, row: int) -> str:
+    def _bad_image(self, place: int) -> str:
         try:
-            messages = to_messages(self.items.fetch([row])[0])
+            (images,) = self.items.images([place])
         except BAD_ROW:
             return ""
-        images = [block["image"] for one in messages for block in one["content"] if block["type"] == "image"]
-        for place, image in enumerate(images if len(images) > 1 else ()):
+        for number, image in enumerate(images if len(images) > 1 else ()):
             try:
                 to_rgb(image)
             except ValueError:
-                return f", image[{place}]"
+                return f", image[{number}]"
         return ""
 
-    def _failure(self, row: int) -> tuple[int, str] | None:
-        try:
-            self.process([row])
-            return None
-        except BAD_ROW as error:
-            return row, self.named(row, error)
+    def describe(self, rows: list[TokenizedRow]) -> str:
+        """The first rows of a batch by their names."""
+        names = [self.names(self.first_row + row.place).removeprefix("Row ") for row in rows]
+        return f"the rows [{', '.join(names[:8])}]{' …' if len(names) > 8 else ''}"
 
 
 def _encoded(
-    model: ComaForEmbedding, inputs: _Inputs, rows: list[int], tensors: dict[str, torch.Tensor], failures: dict
+    model: ComaForEmbedding,
+    inputs: _Inputs,
+    rows: list[TokenizedRow],
+    tensors: dict[str, torch.Tensor],
+    failures: dict[int, str],
 ) -> EncodedBatch:
     """The embeddings of a batch; if there are none, the rows one by one tell which is to blame."""
     try:
-        return EncodedBatch(rows, _embed(model, tensors), failures)
+        return EncodedBatch([row.place for row in rows], _embed(model, tensors), failures)
     except ValueError as error:
-        embeddings = {}
-        for row in rows:
-            try:
-                embeddings[row] = _embed(model, inputs.process([row]))
-            except ValueError as why:
-                failures = {**failures, row: inputs.named(row, why)}
-        if len(embeddings) == len(rows):  # each is good alone
-            raise ValueError(f"In the batch of {_names(inputs, rows)}: {error}") from error
+        embeddings, bad = inputs.one_by_one(rows, lambda row: _embed(model, inputs.process(row)))
+        whole = f"In the batch of {inputs.describe(rows)}: {error}"
+        if not bad:  # each is good alone
+            raise ValueError(whole) from error
         if not embeddings:  # it is rather the model that is to blame
-            failures = {**failures, **dict.fromkeys(rows, f"In the batch of {_names(inputs, rows)}: {error}")}
-    return EncodedBatch(list(embeddings), torch.cat([_embed(model, {}), *embeddings.values()]), failures)
-
-
-def _row_name(first_row: int, place: int) -> str:
-    return f"Row {first_row + place}"
-
-
-def _names(inputs: _Inputs, rows: list[int]) -> str:
-    names, more = list(map(inputs.names, rows[:8])), " …" if len(rows) > 8 else ""
-    if all(re.fullmatch(r"Row \d+", name) for name in names):
-        return f"the rows [{', '.join(name.removeprefix('Row ') for name in names)}]{more}"
-    return ", ".join(names) + more
+            bad = dict.fromkeys(bad, whole)
+    return EncodedBatch(list(embeddings), torch.cat([_embed(model, {}), *embeddings.values()]), failures | bad)
 
 
 @torch.no_grad()
@@ -274,19 +297,6 @@ def _embed(model: ComaForEmbedding, inputs: dict[str, torch.Tensor]) -> torch.Fl
         return torch.empty(0, model.config.hidden_size)
     inputs = {name: tensor.to(model.device, non_blocking=True) for name, tensor in inputs.items()}
     return model(**inputs).embeddings.float().cpu()
-
-
-def _image_tokens(processor: ComaProcessor, messages: list[dict]) -> int:
-    """Tokens of the images of a row beyond the one placeholder each has in the text."""
-    area = processor.image_processor.merge_size**2
-    tokens = 0
-    for block in (block for message in messages for block in message["content"] if block["type"] == "image"):
-        try:
-            with open_image(block["image"], max_pixels=processor.max_image_pixels) as image:
-                tokens += processor.image_processor.get_number_of_image_patches(*image.size[::-1], {}) // area - 1
-        except ValueError:  # it is reported, with its row, when it is decoded
-            continue
-    return tokens
 
 
 def _as_it_is(batch: Any) -> Any:

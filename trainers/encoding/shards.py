@@ -1,40 +1,89 @@
-"""Embeddings in files of some rows each: memory need not hold them, and after an interruption the rest is made."""
+"""Embeddings in files of some rows each: memory need not hold them, and after an interruption the rest is made.
+
+A shard is an Arrow file with the columns `embedding`, `error` and those that it was given, and in its metadata what it
+was made of. After it stands a digest of its bytes, so that a shard that was cut or changed is known and made anew.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from functools import partial
-from io import BytesIO
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 from transformers.utils import logging
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.data.images import images_of
-from trainers.encoding.encode import encode_batches
+from trainers.data.images import image_key, images_of
+from trainers.encoding.encode import ROW, EncodedBatch, encode_batches
+from trainers.files import whole_file
 
 
-__all__ = ["EmbeddingShards", "embed_in_shards"]
+__all__ = ["EmbeddingShards", "Part", "ShardRows", "embed_in_shards", "open_shard", "write_shard"]
+
+DOCUMENTS_AT_A_TIME = 8192
+MADE_OF = b"made_of"
+DIGEST_BYTES = 16
+
+
+class Part(NamedTuple):
+    """
+    The rows of a shard.
+
+    Args:
+        items (`list`): what is embedded, as in [`~trainers.encoding.encode_batches`].
+        columns (`dict[str, list]`): what is stored beside the embeddings, texts or whole numbers; what stands in
+            `image` is the path of an image, which is named where something is wrong with it.
+    """
+
+    items: list[Any]
+    columns: Mapping[str, Sequence[Any]] = {}
+
+
+class ShardRows(NamedTuple):
+    """
+    Rows that are to be embedded, read some at a time.
+
+    Args:
+        num_rows (`int`): how many there are.
+        read (`Callable[[int, int], Part]`): those from one number up to, and without, another.
+        names (`Callable[[int], str]`, *optional*): what a row is called in messages; "Row 3" by default.
+        way_out (`str`, *optional*): what is said to who has a bad row.
+    """
+
+    num_rows: int
+    read: Callable[[int, int], Part]
+    names: Callable[[int], str] = ROW
+    way_out: str = "Mend it and go on by the same command."
+
+    @classmethod
+    def of(cls, items: Sequence[Any]) -> ShardRows:
+        """Items without other columns; a method `name(number)` says what they are called."""
+        names = getattr(items, "name", ROW)
+        return cls(len(items), lambda start, stop: Part([items[row] for row in range(start, stop)]), names)
 
 
 class EmbeddingShards:
     """
-    Embeddings on disk, a file for every `shard_rows` of them. They are read where they are asked for.
+    Embeddings in pieces, which are read where they are asked for.
 
     Args:
-        files (`list[Path]`): in order; all but the last have `shard_rows` rows.
-        shard_rows (`int`): rows of a file.
-
-    Raises:
-        ValueError: for a file that is damaged.
+        arrays (`list[np.ndarray]`, each of shape `(num_rows, dim)`): in order; all but the last have as many rows.
     """
 
-    def __init__(self, files: list[Path], shard_rows: int) -> None:
-        self.arrays, self.shard_rows = [_open(file) for file in files], shard_rows
+    def __init__(self, arrays: list[np.ndarray]) -> None:
+        self.arrays, self.shard_rows = arrays, len(arrays[0]) if arrays else 1
+
+    @classmethod
+    def open(cls, files: Iterable[Path]) -> EmbeddingShards:
+        """The embeddings in files, not read yet; raises `ValueError` for one that is damaged."""
+        columns = [open_shard(file)["embedding"].chunk(0) for file in files]
+        return cls([column.flatten().to_numpy().reshape(len(column), -1) for column in columns])
 
     def __len__(self) -> int:
         return sum(map(len, self.arrays))
@@ -56,109 +105,159 @@ class EmbeddingShards:
             taken[here] = self.arrays[shard][places[here]]
         return torch.from_numpy(taken)
 
+    def blocks(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, torch.FloatTensor]]:
+        """Rows by their numbers, some at a time, as [`~trainers.encoding.nearest.nearest_documents`] takes them."""
+        for start in range(0, len(rows), DOCUMENTS_AT_A_TIME):
+            some = rows[start : start + DOCUMENTS_AT_A_TIME]
+            yield some, self.take(some)
+
 
 def embed_in_shards(
     model: ComaForEmbedding,
     processor: ComaProcessor,
-    items: Sequence[Any],
-    keys: Sequence[int],
+    rows: ShardRows,
     folder: Path,
     *,
     made_by: str,
     shard_rows: int = 8192,
+    skip_errors: bool = False,
     description: str = "Embedding",
     **options: Any,
-) -> EmbeddingShards:
+) -> tuple[list[Path], int]:
     r"""
-    Embeds items file by file. Files that are there already, of the same items and the same model, are kept.
+    Embeds rows file by file, with a progress bar. Files that are there already, whole, of the same rows and of the
+    same model, are kept.
 
     Args:
         model ([`ComaForEmbedding`]), processor ([`ComaProcessor`]): make the embeddings.
-        items (`Sequence`): as in [`~trainers.encoding.embed_items`]; fetched when it is their turn. A method
-            `name(place)` says what they are called in messages; "Row 3" by default.
-        keys (`Sequence[int]`): what the items are known by; of an image in a file its size and time count, too.
-        folder (`Path`): for the files, and for nothing else.
+        rows ([`ShardRows`]): what is embedded. Of an image in a file, the size and the time count, too.
+        folder (`Path`): for the files.
         made_by (`str`): what the model and its settings are known by.
         shard_rows (`int`, *optional*, defaults to 8192): rows of a file.
+        skip_errors (`bool`, *optional*, defaults to `False`): whether rows that cannot be embedded are stored without
+            an embedding and with what is wrong.
         description (`str`, *optional*, defaults to `"Embedding"`): what stands before the progress bar.
         options: `batch_tokens` and `num_workers` of [`~trainers.encoding.encode_batches`].
 
     Returns:
-        [`EmbeddingShards`]: a row for every item, in fp32.
+        `tuple[list[Path], int]`: the shards in order, and how many rows have been embedded now, and not before.
 
     Raises:
-        ValueError: for an item that cannot be embedded, with its name, and for a file that is damaged.
+        ValueError: for a row that cannot be embedded, with its name.
+        MemoryError: if the accelerator has too little memory.
+        OSError: if a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    with logging.tqdm(total=len(items), desc=description, unit="item", smoothing=0.05) as progress:
-        for start in range(0, len(items), shard_rows):
-            stop = min(start + shard_rows, len(items))
-            part = [items[place] for place in range(start, stop)]
-            of_part = f"{made_by} {keys[start:stop]} {_file_states(part)}"
-            known_as = hashlib.blake2b(of_part.encode(), digest_size=8).hexdigest()
-            files.append(folder / f"{start:012d}-{known_as}.npy")
-            if files[-1].exists():
-                _check(files[-1], (stop - start, model.config.hidden_size))
-                progress.total -= stop - start
+    files, num_embedded = [], 0
+    with logging.tqdm(total=rows.num_rows, desc=description, unit="row", smoothing=0.05) as progress:
+        for start in range(0, rows.num_rows, shard_rows):
+            part = rows.read(start, min(start + shard_rows, rows.num_rows))
+            file = folder / f"{start:012d}.arrow"
+            files.append(file)
+            made_of = _digest_of_part(made_by, part)
+            if _is_kept(file, made_of, skip_errors):
+                progress.total -= len(part.items)
                 progress.refresh()
                 continue
-            embeddings = np.full((stop - start, model.config.hidden_size), np.nan, dtype=np.float32)
-            of_part = partial(_name, getattr(items, "name", None), start)
-            for batch in encode_batches(model, processor, part, names=of_part, **options):
-                if batch.failures:
-                    raise ValueError(next(iter(batch.failures.values())))
-                embeddings[batch.rows] = batch.embeddings.numpy()
-                progress.update(len(batch.rows))
-            _write(files[-1], embeddings)
-    for stale in set(folder.glob("*.npy")) - set(files):
-        stale.unlink()
-    return EmbeddingShards(files, shard_rows)
+            batches = encode_batches(model, processor, part.items, first_row=start, names=rows.names, **options)
+            embeddings = np.full((len(part.items), model.config.hidden_size), np.nan, dtype=np.float32)
+            errors = _fill(embeddings, part, batches, progress, None if skip_errors else rows.way_out)
+            write_shard(file, _table(part, embeddings, errors, made_of))
+            num_embedded += len(part.items) - len(errors)
+    return files, num_embedded
 
 
-def _file_states(items: list[Any]) -> list[tuple[int, int]]:
-    """Sizes and times of the images that are files: the content may change where the name stays."""
-    images = (image for item in items for _, image in images_of(item) if isinstance(image, str | Path))
-    found = [Path(image).stat() for image in images if Path(image).is_file()]
-    return [(state.st_size, state.st_mtime_ns) for state in found]
+def _fill(
+    embeddings: np.ndarray, part: Part, batches: Iterable[EncodedBatch], progress: Any, way_out: str | None
+) -> dict[int, str]:
+    """Takes the embeddings of a part, and gives, by place, what is wrong with rows that have none."""
+    errors = {}
+    paths = part.columns.get("image", [None] * len(embeddings))
+    try:
+        for batch in batches:
+            for row, error in batch.failures.items():
+                named = paths[row] is None or paths[row] in error
+                errors[row] = error if named else f"{error.removesuffix('.')}; the image is {paths[row]!r}."
+            if errors and way_out is not None:
+                raise ValueError(f"{errors[min(errors)].rstrip('.?')}. {way_out}")
+            embeddings[batch.rows] = batch.embeddings.numpy()
+            progress.update(len(batch.rows) + len(batch.failures))
+    except torch.OutOfMemoryError as error:
+        raise MemoryError("Go on by the same command with fewer --batch-tokens.") from error
+    return errors
 
 
-def _name(names: Callable[[int], str] | None, start: int, place: int) -> str:
-    return f"Row {start + place}" if names is None else names(start + place)
+def write_shard(file: Path, table: pa.Table) -> None:
+    """Writes a table, whole or not at all; raises as [`~trainers.files.whole_file`]."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    content = sink.getvalue()
+    with whole_file(file) as temporary:
+        temporary.write_bytes(b"".join([content, _digest(content)]))
 
 
-def _open(file: Path) -> np.ndarray:
+def open_shard(file: Path) -> pa.Table:
     """
-    The embeddings in a file, not read yet.
+    The table in a shard, not read into memory.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there is none, or it is not what was written.
     """
     try:
-        array = np.load(file, mmap_mode="r")
-    except (ValueError, EOFError, OSError) as error:
+        with pa.memory_map(str(file)) as source:
+            content = source.read_buffer()
+        size = content.size - DIGEST_BYTES
+        if size < 0 or content[size:].to_pybytes() != _digest(content[:size]):
+            raise OSError("its bytes have changed since it was written")
+        return pa.ipc.open_file(content[:size]).read_all()
+    except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{file} is damaged ({error}): remove it, and the same command makes it anew.") from error
-    if array.ndim != 2 or array.dtype != np.float32:
-        raise ValueError(f"{file} has no embeddings in it, but {array.dtype} of shape {array.shape}: remove it.")
-    return array
 
 
-def _check(file: Path, shape: tuple[int, int]) -> None:
-    """Raises `ValueError` for a file that is not what it was when it was written."""
-    array = _open(file)
-    if array.shape != shape or not np.isfinite(array).all():
-        found = f"shape {array.shape}, expected {shape}" if array.shape != shape else "numbers that are not finite"
-        raise ValueError(f"{file} is damaged ({found}): remove it, and the same command makes it anew.")
-
-
-def _write(path: Path, embeddings: np.ndarray) -> None:
-    """A file that is there is whole."""
-    temporary = path.with_suffix(".writing")
+def _is_kept(file: Path, made_of: str, with_errors: bool) -> bool:
+    """Whether a shard is there, whole, of these rows, and with no row without an embedding unless there may be."""
     try:
-        buffer = BytesIO()  # `np.save` to a file itself does not say that the disk is full
-        np.save(buffer, embeddings)
-        temporary.write_bytes(buffer.getbuffer())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ValueError(f"{path} cannot be written: {error}") from error
+        shard = open_shard(file)
+    except ValueError:
+        return False
+    is_same = shard.schema.metadata[MADE_OF] == made_of.encode()
+    return is_same and (with_errors or shard["error"].null_count == len(shard))
+
+
+def _table(part: Part, embeddings: np.ndarray, errors: dict[int, str], made_of: str) -> pa.Table:
+    flat = pa.array(embeddings.reshape(-1))
+    columns = {name: list(map(_storable, values)) for name, values in part.columns.items()}
+    columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])
+    columns["error"] = pa.array([_storable(errors.get(row)) for row in range(len(embeddings))], pa.string())
+    return pa.table(columns, metadata={MADE_OF: made_of})
+
+
+def _storable(value: Any) -> Any:
+    """A text that can be written; halves of surrogate pairs and bytes of other encodings become escapes."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _digest_of_part(made_by: str, part: Part) -> str:
+    """What a shard is known by: the model, the texts, and the images or the state of their files."""
+    states = [_file_state(image) for item in part.items for _, image in images_of(item)]
+    content = json.dumps([made_by, part.items, states, part.columns], default=_known_by)
+    return _digest(content.encode()).hex()
+
+
+def _known_by(value: Any) -> str:
+    return str(value) if isinstance(value, ValueError | Path) else image_key(value)
+
+
+def _file_state(image: Any) -> tuple[int, int] | None:
+    """Differs when the content of a file does, and its name stays."""
+    if not isinstance(image, str | Path):
+        return None
+    try:
+        state = os.stat(image)
+    except (OSError, ValueError):  # it is not there, or this is no path
+        return None
+    return state.st_size, state.st_mtime_ns
+
+
+def _digest(content: Any) -> bytes:
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()

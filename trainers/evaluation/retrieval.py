@@ -14,7 +14,7 @@ from trainers.data.answers import Answers
 from trainers.data.images import image_key
 from trainers.data.items import ContrastiveInput, to_item
 from trainers.data.rows import ROW, BadRows
-from trainers.encoding.shared import embed_shared
+from trainers.encoding.encode import embed_shared
 from trainers.evaluation.metrics import Relevance, rank_embeddings, retrieval_metrics
 from trainers.evaluation_rows import EVALUATION
 

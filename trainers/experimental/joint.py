@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,40 +21,38 @@ __all__ = ["JointContrastiveCollator", "PackedDialogues"]
 
 
 @dataclass(frozen=True, eq=False)
-class PackedDialogues:
+class PackedDialogues(PackedInputs):
     r"""
     Inputs with a dialogue about each of them.
 
     Args:
-        inputs ([`PackedInputs`]):
-            What the dialogues are about.
-        dialogues (`dict[str, torch.LongTensor]` of shape `(num_rows, length)`):
+        dialogue_input_ids, dialogue_attention_mask, labels (`torch.LongTensor` of shape `(num_rows, length)`):
             Arguments of [`ComaForEmbedding`], padded on the right.
+        kwargs:
+            As in [`PackedInputs`].
     """
 
-    inputs: PackedInputs
-    dialogues: dict[str, torch.Tensor]
+    dialogue_input_ids: torch.LongTensor | None = None
+    dialogue_attention_mask: torch.LongTensor | None = None
+    labels: torch.LongTensor | None = None
 
     @property
     def num_answer_tokens(self) -> int:
         """Tokens that are trained on."""
-        return int((self.dialogues["labels"] != -100).sum())
+        return int((self.labels != -100).sum())
 
-    def to(self, device: torch.device | str, **kwargs: Any) -> PackedDialogues:
-        """The same dialogues on another device."""
-        moved = {name: tensor.to(device, **kwargs) for name, tensor in self.dialogues.items()}
-        return PackedDialogues(self.inputs.to(device, **kwargs), moved)
-
-    def mini_batches(self, max_tokens: int, pad_token_id: int) -> list[dict[str, torch.Tensor]]:
+    def mini_batches(self, max_tokens: int, pad_token_id: int) -> Iterator[dict[str, torch.Tensor]]:
         """Arguments of [`ComaForEmbedding`] for rows of similar length within a budget of tokens."""
-        lengths = self.dialogues["dialogue_attention_mask"].sum(dim=1)
-        batches = []
-        for numbers in pack((self.inputs.lengths + lengths).cpu(), max_tokens, longest_first=True):
+        lengths = self.dialogue_attention_mask.sum(dim=1)
+        for numbers in pack((self.lengths + lengths).cpu(), max_tokens, longest_first=True):
             rows = torch.tensor(numbers, device=lengths.device)
             width = int(lengths[rows].max())
-            dialogues = {name: tensor[rows, :width] for name, tensor in self.dialogues.items()}
-            batches.append({**self.inputs.batch(rows, pad_token_id), **dialogues})
-        return batches
+            yield {
+                **self.batch(rows, pad_token_id),
+                "dialogue_input_ids": self.dialogue_input_ids[rows, :width],
+                "dialogue_attention_mask": self.dialogue_attention_mask[rows, :width],
+                "labels": self.labels[rows, :width],
+            }
 
 
 class JointContrastiveCollator(ComaContrastiveCollator):
@@ -101,6 +100,4 @@ class JointContrastiveCollator(ComaContrastiveCollator):
             images = [as_image(image) for image in images if image is not None]
             items.append({"images": images, "text": row["query"].get("text"), "messages": row["messages"]})
         batch, _ = self.dialogues.collate(items)
-        dialogues = {name: batch.pop(name) for name in ("dialogue_input_ids", "dialogue_attention_mask", "labels")}
-        images_per_row = torch.tensor([len(item["images"]) for item in items])
-        return PackedDialogues(PackedInputs.from_batch(batch, images_per_row), dialogues)
+        return PackedDialogues.from_batch(batch, torch.tensor([len(item["images"]) for item in items]))

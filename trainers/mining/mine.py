@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from datasets import Dataset, Features
+from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import logging
 
+from trainers.data.images import without_decoding
 from trainers.encoding.nearest import nearest_documents
 from trainers.encoding.shards import EmbeddingShards
-from trainers.mining.pairs import PairIndex
+from trainers.mining.pairs import PairIndex, Place
 
 
-__all__ = ["Mined", "MiningSettings", "mine"]
+__all__ = ["Mined", "MiningSettings", "add_negatives", "mine"]
 
 QUERIES_AT_A_TIME = 1024
-ROWS_AT_A_TIME = 16384
 
 
 @dataclass(frozen=True)
@@ -115,23 +118,17 @@ def mine(
             f"{most} documents of its source beside its positive."
         )
     miner = _Miner(index, queries, documents, settings, torch.device(device))
-    found = np.full((len(index.queries), settings.number), -1, dtype=np.int64)
     by_source: dict[str | None, list[int]] = {}
     for row, source in enumerate(index.sources):
         by_source.setdefault(source, []).append(row)
-    with logging.tqdm(total=len(found), desc="Mining", unit="row", smoothing=0.05) as progress:
-        for source, numbers in by_source.items():
-            rows = np.array(numbers)
-            rows = rows[np.argsort(index.queries[rows], kind="stable")]  # those of one query are looked up together
-            for start in range(0, len(rows), ROWS_AT_A_TIME):
-                some = rows[start : start + ROWS_AT_A_TIME]
-                found[some] = miner.mine(some, index.pools[source])
-                progress.update(len(some))
-    return Mined(found, miner.report(found))
+    with logging.tqdm(total=len(index.queries), desc="Mining", unit="row", smoothing=0.05) as progress:
+        for source, rows in by_source.items():
+            miner.mine(np.array(rows), index.pools[source], progress)
+    return Mined(miner.negatives, miner.report())
 
 
 class _Miner:
-    """Mines some rows of one source, and counts."""
+    """Mines rows, those of one source after the other, and counts."""
 
     def __init__(
         self,
@@ -143,76 +140,117 @@ class _Miner:
     ) -> None:
         self.index, self.queries, self.documents = index, queries, documents
         self.settings, self.device = settings, device
-        self.too_near, self.rows_with_mined, self.sum_of_positives, self.sum_of_negatives = 0, 0, 0.0, 0.0
+        self.negatives = np.full((len(index.queries), settings.number), -1, dtype=np.int64)
+        # Of each row, the score of its positive and the mean score of its mined negatives (NaN without any).
+        self.scores = np.full((len(index.queries), 2), np.nan)
+        self.too_near = 0
 
-    def mine(self, rows: np.ndarray, pool: np.ndarray) -> np.ndarray:
-        """Numbers of documents for each row, `(num_rows, number)`."""
-        unique, of_row = np.unique(self.index.queries[rows], return_inverse=True)
-        found = np.empty((len(rows), self.settings.number), dtype=np.int64)
+    def mine(self, rows: np.ndarray, pool: np.ndarray, progress: Any) -> None:
+        """Fills in the negatives of some rows, which are documents of the pool."""
+        rows = rows[np.argsort(self.index.queries[rows], kind="stable")]  # those of a query are looked up together
+        unique, first_rows = np.unique(self.index.queries[rows], return_index=True)
+        first_rows = np.append(first_rows, len(rows))
         for start in range(0, len(unique), QUERIES_AT_A_TIME):
             some = unique[start : start + QUERIES_AT_A_TIME]
             queries = self.queries.take(some).to(self.device)
             known = [self.index.known[query] for query in some]
-            scores, numbers = nearest_documents(queries, self.documents, pool, known, self.settings.depth)
-            theirs = np.flatnonzero((of_row >= start) & (of_row < start + len(some)))
-            for first in range(0, len(theirs), QUERIES_AT_A_TIME):
-                here = theirs[first : first + QUERIES_AT_A_TIME]
-                of_query = torch.from_numpy(of_row[here] - start).to(self.device)
-                positives = self.documents.take(self.index.positives[rows[here]]).to(self.device)
-                positives = (queries[of_query] * positives).sum(1)
-                if len(bad := (~positives.isfinite()).nonzero()):
-                    row = int(rows[here][int(bad[0])])
-                    raise ValueError(f"Row {row}: the score of its positive is {positives[bad[0]].item()}.")
-                own = self._own_negatives(rows[here])
-                found[here] = self._choose(scores[of_query], numbers[of_query], positives, own).cpu().numpy()
-        return found
+            nearest = nearest_documents(queries, self.documents.blocks(pool), self.settings.depth, known)
+            first, last = first_rows[start], first_rows[start + len(some)]
+            for row in range(first, last, QUERIES_AT_A_TIME):
+                here = rows[row : min(row + QUERIES_AT_A_TIME, last)]
+                of_query = torch.from_numpy(np.searchsorted(some, self.index.queries[here])).to(self.device)
+                positives = self._positive_scores(here, queries[of_query])
+                scores, numbers = (found[of_query] for found in nearest)
+                self._choose(here, scores, numbers, positives)
+                progress.update(len(here))
 
-    def _own_negatives(self, rows: np.ndarray) -> torch.Tensor:
-        lists = [self.index.negatives[row] for row in rows]
-        own = torch.full((len(lists), max(map(len, lists), default=0)), -1)
-        for place, numbers in enumerate(lists):
-            own[place, : len(numbers)] = torch.tensor(numbers, dtype=torch.long)
-        return own.to(self.device)
+    def _positive_scores(self, rows: np.ndarray, queries: torch.Tensor) -> torch.Tensor:
+        positives = self.documents.take(self.index.positives[rows]).to(self.device)
+        scores = (queries * positives).sum(1)
+        if len(bad := (~scores.isfinite()).nonzero()):
+            raise ValueError(f"Row {rows[int(bad[0])]}: the score of its positive is {scores[bad[0]].item()}.")
+        return scores
 
-    def _choose(
-        self, scores: torch.Tensor, numbers: torch.Tensor, positives: torch.Tensor, own: torch.Tensor
-    ) -> torch.Tensor:
-        """The first documents of each row that are neither too near nor among its negatives already."""
-        there = scores > -torch.inf
+    def _choose(self, rows: np.ndarray, scores: torch.Tensor, numbers: torch.Tensor, positives: torch.Tensor) -> None:
+        """Takes the first documents of each row that are neither too near nor among its negatives already."""
+        own = [torch.tensor(self.index.negatives[row], dtype=torch.long) for row in rows]
+        own = pad_sequence(own, batch_first=True, padding_value=-1).to(self.device)
+        free = scores > -torch.inf
         for column in own.unbind(1):
-            there &= numbers != column[:, None]
-        there[:, : self.settings.skip] = False
+            free &= numbers != column[:, None]
+        free[:, : self.settings.skip] = False
         near = scores > self.settings.limits(positives)[:, None]
-        self.too_near += int((there & near).sum())
-        there &= ~near
-        rank = there.cumsum(1)
-        there &= rank <= self.settings.number
-        chosen = torch.full((len(scores), self.settings.number), -1, device=scores.device)
-        chosen[there.nonzero()[:, 0], rank[there] - 1] = numbers[there]
-        number = there.sum(1)
-        has = number > 0
-        self.rows_with_mined += int(has.sum())
-        self.sum_of_positives += float(positives[has].double().sum())
-        of_row = scores.where(there, 0).double().sum(1)
-        self.sum_of_negatives += float((of_row[has] / number[has]).sum())
-        return chosen
+        self.too_near += int((free & near).sum())
+        rank = (free & ~near).cumsum(1)
+        taken = free & ~near & (rank <= self.settings.number)
+        chosen = torch.full((len(rows), self.settings.number), -1, device=self.device)
+        chosen[taken.nonzero()[:, 0], rank[taken] - 1] = numbers[taken]
+        means = scores.where(taken, 0).double().sum(1) / taken.sum(1)
+        self.negatives[rows] = chosen.cpu().numpy()
+        self.scores[rows] = torch.stack([positives.double(), means], dim=1).cpu().numpy()
 
-    def report(self, found: np.ndarray) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         """What was found, in numbers."""
-        by_number = np.bincount((found >= 0).sum(1), minlength=self.settings.number + 1)
-        mined, rows = int((found >= 0).sum()), self.rows_with_mined
-        without = [not own for own in self.index.negatives] & (found < 0).all(1)
+        counts = (self.negatives >= 0).sum(1)
+        by_number = np.bincount(counts, minlength=self.settings.number + 1).tolist()
+        has_own = np.array([bool(own) for own in self.index.negatives], dtype=bool)
+        positive, negative = self.scores[counts > 0].mean(0).tolist() if counts.any() else (None, None)
         return {
-            "rows": len(found),
-            "queries": len(self.index.query_keys),
-            "documents": len(self.index.document_keys),
+            "rows": len(counts),
+            "queries": len(self.index.query_places),
+            "documents": len(self.index.document_places),
             "wanted": self.settings.number,
-            "mined": mined,
-            "rows_with_fewer": int(by_number[:-1].sum()),
-            "rows_by_number": {str(number): int(rows) for number, rows in enumerate(by_number)},
+            "mined": int(counts.sum()),
+            "rows_with_fewer": sum(by_number[:-1]),
+            "rows_by_number": {str(number): rows for number, rows in enumerate(by_number)},
             "too_near": self.too_near,
-            "rows_without_negatives": int(without.sum()),
-            "rows_with_mined": rows,
-            "mean_positive_score": round(self.sum_of_positives / rows, 4) if rows else None,
-            "mean_negative_score": round(self.sum_of_negatives / rows, 4) if rows else None,
+            "rows_without_negatives": int((~has_own & (counts == 0)).sum()),
+            "rows_with_mined": int((counts > 0).sum()),
+            "mean_positive_score": positive and round(positive, 4),
+            "mean_negative_score": negative and round(negative, 4),
         }
+
+
+def add_negatives(dataset: Dataset, index: PairIndex, documents: np.ndarray, cache_file: Path) -> Dataset:
+    """
+    Rows with the negatives that they have, and after those the mined ones.
+
+    Args:
+        dataset (`Dataset`): the rows that the index was made of.
+        index ([`PairIndex`]): what stands where.
+        documents (`np.ndarray` of shape `(num_rows, number)`): of [`Mined`].
+        cache_file (`Path`): file that holds the new rows for as long as they are used.
+
+    Returns:
+        `Dataset`: the same columns, and `negatives`.
+    """
+    raw = without_decoding(dataset)
+
+    def add(rows: dict[str, list], numbers: list[int]) -> dict[str, list]:
+        mined = [[index.document_places[number] for number in documents[row] if number >= 0] for row in numbers]
+        items = _items_at(raw, {place for places in mined for place in places})
+        own = rows.get("negatives") or [None] * len(numbers)
+        pairs = zip(own, mined, strict=True)
+        return {"negatives": [[*(items_before or []), *map(items.get, places)] for items_before, places in pairs]}
+
+    features, stored = (
+        Features({**rows.features, "negatives": rows.features.get("negatives", [rows.features["positive"]])})
+        for rows in (dataset, raw)
+    )
+    made = raw.map(
+        add,
+        with_indices=True,
+        batched=True,
+        features=stored,
+        cache_file_name=str(cache_file),
+        load_from_cache_file=False,
+        desc="Writing",
+    )
+    return made.cast(features) if made.features != features else made
+
+
+def _items_at(raw: Dataset, places: set[Place]) -> dict[Place, dict[str, Any]]:
+    """Items by their places; every row is read once."""
+    rows = sorted({place.row for place in places})
+    read = dict(zip(rows, raw.select(rows), strict=True)) if rows else {}
+    return {place: place.item(read[place.row]) for place in places}

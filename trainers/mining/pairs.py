@@ -25,9 +25,7 @@ class Place(NamedTuple):
     @property
     def name(self) -> str:
         """As it is called in messages."""
-        return (
-            f"Row {self.row}: negative {self.part}" if isinstance(self.part, int) else f"Row {self.row}: {self.part}"
-        )
+        return f"Row {self.row}: {f'negative {self.part}' if isinstance(self.part, int) else self.part}"
 
     def item(self, row: dict[str, Any]) -> dict[str, Any]:
         """The item, out of its row."""
@@ -66,8 +64,8 @@ class PairIndex(NamedTuple):
     What stands where, and what belongs to what.
 
     Args:
-        query_keys, document_keys (`list[int]`): hashes of different queries (with their instruction) and documents.
-        query_places, document_places (`list[Place]`): where each of them is, one place of several.
+        query_places, document_places (`list[Place]`): where each different query (with its instruction) and each
+            different document is, one place of several.
         queries, positives (`np.ndarray` of shape `(num_rows,)`): number of the query and of the positive of each row.
         negatives (`list[list[int]]`): numbers of the negatives that each row has already.
         known (`Sequence[np.ndarray]`): by query, sorted numbers of documents that are none of its negatives: positives
@@ -77,8 +75,6 @@ class PairIndex(NamedTuple):
         sources (`list[str | None]`): of each row.
     """
 
-    query_keys: list[int]
-    document_keys: list[int]
     query_places: list[Place]
     document_places: list[Place]
     queries: np.ndarray
@@ -134,43 +130,34 @@ def index_pairs(rows: Dataset | Iterable[dict[str, Any]], instructions: dict[str
         sources.append(source)
         contents.append(query.content)
         groups.append(values.get("group"))
-    equal = [documents.of.get(content) for content in contents]
+    content_of_query = dict(zip(query_of, contents, strict=True))  # in the order of the numbers of queries
+    known = _Known(list(content_of_query.values()), Answers(contents, positive_of, groups), documents.of)
     return PairIndex(
-        query_keys=list(queries.of),
-        document_keys=list(documents.of),
         query_places=queries.first,
         document_places=documents.first,
         queries=np.array(query_of, dtype=np.int64),
         positives=np.array(positive_of, dtype=np.int64),
         negatives=negatives_of,
-        known=_Known(query_of, positive_of, contents, groups, equal),
+        known=known,
         pools=_pools(positive_of, negatives_of, sources, len(documents.of)),
         sources=sources,
     )
 
 
 class _Known(Sequence):
-    """What is known of each query, put together when it is asked for."""
+    """What is known of each query, by its content, put together when it is asked for."""
 
-    def __init__(
-        self,
-        query_of: Sequence[int],
-        positive_of: Sequence[int],
-        contents: Sequence[int],
-        groups: Sequence[str | None],
-        equal: Sequence[int | None],
-    ) -> None:
-        self.answers = Answers(contents, positive_of, groups)
-        self.equal = {content: same for content, same in zip(contents, equal, strict=True) if same is not None}
-        of_query = dict(zip(query_of, contents, strict=True))
-        self.contents = [of_query[query] for query in range(len(of_query))]
+    def __init__(self, contents: list[int], answers: Answers, documents: dict[int, int]) -> None:
+        self.contents, self.answers, self.documents = contents, answers, documents
 
     def __len__(self) -> int:
         return len(self.contents)
 
     def __getitem__(self, query: int) -> np.ndarray:
         content = self.contents[query]
-        found = self.answers.of(content) | ({self.equal[content]} if content in self.equal else set())
+        found = self.answers.of(content)
+        if content in self.documents:  # the query itself
+            found.add(self.documents[content])
         return np.array(sorted(found), dtype=np.int64)
 
 

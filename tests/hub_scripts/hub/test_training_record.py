@@ -75,6 +75,7 @@ def test_two_stages_with_a_merge_between(
     """Of each stage what was: K of the model, its own data, what was left out, settings that acted and no others."""
     monkeypatch.chdir(tmp_path)
     typed = ["--data", "home_alice/../home_alice/secretproject/dial.jsonl", "--output_dir", "first"]
+    typed += ["--train_sampling_strategy", "group_by_length"]
     more = ["--gradient_accumulation_steps", "2", "--dialogue_max_length", "60", "--on_bad_row", "skip"]
     more += ["--per_device_train_batch_size", "4", "--max_steps", "2", "--save_strategy", "steps", "--save_steps", "1"]
     code, _, error = coma_command("pretrain", "--model", coma_folder, *typed, "--lora_r", "2", *ENDS, *more)
@@ -87,6 +88,7 @@ def test_two_stages_with_a_merge_between(
     assert (stage["adapter"]["lora_r"], stage["adapter"]["use_dora"]) == (2, True)
     idle = {"kl_weight", "kl_temperature", "train_merger", "on_bad_row", "weight_decay", "bf16"}
     assert not idle & stage["settings"].keys() and stage["settings"]["seed"] == 42
+    assert stage["settings"]["train_sampling_strategy"] == "group_by_length"
     assert stage["settings"]["compression_instruction"]["without"] == "\nSummarize above text in a few words."
     assert "secret" not in json.dumps(stage) and str(tmp_path) not in json.dumps(stage)
     (halfway,) = stages_of(tmp_path / "first" / "checkpoint-1")
@@ -104,6 +106,7 @@ def test_two_stages_with_a_merge_between(
     assert (second["model"], second["data"], second["data_rows"]) == ("merged", "pairs.jsonl", 4)
     assert second["adapter"] is None
     assert second["query_text"] == "query" and "source" not in second and "mmeb_split" not in second
+    assert "train_sampling_strategy" not in second["settings"], "rows come in random order, as usual"
     assert second["settings"]["freeze_vision"] is True and "compression_instruction" not in second["settings"]
     assert "bidirectional" not in second["settings"] and "hardness" not in second["settings"]
 

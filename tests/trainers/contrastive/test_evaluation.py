@@ -87,7 +87,7 @@ def some_rows(number: int, first: int) -> tuple[torch.Tensor, torch.Tensor, Pair
 
 
 def test_what_is_kept_does_not_grow() -> None:
-    def loss(queries: torch.Tensor, documents: torch.Tensor, ids: PairIds, rows: torch.Tensor, own: Any) -> Any:
+    def loss(queries: torch.Tensor, documents: torch.Tensor, ids: PairIds, rows: slice) -> Any:
         assert len(ids.rows) == len(queries) == 5
         return info_nce(queries[rows], documents, ids.targets().for_queries(rows), 0.1, num_items_in_batch=1)
 
@@ -95,7 +95,7 @@ def test_what_is_kept_does_not_grow() -> None:
     for batch in range(30):
         blocks.add(*some_rows(3, 3 * batch))
         assert len(blocks.queries) < 5 + 5 + 3
-    assert blocks.means()["num_documents"] == 5 and blocks.rows == 90
+    assert blocks.means()["num_documents"] == 5 and blocks.num_rows == 90
 
 
 def test_an_embedding_that_is_not_finite_is_said_with_its_row() -> None:

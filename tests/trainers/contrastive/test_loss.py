@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import trainers.contrastive.targets
-from trainers.contrastive.loss import InfoNCEOptions, InfoNCEOutput, InfoNCEStatistics, info_nce
+from trainers.contrastive.loss import InfoNCEOptions, InfoNCEOutput, info_nce
 from trainers.contrastive.targets import ContrastiveTargets, IdPair, IdSets
 
 
@@ -65,11 +65,11 @@ def both_directions(queries, documents, targets, temperature, options) -> InfoNC
     """The mean of the loss of the queries and of that of the documents that have a query."""
     forward = info_nce(queries, documents, targets, temperature, options)
     backward = info_nce(documents, queries, targets.transposed(), temperature, options)
-    return InfoNCEOutput((forward.loss + backward.loss) / 2, forward.statistics)
+    return InfoNCEOutput((forward.loss + backward.loss) / 2, forward.sums)
 
 
 def means(output: InfoNCEOutput) -> dict[str, float]:
-    return {name: (total / count).item() for name, (total, count) in output.statistics.fractions().items()}
+    return {name: (total / count).item() for name, (total, count) in output.fractions().items()}
 
 
 def shard(num_queries: int, num_documents: int, first: int) -> ContrastiveTargets:
@@ -148,7 +148,7 @@ def test_equals_the_formula_in_value_gradients_and_statistics(seed):
     direction = both_directions if bidirectional else info_nce
     output = direction(queries, documents, targets, temperature, options)
     torch.testing.assert_close(output.loss, expected, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(output.statistics.sums, sums)
+    torch.testing.assert_close(output.sums, sums)
     gradients = torch.autograd.grad(3 * output.loss, inputs)
     references = torch.autograd.grad(3 * expected, inputs)
     for gradient, reference in zip(gradients, references, strict=True):
@@ -222,7 +222,7 @@ def test_equal_content_changes_nothing():
     first = info_nce(queries[:1], documents, targets.for_queries(slice(0, 1)), 0.5).loss
     torch.testing.assert_close(first, info_nce(queries[:1], documents[:6], None, 0.5).loss)
     assert first < info_nce(queries[:1], documents, None, 0.5).loss
-    assert info_nce(queries, documents, targets).statistics.sums[-1] == 2
+    assert info_nce(queries, documents, targets).sums[-1] == 2
 
 
 def test_margin_drops_what_is_more_similar_than_the_positive():
@@ -273,7 +273,7 @@ def test_shards_of_rows_add_up_to_the_whole(processes):
     options = InfoNCEOptions(false_negative_margin=0.1, hardness=1.0)
     whole = both_directions(queries, documents, ContrastiveTargets.paired(rows, rows + 4), temperature, options)
     bounds = torch.linspace(0, rows, processes + 1).long().tolist()
-    total, statistics = 0, InfoNCEStatistics(torch.zeros(7, **DOUBLE))
+    total, sums = 0, torch.zeros(7, **DOUBLE)
     for start, end in pairwise(bounds):
         own = slice(start, end)
         one = shard(end - start, rows + 4, start)
@@ -281,9 +281,9 @@ def test_shards_of_rows_add_up_to_the_whole(processes):
         other = shard(end - start, rows, start)
         backward = info_nce(documents[own], queries, other, temperature, options, num_items_in_batch=rows)
         total = total + (forward.loss + backward.loss) / 2
-        statistics = statistics + forward.statistics
+        sums = sums + forward.sums
     torch.testing.assert_close(total, whole.loss)
-    torch.testing.assert_close(statistics.sums, whole.statistics.sums)
+    torch.testing.assert_close(sums, whole.sums)
     inputs = (queries, documents, temperature)
     for ours, reference in zip(
         torch.autograd.grad(total, inputs), torch.autograd.grad(whole.loss, inputs), strict=True

@@ -12,8 +12,11 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
+import trainers.encoding.encode
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.encoding.encode import embed_items, encode_batches, token_lengths
+from modeling_coma.inputs_coma import to_messages
+from trainers.encoding.encode import embed_items, embed_shared, encode_batches
+from trainers.encoding.tokenize import token_lengths
 
 
 Coma = tuple[ComaForEmbedding, ComaProcessor]
@@ -124,6 +127,30 @@ def test_rows_that_no_tokenizer_or_decoder_ends_with(coma: Coma, tmp_path: Path,
     failures = {row: reason for batch in batches for row, reason in batch.failures.items()}
     assert sorted(failures) == [1, 2, 3, 4, 5] and sorted(row for batch in batches for row in batch.rows) == [0, 6]
     assert all(reason.startswith(f"Row {100 + row}: ") for row, reason in failures.items()), failures
+
+
+def test_a_text_is_tokenized_once(coma: Coma, mixed_inputs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """… and what its length was counted by is what the model gets, however few rows are sorted at one time."""
+    model, processor = coma
+    expected, seen = one_by_one(coma, mixed_inputs), Counter()
+    tokenizer_call = type(processor.tokenizer).__call__
+
+    def count(self: Any, text: list[str], **kwargs: Any) -> dict:
+        seen.update(text)
+        return tokenizer_call(self, text, **kwargs)
+
+    monkeypatch.setattr(type(processor.tokenizer), "__call__", count)
+    for window in (1, 3, 100):
+        monkeypatch.setattr(trainers.encoding.encode, "WINDOW", window)
+        seen.clear()
+        assert (embed_items(model, processor, mixed_inputs, batch_tokens=80) - expected).abs().max() < 1e-5
+        rendered = processor.apply_chat_template([to_messages(item) for item in mixed_inputs])
+        assert seen == Counter(rendered)
+
+
+def test_shared_by_one_process_it_is_embed_items(coma: Coma, mixed_inputs: list[Any]) -> None:
+    """What two do together is in test_evaluate_distributed.py."""
+    assert torch.equal(embed_shared(*coma, mixed_inputs), embed_items(*coma, mixed_inputs))
 
 
 def test_the_model_is_left_as_it_was(coma: Coma) -> None:

@@ -9,23 +9,20 @@ import pytest
 import torch
 from datasets import Dataset, Image
 
-import trainers.encoding.nearest
+import trainers.encoding.shards
 import trainers.mining.mine
 from trainers.data.images import without_decoding
 from trainers.data.schema import PAIR_FEATURES
 from trainers.encoding.shards import EmbeddingShards
-from trainers.mining.mine import Mined, MiningSettings, mine
-from trainers.mining.mined_rows import add_negatives
+from trainers.mining.mine import Mined, MiningSettings, add_negatives, mine
 from trainers.mining.pairs import PairIndex, index_pairs
 
 
 NO_MARGIN = {"relative_margin": None}
 
 
-def shards(embeddings: Any, folder: Path) -> EmbeddingShards:
-    folder.mkdir()
-    np.save(folder / "0.npy", np.asarray(embeddings, dtype=np.float32))
-    return EmbeddingShards([folder / "0.npy"], len(embeddings))
+def shards(embeddings: Any) -> EmbeddingShards:
+    return EmbeddingShards([np.asarray(embeddings, dtype=np.float32)])
 
 
 def text(words: str) -> dict:
@@ -46,11 +43,11 @@ SCORES = {"p": 0.8, "a": 0.9, "b": 0.79, "c": 0.77, "d": 0.7, "e": 0.5, "f": -0.
 ROWS = [row("q", "p"), *(row(f"other {name}", name) for name in "abcdef")]
 
 
-def mine_line(tmp_path: Path, rows: list[dict] = ROWS, **settings: Any) -> tuple[list[str], dict]:
+def mine_line(rows: list[dict] = ROWS, **settings: Any) -> tuple[list[str], dict]:
     index = index_pairs(rows)
     names = [place.item(rows[place.row])["text"] for place in index.document_places]
-    queries = shards([[1.0]] * len(index.query_keys), tmp_path / "queries")
-    documents = shards([[SCORES[name]] for name in names], tmp_path / "documents")
+    queries = shards([[1.0]] * len(index.query_places))
+    documents = shards([[SCORES[name]] for name in names])
     mined = mine(index, queries, documents, MiningSettings(**{"number": 3, "depth": 6, **NO_MARGIN, **settings}))
     return texts(mined, index, rows)[0], mined.report
 
@@ -73,27 +70,27 @@ def mine_line(tmp_path: Path, rows: list[dict] = ROWS, **settings: Any) -> tuple
         ({"relative_margin": -0.2}, "abc"),  # at most 0.96
     ],
 )
-def test_margins_by_hand(settings: dict, expected: str, tmp_path: Path) -> None:
-    found, report = mine_line(tmp_path, **settings)
+def test_margins_by_hand(settings: dict, expected: str) -> None:
+    found, report = mine_line(**settings)
     assert "".join(found) == expected
     assert report["rows"] == 7 and report["wanted"] == settings.get("number", 3)
 
 
-def test_a_positive_below_zero_has_a_margin_below_it(tmp_path: Path) -> None:
+def test_a_positive_below_zero_has_a_margin_below_it() -> None:
     limits = MiningSettings(relative_margin=0.1).limits(torch.tensor([0.5, -0.5]))
     assert torch.allclose(limits, torch.tensor([0.45, -0.55]))
 
 
-def test_negatives_that_are_there_are_not_mined_again(tmp_path: Path) -> None:
-    found, report = mine_line(tmp_path, [row("q", "p", "b"), *ROWS[1:]])
+def test_negatives_that_are_there_are_not_mined_again() -> None:
+    found, report = mine_line([row("q", "p", "b"), *ROWS[1:]])
     assert "".join(found) == "acd" and report["documents"] == 7
 
 
-def test_who_got_fewer_is_counted(tmp_path: Path) -> None:
+def test_who_got_fewer_is_counted() -> None:
     rows = [row("q", "p", source="x"), row("r", "a", source="x"), row("s", "b", source="y"), row("q", "e", source="x")]
     index = index_pairs(rows)
-    queries = shards([[1.0]] * 3, tmp_path / "queries")
-    documents = shards([[SCORES[name]] for name in "pabe"], tmp_path / "documents")
+    queries = shards([[1.0]] * 3)
+    documents = shards([[SCORES[name]] for name in "pabe"])
     mined = mine(index, queries, documents, MiningSettings(number=2, depth=5))
     assert texts(mined, index, rows) == [[], ["p", "e"], [], []]  # `a` is nearer to q than p; b is of another source
     assert mined.report["rows_by_number"] == {"0": 3, "1": 0, "2": 1} and mined.report["rows_with_fewer"] == 3
@@ -127,10 +124,9 @@ def oracle(rows: list[dict], index: PairIndex, scores: np.ndarray, settings: Min
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_in_pieces_as_row_by_row(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainers.mining.mine, "ROWS_AT_A_TIME", 11)
+def test_in_pieces_as_row_by_row(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainers.mining.mine, "QUERIES_AT_A_TIME", 4)
-    monkeypatch.setattr(trainers.encoding.nearest, "DOCUMENTS_AT_A_TIME", 6)
+    monkeypatch.setattr(trainers.encoding.shards, "DOCUMENTS_AT_A_TIME", 6)
     random = np.random.default_rng(seed)
 
     def some(kind: str, number: int) -> str:
@@ -148,10 +144,10 @@ def test_in_pieces_as_row_by_row(seed: int, tmp_path: Path, monkeypatch: pytest.
     ]
     index = index_pairs(rows)
     # Small whole numbers: scores are exact, and many of them equal.
-    queries = random.integers(-2, 3, (len(index.query_keys), 5))
-    documents = random.integers(-2, 3, (len(index.document_keys), 5))
+    queries = random.integers(-2, 3, (len(index.query_places), 5))
+    documents = random.integers(-2, 3, (len(index.document_places), 5))
     settings = MiningSettings(number=3, depth=9, skip=1, relative_margin=0.25, max_score=4)
-    mined = mine(index, shards(queries, tmp_path / "q"), shards(documents, tmp_path / "d"), settings)
+    mined = mine(index, shards(queries), shards(documents), settings)
     found = [[int(number) for number in one if number >= 0] for one in mined.documents]
     assert found == oracle(rows, index, queries @ documents.T, settings)
     assert sum(map(len, found)) == mined.report["mined"] > 20
@@ -176,12 +172,12 @@ def test_rows_are_written_with_what_they_had(picture: Callable, tmp_path: Path) 
     assert [len(found) for found in made["negatives"]] == [1, 0, 1]
 
 
-def test_both_means_are_over_the_same_rows(tmp_path: Path) -> None:
+def test_both_means_are_over_the_same_rows() -> None:
     """Each of them counts once, however many negatives it has."""
     rows = [row("q", "b"), row("r", "f"), row("s", "c", "d", "e")]
     index = index_pairs(rows)
-    queries = shards([[1.0]] * 3, tmp_path / "queries")
-    documents = shards([[SCORES[name]] for name in "bfcde"], tmp_path / "documents")
+    queries = shards([[1.0]] * 3)
+    documents = shards([[SCORES[name]] for name in "bfcde"])
     mined = mine(index, queries, documents, MiningSettings(number=3, depth=5, absolute_margin=0.03, relative_margin=0))
     assert texts(mined, index, rows) == [["d", "e", "f"], [], ["f"]]
     assert mined.report["rows_with_mined"] == 2 and mined.report["rows_without_negatives"] == 1
@@ -189,19 +185,19 @@ def test_both_means_are_over_the_same_rows(tmp_path: Path) -> None:
     assert mined.report["mean_negative_score"] == pytest.approx(((0.7 + 0.5 - 0.2) / 3 - 0.2) / 2, abs=1e-4)
 
 
-def test_more_than_there_is_cannot_be_asked_for(tmp_path: Path) -> None:
+def test_more_than_there_is_cannot_be_asked_for() -> None:
     with pytest.raises(ValueError, match="number=5 and skip=2 ask for more than there is: no query has more than 6"):
-        mine_line(tmp_path, number=5, skip=2, depth=7)
+        mine_line(number=5, skip=2, depth=7)
 
 
 @pytest.mark.parametrize("place", [0, 3])
-def test_an_embedding_that_is_not_finite_is_refused(tmp_path: Path, place: int) -> None:
+def test_an_embedding_that_is_not_finite_is_refused(place: int) -> None:
     """A limit of NaN would let everything through."""
     index, embeddings = index_pairs(ROWS), [[1.0] for _ in range(7)]
     embeddings[place] = [np.nan]
     settings = MiningSettings(number=3, depth=6)
     with pytest.raises(ValueError, match=f"document {place} have the score|Row {place}: the score of its positive"):
-        mine(index, shards([[1.0]] * 7, tmp_path / "q"), shards(embeddings, tmp_path / "d"), settings)
+        mine(index, shards([[1.0]] * 7), shards(embeddings), settings)
 
 
 @pytest.mark.parametrize("name", ["relative_margin", "absolute_margin", "max_score"])

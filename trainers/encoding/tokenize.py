@@ -1,0 +1,131 @@
+"""Items to be embedded as rows of tokens: each is rendered and tokenized once, before any image is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from datasets import Column, Dataset
+
+from modeling_coma import ComaProcessor
+from modeling_coma.inputs_coma import open_image, to_messages
+from trainers.data.images import as_image
+
+
+__all__ = ["ItemReader", "TokenizedRow", "token_lengths", "tokenize"]
+
+CHUNK = 1024  # rows that are rendered and tokenized at one time
+
+
+class TokenizedRow(NamedTuple):
+    """
+    A row whose text is tokenized, or why it cannot be read.
+
+    Args:
+        place (`int`): its place in the items.
+        length (`int`): its tokens, with those of its images and of compression; 0 if it cannot be read.
+        text (`str`): as the template renders it, with a placeholder for each image.
+        ids (`np.ndarray`): of the text.
+        error (`ValueError`, *optional*): what is wrong with it.
+    """
+
+    place: int
+    length: int = 0
+    text: str = ""
+    ids: np.ndarray | None = None
+    error: ValueError | None = None
+
+
+class ItemReader:
+    """Rows of a list, a `Dataset` or one of its columns. A `Dataset` gives images as it stores them, undecoded."""
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        self.names: list[str] = []
+        while isinstance(items, Column):
+            self.names.insert(0, items.column_name)
+            items = items.source
+        if isinstance(items, Dataset):
+            columns = self.names[:1] or [name for name in ("image", "text") if name in items.column_names]
+            if not columns:
+                raise ValueError(f"No column is called image or text among {items.column_names}; give one of them.")
+            items = items.select_columns(columns).with_format("arrow")
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def fetch(self, places: list[int]) -> list[Any]:
+        """The items at some places."""
+        if not isinstance(self.items, Dataset):
+            return [_undecoded(self.items[place]) for place in places]
+        values = self.items[places].to_pylist()
+        for name in self.names:
+            values = [value[name] for value in values]
+        # The order of a prompt is that of training, the image first, however the fields happen to be stored.
+        return [_undecoded(dict(sorted(v.items())) if isinstance(v, dict) else v) for v in values]
+
+    def images(self, places: list[int]) -> list[list[Any]]:
+        """The images of the items at some places, undecoded."""
+        return [_images_in(_messages(item)) for item in self.fetch(places)]
+
+
+def tokenize(processor: ComaProcessor, items: ItemReader, places: range) -> Iterator[TokenizedRow]:
+    """Renders and tokenizes items, some at a time, and gives them in their order. Of images only headers are read."""
+    control_tokens = processor.control_tokens
+    for start in range(places.start, places.stop, CHUNK):
+        chunk = list(range(start, min(start + CHUNK, places.stop)))
+        rows, conversations = [], {}
+        for place, item in zip(chunk, items.fetch(chunk), strict=True):
+            try:
+                conversations[place] = _messages(item, control_tokens)
+            except ValueError as error:
+                rows.append(TokenizedRow(place, error=error))
+        if conversations:
+            texts = processor.apply_chat_template(list(conversations.values()))
+            ids_of_texts = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+            for (place, messages), text, ids in zip(conversations.items(), texts, ids_of_texts, strict=True):
+                length = len(ids) + _image_tokens(processor, messages) + processor.num_compression_tokens
+                if processor.max_length is not None:
+                    length = min(length, processor.max_length)
+                rows.append(TokenizedRow(place, length, text, np.array(ids, dtype=np.int32)))
+        yield from sorted(rows, key=lambda row: row.place)
+
+
+def token_lengths(processor: ComaProcessor, items: Sequence[Any]) -> np.ndarray:
+    """Tokens of every row, compression tokens included, without decoding an image; 0 for rows that cannot be read."""
+    rows = tokenize(processor, ItemReader(items), range(len(items)))
+    return np.fromiter((row.length for row in rows), dtype=np.int64, count=len(items))
+
+
+def _messages(item: Any, control_tokens: tuple[str, ...] = ()) -> list[dict]:
+    if isinstance(item, ValueError):
+        raise item
+    return to_messages(item, tokens=control_tokens)
+
+
+def _images_in(messages: list[dict]) -> list[Any]:
+    return [block["image"] for message in messages for block in message["content"] if block["type"] == "image"]
+
+
+def _image_tokens(processor: ComaProcessor, messages: list[dict]) -> int:
+    """Tokens of the images of a row beyond the one placeholder each has in the text."""
+    area = processor.image_processor.merge_size**2
+    tokens = 0
+    for image in _images_in(messages):
+        try:
+            with open_image(image, max_pixels=processor.max_image_pixels) as opened:
+                patches = processor.image_processor.get_number_of_image_patches(opened.height, opened.width, {})
+        except ValueError:  # it is reported, with its row, when it is decoded
+            continue
+        tokens += patches // area - 1
+    return tokens
+
+
+def _undecoded(item: Any) -> Any:
+    image = as_image(item)
+    if image is not item:
+        return {"image": image}
+    if isinstance(item, dict):
+        return {k: [as_image(one) for one in v] if isinstance(v, list) else as_image(v) for k, v in item.items()}
+    return item
