@@ -11,7 +11,7 @@ from hub_scripts.hub.training_record import TRAINING_FILE
 from modeling_coma.sentence_transformers_coma import FILES
 
 
-__all__ = ["SENTENCE_TRANSFORMERS_FILES", "belonging", "is_inside", "module_folders", "others"]
+__all__ = ["SENTENCE_TRANSFORMERS_FILES", "belonging", "module_folders", "others"]
 
 SENTENCE_TRANSFORMERS_FILES = tuple(FILES)
 CODE = tuple(sorted(file.name for file in Path(modeling_coma.__file__).parent.glob("*_coma.py")))
@@ -89,7 +89,7 @@ def module_folders(folder: Path) -> list[str]:
     return [path for path in paths if path]
 
 
-def is_inside(path: Path, folder: Path) -> bool:
+def _is_inside(path: Path, folder: Path) -> bool:
     """Whether a file lies in the folder, links resolved. Files of a snapshot in the Hub's cache lie in its `blobs`."""
     target, home = path.resolve(), folder.resolve()
     blobs = home.parent.parent / "blobs"
@@ -98,7 +98,7 @@ def is_inside(path: Path, folder: Path) -> bool:
 
 
 def _must_be_inside(path: Path, folder: Path) -> None:
-    if not path.is_file() or not is_inside(path, folder):
+    if not path.is_file() or not _is_inside(path, folder):
         raise ValueError(
             f"{path} is a link that leads out of the folder, or no file, and is not published: put the file itself "
             "there, or remove it."

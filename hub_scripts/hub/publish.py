@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ from hub_scripts.hub.public_names import HUB_ID, public_name
 from hub_scripts.hub.training_record import read_training_record, write_stages
 from hub_scripts.hub.upload import fetch_model
 from hub_scripts.merge import merge_model
+from trainers.checkpoints import whole_or_nothing
 
 
 if TYPE_CHECKING:
@@ -59,6 +58,7 @@ def prepare_model(
     Raises:
         ValueError: if the folder does not load without this package, or embeds differently, and for a link in the
             folder of the model that leads out of it.
+        OSError: if it cannot be written, because the disk is full for instance.
     """
     source = Path(name)
     if not source.exists() and HUB_ID.fullmatch(name):
@@ -66,7 +66,7 @@ def prepare_model(
     if not source.is_dir():
         raise ValueError(f"{name} is neither a folder nor a model on the Hub.")
     files = belonging(source, linked_weights=True)  # before anything is read through a link that leads out
-    with _space_for(folder):
+    with whole_or_nothing(folder, folder.parent):
         if adapter:
             model, processor, card["adapter_of"] = _save_adapter(str(source), folder, base)
         else:
@@ -131,14 +131,3 @@ def _hide_paths(folder: Path) -> None:
         if file.exists():
             content = json.loads(file.read_text(encoding="utf-8"), object_hook=hide)
             file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _space_for(folder: Path) -> Iterator[None]:
-    """Says in a line what safetensors says of a full disk."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except SafetensorError as error:
-        raise OSError(f"The weights cannot be read, or cannot be written to {folder.parent}: {error}") from error
