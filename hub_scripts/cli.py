@@ -20,7 +20,7 @@ from pathlib import Path
 from hub_scripts.common.terminal import drop_unwritten, flush, is_read, one_line, show_every_letter
 
 
-__all__ = ["COMMANDS", "coma_version", "main"]
+__all__ = ["COMMANDS", "main"]
 
 # In the order of a project. Each is a module of this package with `main(argv) -> int`, imported when it is called, so
 # that `coma --help` answers at once.
@@ -90,6 +90,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from trainers import __version__  # not before it is known that they are ours
+
     width = max(map(len, COMMANDS))
     lines = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
     title, _, example = (__doc__ or "").partition("\n\n")
@@ -99,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         description=f"{title}\n\ncommands:\n{lines}\n\n{example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"coma {coma_version()}")
+    parser.add_argument("--version", action="version", version=f"coma {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -118,13 +120,6 @@ def _hidden_package() -> str:
                     "hides it, or start it as `coma`, not by `python -m`."
                 )
     return ""
-
-
-def coma_version() -> str:
-    """Version of this package."""
-    from trainers import __version__  # not before it is known that this is ours
-
-    return __version__
 
 
 def _one_line(error: BaseException) -> str:

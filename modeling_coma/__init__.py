@@ -16,11 +16,4 @@ ComaConfig.register_for_auto_class()
 ComaForEmbedding.register_for_auto_class("AutoModel")
 ComaProcessor.register_for_auto_class()
 
-__all__ = [
-    "TESTED_TRANSFORMERS",
-    "ComaConfig",
-    "ComaForEmbedding",
-    "ComaOutput",
-    "ComaProcessor",
-    "CompressionMemory",
-]
+__all__ = ["TESTED_TRANSFORMERS", "ComaConfig", "ComaForEmbedding", "ComaOutput", "ComaProcessor", "CompressionMemory"]

@@ -43,8 +43,10 @@ class ComaConfig(PreTrainedConfig):
             _compare_with_tested(*tested_transformers)
         if isinstance(backbone_config, dict):
             backbone_config = AutoConfig.for_model(**backbone_config)
-        self.backbone_config, self.compression_token_ids = backbone_config, compression_token_ids or []
-        self.pooling, self.normalize = pooling, normalize
+        self.backbone_config = backbone_config
+        self.compression_token_ids = compression_token_ids or []
+        self.pooling = pooling
+        self.normalize = normalize
         if backbone_config is not None:
             self._validate()
             self.tested_transformers = list(TESTED_TRANSFORMERS)

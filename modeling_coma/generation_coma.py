@@ -9,33 +9,25 @@ from transformers import GenerationConfig
 # Arguments of the backbone's `generate` beside what a `GenerationConfig` has.
 ARGUMENTS = {"generation_config", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"}
 ARGUMENTS |= {"streamer", "synced_gpus", "tokenizer"}
+KNOWN = {*vars(GenerationConfig()), *ARGUMENTS}
 
-CACHE = "the memory is the cache that answers are read from"
-ASSISTANT = "nothing guesses tokens ahead from a memory"
-OTHER_DECODING = "from a memory there are greedy search, sampling and beam search"
-NO_INPUT = "without its input there is nothing to guide an answer away from"
+OF_A_CACHE = ("use_cache", "cache_implementation", "cache_config", "max_cache_len", "prefill_chunk_size")
+OF_AN_ASSISTANT = ("assistant_model", "assistant_early_exit", "prompt_lookup_num_tokens", "use_mtp")
+OF_OTHER_DECODING = ("penalty_alpha", "dola_layers", "constraints", "force_words_ids", "num_beam_groups")
+OF_OTHER_DECODING += ("custom_generate",)
+OF_AN_INPUT = ("guidance_scale", "negative_prompt_ids", "negative_prompt_attention_mask")
+REASONS = (
+    (OF_A_CACHE, "the memory is the cache that answers are read from"),
+    (OF_AN_ASSISTANT, "nothing guesses tokens ahead from a memory"),
+    (OF_OTHER_DECODING, "from a memory there are greedy search, sampling and beam search"),
+    (OF_AN_INPUT, "without its input there is nothing to guide an answer away from"),
+    (("token_healing",), "it rewrites the dialogue"),
+)
+# Values beside `None` that do nothing.
+NEUTRAL = {"use_cache": True, "use_mtp": False, "token_healing": False}
+NEUTRAL |= {"penalty_alpha": 0, "num_beam_groups": 1, "guidance_scale": 1}
 # name: (value that does nothing, why no other can be)
-REFUSED = {
-    "use_cache": (True, CACHE),
-    "cache_implementation": (None, CACHE),
-    "cache_config": (None, CACHE),
-    "max_cache_len": (None, CACHE),
-    "prefill_chunk_size": (None, CACHE),
-    "assistant_model": (None, ASSISTANT),
-    "assistant_early_exit": (None, ASSISTANT),
-    "prompt_lookup_num_tokens": (None, ASSISTANT),
-    "use_mtp": (False, ASSISTANT),
-    "penalty_alpha": (0, OTHER_DECODING),
-    "dola_layers": (None, OTHER_DECODING),
-    "constraints": (None, OTHER_DECODING),
-    "force_words_ids": (None, OTHER_DECODING),
-    "num_beam_groups": (1, OTHER_DECODING),
-    "custom_generate": (None, OTHER_DECODING),
-    "guidance_scale": (1, NO_INPUT),
-    "negative_prompt_ids": (None, NO_INPUT),
-    "negative_prompt_attention_mask": (None, NO_INPUT),
-    "token_healing": (False, "it rewrites the dialogue"),
-}
+REFUSED = {name: (NEUTRAL.get(name), why) for names, why in REASONS for name in names}
 
 
 def sequences_per_row(kwargs: dict[str, Any], defaults: GenerationConfig) -> int:
@@ -58,7 +50,7 @@ def sequences_per_row(kwargs: dict[str, Any], defaults: GenerationConfig) -> int
     for name, (neutral, why) in REFUSED.items():
         if setting(name) not in (None, neutral):
             raise ValueError(f"`{name}={setting(name)!r:.60}` cannot be used with a memory: {why}. Leave it out.")
-    unknown = sorted(name for name in kwargs.keys() - REFUSED.keys() - known_arguments() if kwargs[name] is not None)
+    unknown = sorted(name for name in kwargs.keys() - REFUSED.keys() - KNOWN if kwargs[name] is not None)
     if unknown:
         raise TypeError(
             f"generate_from_memory has no argument {', '.join(unknown)}: the memory stands for all of the input. It "
@@ -67,14 +59,11 @@ def sequences_per_row(kwargs: dict[str, Any], defaults: GenerationConfig) -> int
     return max(setting("num_beams") or 1, setting("num_return_sequences") or 1)
 
 
-def known_arguments() -> set[str]:
-    return {*vars(GenerationConfig()), *ARGUMENTS}
-
-
 def with_special_ids(kwargs: dict[str, Any], **special_ids: Any) -> dict[str, Any]:
     """Arguments for the backbone's `generate`: these token ids, and a cache in use, where a call says nothing."""
-    kwargs = {name: value for name, value in kwargs.items() if name in known_arguments() - REFUSED.keys()}
-    if (config := kwargs.get("generation_config")) is None:
+    kwargs = {name: value for name, value in kwargs.items() if name in KNOWN - REFUSED.keys()}
+    config = kwargs.get("generation_config")
+    if config is None:
         return {**special_ids, "use_cache": True, **kwargs}
     config = copy.deepcopy(config)
     config.update(**special_ids, use_cache=True, defaults_only=True)

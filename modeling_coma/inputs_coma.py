@@ -5,7 +5,7 @@ import reprlib
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from typing import Any, BinaryIO
@@ -21,6 +21,7 @@ MAX_IMAGE_PIXELS = 2**30 // 12  # that of Pillow: 256 MB of RGB
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, AttributeError, RuntimeError, LookupError)
 DECODE_ERRORS += (ArithmeticError, EOFError, MemoryError, AssertionError, BufferError, struct.error, zlib.error)
 DECODE_ERRORS += (Image.DecompressionBombError, Warning)
+UNKNOWN_WHITE = "no telling which number is white; scale the pixels to np.uint8"
 
 
 def to_messages(item: Any, row: int = 0, tokens: tuple[str, ...] = ()) -> list[dict]:
@@ -43,12 +44,12 @@ def to_messages(item: Any, row: int = 0, tokens: tuple[str, ...] = ()) -> list[d
     elif isinstance(item, dict) and item and item.keys() <= {"text", "image"}:
         values = {kind: value if isinstance(value, list | tuple) else [value] for kind, value in item.items()}
         blocks = [{"type": kind, kind: value} for kind in values for value in values[kind] if value is not None]
-        messages = [{"role": "user", "content": _blocks(blocks, row)}]
+        messages = [_message({"role": "user", "content": blocks}, row)]
     else:
         what = 'a text, a PIL image, {"text": …, "image": …} or a list of chat messages with roles'
         raise ValueError(f"Row {row}: cannot embed {type(item).__name__} {reprlib.repr(item)}; give {what}.")
-    said = [block for message in messages for block in message["content"] if message["role"] != "system"]
-    if not any(block["type"] == "image" or block["text"].strip() for block in said):
+    blocks = [block for message in messages for block in message["content"] if message["role"] != "system"]
+    if not any(block["type"] == "image" or block["text"].strip() for block in blocks):
         raise ValueError(f"Row {row} is empty: it has no image and no text other than blanks and instructions.")
     # As a template joins them: a token may be typed across two blocks.
     texts = ("".join(block.get("text", "\n") for block in message["content"]) for message in messages)
@@ -67,29 +68,51 @@ def _unwrapped(messages: list[dict]) -> Iterator[Any]:
 
 
 def _message(message: Any, row: int) -> dict:
-    if not isinstance(message, dict) or message.get("role") not in ROLES:
-        role = reprlib.repr(message.get("role") if isinstance(message, dict) else message)
+    given = _given(message)
+    role = given.pop("role", None)
+    content = given.pop("content", [])
+    if role not in ROLES:
+        role = reprlib.repr(role if isinstance(message, dict) else message)
         raise ValueError(f"Row {row}: a message has the role {role}; roles are {', '.join(ROLES)}.")
-    if ignored := [key for key, value in message.items() if key not in ("role", "content") and value is not None]:
-        raise ValueError(f"Row {row}: a message has a role and content, and no {ignored}, which nothing reads.")
-    return {"role": message["role"], "content": _blocks(message.get("content"), row)}
-
-
-def _blocks(content: str | list[dict] | None, row: int) -> list[dict]:
-    if not isinstance(content, str | list | tuple | None):
+    if given:
+        raise ValueError(f"Row {row}: a message has a role and content, and no {list(given)}, which nothing reads.")
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, list | tuple):
         what = f"a text or a list of blocks, not {type(content).__name__} {reprlib.repr(content)}"
         raise ValueError(f"Row {row}: the content of a message is {what}.")
-    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else list(content or [])
-    for place, block in enumerate(blocks):
-        given = {k: v for k, v in block.items() if v is not None} if isinstance(block, dict) else {}
-        kind, *names = (given.pop("type", None), *given)
-        if kind == "image" and len(names) == 1 and names[0] in ("image", "path", "url"):
-            blocks[place] = {"type": "image", "image": given[names[0]]}
-        elif not (kind == "text" and names == ["text"] and isinstance(given["text"], str)):
-            found = {k: v if isinstance(v, str | None) else type(v).__name__ for k, v in given.items()}
-            found = reprlib.repr({"type": kind, **found} if given else block)
-            raise ValueError(f"Row {row}: a content block is a text or an image that is there, not {found}.")
-    return blocks
+    return {"role": role, "content": [_block(block, row) for block in content]}
+
+
+def _block(block: Any, row: int) -> dict:
+    given = _given(block)
+    match given:
+        case {"type": "text", "text": str()} if len(given) == 2:
+            return given
+        case {"type": "image", **rest} if len(rest) == 1 and rest.keys() <= {"image", "path", "url"}:
+            return {"type": "image", "image": rest.popitem()[1]}
+    if isinstance(block, dict):  # without the repr of an image
+        block = {key: value if isinstance(value, str | None) else type(value).__name__ for key, value in block.items()}
+    raise ValueError(f"Row {row}: a content block is a text or an image that is there, not {reprlib.repr(block)}.")
+
+
+def _given(item: Any) -> dict:
+    """What a message or a block says: a key whose value is `None` is not there."""
+    return {key: value for key, value in item.items() if value is not None} if isinstance(item, dict) else {}
+
+
+def check_dialogues(dialogues: Iterable[Any], tokens: tuple[str, ...]) -> None:
+    """Raises `ValueError` for what is no list of messages, each a role and a text that types none of the tokens."""
+    for row, messages in enumerate(dialogues):
+        if not isinstance(messages, list | tuple) or not messages:
+            raise ValueError(f"Row {row}: a dialogue is a list of messages, not {reprlib.repr(messages)}.")
+        for number, message in enumerate(messages):
+            match _given(message):
+                case {"role": role, "content": str(text), **rest} if role in ROLES and not rest:
+                    check_text(text, row, tokens, f"Dialogues are text: message {number}")
+                case _:
+                    what = f"a role ({', '.join(ROLES)}) and a text as content, not {reprlib.repr(message)}"
+                    raise ValueError(f"Row {row}: message {number} of a dialogue has {what}.")
 
 
 def to_rgb(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
@@ -102,18 +125,18 @@ def to_rgb(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> Imag
         max_pixels (`int`): what is larger is not decoded.
     Raises `ValueError` for an image that cannot be decoded, or whose longer side is over 200 times the shorter one.
     """
-    with open_image(image, row, max_pixels) as picture:
-        picture.load()
-        if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            picture = ImageOps.exif_transpose(picture)
-        if picture.mode == "F":
-            raise TypeError("no telling which number is white; scale the pixels to np.uint8")
-        if picture.mode.startswith("I"):  # 16-bit greys, which PIL would clip to white
-            picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
-        if picture.has_transparency_data:
-            above = picture if picture.mode == "RGBA" else picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), above)
-        rgb = picture.convert("RGB")
+    with open_image(image, row, max_pixels) as rgb:
+        rgb.load()
+        if rgb.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            rgb = ImageOps.exif_transpose(rgb)
+        if rgb.mode == "F":
+            raise TypeError(UNKNOWN_WHITE)
+        if rgb.mode.startswith("I"):  # 16-bit greys, which PIL would clip to white
+            rgb = Image.fromarray((np.asarray(rgb).clip(0, 65535) // 257).astype(np.uint8))
+        if rgb.has_transparency_data:
+            rgba = rgb if rgb.mode == "RGBA" else rgb.convert("RGBA")
+            rgb = Image.alpha_composite(Image.new("RGBA", rgb.size, "white"), rgba)
+        rgb = rgb.convert("RGB")
     if min(rgb.size) == 0 or max(rgb.size) > 200 * min(rgb.size):  # the limit of the Qwen image processors
         raise ValueError(f"Row {row}: {rgb.width}x{rgb.height} pixels; an image has at least 1x1, at most 1:200.")
     return rgb
@@ -128,50 +151,53 @@ def open_image(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> 
     try:
         with ExitStack() as files:
             if isinstance(image, str | os.PathLike):
-                picture = _identify(files.enter_context(open_regular_file(image)))
+                opened = _identify(files.enter_context(open_regular_file(image)))
             elif isinstance(image, bytes):
-                picture = _identify(BytesIO(image))
+                opened = _identify(BytesIO(image))
             elif isinstance(image, np.ndarray):
-                if image.ndim not in (2, 3):
-                    raise ValueError("the shape of an image is (height, width) or (height, width, 3)")
-                if image.dtype not in (np.uint8, np.uint16):
-                    raise TypeError("no telling which number is white; scale the pixels to np.uint8")
-                picture = Image.fromarray(image)
+                opened = _from_array(image)
             elif isinstance(image, Image.Image):
-                picture = image
+                opened = image
             else:
                 raise TypeError("an image is a PIL image, a np.ndarray, the path or the bytes of a file")
-            if picture.width * picture.height > max_pixels:
-                much = f"{picture.width}x{picture.height} pixels are over the limit of {max_pixels}"
-                raise ValueError(f"{much}; shrink it, or raise `max_image_pixels` of the processor")
-            yield picture
+            if opened.width * opened.height > max_pixels:
+                size = f"{opened.width}x{opened.height} pixels are over the limit of {max_pixels}"
+                raise ValueError(f"{size}; shrink it, or raise `max_image_pixels` of the processor")
+            yield opened
     except DECODE_ERRORS as error:
         why = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
         why = " ".join(why.split())[:200]
         raise ValueError(f"Row {row}: cannot decode the image {_name(image)}: {why}") from error
 
 
-def open_regular_file(path: str | os.PathLike) -> BinaryIO:
+def open_regular_file(path: str | os.PathLike, what: str = "it is a folder, a pipe, a device or a socket") -> BinaryIO:
     """Opens a file to be read; a pipe, a device or a socket, which may have no end, is not opened: `ValueError`."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError("must be a file; it is a FIFO, a device, a socket or a folder, and no regular file")
+        raise ValueError(f"{what}, and no regular file")
     return open(path, "rb")
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim not in (2, 3):
+        raise ValueError("the shape of an image is (height, width) or (height, width, 3)")
+    if array.dtype not in (np.uint8, np.uint16):
+        raise TypeError(UNKNOWN_WHITE)
+    return Image.fromarray(array)
 
 
 def _identify(file: BinaryIO) -> Image.Image:
     """`Image.open` without its limit of pixels, which belongs to the whole process and warns before it raises."""
-    prefix, known = file.read(16), 0
-    for load_plugins in (Image.preinit, Image.init):  # the common formats first
-        load_plugins()
-        for factory, accept in (Image.OPEN[name] for name in Image.ID[known:]):
-            try:
-                accepted = accept is None or accept(prefix)
-                if accepted and not isinstance(accepted, str):  # a text says which library is not there
-                    file.seek(0)
-                    return factory(file, "")
-            except (SyntaxError, IndexError, TypeError, struct.error):  # it is of another format
-                continue
-        known = len(Image.ID)
+    prefix = file.read(16)
+    Image.preinit()  # the common formats come first
+    Image.init()
+    for factory, accept in (Image.OPEN[name] for name in Image.ID):
+        try:
+            accepted = accept is None or accept(prefix)
+            if accepted and not isinstance(accepted, str):  # a text says which library is not there
+                file.seek(0)
+                return factory(file, "")
+        except (SyntaxError, IndexError, TypeError, struct.error):  # it is of another format
+            continue
     raise UnidentifiedImageError("it is in no format that Pillow can read")
 
 
@@ -179,14 +205,15 @@ def _name(image: Any) -> str:
     """An image in an error message: its path, if it has one."""
     path = getattr(image, "filename", "") if isinstance(image, Image.Image) else image
     if isinstance(path, str | os.PathLike) and os.fspath(path):
-        shown = repr(os.fspath(path))
-        return shown if len(shown) <= 400 else f"{shown[:200]}…{shown[-100:]}"
+        name = repr(os.fspath(path))
+        return name if len(name) <= 400 else f"{name[:200]}…{name[-100:]}"
     if isinstance(image, bytes):
         return f"of {len(image)} bytes"
     if isinstance(image, np.ndarray):
         return f"of shape {image.shape} and dtype {image.dtype}"
-    is_open = isinstance(image, Image.Image)
-    return f"of {image.width}x{image.height} pixels" if is_open else f"{type(image).__name__} {reprlib.repr(image)}"
+    if isinstance(image, Image.Image):
+        return f"of {image.width}x{image.height} pixels"
+    return f"{type(image).__name__} {reprlib.repr(image)}"
 
 
-__all__ = ["MAX_IMAGE_PIXELS", "open_image", "open_regular_file", "to_messages", "to_rgb"]
+__all__ = ["MAX_IMAGE_PIXELS", "check_dialogues", "open_image", "open_regular_file", "to_messages", "to_rgb"]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -34,8 +33,9 @@ def answer_cross_entropy(
         chunks = zip(hidden_states.split(CHUNK), labels.split(CHUNK), strict=True)
         loss = sum(checkpoint(_summed, hidden, head, label, use_reentrant=False) for hidden, label in chunks)
     items = labels.numel() if num_items_in_batch is None else num_items_in_batch
-    items = torch.as_tensor(items, device=loss.device)
-    return loss / items.masked_fill(items == 0, 1)  # a tensor need not leave its device to be asked
+    if isinstance(items, Tensor):  # it is not asked for its value, for which a GPU would finish all it has to do first
+        return loss / items.to(loss.device, non_blocking=True).clamp(min=1)
+    return loss / max(items, 1)
 
 
 def _summed(hidden_states: Tensor, head: Callable[[Tensor], Tensor], labels: Tensor) -> Tensor:

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
-from transformers.masking_utils import create_causal_mask
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .cache_coma import cache_argument, cache_of
 from .configuration_coma import ComaConfig
 from .generation_coma import sequences_per_row, with_special_ids
 from .loss_coma import IGNORE_INDEX, answer_cross_entropy
+from .masking_coma import add_dialogue, count_positions, find_compression_tokens
 from .memory_coma import CompressionMemory, gather_columns
 
 
@@ -37,9 +37,13 @@ class ComaForEmbedding(PreTrainedModel):
     config_class = ComaConfig
     base_model_prefix = "backbone"
     input_modalities = ("image", "text")
-    supports_gradient_checkpointing = accepts_loss_kwargs = True
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True
     _tied_weights_keys: dict = {}  # none but the backbone's, which PEFT looks for where this is a dict
-    _supports_flash_attn = _supports_sdpa = _supports_flex_attn = _supports_attention_backend = True
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
 
     def __init__(self, config: ComaConfig):
         super().__init__(config)
@@ -79,7 +83,7 @@ class ComaForEmbedding(PreTrainedModel):
             image_grid_thw (`torch.LongTensor` of shape `(num_images, 3)`): sizes of all images, in patches.
             mm_encoder_outputs (`dict[str, ModelOutput]`): result of `encode_images`, instead of `pixel_values`.
             dialogue_input_ids, dialogue_attention_mask, labels (`torch.LongTensor` of shape `(batch_size, length)`):
-                A dialogue per row, with its mask; labels are its answer tokens at their own places, -100 elsewhere.
+                A dialogue per row, with its mask; labels are its answer tokens in their own columns, -100 elsewhere.
             num_items_in_batch (`int` or scalar `torch.Tensor`): divisor of the loss; by default its number of labels.
             dialogue_view (`str`): what a dialogue sees besides its own past: `"compressed"`, the compression tokens
                 alone (section 3.1); `"full"`, all of the input but them, which is the backbone as it was.
@@ -90,30 +94,28 @@ class ComaForEmbedding(PreTrainedModel):
         Raises `ValueError` for rows without exactly K compression tokens, and for embeddings that are not finite.
         """
         if input_ids is None or inputs_embeds is not None:
-            raise ValueError(
-                "The compression tokens are found by their ids: pass `input_ids`, and no `inputs_embeds`."
-            )
+            raise ValueError("Compression tokens are found by their ids: pass `input_ids`, and no `inputs_embeds`.")
         if dialogue_input_ids is None and labels is not None:
             raise ValueError("`labels` belong to a dialogue: pass `dialogue_input_ids` too.")
         inputs, columns = self._prepare(input_ids, attention_mask, pixel_values, image_grid_thw, mm_encoder_outputs)
-        inputs["output_attentions"] = self.config.output_attentions if output_attentions is None else output_attentions
-        inputs["output_hidden_states"] = (
-            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        )
+        flags = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        inputs |= {name: getattr(self.config, name) if flag is None else flag for name, flag in flags.items()}
+        if dialogue_attention_mask is None and dialogue_input_ids is not None:
+            dialogue_attention_mask = torch.ones_like(dialogue_input_ids)
         if dialogue_input_ids is None:
-            outputs = self.backbone.model(**inputs, use_cache=False, return_dict=True)
-            states = gather_columns(outputs.last_hidden_state, columns)
-            return self._with_layers(ComaOutput(embeddings=self.pool(states), compression_states=states), outputs)
-        mask = torch.ones_like(dialogue_input_ids) if dialogue_attention_mask is None else dialogue_attention_mask
-        dialogue = (dialogue_input_ids, mask)
-        if dialogue_view == "compressed" and not self._is_checkpointing:
+            outputs, states = self._run(inputs, columns)
+            output = ComaOutput(embeddings=self.pool(states), compression_states=states)
+        elif dialogue_view == "compressed" and not self._is_checkpointing:
             memory, outputs = self._compress(inputs, columns)
-            return self._with_layers(self.answer(memory, *dialogue, labels, num_items_in_batch), outputs)
-        # Checkpointing does without a key-value cache: the two passes become one, behind a mask.
-        outputs = self._masked_pass(inputs, columns, dialogue, dialogue_view)
-        states, length = gather_columns(outputs.last_hidden_state, columns), input_ids.shape[1]
-        output = self._output(states, outputs.last_hidden_state[:, length:], mask, labels, num_items_in_batch)
-        return self._with_layers(output, outputs, length)
+            output = self.answer(memory, dialogue_input_ids, dialogue_attention_mask, labels, num_items_in_batch)
+        else:  # checkpointing does without a key-value cache: the two passes become one, behind a mask
+            mask = dialogue_attention_mask
+            outputs, states = self._masked_pass(inputs, columns, dialogue_input_ids, mask, dialogue_view)
+            hidden = outputs.last_hidden_state[:, input_ids.shape[1] :]
+            output = self._output(states, hidden, mask, labels, num_items_in_batch)
+        output.hidden_states = outputs.hidden_states
+        output.attentions = outputs.attentions
+        return output
 
     def encode_images(self, pixel_values: Tensor, image_grid_thw: Tensor) -> dict[str, ModelOutput]:
         """Image features, to pass as `mm_encoder_outputs`. A frozen vision tower runs without gradients."""
@@ -123,7 +125,9 @@ class ComaForEmbedding(PreTrainedModel):
 
     def compress(self, *args, **kwargs) -> CompressionMemory:
         """Compresses a batch to K columns of key-value cache per row; inputs as in `forward`, without a dialogue."""
-        return self._compress(*self._prepare(*args, **kwargs))[0]
+        inputs, columns = self._prepare(*args, **kwargs)
+        memory, _ = self._compress(inputs, columns)
+        return memory
 
     def answer(
         self,
@@ -169,13 +173,12 @@ class ComaForEmbedding(PreTrainedModel):
         copies = sequences_per_row(kwargs, self.backbone.generation_config)
         if copies > 1:  # the backbone repeats the rows of everything but a cache
             memory = memory.select(torch.arange(len(memory)).repeat_interleave(copies))
-        special_ids = {"eos_token_id": self.config.eos_token_id, "pad_token_id": self.config.pad_token_id}
         output = self.backbone.generate(
             dialogue_input_ids,
             attention_mask=mask,
             position_ids=position_ids,
             **{cache_argument(GenerationMixin.prepare_inputs_for_generation): memory.to_cache()},
-            **with_special_ids(kwargs, **special_ids),
+            **with_special_ids(kwargs, eos_token_id=self.config.eos_token_id, pad_token_id=self.config.pad_token_id),
         )
         if isinstance(output, Tensor):
             return output[:, dialogue_input_ids.shape[1] :]
@@ -198,8 +201,8 @@ class ComaForEmbedding(PreTrainedModel):
         mm_encoder_outputs: dict[str, ModelOutput] | None = None,
     ) -> tuple[dict, Tensor]:
         """Inputs of the backbone, with explicit positions, and the columns of the compression tokens."""
-        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        position_ids = _count(attention_mask).expand(3, -1, -1)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
         is_image = input_ids == self.config.backbone_config.image_token_id
         if is_image.any():
             if image_grid_thw is None or (pixel_values is None and not mm_encoder_outputs):
@@ -207,11 +210,13 @@ class ComaForEmbedding(PreTrainedModel):
             position_ids, _ = self.backbone.model.get_rope_index(
                 input_ids, is_image.int(), image_grid_thw=image_grid_thw, attention_mask=attention_mask
             )
+        else:
+            position_ids = count_positions(attention_mask).expand(3, -1, -1)
         if pixel_values is not None:
             mm_encoder_outputs = self.encode_images(pixel_values, image_grid_thw)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        columns = _compression_columns(input_ids, attention_mask, self.config.compression_token_ids)
-        return {**inputs, "mm_encoder_outputs": dict(mm_encoder_outputs or {})}, columns
+        inputs["mm_encoder_outputs"] = dict(mm_encoder_outputs or {})
+        return inputs, find_compression_tokens(input_ids, attention_mask, self.config.compression_token_ids)
 
     @property
     def is_gradient_checkpointing(self) -> bool:
@@ -222,85 +227,55 @@ class ComaForEmbedding(PreTrainedModel):
     def _is_checkpointing(self) -> bool:
         return self.training and self.backbone.model.language_model.gradient_checkpointing
 
+    def _run(self, inputs: dict, columns: Tensor, use_cache: bool = False) -> tuple[ModelOutput, Tensor]:
+        """What the backbone makes of its inputs, and the last hidden states of the compression tokens."""
+        outputs = self.backbone.model(**inputs, use_cache=use_cache, return_dict=True)
+        return outputs, gather_columns(outputs.last_hidden_state, columns)
+
     def _compress(self, inputs: dict, columns: Tensor) -> tuple[CompressionMemory, ModelOutput]:
-        outputs = self.backbone.model(**inputs, use_cache=True, return_dict=True)
-        states = gather_columns(outputs.last_hidden_state, columns)
+        outputs, states = self._run(inputs, columns, use_cache=True)
         next_position = inputs["position_ids"][0].gather(1, columns[:, -1:])[:, 0] + 1
         return CompressionMemory.from_cache(cache_of(outputs), columns, next_position, states), outputs
 
     def _after(self, memory: CompressionMemory, dialogue_attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """The mask over a memory and dialogues, and the positions of the dialogues."""
-        rows, mask = len(dialogue_attention_mask), dialogue_attention_mask
-        if len(memory) != rows:
-            message = f"{rows} dialogues cannot be answered from a memory of {len(memory)} rows"
+        mask = dialogue_attention_mask
+        if len(memory) != len(mask):
+            message = f"{len(mask)} dialogues cannot be answered from a memory of {len(memory)} rows"
             raise ValueError(f"{message}: `memory.select(rows)` takes, and repeats, some of them.")
         if self._is_checkpointing:
             raise ValueError("Layers with gradient checkpointing would pass the memory over: `eval()` the model.")
-        position_ids = memory.next_position.to(mask.device)[:, None] + _count(mask)
+        position_ids = memory.next_position.to(mask.device)[:, None] + count_positions(mask)
         return F.pad(mask, (memory.num_columns, 0), value=1), position_ids.expand(3, -1, -1)
 
-    def _masked_pass(self, inputs: dict, columns: Tensor, dialogue: tuple, view: str) -> ModelOutput:
-        """Input and dialogue in one pass: the causal mask without the rectangle that the dialogue must not see."""
-        if view not in ("compressed", "full"):
-            raise ValueError(f"dialogue_view={view!r} does not exist; choose 'compressed' or 'full'.")
-        length, positions = inputs["input_ids"].shape[1], inputs["position_ids"]
-        visible = torch.full_like(inputs["input_ids"], view == "full", dtype=torch.bool)
-        visible = F.pad(visible.scatter(1, columns, view == "compressed"), (0, dialogue[0].shape[1]), value=1)
-        # Without the compression tokens, the dialogue stands where they would.
-        start = positions[0].gather(1, columns[:, :1]) + (columns.shape[1] if view == "compressed" else 0)
-        input_ids = torch.cat([inputs["input_ids"], dialogue[0]], dim=1)
-        mask = create_causal_mask(
-            config=self.config.get_text_config(),
-            inputs_embeds=torch.empty(*input_ids.shape, 1, dtype=self.dtype, device=input_ids.device),
-            attention_mask=torch.cat([inputs["attention_mask"], dialogue[1]], dim=1),
-            and_mask_function=lambda row, head, query, key: (query < length) | visible[row, key],
-            **{cache_argument(create_causal_mask): None},
-        )
-        if mask is None or len(mask.shape) != 4:
-            raise ValueError("This attention implementation takes no mask; choose sdpa or eager.")
-        positions = torch.cat([positions, (start + _count(dialogue[1])).expand(3, -1, -1)], dim=2)
-        inputs = {**inputs, "input_ids": input_ids, "attention_mask": mask, "position_ids": positions}
-        return self.backbone.model(**inputs, use_cache=False, return_dict=True)
-
-    def _with_layers(self, output: ComaOutput, outputs: ModelOutput, length: int | None = None) -> ComaOutput:
-        """Adds states and attentions of the layers, of an input of this length, where they were asked for."""
-        output.hidden_states, output.attentions = outputs.hidden_states, outputs.attentions
-        if length is not None:  # `output_hidden_states` may select layers; the others are None
-            if states := outputs.hidden_states:
-                output.hidden_states = tuple(None if layer is None else layer[:, :length] for layer in states)
-            if weights := outputs.attentions:
-                output.attentions = tuple(layer[..., :length, :length] for layer in weights)
-        return output
+    def _masked_pass(
+        self, inputs: dict, columns: Tensor, dialogue_input_ids: Tensor, mask: Tensor, view: str
+    ) -> tuple[ModelOutput, Tensor]:
+        """Input and dialogue in one pass. States and attentions of the layers are given of the input alone."""
+        length = inputs["input_ids"].shape[1]
+        text_config = self.config.get_text_config()
+        inputs = add_dialogue(inputs, columns, dialogue_input_ids, mask, view, text_config, self.dtype)
+        outputs, states = self._run(inputs, columns)
+        if outputs.hidden_states:  # `output_hidden_states` may select layers; the others are None
+            layers = (None if layer is None else layer[:, :length] for layer in outputs.hidden_states)
+            outputs.hidden_states = tuple(layers)
+        if outputs.attentions:
+            outputs.attentions = tuple(weights[..., :length, :length] for weights in outputs.attentions)
+        return outputs, states
 
     def _output(self, states: Tensor, hidden: Tensor, mask: Tensor, labels: Tensor | None, items: Any) -> ComaOutput:
+        """Embeddings of the states of the compression tokens, and the loss of a dialogue that has labels."""
         output = ComaOutput(embeddings=self.pool(states), compression_states=states)
         if labels is not None:
-            is_answer = labels[:, 1:] != IGNORE_INDEX
-            if (labels[:, 0] != IGNORE_INDEX).any() or (is_answer & ~(mask[:, 1:] & mask[:, :-1]).bool()).any():
+            is_answer = labels != IGNORE_INDEX
+            is_predicted = F.pad(mask[:, 1:].bool() & mask[:, :-1].bool(), (1, 0))
+            if (is_answer & ~is_predicted).any():
                 raise ValueError("Nothing predicts padding, or the first token of a dialogue: label them -100.")
-            output.answer_states = hidden[:, :-1][is_answer.to(hidden.device)]
+            rows, columns = is_answer.nonzero(as_tuple=True)
+            output.answer_states = hidden[rows.to(hidden.device), columns.to(hidden.device) - 1]
             head = self.get_output_embeddings()
-            output.loss = answer_cross_entropy(output.answer_states, head, labels[:, 1:][is_answer], items)
+            output.loss = answer_cross_entropy(output.answer_states, head, labels[rows, columns], items)
         return output
-
-
-def _compression_columns(input_ids: Tensor, attention_mask: Tensor, ids: list[int]) -> torch.LongTensor:
-    """Columns of the compression tokens, of shape `(batch_size, K)`, wherever padding has put them."""
-    ids = input_ids.new_tensor(ids)
-    found = torch.isin(input_ids, ids) & attention_mask.bool()
-    tail = attention_mask.bool() & (found.cumsum(dim=1) > 0)  # nothing but the ids, in their order
-    expected = ids[(found.cumsum(dim=1) - 1).clamp(0, len(ids) - 1)]
-    bad = (found.sum(dim=1) != len(ids)) | (tail & (input_ids != expected)).any(dim=1)
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        message = f"Row {row} must end with the {len(ids)} compression tokens of the model, exactly these; it has"
-        raise ValueError(f"{message} {int(found[row].sum())}. Make inputs, and cut texts, with its ComaProcessor.")
-    return found.nonzero()[:, 1].view(-1, len(ids))
-
-
-def _count(attention_mask: torch.Tensor) -> torch.LongTensor:
-    """0, 1, 2, … over the tokens of each row; 0 at padding."""
-    return (attention_mask.long().cumsum(dim=1) - 1).masked_fill(attention_mask == 0, 0)
 
 
 __all__ = ["ComaForEmbedding", "ComaOutput"]

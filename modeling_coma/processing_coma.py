@@ -1,6 +1,7 @@
 """Processor: any mixture of texts and images to tensors that end with the compression tokens."""
 
 import os
+import re
 import reprlib
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,29 @@ import numpy as np
 from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import has_file, logging
 
-from .inputs_coma import MAX_IMAGE_PIXELS, to_messages, to_rgb
-from .options_coma import call_options, check_image_options, check_pixel_budget, is_int
+from .inputs_coma import MAX_IMAGE_PIXELS, check_dialogues, to_messages, to_rgb
 from .sentence_transformers_coma import FILES, write_sentence_transformers_files
-from .templates_coma import (
-    DIALOGUE_TEMPLATE,
-    IMAGE_TOKENS,
-    INPUT_TEMPLATE,
-    PLACEHOLDER,
-    ROLES,
-    check_text,
-    find_tokens,
-)
+from .templates_coma import DIALOGUE_TEMPLATE, IMAGE_TOKENS, INPUT_TEMPLATE, PLACEHOLDER, check_text
 
 
 logger = logging.get_logger(__name__)
+
+# What an option of a call may be.
+OPTIONS = {
+    "compression_instruction": (None, False, True),
+    "padding_side": (None, "left", "right"),
+    "return_tensors": (None, "pt", "np"),
+    "truncation": (None, True, False, "longest_first", "do_not_truncate"),
+}
+# What others pass, sentence-transformers settings of modalities that there are not, and does nothing. No other value.
+WITHOUT_EFFECT = {
+    "padding": (None, True, "longest"),
+    "videos_kwargs": (None, {}),
+    "audio_kwargs": (None, {}, {"padding": True}),
+}
+# Others of the image processor do nothing to these images, or belong to the model, as the size of its patches.
+IMAGE_OPTIONS = {"size", "resample", "do_resize", "do_rescale", "rescale_factor", "do_normalize"}
+IMAGE_OPTIONS |= {"image_mean", "image_std", "device"}
 
 
 class ComaProcessor(ProcessorMixin):
@@ -55,15 +64,17 @@ class ComaProcessor(ProcessorMixin):
         if not isinstance(chat_template, dict):
             chat_template = {"default": chat_template or INPUT_TEMPLATE, "dialogue": DIALOGUE_TEMPLATE}
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
-        if not is_int(max_image_pixels) or max_image_pixels < 1:
+        if not _is_int(max_image_pixels) or max_image_pixels < 1:
             raise ValueError(f"max_image_pixels must be an int of 1 or more, got {max_image_pixels!r}.")
         self.max_image_pixels = max_image_pixels
-        self.num_compression_tokens, self.max_length = num_compression_tokens, max_length
-        self.image_instruction, self.text_instruction = image_instruction, text_instruction
+        self.num_compression_tokens = num_compression_tokens
+        self.max_length = max_length
+        self.image_instruction = image_instruction
+        self.text_instruction = text_instruction
         vocabulary = tokenizer.get_vocab()
         if missing := [token for token in compression_tokens(num_compression_tokens) if token not in vocabulary]:
             raise ValueError(f"The tokenizer lacks {missing}; trainers.backbone.model_from_backbone adds them.")
-        check_pixel_budget(image_processor, image_processor.size)
+        self._check_pixel_budget(image_processor.size)
 
     @property
     def compression_token_ids(self) -> list[int]:
@@ -72,14 +83,14 @@ class ComaProcessor(ProcessorMixin):
     @property
     def control_tokens(self) -> tuple[str, ...]:
         """What texts must not type: the special tokens of the tokenizer, and all others of the form `<…>`."""
-        added = (token for _, token in sorted(self.tokenizer.added_tokens_decoder.items()))
-        return tuple(t.content for t in added if t.special or (t.content[0], t.content[-1]) == ("<", ">"))
+        added = [token for _, token in sorted(self.tokenizer.added_tokens_decoder.items())]
+        return tuple(token.content for token in added if token.special or re.fullmatch("<.*>", token.content, re.S))
 
     def process(self, inputs: list, **kwargs) -> BatchFeature:
         """Texts, images, dicts and chat messages, mixed at will (see `to_messages`), to tensors; see `__call__`."""
         if not isinstance(inputs, list | tuple) or not inputs:
-            found = f"{type(inputs).__name__} {reprlib.repr(inputs)}"
-            raise ValueError(f"Give a list of inputs, even if of one, not {' '.join(found.split())}.")
+            given = f"{type(inputs).__name__} {reprlib.repr(inputs)}"
+            raise ValueError(f"Give a list of inputs, even if of one, not {' '.join(given.split())}.")
         tokens = self.control_tokens
         conversations = [to_messages(item, row, tokens) for row, item in enumerate(inputs)]
         contents = ([block for message in messages for block in message["content"]] for messages in conversations)
@@ -98,8 +109,7 @@ class ComaProcessor(ProcessorMixin):
         if chat_template in (None, "default"):
             conversations = [to_messages(messages, row, tokens) for row, messages in enumerate(conversations)]
         elif chat_template == "dialogue":
-            for row, messages in enumerate(conversations):
-                _check_dialogue(messages, row, tokens)
+            check_dialogues(conversations, tokens)
         return super().apply_chat_template(conversations if is_batch else conversations[0], chat_template, **kwargs)
 
     def process_dialogues(self, dialogues: list[list[dict]], add_generation_prompt: bool = False) -> BatchFeature:
@@ -107,12 +117,14 @@ class ComaProcessor(ProcessorMixin):
         Raises `ValueError` for a message that is no text of a system, user or assistant, or types a special token."""
         if not isinstance(dialogues, list | tuple) or not dialogues:
             raise ValueError(f"Give a list of dialogues, even if of one, not {reprlib.repr(dialogues)}.")
-        tokens = self.control_tokens
-        for row, messages in enumerate(dialogues):
-            _check_dialogue(messages, row, tokens)
-        options = {"chat_template": self.chat_template["dialogue"], "add_generation_prompt": add_generation_prompt}
-        options |= {"return_dict": True, "return_assistant_tokens_mask": True}
-        return self.tokenizer.apply_chat_template(list(dialogues), **options)
+        check_dialogues(dialogues, self.control_tokens)
+        return self.tokenizer.apply_chat_template(
+            list(dialogues),
+            chat_template=self.chat_template["dialogue"],
+            add_generation_prompt=add_generation_prompt,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
 
     def process_images(self, images: list, rows: list[int], **images_kwargs) -> dict[str, np.ndarray]:
         """`pixel_values` and `image_grid_thw` of images; `rows` are their places in the batch, for error messages."""
@@ -144,51 +156,74 @@ class ComaProcessor(ProcessorMixin):
         """
         if videos is not None or audio is not None:
             raise TypeError("CoMa embeds texts and images, no videos and no audio: give some frames as images.")
-        options, images_kwargs = {"max_length": self.max_length} | call_options(kwargs), images_kwargs or {}
-        check_image_options(self.image_processor, images_kwargs)
+        options = {"max_length": self.max_length, **_call_options(kwargs)}
+        images_kwargs = images_kwargs or {}
+        if unknown := sorted(images_kwargs.keys() - IMAGE_OPTIONS):
+            raise TypeError(f"images_kwargs: there are no {unknown} to be set in a call, but {sorted(IMAGE_OPTIONS)}.")
+        if "size" in images_kwargs:
+            self._check_pixel_budget(images_kwargs["size"])
         images = _as_list(images)
-        text = [PLACEHOLDER] * len(images) if text is None else [text] if isinstance(text, str) else text
+        if text is None:
+            text = [PLACEHOLDER] * len(images)
+        elif isinstance(text, str):
+            text = [text]
         if not isinstance(text, list | tuple) or not text:
             raise ValueError(f"Give `images`, `text` (a str or a list of them), or both, not {reprlib.repr(text)}.")
-        control_tokens = self.control_tokens
-        images = _images_per_row(images, self._count_placeholders(text, control_tokens))
+        images = _images_per_row(images, self._count_placeholders(text))
         if empty := [row for row, content in enumerate(text) if not content.strip()]:
             raise ValueError(f"Rows {empty} are empty: they have no image and no text other than blanks.")
-        features, lengths = {}, iter(())
+        features = {}
         if any(images):
-            flat = [(image, row) for row, of_row in enumerate(images) for image in of_row]
-            features = self.process_images(*zip(*flat, strict=True), **images_kwargs)
-            lengths = iter(np.prod(features["image_grid_thw"], axis=1) // self.image_processor.merge_size**2)
-        rows, image_ids = [], self.tokenizer.convert_tokens_to_ids(IMAGE_TOKENS)
-        compression_ids = self.compression_token_ids
-        for row, ids in enumerate(self.tokenizer(list(text), add_special_tokens=False)["input_ids"]):
-            repeats = np.ones(len(ids), dtype=int)  # of each token: an image placeholder stands for many
-            repeats[np.array(ids) == image_ids[1]] = [next(lengths) for _ in images[row]]
-            tail = compression_ids
-            if options.get("compression_instruction"):
-                instruction = self.image_instruction if images[row] else self.text_instruction
-                check_text(instruction, row, control_tokens)
-                tail = self.tokenizer(instruction, add_special_tokens=False)["input_ids"] + tail
-            ids = _cut(np.repeat(ids, repeats), image_ids, len(tail), row, options)
-            rows.append(np.concatenate([ids, tail]).astype(np.int64))
-        features |= _pad(rows, self.tokenizer.pad_token_id, options.get("padding_side") or "left")
+            rows = [row for row, of_row in enumerate(images) for _ in of_row]
+            features = self.process_images([image for of_row in images for image in of_row], rows, **images_kwargs)
+        rows = self._tokenize(text, [len(of_row) for of_row in images], features.get("image_grid_thw"), options)
+        side = options.get("padding_side") or "left"
+        features |= self.tokenizer.pad({"input_ids": rows}, padding_side=side, return_tensors="np")
         return BatchFeature(features, tensor_type=options.get("return_tensors"))
 
-    def _count_placeholders(self, text: list[str], control_tokens: tuple[str, ...]) -> list[int]:
+    def _check_pixel_budget(self, size: Any):
+        try:
+            min_pixels = size["shortest_edge"]
+            max_pixels = size["longest_edge"]
+        except (TypeError, KeyError, IndexError) as error:
+            raise ValueError(f"size={size!r} lacks shortest_edge and longest_edge, in pixels of an image.") from error
+        side = self.image_processor.patch_size * self.image_processor.merge_size
+        if not (_is_int(min_pixels) and _is_int(max_pixels) and 1 <= min_pixels <= max_pixels >= side**2):
+            raise ValueError(f"The pixel budget, {size}, does not hold an image token, which is {side}x{side} pixels.")
+
+    def _count_placeholders(self, text: list[str]) -> list[int]:
         """How many images each rendered text shows. Other special tokens are the template's, or typed: refused."""
-        own = {token for token in control_tokens if token in self.chat_template["default"]} - {*IMAGE_TOKENS}
-        tokens = tuple(token for token in control_tokens if token not in own)
-        counts = []
+        template = self.chat_template["default"]
+        tokens = tuple(token for token in self.control_tokens if token in IMAGE_TOKENS or token not in template)
         for row, content in enumerate(text):
             if not isinstance(content, str):
                 raise ValueError(f"Row {row}: `text` is a str or a list of them, not {reprlib.repr(content)}.")
-            check_text(content, row)
-            found = find_tokens(content, tokens)
-            if typed := [token for token in found if token != PLACEHOLDER]:
-                whole = f"where an image stands, a text has {PLACEHOLDER}, and no other special token"
-                raise ValueError(f"Row {row}: its text types {typed[0]!r}, a special token of the tokenizer: {whole}.")
-            counts.append(len(found))
-        return counts
+            check_text(content, row, tokens, shows_images=True)
+        return [content.count(PLACEHOLDER) for content in text]
+
+    def _tokenize(self, text: list[str], counts: list[int], grids: np.ndarray | None, options: dict) -> list:
+        """Ids of every row: its text, as many image tokens as its images have, its instruction, compression tokens."""
+        image_ids = self.tokenizer.convert_tokens_to_ids(IMAGE_TOKENS)
+        sizes = np.zeros(0, dtype=int) if grids is None else grids.prod(axis=1) // self.image_processor.merge_size**2
+        sizes_of_rows = np.split(sizes, np.cumsum(counts)[:-1])
+        tails = {}  # of rows with images and without: the same for all of them
+        rows = []
+        for row, ids in enumerate(self.tokenizer(list(text), add_special_tokens=False)["input_ids"]):
+            has_image = counts[row] > 0
+            if has_image not in tails:
+                tails[has_image] = self._tail(has_image, row, options)
+            repeats = np.ones(len(ids), dtype=int)  # of each token: an image placeholder stands for many
+            repeats[np.array(ids) == image_ids[1]] = sizes_of_rows[row]
+            ids = _cut(np.repeat(ids, repeats), image_ids, len(tails[has_image]), row, options)
+            rows.append([*ids.tolist(), *tails[has_image]])
+        return rows
+
+    def _tail(self, has_image: bool, row: int, options: dict) -> list[int]:
+        if not options.get("compression_instruction"):
+            return self.compression_token_ids
+        instruction = self.image_instruction if has_image else self.text_instruction
+        check_text(instruction, row, self.control_tokens)
+        return self.tokenizer(instruction, add_special_tokens=False)["input_ids"] + self.compression_token_ids
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """As in [`ProcessorMixin`], and where they are missing the files by which sentence-transformers loads."""
@@ -212,15 +247,29 @@ def compression_tokens(num_compression_tokens: int) -> list[str]:
     return [f"<|ctoken_pad_{index}|>" for index in range(num_compression_tokens)]
 
 
-def _check_dialogue(messages: Any, row: int, tokens: tuple[str, ...]):
-    if not isinstance(messages, list | tuple) or not messages:
-        raise ValueError(f"Row {row}: a dialogue is a list of messages, not {reprlib.repr(messages)}.")
-    for number, message in enumerate(messages):
-        given = {k: v for k, v in message.items() if v is not None} if isinstance(message, dict) else {}
-        if given.keys() != {"role", "content"} or given["role"] not in ROLES or not isinstance(given["content"], str):
-            what = f"a role ({', '.join(ROLES)}) and a text as content, not {reprlib.repr(message)}"
-            raise ValueError(f"Row {row}: message {number} of a dialogue has {what}.")
-        check_text(given["content"], row, tokens, f"Dialogues are text: message {number}")
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _call_options(kwargs: dict) -> dict:
+    """Options of a call, alone or in the groups of transformers. What would do nothing is refused."""
+    options = {}
+    for group in (kwargs.pop("text_kwargs", None), kwargs.pop("common_kwargs", None), kwargs):
+        for name, value in (group or {}).items():
+            if options.setdefault(name, value) != value:
+                raise ValueError(f"{name} is given twice: {options[name]!r} and {value!r}.")
+    for name, value in options.items():
+        if name == "max_length":
+            if value is not None and not _is_int(value):
+                raise ValueError(f"max_length={value!r} is no number of tokens.")
+        elif name in OPTIONS:
+            if value not in OPTIONS[name]:
+                choices = " or ".join(map(repr, OPTIONS[name]))
+                raise ValueError(f"{name}={value!r} does not exist; choose {choices}.")
+        elif value not in WITHOUT_EFFECT.get(name, ()):
+            known = f"max_length, images_kwargs and {OPTIONS | WITHOUT_EFFECT}"
+            raise TypeError(f"ComaProcessor has no options [{name}={reprlib.repr(value)}]; it has {known}.")
+    return options
 
 
 def _as_list(images: Any) -> list:
@@ -231,13 +280,13 @@ def _as_list(images: Any) -> list:
 
 
 def _images_per_row(images: list, counts: list[int]) -> list[list]:
+    nested = [of_row if isinstance(of_row, list | tuple) else [of_row] for of_row in images]
     if not any(isinstance(of_row, list | tuple) for of_row in images) and len(images) == sum(counts):
-        flat = iter(images)
-        return [[next(flat) for _ in range(count)] for count in counts]
-    found = [len(of_row) if isinstance(of_row, list | tuple) else 1 for of_row in images]
-    if found != counts:
-        raise ValueError(f"The texts have these numbers of image placeholders: {counts}; the rows of images: {found}.")
-    return images
+        nested = [images[stop - count : stop] for count, stop in zip(counts, np.cumsum(counts), strict=True)]
+    given = [len(of_row) for of_row in nested]
+    if given != counts:
+        raise ValueError(f"The texts have these numbers of image placeholders: {counts}; the rows of images: {given}.")
+    return nested
 
 
 def _cut(ids: np.ndarray, image_ids: list[int], tail: int, row: int, options: dict) -> np.ndarray:
@@ -253,15 +302,6 @@ def _cut(ids: np.ndarray, image_ids: list[int], tail: int, row: int, options: di
         raise ValueError(f"{message}, max_length is {limit}: raise it, allow truncation, or lower the pixel budget.")
     logger.warning(f"{message}, max_length is {limit}: the last {excess} tokens of its text are cut.")
     return np.delete(ids, text[-excess:])
-
-
-def _pad(rows: list[np.ndarray], pad_token_id: int, side: str) -> dict[str, np.ndarray]:
-    input_ids = np.full((len(rows), max(map(len, rows))), pad_token_id)
-    attention_mask = np.zeros_like(input_ids)
-    for row, ids in enumerate(rows):
-        place = {"left": slice(-len(ids), None), "right": slice(len(ids))}[side]
-        input_ids[row, place], attention_mask[row, place] = ids, 1
-    return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
 __all__ = ["ComaProcessor", "compression_tokens"]

@@ -36,35 +36,37 @@ DIALOGUE_TEMPLATE = (
 )
 
 
-def find_tokens(text: str, tokens: tuple[str, ...]) -> list[str]:
-    """Placeholders of images and other `tokens` in a text, from left to right; a placeholder is found as a whole."""
-    return _pattern(tokens).findall(text)
-
-
 @functools.lru_cache(maxsize=32)
 def _pattern(tokens: tuple[str, ...]) -> re.Pattern:
+    """Finds placeholders of images, as a whole, and other tokens."""
     longest_first = sorted(tokens, key=len, reverse=True)  # <|ctoken_pad_1|> is not the beginning of another token
     return re.compile("|".join(map(re.escape, (PLACEHOLDER, *longest_first))))
 
 
-def check_text(text: str, row: int, tokens: tuple[str, ...] = (), what: str = "its text") -> None:
+def check_text(
+    text: str, row: int, tokens: tuple[str, ...] = (), what: str = "its text", shows_images: bool = False
+) -> None:
     """
     Raises `ValueError` for a text that types one of the `tokens`, which would be read as what it stands for (another
-    speaker, an image, the embedding), and for half a character, which no tokenizer takes.
+    speaker, an image, the embedding), and for half a character, which no tokenizer takes. A rendered text may have
+    placeholders of images.
     """
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            found = f"{ascii(text[error.start])} at {error.start}, half a character (a lone surrogate)"
-            way_out = "take it out, or decode with errors='replace'"
-            raise ValueError(f"Row {row}: {what} has {found}, which is not UTF-8: {way_out}.") from error
-    if tokens and (found := find_tokens(text, tokens)):
-        before, _, after = text.partition(found[0])
-        excerpt = f"{before[-20:]}{found[0]}{after[:20]}"  # sentence-transformers sorts rows, and numbers help little
-        way_out = f"take it out, or break it up, as {found[0][:1] + ' ' + found[0][1:]!r}"
-        message = f"types {found[0]!r}, a special token of the tokenizer, in {excerpt!r}: {way_out}"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = f"{ascii(text[error.start])} at {error.start}, half a character (a lone surrogate)"
+        way_out = "take it out, or decode with errors='replace'"
+        raise ValueError(f"Row {row}: {what} has {found}, which is not UTF-8: {way_out}.") from error
+    typed = [token for token in _pattern(tokens).findall(text) if not (shows_images and token == PLACEHOLDER)]
+    if tokens and typed:
+        token = typed[0]
+        before, _, after = text.partition(token)
+        excerpt = f"{before[-20:]}{token}{after[:20]}"  # sentence-transformers sorts rows, and numbers help little
+        way_out = f"take it out, or break it up, as {token[:1] + ' ' + token[1:]!r}"
+        if shows_images:
+            way_out = f"where an image stands, a text has {PLACEHOLDER}, and no other special token"
+        message = f"types {token!r}, a special token of the tokenizer, in {excerpt!r}: {way_out}"
         raise ValueError(f"Row {row}: {what} {message}.")
 
 
-__all__ = ["DIALOGUE_TEMPLATE", "IMAGE_TOKENS", "INPUT_TEMPLATE", "PLACEHOLDER", "ROLES", "check_text", "find_tokens"]
+__all__ = ["DIALOGUE_TEMPLATE", "IMAGE_TOKENS", "INPUT_TEMPLATE", "PLACEHOLDER", "ROLES", "check_text"]

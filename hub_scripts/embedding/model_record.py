@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub_scripts.cli import coma_version
 from hub_scripts.hub.clean_load import library_versions
 from hub_scripts.hub.golden import ANY_PRECISION, identity, same_embeddings
+from trainers import __version__
 from trainers.files import begin_folder, differences
 
 
@@ -38,7 +38,7 @@ def begin_shards(
     Raises:
         ValueError: for a folder that is nobody's, or that was begun with something else, which is named.
     """
-    versions = {"coma": coma_version(), **library_versions()}
+    versions = {"coma": __version__, **library_versions()}
     record = {**identity(name, *coma), "dim": coma[0].config.hidden_size, "versions": versions}
     begin_folder(folder, {**record, **made_of}, compare=_differences)
     return record

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub_scripts.cli import coma_version
 from hub_scripts.evaluation.data import OWN, NamedSet
 from hub_scripts.hub.clean_load import LIBRARIES, library_versions
 from hub_scripts.hub.golden import identity
+from trainers import __version__
 from trainers.data.mmeb.sets import PAGE_INSTRUCTION, QUERY_INSTRUCTION, SETS, groups_of
 from trainers.files import read_record, write_record
 
@@ -157,7 +157,7 @@ def _git(*words: str) -> str | None:
 
 
 def _made_by() -> dict[str, Any]:
-    versions = {"coma": coma_version(), **library_versions((*LIBRARIES, "datasets"))}
+    versions = {"coma": __version__, **library_versions((*LIBRARIES, "datasets"))}
     return {"versions": versions, "commit": git_commit()}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import hub_scripts.create
+import trainers
 from hub_scripts.cli import COMMANDS, main
 
 
@@ -143,4 +144,4 @@ def test_a_folder_without_modules_hides_nothing(name: str, tmp_path: Path) -> No
 def test_version(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
-    assert stop.value.code == 0 and capsys.readouterr().out.startswith("coma ")
+    assert stop.value.code == 0 and capsys.readouterr().out == f"coma {trainers.__version__}\n"

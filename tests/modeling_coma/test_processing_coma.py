@@ -72,6 +72,20 @@ def test_the_instruction_of_stage_1_stands_before_the_tokens(processor, mixed_in
         assert read(processor, ids) == read(processor, without[:-K]) + line + tail(processor)
 
 
+def test_the_instruction_is_tokenized_once_in_a_call(qwen, mixed_inputs, monkeypatch):
+    texts = []
+    tokenize = type(qwen.tokenizer).__call__
+
+    def counting(self, text, **kwargs):
+        texts.extend([text] if isinstance(text, str) else text)
+        return tokenize(self, text, **kwargs)
+
+    monkeypatch.setattr(type(qwen.tokenizer), "__call__", counting)
+    qwen.process(mixed_inputs, compression_instruction=True)
+    assert sorted(text for text in texts if "few words" in text) == [qwen.image_instruction, qwen.text_instruction]
+    assert len(texts) == len(mixed_inputs) + 2
+
+
 def test_padding_on_either_side(processor, mixed_inputs, unpadded):
     left, right = (processor.process(mixed_inputs, padding_side=side) for side in ("left", "right"))
     assert unpadded(left) == unpadded(right)
@@ -248,6 +262,12 @@ class TestCall:
         for images in ([picture()] * count, [[picture()] * count] + [[] for _ in texts[1:]]):
             with pytest.raises(ValueError, match="The texts have these numbers of image placeholders"):
                 qwen(images=images, text=texts)
+
+    def test_a_row_of_one_image_may_be_the_image(self, qwen, picture):
+        images, texts = [picture(56, 56, 1), [picture(56, 56, 2), picture(84, 56, 3)]], [IMAGE, 2 * IMAGE]
+        expected = qwen(images=[images[:1], images[1]], text=texts)
+        for name, value in qwen(images=images, text=texts).items():
+            assert np.array_equal(value, expected[name])
 
     def test_an_image_in_the_wrong_row_is_refused(self, qwen, picture):
         for images in ([[picture(), picture()], []], [[], [picture(), picture()]]):

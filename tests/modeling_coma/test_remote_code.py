@@ -5,22 +5,18 @@ takes time here.
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import transformers
 
+import modeling_coma
 from hub_scripts.tiny.backbone import MODEL_TYPES
+from tests.clean_process import libraries, run_isolated
 
 
-FILES = {"configuration_coma.py", "inputs_coma.py", "loss_coma.py", "memory_coma.py", "modeling_coma.py"}
-FILES |= {"processing_coma.py", "cache_coma.py", "generation_coma.py", "options_coma.py", "templates_coma.py"}
-FILES |= {"sentence_transformers_coma.py"}
+FILES = {path.name for path in Path(modeling_coma.__file__).parent.glob("*_coma.py")}
 
 STRANGER = """
 import importlib.util, pickle, shutil, sys
@@ -74,24 +70,6 @@ for folder in sorted(path for path in root.iterdir() if path.is_dir()):
     part["attention"] = sorted({tower.config._attn_implementation for tower in towers})
 torch.save((report, results), root / "results.pt")
 """
-
-
-def libraries() -> set[str]:
-    """The folders that torch and the others are imported from."""
-    return {str(Path(library.__file__).parents[1]) for library in (np, torch, transformers)}
-
-
-def run_isolated(words: list[str], folder: Path) -> None:
-    """Python without `site`, whose .pth files would bring in a package that is installed as editable.
-
-    What will be removed from transformers is an error here: the code of the model has another name as remote code, so
-    that no filter of this package's tests sees its warnings.
-    """
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and "HF_" not in name}
-    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf_home")}
-    command = [sys.executable, "-I", "-S", "-W", "error::FutureWarning", *words]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +168,7 @@ def test_the_code_that_is_saved_is_the_code_that_runs(make_coma, tmp_path):
     model, processor = make_coma()
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    source = Path(sys.modules["modeling_coma"].__file__).parent
+    source = Path(modeling_coma.__file__).parent
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (source / name).read_bytes()
     auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]

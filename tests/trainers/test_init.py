@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import trainers
-from hub_scripts.cli import coma_version
+from trainers._lazy import installed_version
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +27,7 @@ def test_every_public_name_is_there(folder):
 
 
 def test_there_is_one_version():
-    assert trainers.__version__ == coma_version() and "__version__" in dir(trainers)
+    assert trainers.__version__ == installed_version() and "__version__" in dir(trainers)
 
 
 @pytest.mark.parametrize("package", ["modeling_coma", "trainers", "hub_scripts"])

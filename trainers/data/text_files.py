@@ -26,7 +26,7 @@ OTHER_MARKS = {
 def open_file(path: str | Path) -> BinaryIO:
     """Opens a file to be read; raises `ValueError` for what cannot be, and for FIFOs and devices, which never end."""
     try:
-        return open_regular_file(path)
+        return open_regular_file(path, "must be a file; it is a FIFO, a device, a socket or a folder")
     except OSError as error:
         raise ValueError(f"{printable(path)} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
