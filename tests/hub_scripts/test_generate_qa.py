@@ -60,7 +60,7 @@ def start(words: list[str], fork: bool) -> int:
 
 def run_until(words: list[str], out: Path, rows: int, fork: bool) -> int:
     """Starts the command and kills it when there are so many rows; how many there are then."""
-    process, deadline = start(words, fork), time.monotonic() + 60
+    process, deadline = start(words, fork), time.monotonic() + 240
     while time.monotonic() < deadline and (not out.exists() or out.read_bytes().count(b"\n") < rows):
         time.sleep(0.005)
     os.kill(process, signal.SIGKILL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -205,7 +205,7 @@ class UniqueInputs:
 
     def add(self, messages: list[dict], name: str = "") -> int:
         """The place of an input, which is a new one or that of its equal."""
-        key = tuple((message["role"], *map(_block_key, _blocks(message["content"]))) for message in messages)
+        key = tuple((message["role"], *_content_key(message["content"])) for message in messages)
         if key not in self.places:
             self.places[key] = len(self.items)
             self.items.append(messages)
@@ -290,15 +290,14 @@ def _inputs(row: dict[str, Any], name: str, instructions: dict[str, str]) -> lis
     ]
 
 
-def _blocks(content: str | list[dict]) -> list[dict]:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
-def _block_key(block: dict[str, Any]) -> tuple[str, str]:
-    if block["type"] == "text":
-        return "text", block["text"]
-    image = block["image"]
-    return ("file", str(image)) if isinstance(image, str | Path) else ("image", image_key(image))
+def _content_key(content: str | list[dict]) -> Iterator[tuple[str, str]]:
+    for block in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        if block["type"] == "text":
+            yield "text", block["text"]
+        elif isinstance(block["image"], str | Path):
+            yield "file", str(block["image"])
+        else:
+            yield "image", image_key(block["image"])
 
 
 def _with_file_sizes(key: tuple) -> str:

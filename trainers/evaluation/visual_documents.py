@@ -131,14 +131,13 @@ def _judgements(
     judged: list[dict[int, float]] = [{} for _ in query_rows]
     columns = (map(str, qrels["query-id"]), map(str, qrels["corpus-id"]), qrels["score"])
     for row_idx, (query, page, score) in enumerate(zip(*columns, strict=True)):
-        known = (("query-id", query, query_rows, "queries"), ("corpus-id", page, page_rows, "corpus"))
-        for column, found, ids, table in known:
-            if found not in ids:
-                raise ValueError(
-                    f"Row {row_idx} of the qrels of {name}, {column}: found {found!r}; expected it in the {table}."
-                )
+        where = f"Row {row_idx} of the qrels of {name}"
+        if query not in query_rows:
+            raise ValueError(f"{where}, query-id: found {query!r}; expected it in the queries.")
+        if page not in page_rows:
+            raise ValueError(f"{where}, corpus-id: found {page!r}; expected it in the corpus.")
         if score is None or not 0 <= score < math.inf:
-            raise ValueError(f"Row {row_idx} of the qrels of {name}, score: found {score}; expected a number from 0.")
+            raise ValueError(f"{where}, score: found {score}; expected a number from 0.")
         of_query, number = judged[query_rows[query]], page_rows[page]
         of_query[number] = max(score, of_query.get(number, 0))
     for query, grades in zip(query_rows, judged, strict=True):

@@ -91,14 +91,40 @@ async def _go_on(
     settings: QASettings,
     total: int | None,
 ) -> None:
-    """Goes on after the rows that are there already; a row that comes with its source is written as it is."""
+    """
+    Goes on after the rows that are there already. As many conversations go on as there may be, and rows are written in
+    order as soon as they can be; a row that comes with its source is written as it is.
+    """
     done = 0
     for written in output.written():
         source, _ = next(sources, (None, None))
         _check_same(source, written, output)
         done += 1
-    with tqdm(total=total, initial=done, desc="Dialogues", unit="image", smoothing=0.05) as bar:
-        await _write_all(sources, chat, output, settings, bar)
+    free = asyncio.Semaphore(chat.concurrency)
+    bar = tqdm(total=total, initial=done, desc="Dialogues", unit="image", smoothing=0.05)
+
+    async def make_row(source: Source, kept: WrittenRow | None) -> WrittenRow:
+        if kept is None:
+            async with free:
+                kept = await _write_one(source, chat, output, settings)
+        bar.update()
+        return kept
+
+    running: deque[asyncio.Task] = deque()
+    try:
+        for source_and_kept in sources:
+            running.append(asyncio.create_task(make_row(*source_and_kept)))
+            if len(running) >= AHEAD * chat.concurrency:
+                output.write(await running[0])
+                running.popleft()
+        while running:
+            output.write(await running[0])
+            running.popleft()
+    finally:  # after an error some are left
+        bar.close()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 def _check_same(source: Source | None, written: WrittenRow, output: QAOutput) -> None:
@@ -108,39 +134,6 @@ def _check_same(source: Source | None, written: WrittenRow, output: QAOutput) ->
             f"{output.out} was begun with other images: where {written.row['id']!r} was, there is now {found!r}. "
             "Give the same ones (more of them may follow), or another file."
         )
-
-
-async def _write_all(
-    sources: Iterator[tuple[Source, WrittenRow | None]],
-    chat: Chat,
-    output: QAOutput,
-    settings: QASettings,
-    bar: tqdm,
-) -> None:
-    """Keeps as many conversations going as there may be, and writes the rows in order as soon as they can be."""
-    free = asyncio.Semaphore(chat.concurrency)
-
-    async def write(source: Source, kept: WrittenRow | None) -> WrittenRow:
-        if kept is None:
-            async with free:
-                kept = await _write_one(source, chat, output, settings)
-        bar.update()
-        return kept
-
-    running: deque[asyncio.Task] = deque()
-    try:
-        for source in sources:
-            running.append(asyncio.create_task(write(*source)))
-            if len(running) >= AHEAD * chat.concurrency:
-                output.write(await running[0])
-                running.popleft()
-        while running:
-            output.write(await running[0])
-            running.popleft()
-    finally:  # after an error; otherwise there are none
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
 
 
 async def _write_one(source: Source, chat: Chat, output: QAOutput, settings: QASettings) -> WrittenRow:
