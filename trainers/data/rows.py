@@ -133,12 +133,14 @@ class BadRows:
         Args:
             collate (`Callable`): rows to a batch.
             rows (`list[dict]`): the rows.
-            nothing (`Callable`, *optional*): makes the batch that there is where all rows are left out; without it,
-                that is an error.
+            nothing (`Callable`, *optional*): makes the batch that there is where all rows are left out, or where a
+                process has none; without it, that is an error.
 
         Returns:
             What `collate` makes of the good rows.
         """
+        if not rows and nothing is not None:
+            return nothing()
         try:
             return collate(rows)
         except ValueError as error:

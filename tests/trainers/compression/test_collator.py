@@ -6,10 +6,12 @@ import re
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from trainers.compression.collator import ComaCompressionCollator
 from trainers.data.rows import NumberedRows
+from trainers.samplers import LengthGroupedBatches
 
 
 def messages(*turns):
@@ -148,3 +150,12 @@ def test_a_batch_of_bad_rows_only_weighs_nothing(processor):
     assert collator.bad_rows.skipped == 2 and "column images[0]: found 8 bytes" in collator.bad_rows.reasons[0]
     with pytest.raises(ValueError, match="on_bad_row='ignore' does not exist"):
         ComaCompressionCollator(processor, on_bad_row="ignore")
+
+
+def test_a_process_without_rows_has_a_batch_that_weighs_nothing(processor):
+    """Of five rows in batches of one, two processes cannot have equally many."""
+    sampler = LengthGroupedBatches([1] * 5, batch_size=1, num_processes=2)
+    collator = ComaCompressionCollator(processor)
+    loader = DataLoader(NumberedRows(Dataset.from_list([GOOD] * 5)), batch_sampler=sampler, collate_fn=collator)
+    answers = [int((batch["labels"] != -100).sum()) for batch in loader]
+    assert len(answers) == 6 and sorted(map(bool, answers)) == [False, *[True] * 5]
