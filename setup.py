@@ -58,9 +58,11 @@ setup(
     keywords="multimodal embedding retrieval vision-language compression contrastive transformers",
     packages=find_packages(include=["modeling_coma", "trainers", "trainers.*", "hub_scripts", "hub_scripts.*"]),
     package_data={
+        "modeling_coma": ["py.typed"],
+        "trainers": ["py.typed"],
         "trainers.data.emoji": ["*.parquet", "*.md"],
         "hub_scripts.hub": ["*.md"],
-        "hub_scripts": ["recipes/*.yaml", "configs/*.yaml", "configs/*.json"],
+        "hub_scripts": ["py.typed", "recipes/*.yaml", "configs/*.yaml", "configs/*.json"],
     },
     include_package_data=False,
     python_requires=">=3.11",

@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.qa_server import LATENCY
 from trainers.data.emoji import load_emoji
 from trainers.data.qa.dialogue import QASettings
-from trainers.data.qa.generation import Source, generate_dialogues
+from trainers.data.qa.generation import Source, write_dialogues
 from trainers.data.qa.output import QAOutput
 from trainers.data.qa.server import ServerChat, ServerSettings
 
@@ -40,7 +40,7 @@ async def measure(url: str, concurrency: int, sources: list[Source], out: Path) 
     async with ServerChat(ServerSettings(url, "m", concurrency=concurrency)) as chat:
         with QAOutput(out, {}) as output:
             started, worked = time.perf_counter(), time.process_time()
-            await generate_dialogues(sources, chat, output, QASettings())
+            await write_dialogues(sources, chat, output, QASettings())
             seconds, worked = time.perf_counter() - started, time.process_time() - worked
             calls = [written.stats["calls"] for written in output.written() if written.good]
     if len(calls) != len(sources):

@@ -16,7 +16,7 @@ processes share the work.
   coma evaluate my-coma visdoc --output results --dtype bfloat16
   coma evaluate demo/model emoji --output results
   coma evaluate my-coma pairs.jsonl --output results --instruction "shop=Find the product."
-  torchrun --nproc-per-node 8 -m hub_scripts.cli evaluate my-coma MMEB-eval/ --output results
+  torchrun --nproc-per-node 8 --no-python coma evaluate my-coma MMEB-eval/ --output results
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     state = PartialState(cpu=arguments.device == "cpu")
     if not state.is_main_process:
         logging.disable_progress_bar()
-    results = evaluate_model(**options, report=lambda line: print(one_line(line), flush=True))
+    results = evaluate_model(**options, tell=lambda line: print(one_line(line), flush=True))
     if state.is_main_process:
         lines = [*results_table(results), f"results  {arguments.output / 'results.json'}"]
         print(*map(one_line, lines), sep="\n")
@@ -78,7 +78,7 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     num_workers: int = 0,
     dtype: str = "auto",
     device: str = "auto",
-    report: Callable[[str], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     r"""
     Scores a model on MMEB or on pairs, as `coma evaluate` does. Every process of a distributed run calls it.
@@ -106,7 +106,7 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
             Processes that decode images.
         dtype, device (`str`, *optional*, defaults to `"auto"`):
             Precision, and where to compute.
-        report (`Callable`, *optional*):
+        tell (`Callable`, *optional*):
             Is given a line about each set, on the main process.
 
     Returns:
@@ -131,8 +131,8 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     data = [data] if isinstance(data, str | Path) else data
     named_sets = open_sets(map(str, data), sets, image_root, instructions, among_all, on_bad_row)
     state = PartialState(cpu=device == "cpu")
-    if report is None or not state.is_main_process:
-        report = _say_nothing
+    if tell is None or not state.is_main_process:
+        tell = _say_nothing
     with ExitStack() as stack:
         _on_main(state, lambda: stack.enter_context(one_writer(output)))
         coma = load_model(model, dtype, str(state.device) if state.num_processes > 1 else device)
@@ -144,8 +144,8 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
         _on_main(state, lambda: folder.check(named_sets))
         options = {"skip_bad_rows": on_bad_row == "skip", "batch_tokens": batch_tokens, "num_workers": num_workers}
         for number, named_set in enumerate(named_sets, 1):
-            report(f"{named_set.name} ({number} of {len(named_sets)})")
-            _evaluate(named_set, coma, folder, state, report, options)
+            tell(f"{named_set.name} ({number} of {len(named_sets)})")
+            _evaluate(named_set, coma, folder, state, tell, options)
         return _on_main(state, lambda: folder.write_results(named_sets, coma[0]))
 
 
@@ -158,7 +158,7 @@ def _evaluate(
     coma: tuple,
     folder: "ResultsFolder",
     state: "PartialState",
-    report: Callable[[str], None],
+    tell: Callable[[str], None],
     options: dict[str, Any],
 ) -> None:
     """Embeds and scores a set on all processes together, unless its scores are there."""
@@ -166,16 +166,16 @@ def _evaluate(
 
     retrieval = named_set.read()
     if _on_main(state, lambda: folder.read_scores(named_set, retrieval.digest) is not None):
-        report("  is finished already")
+        tell("  is finished already")
         return
     started = time.perf_counter()
     scores, left_out = evaluate_set(retrieval, *coma, description=one_line(named_set.name), **options)
     for reason in left_out:
-        report(f"  left out: {reason}")
+        tell(f"  left out: {reason}")
     _on_main(state, lambda: folder.write_scores(named_set, scores, retrieval.digest))
     seconds, number = time.perf_counter() - started, len(retrieval.items)
     rate = f"{number} inputs in {seconds:.1f} s, {number / seconds:.1f} a second"
-    report(f"  {named_set.metric} {100 * scores[named_set.metric]:.1f}%  {rate}")
+    tell(f"  {named_set.metric} {100 * scores[named_set.metric]:.1f}%  {rate}")
 
 
 def _on_main(state: "PartialState", act: Callable[[], Any]) -> Any:

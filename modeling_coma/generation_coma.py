@@ -11,17 +11,17 @@ ARGUMENTS = {"generation_config", "logits_processor", "stopping_criteria", "pref
 ARGUMENTS |= {"streamer", "synced_gpus", "tokenizer"}
 KNOWN = {*vars(GenerationConfig()), *ARGUMENTS}
 
-OF_A_CACHE = {"use_cache", "cache_implementation", "cache_config", "max_cache_len", "prefill_chunk_size"}
-OF_AN_ASSISTANT = {"assistant_model", "assistant_early_exit", "prompt_lookup_num_tokens", "use_mtp"}
-OF_OTHER_DECODING = {"penalty_alpha", "dola_layers", "constraints", "force_words_ids", "num_beam_groups"}
-OF_OTHER_DECODING |= {"custom_generate"}
-OF_AN_INPUT = {"guidance_scale", "negative_prompt_ids", "negative_prompt_attention_mask"}
+OF_A_CACHE = ("use_cache", "cache_implementation", "cache_config", "max_cache_len", "prefill_chunk_size")
+OF_AN_ASSISTANT = ("assistant_model", "assistant_early_exit", "prompt_lookup_num_tokens", "use_mtp")
+OF_OTHER_DECODING = ("penalty_alpha", "dola_layers", "constraints", "force_words_ids", "num_beam_groups")
+OF_OTHER_DECODING += ("custom_generate",)
+OF_AN_INPUT = ("guidance_scale", "negative_prompt_ids", "negative_prompt_attention_mask")
 REASONS = (
     (OF_A_CACHE, "the memory is the cache that answers are read from"),
     (OF_AN_ASSISTANT, "nothing guesses tokens ahead from a memory"),
     (OF_OTHER_DECODING, "from a memory there are greedy search, sampling and beam search"),
     (OF_AN_INPUT, "without its input there is nothing to guide an answer away from"),
-    ({"token_healing"}, "it rewrites the dialogue"),
+    (("token_healing",), "it rewrites the dialogue"),
 )
 # Values beside `None` that do nothing.
 NEUTRAL = {"use_cache": True, "use_mtp": False, "token_healing": False}

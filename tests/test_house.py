@@ -4,8 +4,9 @@ Each rule reads one parsed file and yields sentences. Further down every rule is
 """
 
 import ast
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import pytest
 from transformers.dynamic_module_utils import get_relative_imports
 
 from benchmarks.code_lines import code_lines
+from hub_scripts.cli import COMMANDS
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,6 +23,18 @@ LIBRARY = ("modeling_coma", "trainers")
 OUTSIDE = ("tests", "benchmarks")
 # numpy and PIL: the types of transformers' own image processing; packaging: what transformers compares versions with
 SHIPPED_WITH = {*sys.stdlib_module_names, "torch", "transformers", "numpy", "PIL", "packaging"}
+
+# Inside trainers/: what a folder may import of the folders beside it. The files that lie flat in trainers/ may be
+# imported by all of them, and import data alone.
+FOLDERS = {
+    "data": set(),
+    "encoding": {"data"},
+    "compression": {"encoding", "data"},
+    "contrastive": {"encoding", "data"},
+    "mining": {"encoding", "data"},
+    "evaluation": {"encoding", "data"},
+    "experimental": {"compression", "contrastive", "encoding", "data"},
+}
 
 # Lines of code: docstrings, comments and blanks are free.
 MAX_FILE_LINES = 260
@@ -106,6 +120,20 @@ def import_direction(source: Source) -> Iterator[str]:
             yield f"line {line}: imports `{module}`; arrows go hub_scripts -> trainers -> modeling_coma"
 
 
+def trainer_folders(source: Source) -> Iterator[str]:
+    """Arrows inside trainers/ go one way: {compression, contrastive, mining, evaluation} -> encoding -> data."""
+    if source.room != "trainers":
+        return
+    own = source.path.parts[1]
+    allowed = {own, *FOLDERS.get(own, {"data"})}
+    if own == "__init__.py":  # which names all folders, and imports them when they are asked for
+        return
+    for line, level, module in imports(source.tree):
+        names = module.split(".")
+        if level == 0 and names[0] == "trainers" and len(names) > 1 and names[1] in FOLDERS.keys() - allowed:
+            yield f"line {line}: imports `{module}`; of the folders beside it {own} may import {sorted(allowed)}"
+
+
 def remote_code(source: Source) -> Iterator[str]:
     """What `save_pretrained` can copy next to the weights: flat siblings, and no library but its two."""
     if source.room != "modeling_coma":
@@ -147,7 +175,15 @@ def is_blanket(node: ast.expr) -> bool:
     return any(dotted(name) in {"Exception", "BaseException"} for name in named)
 
 
-RULES: list[Rule] = [file_size, function_size, import_direction, remote_code, exports, library_manners]
+RULES: list[Rule] = [
+    file_size,
+    function_size,
+    import_direction,
+    trainer_folders,
+    remote_code,
+    exports,
+    library_manners,
+]
 
 
 @pytest.mark.parametrize("path", sources(), ids=str)
@@ -159,6 +195,86 @@ def test_file_keeps_the_rules_of_the_house(path: Path) -> None:
 
 def test_rooms_are_found() -> None:
     assert {path.parts[0] for path in sources()} == set(ROOMS)
+
+
+def test_the_flat_level_of_hub_scripts_is_the_commands() -> None:
+    flat = {path.stem for path in (ROOT / "hub_scripts").glob("*.py")}
+    assert flat == {"__init__", "cli"} | {command.replace("-", "_") for command in COMMANDS}
+
+
+def test_tests_mirror_the_tree() -> None:
+    folders = {
+        path.parent.relative_to(ROOT / "tests")
+        for room in ROOMS
+        for path in (ROOT / "tests" / room).rglob("test_*.py")
+    }
+    strays = sorted(str(folder) for folder in folders if not any((ROOT / folder).glob("*.py")))
+    assert not strays, f"tests of folders that do not exist: {strays}"
+
+
+def module_of(path: Path) -> str:
+    """`trainers.data.pairs` for its path; a package goes by its folder."""
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def eager_imports(source: Source) -> Iterator[str]:
+    """Modules that importing a file imports at once: not those of functions, nor those for type checkers alone."""
+    package = (
+        module_of(source.path) if source.path.name == "__init__.py" else module_of(source.path).rpartition(".")[0]
+    )
+    for node in source.tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            origin = f"{package}.{node.module}" if node.level else node.module
+            yield origin
+            yield from (f"{origin}.{alias.name}" for alias in node.names)  # those that are modules themselves
+
+
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Some nodes of a directed graph that lead back to the first of them; none if there is no way back."""
+    finished: set[str] = set()
+
+    def walk(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return path[path.index(node) :]
+        if node in finished:
+            return []
+        for target in sorted(graph[node]):
+            if found := walk(target, [*path, node]):
+                return found
+        finished.add(node)
+        return []
+
+    return next((found for node in sorted(graph) if (found := walk(node, []))), [])
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    modules = {module_of(path): read(path) for path in sources()}
+    graph = {name: set(eager_imports(source)) & modules.keys() - {name} for name, source in modules.items()}
+    assert sum(map(len, graph.values())) > 100
+    assert not circle(graph)
+
+
+def test_a_circle_is_seen() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
+    assert not circle({"a": {"b", "c"}, "b": {"c"}, "c": set()})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from trainers.compression import ComaCompressionCollator",
+        "from trainers.contrastive import ComaContrastiveCollator",
+        "from trainers import embed_items",
+        "import hub_scripts.cli, trainers, modeling_coma",
+    ],
+)
+def test_what_needs_no_training_loads_none_of_it(line: str) -> None:
+    script = f"import sys\n{line}\nprint(sorted({{'peft', 'matplotlib'}} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[-2] == "[]"
 
 
 def test_the_model_stays_small() -> None:
@@ -189,6 +305,11 @@ BROKEN = [
     (import_direction, "modeling_coma/a.py", "from trainers.compression.loss import info_nce"),
     (import_direction, "trainers/a.py", "def f():\n    import hub_scripts.cli"),
     (import_direction, "hub_scripts/a.py", "from benchmarks import step"),
+    (trainer_folders, "trainers/data/a.py", "from trainers.encoding.encode import embed_items"),
+    (trainer_folders, "trainers/encoding/a.py", "import trainers.mining.mine"),
+    (trainer_folders, "trainers/contrastive/a.py", "def f():\n    from trainers.experimental.joint import g"),
+    (trainer_folders, "trainers/evaluation/a.py", "from trainers.contrastive import ComaContrastiveTrainer"),
+    (trainer_folders, "trainers/a.py", "from trainers.encoding import embed_items"),
     (remote_code, "modeling_coma/a.py", "import peft"),
     (remote_code, "modeling_coma/a.py", "from . import b"),
     (remote_code, "modeling_coma/a.py", "from ..b import c"),
@@ -209,6 +330,9 @@ BROKEN = [
 
 KEPT = [
     (function_size, "trainers/a.py", 'def f():\n    """' + "Long.\n" * MAX_FUNCTION_LINES + '"""\n    return 1'),
+    (trainer_folders, "trainers/experimental/a.py", "from trainers.contrastive.trainer import b"),
+    (trainer_folders, "trainers/mining/a.py", "from trainers.files import b\nfrom trainers.encoding.shards import c"),
+    (trainer_folders, "trainers/a.py", "from trainers.data.rows import b"),
     (remote_code, "modeling_coma/a.py", "import math\nfrom transformers.cache_utils import Cache\nfrom .b import c"),
     (exports, "trainers/a.py", "__all__ = []"),
     (exports, "trainers/__init__.py", '"""Doc."""'),

@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from modeling_coma import ComaForEmbedding
+from modeling_coma import ComaConfig, ComaForEmbedding
 
 
 __all__ = [
@@ -28,15 +28,15 @@ __all__ = [
 ]
 
 
-def lora_config(model: ComaForEmbedding, r: int = 16, lora_alpha: int = 64, **kwargs: Any) -> LoraConfig:
+def lora_config(model: str | ComaForEmbedding, r: int = 16, lora_alpha: int = 64, **kwargs: Any) -> LoraConfig:
     r"""
     The adapter of the official recipe: DoRA on the attention projections of the language model, rank 16, alpha 64,
     dropout 0.1, Gaussian initialisation. The rows of the compression tokens are trained beside it, and only they: the
     adapter file has K rows of the embedding matrix, never the matrix.
 
     Args:
-        model ([`ComaForEmbedding`]):
-            The model to be adapted.
+        model (`str` or [`ComaForEmbedding`]):
+            The model to be adapted, or the name of its folder or on the Hub.
         r (`int`, *optional*, defaults to 16):
             Rank.
         lora_alpha (`int`, *optional*, defaults to 64):
@@ -47,12 +47,13 @@ def lora_config(model: ComaForEmbedding, r: int = 16, lora_alpha: int = 64, **kw
     Returns:
         `LoraConfig` for `peft.get_peft_model` or the `peft_config` of a trainer.
     """
+    config = ComaConfig.from_pretrained(model) if isinstance(model, str | Path) else model.config
     recipe = {
         "lora_dropout": 0.1,
         "use_dora": True,
         "init_lora_weights": "gaussian",
         "target_modules": r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)",
-        "trainable_token_indices": {"embed_tokens": list(model.config.compression_token_ids)},
+        "trainable_token_indices": {"embed_tokens": list(config.compression_token_ids)},
     }
     return LoraConfig(r=r, lora_alpha=lora_alpha, **{**recipe, **kwargs})
 

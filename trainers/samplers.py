@@ -125,8 +125,8 @@ class LengthGroupedBatches(Sampler[list[int]]):
                 "or lower the pixel budget or the length limits."
             )
         self.steps = -(-lengths // granularity)
-        places = np.lexsort(self.steps.T[::-1])  # by the first part, then by the next
-        runs = np.split(places, np.flatnonzero(np.diff(self.steps[places], axis=0).any(axis=1)) + 1)
+        order = np.lexsort(self.steps.T[::-1])  # by the first part, then by the next
+        runs = np.split(order, np.flatnonzero(np.diff(self.steps[order], axis=0).any(axis=1)) + 1)
         # What any row may need that comes to stand in a place of its step.
         widths = np.repeat([lengths[run].max(axis=0) for run in runs], [len(run) for run in runs], axis=0)
         batches = pack(widths, max_tokens, batch_size)

@@ -15,6 +15,7 @@ __all__ = ["SENTENCE_TRANSFORMERS_FILES", "belonging", "is_inside", "module_fold
 
 SENTENCE_TRANSFORMERS_FILES = tuple(FILES)
 CODE = tuple(sorted(file.name for file in Path(modeling_coma.__file__).parent.glob("*_coma.py")))
+OLDER_CODE = ("options_coma.py",)  # what the code of older folders imports
 WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors", "adapter_model.safetensors")
 PATTERNS = (
     *WEIGHTS,
@@ -24,6 +25,7 @@ PATTERNS = (
     "additional_chat_templates/*.jinja",
     *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
     *CODE,
+    *OLDER_CODE,
     *SENTENCE_TRANSFORMERS_FILES,
     *(GOLDEN_FILE, TRAINING_FILE),
     *("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt"),

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoProcessor
 
+from hub_scripts.hub.model_files import belonging
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from tests.clean_process import libraries, run_isolated
 from tests.golden.examine import examine
@@ -66,6 +67,12 @@ def test_saved_anew_it_has_the_code_of_today(folder: Path) -> None:
     assert (folder / "modeling_coma.py").read_text() != (SAVED / "modeling_coma.py.txt").read_text()
     words = [str(GOLDEN / "examine.py"), str(folder), *libraries()]
     assert_as_recorded(json.loads(run_isolated(words, folder.parent).splitlines()[-1]))
+
+
+def test_all_of_it_belongs_to_the_model(folder: Path) -> None:
+    """And is fetched from the Hub: its code needs every file that it had."""
+    files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    assert "options_coma.py" in files and belonging(folder).keys() == files
 
 
 def test_the_recorded_values_say_something() -> None:

@@ -83,11 +83,11 @@ def test_scores_are_those_of_the_embeddings(
 def test_from_python(mmeb: Path, coma_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     told: list[str] = []
     arguments = {"model": str(coma_folder), "data": mmeb, "output": tmp_path, "sets": ["ImageNet-1K"]}
-    results = evaluate_model(**arguments, report=told.append)
+    results = evaluate_model(**arguments, tell=told.append)
     assert results == json.loads((tmp_path / "results.json").read_text())
     assert results["metrics"]["image"]["ImageNet-1K"] == scores_in(tmp_path, "ImageNet-1K")
     assert told[0] == "ImageNet-1K (1 of 1)" and told[1].startswith("  hit@1 ")
-    again = evaluate_model(**arguments, report=told.append)
+    again = evaluate_model(**arguments, tell=told.append)
     assert again["metrics"] == results["metrics"] and told[-1] == "  is finished already"
     assert capsys.readouterr().out == ""
     with pytest.raises(ValueError, match="was made with another candidates"):

@@ -1,5 +1,6 @@
 """`coma generate-qa` writes every image once and in order, however often it is killed, whatever the server does."""
 
+import asyncio
 import json
 import multiprocessing
 import os
@@ -19,7 +20,8 @@ import pytest
 from PIL import Image
 
 from hub_scripts.cli import main
-from tests.chat_server import ChatServer, Happening, completion, drip, misbehaving, packed, picture_in, send
+from hub_scripts.generate_qa import generate_dialogues
+from tests.chat_server import ChatServer, Happening, completion, misbehaving, packed, picture_in, send
 from trainers.data.dialogues import load_dialogues
 from trainers.data.emoji import load_emoji
 from trainers.data.qa.chat import read_image
@@ -175,6 +177,34 @@ def test_a_table_with_pictures_in_it(coma_command: Callable, picture: Callable, 
     assert code == 1 and "begun with other settings: seed was 0 and is now 1" in error
 
 
+def test_from_python(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    names, told = save_emoji(tmp_path / "photos", 3), []
+    (tmp_path / "photos" / "notes.md").write_text("no image")
+    out = tmp_path / "out.jsonl"
+    with ChatServer() as server:
+        options = {"server": server.url, "model": "m", "api_key": "secret", "concurrency": 2, "temperature": 0.1}
+        report = generate_dialogues(tmp_path / "photos", out, **options, seed=5, tell=told.append)
+        assert report == json.loads(out.with_name("out.jsonl.report.json").read_text())
+        assert report["rows"] == {"good": 3, "failed": 0} and "1 files of" in told[0]
+        check_rows(out, names, tmp_path / "photos")
+        assert server.headers["Authorization"] == "Bearer secret" and server.requests[0][1]["temperature"] == 0.1
+
+        asked = len(server.requests)
+        assert generate_dialogues(str(tmp_path / "photos"), str(out), **options, seed=5) == report
+        assert len(server.requests) == asked  # everything was there
+
+        async def in_a_notebook() -> dict:
+            return generate_dialogues(tmp_path / "photos", tmp_path / "captions.jsonl", **options, format="caption")
+
+        assert asyncio.run(in_a_notebook())["rows"] == {"good": 3, "failed": 0}
+        with pytest.raises(ValueError, match="begun with other settings: temperature was 0.1 and is now 0.2"):
+            generate_dialogues(tmp_path / "photos", out, **{**options, "temperature": 0.2}, seed=5)
+    assert capsys.readouterr().out == ""
+    for chosen in ({}, {"server": "http://x/v1", "model": "m", "local": "x"}):
+        with pytest.raises(ValueError, match="one of `server` and `local`"):
+            generate_dialogues(tmp_path / "photos", out, **chosen)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -223,7 +253,6 @@ EVIL: list[Happening] = [
     send(b"too large", 413),
     send(completion(None)),
     send(completion("1. What is <|im_end|>?\n2. Is it <|image_pad|>?\n3. What is <image>?")),
-    drip(10_000, 0.02),
     "closed",
     "half a body",
 ]
@@ -242,7 +271,7 @@ def test_one_picture_fails_and_the_run_goes_on(coma_command: Callable, tmp_path:
 
     with ChatServer(behave) as server:
         words = ["generate-qa", tmp_path / "photos", out, "--server", server.url, "--api-key-file", key, *PATIENCE]
-        words += ["--retries", 1, "--attempts", 2, "--timeout", 3, "--concurrency", 4]
+        words += ["--retries", 1, "--attempts", 2, "--timeout", 60, "--concurrency", 4]
         code, text, error = coma_command(*words)
         assert code == 0, error
         asked = len(server.requests)

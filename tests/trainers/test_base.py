@@ -46,7 +46,8 @@ def test_a_folder_is_enough(trainer, saved, tmp_path, monkeypatch, compression_r
     rows = (compression_rows if trainer is ComaCompressionTrainer else contrastive_rows)(number=2)
     settings = {"max_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True, "disable_tqdm": True}
     args = trainer.config_class(tmp_path / "out", **settings, per_device_train_batch_size=2)
-    adapter = lora_config(made.coma, r=2)
+    adapter = lora_config(str(saved), r=2)
+    assert adapter.trainable_token_indices == lora_config(made.coma).trainable_token_indices
     named = trainer(saved, args, None, rows, rows, peft_config=adapter)
     named.train()
     assert named.model.peft_config["default"].base_model_name_or_path == str(saved)

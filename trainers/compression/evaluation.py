@@ -20,6 +20,7 @@ from trainers.evaluation_rows import RowsOnce
 __all__ = ["evaluate_compression"]
 
 DIALOGUE = ("dialogue_input_ids", "dialogue_attention_mask", "labels")
+METRICS = ("loss", "loss_shuffled_tokens", "loss_without_tokens", "answer_accuracy")
 
 
 @torch.no_grad()
@@ -52,39 +53,42 @@ def evaluate_compression(
     if isinstance(model, FSDPModule):  # it gathers weights for `forward`, and for what is registered
         for name in ("compress", "answer"):
             register_fsdp_forward_method(model, name)
-    k = model.config.num_compression_tokens
-    sums = torch.zeros(5, dtype=torch.float64, device=accelerator.device)  # three losses, hits; answer tokens
-    similarity, rows = torch.zeros(k, k, device=accelerator.device), torch.zeros(1, device=accelerator.device)
+    k, zero = model.config.num_compression_tokens, torch.zeros((), dtype=torch.float64, device=accelerator.device)
+    sums = dict.fromkeys((*METRICS, "num_answer_tokens", "num_rows"), zero)
+    similarity = torch.zeros(k, k, device=accelerator.device)
     before, once = None, RowsOnce()
     for batch in tqdm(dataloader, desc=description, disable=not accelerator.is_main_process):
-        real = _real_rows(batch, once)
-        batch["labels"][real:] = -100
-        dialogue = [batch[name] for name in DIALOGUE]
+        num_rows = _num_real_rows(batch, once)
+        dialogue = {name: batch.pop(name) for name in DIALOGUE}
+        dialogue["labels"][num_rows:] = -100
         with accelerator.autocast():
-            memory = model.compress(**{name: value for name, value in batch.items() if name not in DIALOGUE})
-            others = _of_the_row_before(memory, before, max(real, 1))
-            sums += _sums(model, (memory, others, _nothing(memory)), dialogue)
-        before = memory.select(torch.tensor([real - 1])) if real else before
-        states = F.normalize(memory.compression_states[:real].float(), dim=-1)
-        similarity, rows = similarity + (states @ states.mT).sum(dim=0), rows + real
+            memory = model.compress(**batch)
+            others = _of_the_row_before(memory, before, max(num_rows, 1))
+            found = _answer(model, dialogue, memory, others) | {"num_rows": num_rows}
+        sums = {name: total + found[name] for name, total in sums.items()}
+        states = F.normalize(memory.compression_states[:num_rows].float(), dim=-1)
+        similarity += (states @ states.mT).sum(dim=0)
+        before = memory.select(torch.tensor([num_rows - 1])) if num_rows else before
     once.check()
-    sums, similarity, rows = accelerator.reduce((sums, similarity, rows))
-    names = ("loss", "loss_shuffled_tokens", "loss_without_tokens", "answer_accuracy")
-    metrics: dict[str, Any] = dict(zip(names, (sums[:4] / sums[4]).tolist(), strict=True))
+    sums, similarity = accelerator.reduce((sums, similarity))
+    metrics: dict[str, Any] = {name: (sums[name] / sums["num_answer_tokens"]).item() for name in METRICS}
     metrics |= {"rows_skipped": len(once.skipped)} if once.skipped else {}
-    return metrics, (similarity / rows).cpu(), int(rows)
+    return metrics, (similarity / sums["num_rows"]).float().cpu(), int(sums["num_rows"])
 
 
-def _sums(model: ComaForEmbedding, memories: tuple[CompressionMemory, ...], dialogue: list[Tensor]) -> Tensor:
-    """Sums over the answer tokens: the loss from each of the memories, and the hits from the first; their number."""
-    outputs = [model.answer(memory, *dialogue, 1) for memory in memories]
-    answers = dialogue[-1][dialogue[-1] != -100]
-    hits = answer_hits(outputs[0].answer_states, model.get_output_embeddings(), answers)
-    numbers = [output.loss for output in outputs] + [hits.sum(), torch.tensor(len(answers), device=hits.device)]
-    return torch.stack([number.double() for number in numbers])
+def _answer(
+    model: ComaForEmbedding, dialogue: dict[str, Tensor], memory: CompressionMemory, others: CompressionMemory
+) -> dict[str, Tensor]:
+    """Sums over the answer tokens of a batch, and their number."""
+    memories = {"loss": memory, "loss_shuffled_tokens": others, "loss_without_tokens": _nothing(memory)}
+    outputs = {name: model.answer(one, **dialogue, num_items_in_batch=1) for name, one in memories.items()}
+    answers = dialogue["labels"][dialogue["labels"] != -100]
+    hits = answer_hits(outputs["loss"].answer_states, model.get_output_embeddings(), answers)
+    losses = {name: output.loss.double() for name, output in outputs.items()}
+    return losses | {"answer_accuracy": hits.sum(), "num_answer_tokens": hits.numel()}
 
 
-def _real_rows(batch: dict[str, Tensor], once: RowsOnce) -> int:
+def _num_real_rows(batch: dict[str, Tensor], once: RowsOnce) -> int:
     """How many rows of a batch count: those at its end may have been there already. Takes the numbers out of it."""
     rows, skipped = batch.pop("rows", None), batch.pop("skipped", None)
     if rows is None:

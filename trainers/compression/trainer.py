@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from trainers.base import ComaTrainer
 from trainers.compression.collator import ComaCompressionCollator
 from trainers.compression.config import ComaCompressionConfig
 from trainers.compression.evaluation import evaluate_compression
-from trainers.compression.loss import Head, answer_hits, answer_kl
+from trainers.compression.loss import answer_hits, answer_kl
 from trainers.compression.token_similarity import TokenSimilarity
 from trainers.samplers import LengthGroupedBatches
 
@@ -133,23 +134,22 @@ class ComaCompressionTrainer(ComaTrainer):
 
     def _kl(self, inputs: dict[str, Any], states: torch.Tensor, num_items: torch.Tensor | int | None) -> torch.Tensor:
         """Divergence of the answers from those of a teacher that sees the whole input."""
-        adapted = self.accelerator.unwrap_model(self.model)
+        head = self.coma.get_output_embeddings()
         with torch.no_grad():
             if self.teacher is not None:
                 expected = self.teacher(**inputs, dialogue_view="full")
                 teacher_head = self.teacher.get_output_embeddings()
             else:
-                with adapted.disable_adapter():
+                adapted = self.accelerator.unwrap_model(self.model)
+                with _without_adapter(adapted):
                     expected = adapted(**inputs, dialogue_view="full")
-                teacher_head = _without_adapter(self.coma.get_output_embeddings())
-        kl = answer_kl(
-            states,
-            expected.answer_states,
-            self.coma.get_output_embeddings(),
-            teacher_head,
-            self.args.kl_temperature,
-            num_items,
-        )
+
+                def teacher_head(states: torch.Tensor) -> torch.Tensor:
+                    # The KL makes these logits a second time in the backward pass, when the adapter is back.
+                    with _without_adapter(head):
+                        return head(states)
+
+        kl = answer_kl(states, expected.answer_states, head, teacher_head, self.args.kl_temperature, num_items)
         # Of a step, the parts of all its batches and processes add up; DDP will average the gradients.
         parts = 1 if num_items is None else self.accelerator.num_processes
         of_step = 0 if self.skipped_batches.is_empty else 1
@@ -211,23 +211,20 @@ class ComaCompressionTrainer(ComaTrainer):
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=rows)
 
 
-def _without_adapter(head: torch.nn.Module) -> Head:
-    """
-    Hidden states to the logits of the teacher, which has no adapter. The KL makes its logits a second time in the
-    backward pass, when the adapter is back, so it is switched off at every call, and for the head alone.
-    """
-    adapted = [module for module in head.modules() if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)]
-
-    def logits(hidden: torch.Tensor) -> torch.Tensor:
-        for module in adapted:
-            module.enable_adapters(False)
-        try:
-            return head(hidden)
-        finally:
-            for module in adapted:
-                module.enable_adapters(True)
-
-    return logits
+@contextmanager
+def _without_adapter(module: torch.nn.Module) -> Iterator[None]:
+    """Switches the adapter of a module off. What of it was frozen is so again afterwards, which PEFT would thaw."""
+    adapted = [part for part in module.modules() if isinstance(part, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+    frozen = [weight for part in adapted for weight in part.parameters() if not weight.requires_grad]
+    for part in adapted:
+        part.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for part in adapted:
+            part.enable_adapters(True)
+        for weight in frozen:
+            weight.requires_grad_(False)
 
 
 def _checkpoints(args: ComaCompressionConfig) -> bool:

@@ -29,9 +29,7 @@ __all__ = ["cached_embeddings", "plan_mini_batches"]
 Embed = Callable[[torch.LongTensor], torch.Tensor]  # numbers of inputs (n,) -> embeddings (n, hidden_size)
 
 
-def plan_mini_batches(
-    lengths: torch.LongTensor, max_tokens: int, device: torch.device | None = None
-) -> list[torch.LongTensor]:
+def plan_mini_batches(lengths: torch.LongTensor, max_tokens: int) -> list[torch.LongTensor]:
     r"""
     Cuts inputs into mini-batches of similar length within a budget of tokens, padding counted.
 
@@ -40,11 +38,9 @@ def plan_mini_batches(
 
     Args:
         lengths (`torch.LongTensor` of shape `(num_inputs,)`):
-            Tokens of each input.
+            Tokens of each input; on the device by which processes talk to each other.
         max_tokens (`int`):
             Most tokens of a mini-batch, padding included.
-        device (`torch.device`, *optional*):
-            Where processes talk to each other.
 
     Returns:
         `list[torch.LongTensor]`: numbers of the inputs of each mini-batch, the longest inputs first, so that a budget
@@ -59,7 +55,7 @@ def plan_mini_batches(
             f"Input {number} has {int(lengths[number])} tokens, more than mini_batch_tokens={max_tokens}."
         )
     batches = pack(lengths.cpu(), max_tokens, longest_first=True)
-    needed = torch.tensor(len(batches), device=device)
+    needed = torch.tensor(len(batches), device=lengths.device)
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(needed, op=dist.ReduceOp.MAX)
     batches = halve_largest(batches, int(needed))

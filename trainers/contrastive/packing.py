@@ -50,9 +50,6 @@ class PackedInputs:
         batch["input_ids"] = batch["input_ids"][mask]
         return cls(lengths=mask.sum(dim=1), images_per_row=images_per_row, **batch)
 
-    def __len__(self) -> int:
-        return len(self.lengths)
-
     def to(self, device: torch.device | str, **kwargs: Any) -> Self:
         """The same inputs on another device. Pixels stay where they are: a part of them is moved when it is needed."""
         return self._with(lambda name, tensor: tensor if name == "pixel_values" else tensor.to(device, **kwargs))

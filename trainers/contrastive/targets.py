@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -74,15 +75,16 @@ class IdSets:
 
     def shared(self, others: IdSets) -> torch.Tensor:
         """Whether a row and a row of `others` have an id in common, `(len(self), len(others))`."""
-        wanted, number = self.of_row.unique(return_inverse=True)
-        of_wanted, place = _places(self.sets, wanted)
+        sets, set_of_row = self.of_row.unique(return_inverse=True)
+        of_set, positions = _matches(self.sets, sets)
+        ids = self.ids[positions]
         other_ids, other_sets = others._by_id
-        size = int(others.of_row.max()) + 1 if len(others) else 0
-        found = torch.zeros(len(wanted), size, dtype=torch.bool, device=self.of_row.device)
-        for some_wanted, some_ids in _split(other_ids, of_wanted, self.ids[place]):
-            which, here = _places(other_ids, some_ids)
-            found[some_wanted[which], other_sets[here]] = True
-        return found.gather(1, others.of_row.expand(len(wanted), -1))[number]
+        num_other_sets = int(others.of_row.max()) + 1 if len(others) else 0
+        is_shared = torch.zeros(len(sets), num_other_sets, dtype=torch.bool, device=self.of_row.device)
+        for some in _pieces(other_ids, ids):
+            of_id, positions = _matches(other_ids, ids[some])
+            is_shared[of_set[some][of_id], other_sets[positions]] = True
+        return is_shared.gather(1, others.of_row.expand(len(sets), -1))[set_of_row]
 
     @cached_property
     def _by_id(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,8 +94,8 @@ class IdSets:
         return ids, self.sets[of_rows][order]
 
 
-def _places(values: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every place of sorted `values` where a wanted number stands: which of the wanted it is, and the place."""
+def _matches(values: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every position in sorted `values` of a wanted number: which of the wanted it is, and the position."""
     first = torch.searchsorted(values, wanted)
     counts = torch.searchsorted(values, wanted, right=True) - first
     which = torch.arange(len(wanted), device=values.device).repeat_interleave(counts)
@@ -101,11 +103,11 @@ def _places(values: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, t
     return which, torch.arange(len(which), device=values.device) + offset[which]
 
 
-def _split(values: torch.Tensor, *wanted: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Pieces of the wanted, of which the last one stands in `values`, with about `PAIRS_AT_A_TIME` places each."""
-    counts = torch.searchsorted(values, wanted[-1], right=True) - torch.searchsorted(values, wanted[-1])
-    pieces = (counts.cumsum(0) // PAIRS_AT_A_TIME).unique_consecutive(return_counts=True)[1].tolist()
-    yield from zip(*(tensor.split(pieces) for tensor in wanted), strict=True)
+def _pieces(values: torch.Tensor, wanted: torch.Tensor) -> list[slice]:
+    """Pieces of the wanted numbers with about `PAIRS_AT_A_TIME` positions in sorted `values` each."""
+    counts = torch.searchsorted(values, wanted, right=True) - torch.searchsorted(values, wanted)
+    sizes = (counts.cumsum(0) // PAIRS_AT_A_TIME).unique_consecutive(return_counts=True)[1].tolist()
+    return [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
 
 
 @dataclass(eq=False)

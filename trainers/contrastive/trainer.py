@@ -133,7 +133,7 @@ class ComaContrastiveTrainer(ComaTrainer):
             with self.compute_loss_context_manager():  # autocast, also where backward embeds again
                 return model(**batch, mm_encoder_outputs=images or None).embeddings
 
-        mini_batches = plan_mini_batches(packed.lengths, self.args.mini_batch_tokens, device=self.accelerator.device)
+        mini_batches = plan_mini_batches(packed.lengths, self.args.mini_batch_tokens)
         return cached_embeddings(embed, mini_batches, lambda: self.accelerator.no_sync(model))
 
     def _loss_of_batch(self, queries: torch.Tensor, documents: torch.Tensor, ids: PairIds) -> InfoNCEOutput:

@@ -112,6 +112,12 @@ def open_corpus(path: Path, columns: Columns, image_root: Path | None = None) ->
     Raises:
         ValueError: if it is of no such kind, has no rows, or has no column with texts or images; and for a file in
             which nobody knows where rows begin. A row that is bad is known by its `error`.
+
+    Example:
+
+        >>> corpus = open_corpus(Path("photos"), Columns())
+        >>> first = corpus.read(0, min(100, corpus.num_rows))
+        >>> [row["error"] or row["path"] for row in first]
     """
     if not os.path.lexists(path):
         raise ValueError(f"{printable(path)} is not there; it must be {KINDS}.")

@@ -128,8 +128,10 @@ class _Reader:
                     yield bad_row
                 elif values:  # a blank line has none
                     row_end = row_end or row[-1]
-                    mixed = row[-1] in "\r\n" and (row[-1] == "\r") != (row_end == "\r")
-                    yield self._skip_rest(lines, row_end) if mixed else values
+                    if row[-1] != row_end and row[-1] in "\r\n":
+                        yield self._skip_rest(lines, row_end)
+                    else:
+                        yield values
 
     def _lines(self, file: IO[str]) -> Iterator[str]:
         for line in file:
@@ -142,18 +144,19 @@ class _Reader:
         fields = [] if self.good_row.fullmatch(row) else list(self.field.finditer(self.separator + row.rstrip("\r\n")))
         if not fields or any(field[1] is not None for field in fields):
             self.quoted = self.quoted or self.first
+        is_one_line, is_even = len(self.row) == 1, row.count(QUOTE) % 2 == 0
         for bare in (field[2] for field in fields if QUOTE in (field[2] or "")):
             if bare.lstrip(" \t").startswith(QUOTE):
-                return self._bad_row(f"blanks before the quote of {bare[:20]!r}", row.count(QUOTE) % 2 == 0)
-            if self.broken or len(self.row) > 1:
-                more = "" if len(self.row) == 1 else f", in a row that goes on to line {self.number}"
+                return self._bad_row(f"blanks before the quote of {bare[:20]!r}", is_even)
+            if self.broken or not is_one_line:
+                more = "" if is_one_line else f", in a row that goes on to line {self.number}"
                 raise self._lost(f"a quote in {bare[:20]!r}{more}", self.first)
-            if row.count(QUOTE) % 2:
+            if not is_even:
                 self.lone = self.lone or self.number
         if self.lone and self.quoted:
             where = f"in the middle of a field, expected it doubled: line {self.quoted} has a field between quotes"
             raise self._lost(f"a quote {where}", self.lone)
-        if self.broken and len(self.row) > 1:
+        if self.broken and not is_one_line:
             raise self._lost(f"a field from line {self.first} to line {self.number}", self.number)
         return None
 

@@ -70,9 +70,8 @@ class DialogueColumns:
         """The columns that must be there: those with other names than the usual, and the dialogue."""
         if (self.question is None) != (self.answer is None):
             raise ValueError(f"question={self.question!r} and answer={self.answer!r} go together: name both columns.")
-        usual = DialogueColumns()
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        named = [name for field, name in values.items() if name != getattr(usual, field)]
+        names = {field.name: getattr(self, field.name) for field in fields(DialogueColumns)}
+        named = [name for field, name in names.items() if name != getattr(DialogueColumns, field)]
         return named if self.question is not None else sorted({*named, self.messages})
 
     def known(self) -> list[str]:

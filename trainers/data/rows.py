@@ -1,4 +1,4 @@
-"""From the rows of a data set to what the processor takes, and what happens to a row that is bad."""
+"""Rows of a data set that know their number, and what happens to a row that is bad."""
 
 from __future__ import annotations
 

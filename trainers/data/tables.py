@@ -91,6 +91,13 @@ def open_records(source: str | Path | Dataset) -> Records:
 
     Raises:
         ValueError: for what is no such thing, or cannot be read at all.
+
+    Example:
+
+        >>> records = open_records("pairs.csv")
+        >>> for number, row in enumerate(records.rows()):
+        ...     if isinstance(row, ValueError):
+        ...         logger.warning(f"Row {number} of {records.name} cannot be read: {row}")
     """
     if (dataset := saved_dataset(source)) is not None:
         return _of_dataset(dataset, "the data set" if isinstance(source, Dataset) else Path(source).name)

@@ -59,10 +59,10 @@ class TrainedTemperature(TrainerCallback, ExportableState):
         """
         if not self.per_source:
             return self.logarithm.exp().expand(len(sources))
-        places = torch.searchsorted(self.keys, sources.contiguous()).clamp(max=len(self.keys) - 1)
-        if (self.keys[places] != sources).any():
+        numbers = torch.searchsorted(self.keys, sources.contiguous()).clamp(max=len(self.keys) - 1)
+        if (self.keys[numbers] != sources).any():
             raise ValueError(f"A row is from none of the sources with a temperature, {sorted(self.names)}.")
-        return self.logarithm.exp()[places]
+        return self.logarithm.exp()[numbers]
 
     def values(self) -> dict[str, float]:
         """What is logged: `temperature`, or `temperature/SOURCE` for every source."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import cpu_offload, disk_offload
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from safetensors import safe_open
 from transformers import Trainer, TrainingArguments
 
@@ -201,6 +201,17 @@ def test_the_kl_knows_an_adapter_of_the_head(make_coma, compression_trainer, com
     torch.testing.assert_close(loss, expected, **CLOSE)
     for name, gradient in gradients.items():
         torch.testing.assert_close(trainer.model.get_parameter(name).grad, gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_the_kl_thaws_nothing(make_coma, compression_trainer, compression_rows):
+    """The adapter is switched off for the teacher and on again; what of it is frozen stays so."""
+    model, processor = make_coma()
+    adapted = get_peft_model(model, lora_config(model, r=2, modules_to_save=["visual.merger"]))
+    trainer = compression_trainer((adapted, processor), compression_rows(4), kl_weight=0.5, max_steps=1)
+    before = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
+    trainer.train()
+    assert {name for name, weight in adapted.named_parameters() if weight.requires_grad} == before
+    assert before and not any("visual" in name for name in before)
 
 
 @pytest.mark.parametrize("offload", [cpu_offload, disk_offload])

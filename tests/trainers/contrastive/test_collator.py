@@ -67,7 +67,7 @@ def test_equal_pictures_are_one_input_in_whatever_form(processor: ComaProcessor,
     rows = [{"query": {"image": image}, "positive": {"image": image.copy()}}, row("a", "b")]
     rows += [{"query": {"image": [image, image], "text": "b"}, "positive": {"text": "b"}}]
     batch = ComaContrastiveCollator(processor)(rows)
-    assert len(batch["inputs"]) == 4 and batch["inputs"].images_per_row.tolist() == [1, 0, 2, 0]
+    assert len(batch["inputs"].lengths) == 4 and batch["inputs"].images_per_row.tolist() == [1, 0, 2, 0]
 
 
 def test_instructions_are_those_of_the_source_and_of_queries_only(processor: ComaProcessor) -> None:
@@ -79,7 +79,7 @@ def test_instructions_are_those_of_the_source_and_of_queries_only(processor: Com
     assert queries == ["Find it.\nx", "What?\nx", "x", "x"]
     assert [found[number] for number in batch["documents"]] == ["y", "y", "y", "x"]
     # Other instructions, other embeddings; but what a query asks about is the same.
-    assert len(batch["inputs"]) == 4 and len(set(batch["query_keys"].tolist())) == 1
+    assert len(batch["inputs"].lengths) == 4 and len(set(batch["query_keys"].tolist())) == 1
     assert len(set(batch["asked_keys"].tolist())) == 3
     assert negatives_of(batch) == [[], [], [], []]  # the last two are one query with two answers
 
@@ -213,7 +213,7 @@ def test_a_bad_row_is_named_or_skipped(processor: ComaProcessor, bad: dict, mess
     assert decoded(processor, batch) == decoded(processor, collator([rows[0], rows[1], rows[3]]))
     nothing = collator([rows[2]])  # a batch that weighs nothing
     assert [len(nothing[name]) for name in ("queries", "documents", "owners", "asked_keys", "restricted")] == [0] * 5
-    assert nothing["owners"].dtype == torch.long and len(nothing["inputs"]) == 1
+    assert nothing["owners"].dtype == torch.long and len(nothing["inputs"].lengths) == 1
     assert collator.bad_rows.skipped == 2 and set(collator.bad_rows.reasons) == {102}
 
 

@@ -135,7 +135,7 @@ def test_what_is_computed(
     rows = contrastive_rows("image", 6)
     rows += [{**rows[0], "query": rows[1]["query"]}]  # no input that is not there already
     batch = trainer.data_collator(rows)
-    assert len(batch["inputs"]) == 16 and len(batch["queries"]) == 7
+    assert len(batch["inputs"].lengths) == 16 and len(batch["queries"]) == 7
     whole, tower = Counted(trainer.model), Counted(coma[0].backbone.model.visual)
     trainer.compute_loss(trainer.model.train(), batch).backward()
     mini_batches = plan_mini_batches(batch["inputs"].lengths, budget)

@@ -41,7 +41,7 @@ def test_padding_on_the_right_packs_to_the_same(make_coma: Callable, mixed_input
         for side in ("left", "right")
     )
     assert torch.equal(left.input_ids, right.input_ids) and torch.equal(left.lengths, right.lengths)
-    assert len(left) == 7
+    assert len(left.lengths) == 7
 
 
 def test_texts_have_no_images(make_coma: Callable) -> None:

@@ -61,6 +61,15 @@ def pair_ids(asked: torch.Tensor, groups: torch.Tensor) -> PairIds:
     return PairIds.of(batch | {"restricted": rows < 0, "owners": rows, "document_keys": rows + 10**6})
 
 
+def test_what_has_no_content_key_equals_nothing():
+    rows = torch.arange(3)
+    batch = {"queries": rows, "asked_keys": rows, "query_keys": rows * 0 - 1, "groups": torch.tensor([-1, 5, 5])}
+    batch |= {"sources": rows * 0 - 1, "restricted": rows < 0, "owners": rows, "document_keys": rows * 0 - 1}
+    masks = PairIds.of(batch).targets().masks(slice(0, 3))
+    assert masks.positive.int().tolist() == [[1, 0, 0], [0, 1, 1], [0, 1, 1]]
+    assert torch.equal(masks.negative, ~masks.positive) and not masks.duplicate.any()
+
+
 @pytest.mark.parametrize("kind", ["distinct", "one query in many groups"])
 def test_the_masks_of_some_rows_take_no_more_than_a_byte_for_every_content(kind):
     rows = torch.arange(4000)

@@ -74,7 +74,7 @@ def test_dialogues_are_collated_only_where_they_count(make_coma: Callable, contr
     collator = JointContrastiveCollator(processor, dialogues=ComaCompressionCollator(processor))
     assert collator(rows[:1])["dialogues"] is None
     packed, expected = collator(rows)["dialogues"], stage_1(processor, rows)
-    assert len(packed) == 4 and packed.num_answer_tokens == int((expected["labels"] != -100).sum())
+    assert len(packed.lengths) == 4 and packed.num_answer_tokens == int((expected["labels"] != -100).sum())
     (whole,) = packed.mini_batches(10000, processor.tokenizer.pad_token_id)
     assert whole.keys() == expected.keys()
     assert whole["labels"].sort(dim=0).values.tolist() == expected["labels"].sort(dim=0).values.tolist()

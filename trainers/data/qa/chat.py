@@ -5,49 +5,36 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 
-from modeling_coma.inputs_coma import open_regular_file, to_rgb
+from modeling_coma.inputs_coma import DECODE_ERRORS, open_regular_file, to_rgb
 
 
-__all__ = ["Chat", "Fault", "Image", "Message", "Rejected", "Reply", "read_image"]
+__all__ = ["Chat", "Fault", "ImageFile", "Message", "Rejected", "Reply", "read_image"]
 
 AS_THEY_ARE = ("JPEG", "PNG", "WEBP")  # formats that every server reads
 ORIENTATION = 0x0112  # the EXIF tag
 MOST_BYTES = 256 * 2**20  # of a file; no server takes as much
-# What Pillow raises for files that are damaged or too large, here and there.
-UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    TypeError,
-    EOFError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-    struct.error,
-    Image.DecompressionBombError,
-)
 
-# `{"role": "user" | "assistant", "content": str, "image": Image (optional, shown before the text)}`
+# `{"role": "user" | "assistant", "content": str, "image": ImageFile (optional, shown before the text)}`
 Message = dict[str, Any]
 
 
-class Fault(ValueError):
-    """What is wrong with a reply: `reason` is one of few and is counted, `detail` is for a person. Another may do."""
-
+class _WithReason(ValueError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
 
 
-class Rejected(Fault):
+class Fault(_WithReason):
+    """What is wrong with a reply: `reason` is one of few and is counted, `detail` is for a person. Another may do."""
+
+
+class Rejected(_WithReason):
     """Why an image has no dialogue."""
 
 
@@ -83,7 +70,7 @@ class Chat(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class ImageFile:
     """
     The file of an image.
 
@@ -108,7 +95,7 @@ class Picture:
         return hashlib.blake2b(self.original, digest_size=8).hexdigest()
 
 
-def read_image(image: str | bytes | None) -> Picture:
+def read_image(image: str | bytes | None) -> ImageFile:
     """
     Reads an image and decodes it, to know that others can. Files that programs show in different ways (transparent
     ones, rotated by EXIF, 16-bit, animated, rare formats) become the PNG of what CoMa is trained on; all others are
@@ -118,7 +105,7 @@ def read_image(image: str | bytes | None) -> Picture:
         image (`str` or `bytes`): path or content of the file.
 
     Returns:
-        `Image`
+        `ImageFile`
 
     Raises:
         Rejected: if there is no image, or none that can be decoded.
@@ -129,14 +116,22 @@ def read_image(image: str | bytes | None) -> Picture:
         data = image if isinstance(image, bytes) else _read_file(image)
         rgb = to_rgb(data)
         with Image.open(BytesIO(data)) as file:
-            plain = file.format in AS_THEY_ARE and file.mode in ("RGB", "L") and not file.has_transparency_data
-            plain = plain and file.getexif().get(ORIENTATION, 1) == 1 and getattr(file, "n_frames", 1) == 1
-            mime = Image.MIME[file.format] if plain else "image/png"
-    except UNREADABLE as error:
+            if _is_plain(file):
+                return ImageFile(data, Image.MIME[file.format], data)
+    except DECODE_ERRORS as error:
         why = str(error).removeprefix("Row 0: ") or type(error).__name__
         where = "" if isinstance(image, bytes) or image in why else f"{image}: "
         raise Rejected("image cannot be read", f"{where}{why}") from error
-    return Picture(data if plain else _encoded(rgb.save), mime, data)
+    encoded = BytesIO()
+    rgb.save(encoded, format="PNG")
+    return ImageFile(encoded.getvalue(), "image/png", data)
+
+
+def _is_plain(file: Image.Image) -> bool:
+    """Whether all programs show a file in the same way."""
+    if file.format not in AS_THEY_ARE or file.mode not in ("RGB", "L") or file.has_transparency_data:
+        return False
+    return file.getexif().get(ORIENTATION, 1) == 1 and getattr(file, "n_frames", 1) == 1
 
 
 def _read_file(path: str) -> bytes:
@@ -146,9 +141,3 @@ def _read_file(path: str) -> bytes:
     if len(data) > MOST_BYTES:
         raise ValueError(f"it has more than {MOST_BYTES} bytes")
     return data
-
-
-def _encoded(save: Callable[..., None]) -> bytes:
-    buffer = BytesIO()
-    save(buffer, format="PNG")
-    return buffer.getvalue()

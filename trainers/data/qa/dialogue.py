@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-from trainers.data.qa.chat import Chat, Fault, Image, Message, Rejected, Reply
+from trainers.data.qa.chat import Chat, Fault, ImageFile, Message, Rejected, Reply
 from trainers.data.qa.filters import Limits, answer_fault, is_refusal, question_fault
 from trainers.data.qa.parsing import find_questions, without_thoughts
-from trainers.data.qa.prompts import ANSWER_PROMPT, FORMATS, REQUESTS, draw, prompts_digest, question_prompt
+from trainers.data.qa.prompts import ANSWER_PROMPT, FORMATS, REQUESTS, QAFormat, draw, prompts_digest, question_prompt
 
 
 __all__ = ["Dialogue", "QASettings", "Writing"]
@@ -37,7 +37,7 @@ class QASettings:
         seed (`int`, *optional*, defaults to 0): seed of what is drawn, here and, if it takes one, by the model.
     """
 
-    format: str = "multi-turn"
+    format: QAFormat = "multi-turn"
     at_least: int = 3
     at_most: int = 5
     limits: Limits = field(default_factory=Limits)
@@ -106,12 +106,12 @@ class Writing:
 
     Args:
         chat ([`Chat`]): who writes.
-        image ([`Image`]): about what.
+        image ([`ImageFile`]): about what.
         settings ([`QASettings`]): what.
         name (`str`): name of the row; the seeds of its requests depend on it and on nothing before or after it.
     """
 
-    def __init__(self, chat: Chat, image: Image, settings: QASettings, name: str) -> None:
+    def __init__(self, chat: Chat, image: ImageFile, settings: QASettings, name: str) -> None:
         self.chat, self.image, self.settings, self.name = chat, image, settings, name
         self.dialogue = Dialogue()
 
@@ -165,8 +165,6 @@ class Writing:
 
         try:
             return await self._try("questions", [ask], check)
-        except Rejected:
-            raise
         except Fault as fault:
             raise Rejected(f"questions: {fault.reason}", fault.detail) from fault
 
@@ -185,8 +183,6 @@ class Writing:
 
         try:
             answer = await self._try("answer", messages, check)
-        except Rejected:
-            raise
         except Fault:  # it has been counted
             return
         kept += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]

@@ -17,8 +17,8 @@ REFUSAL = re.compile(
     r"|\bi (cannot|can not|can't|could not|couldn't|am not able to) "
     r"(see|view|help|assist|provide|answer|determine|identify|access|process|analy[sz]e|describe|fulfill|comply|tell)\b"
     r"|\bas an? (ai|artificial intelligence|(large )?language model)\b"
-    r"|\bno (image|image|photo)s? (was|is|were|has been|have been) (provided|attached|given|uploaded|included)\b"
-    r"|\b(please|could you) (upload|provide|attach|share) (the|an|a|your) (image|image|photo)"
+    r"|\bno (image|picture|photo)s? (was|is|were|has been|have been) (provided|attached|given|uploaded|included)\b"
+    r"|\b(please|could you) (upload|provide|attach|share) (the|an|a|your) (image|picture|photo)"
     r"|\b(it is|it's) (not possible|impossible) to (tell|say|determine|know|see|identify|answer)\b"
     r"|\bcannot be (determined|answered|identified) (from|based|with)\b",
     re.IGNORECASE,

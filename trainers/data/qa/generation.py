@@ -1,6 +1,6 @@
 """Dialogues about many images, from the images alone: rows of stage 1, as JSON lines in the order of the input.
 
-Many conversations go on at one time; their rows are written in order, and what was written is never made again. A
+Many conversations go on at one time; their rows are written in order, and what was written is never made again. An
 image that gets no dialogue is written beside them, with the reason, and can be tried again.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,12 +15,13 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from trainers.data.qa.chat import Chat, Image, Rejected, read_image
+from trainers.data.qa.chat import Chat, ImageFile, Rejected, read_image
 from trainers.data.qa.dialogue import QASettings, Writing
 from trainers.data.qa.output import QAOutput, WrittenRow
+from trainers.files import whole_file
 
 
-__all__ = ["Source", "generate_dialogues", "retry_failed"]
+__all__ = ["Source", "retry_failed", "write_dialogues"]
 
 AHEAD = 4  # rows that may be finished before one that is not, for every conversation at one time
 
@@ -41,7 +41,7 @@ class Source(NamedTuple):
     error: str | None = None
 
 
-async def generate_dialogues(
+async def write_dialogues(
     sources: Iterable[Source], chat: Chat, output: QAOutput, settings: QASettings, total: int | None = None
 ) -> None:
     r"""
@@ -58,13 +58,7 @@ async def generate_dialogues(
     Raises:
         ValueError: if the images are not those of the earlier run.
     """
-    remaining = iter(sources)
-    done = 0
-    for written in output.written():
-        _check_same(next(remaining, None), written, output)
-        done += 1
-    with _bar(total, done) as bar:
-        await _write_all(((source, None) for source in remaining), chat, output, settings, bar)
+    await _go_on(((source, None) for source in sources), chat, output, settings, total)
 
 
 async def retry_failed(
@@ -74,31 +68,37 @@ async def retry_failed(
     Tries failed images again. Good rows are kept, and the new ones stand where they belong.
 
     Args:
-        sources, chat, output, settings, total: as in [`generate_dialogues`], which must have been through all of them.
+        sources, chat, output, settings, total: as in [`write_dialogues`], which must have been through all of them.
 
     Raises:
         ValueError: if the images are not those of the earlier run.
     """
-    kept = output.written()
 
-    def with_kept() -> Iterator[tuple[Source, WrittenRow | None]]:
-        for source, written in zip(sources, kept, strict=True):
+    def with_good_rows() -> Iterator[tuple[Source, WrittenRow | None]]:
+        for source, written in zip(sources, output.written(), strict=True):
             _check_same(source, written, output)
             yield source, written if written.good else None
 
     with output.retry() as new:
-        remaining = with_kept()
-        done = 0
-        for written in new.written():
-            _check_same(next(remaining)[0], written, new)
-            done += 1
-        with _bar(total, done) as bar:
-            await _write_all(remaining, chat, new, settings, bar)
+        await _go_on(with_good_rows(), chat, new, settings, total)
     output.take_retry()
 
 
-def _bar(total: int | None, done: int) -> tqdm:
-    return tqdm(total=total, initial=done, desc="Dialogues", unit="image", smoothing=0.05)
+async def _go_on(
+    sources: Iterator[tuple[Source, WrittenRow | None]],
+    chat: Chat,
+    output: QAOutput,
+    settings: QASettings,
+    total: int | None,
+) -> None:
+    """Goes on after the rows that are there already; a row that comes with its source is written as it is."""
+    done = 0
+    for written in output.written():
+        source, _ = next(sources, (None, None))
+        _check_same(source, written, output)
+        done += 1
+    with tqdm(total=total, initial=done, desc="Dialogues", unit="image", smoothing=0.05) as bar:
+        await _write_all(sources, chat, output, settings, bar)
 
 
 def _check_same(source: Source | None, written: WrittenRow, output: QAOutput) -> None:
@@ -148,15 +148,14 @@ async def _write_one(source: Source, chat: Chat, output: QAOutput, settings: QAS
     writing = None
     try:
         _check_names(source, output.home)
-        picture = await asyncio.to_thread(read_image, source.image)
-        stats["image"] = picture.digest
-        writing = Writing(chat, picture, settings, source.id)
+        image = await asyncio.to_thread(read_image, source.image)
+        stats["image"] = image.digest
+        writing = Writing(chat, image, settings, source.id)
         messages = (await writing.write()).messages
     except Rejected as rejected:
         failure = {"id": source.id, "reason": rejected.reason, "detail": rejected.detail}
         return WrittenRow(False, failure, stats | (writing.dialogue.stats() if writing else {}))
-    path = await asyncio.to_thread(_path_of, source, picture, output.home)
-    row = {"id": source.id, "images": [path], "messages": messages}
+    row = {"id": source.id, "images": [_path_of(source, image, output.home)], "messages": messages}
     return WrittenRow(True, row, stats | writing.dialogue.stats())
 
 
@@ -169,9 +168,8 @@ def _check_names(source: Source, home: Path) -> None:
         try:
             name.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise Rejected(
-                "name is not UTF-8", f"{name!r} cannot stand in a row; give the file another one"
-            ) from error
+            why = f"{name!r} cannot stand in a row; give the file another one"
+            raise Rejected("name is not UTF-8", why) from error
 
 
 def _shown_path(image: str, home: Path) -> str:
@@ -180,14 +178,12 @@ def _shown_path(image: str, home: Path) -> str:
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
-def _path_of(source: Source, picture: Image, home: Path) -> str:
+def _path_of(source: Source, image: ImageFile, home: Path) -> str:
     """Where the file of an image is; a missing one is written."""
     if isinstance(source.image, str):
         return _shown_path(source.image, home)
-    path = home.with_name(f"{home.name}.images") / f"{picture.digest}.{picture.mime.removeprefix('image/')}"
+    path = home.with_name(f"{home.name}.images") / f"{image.digest}.{image.mime.removeprefix('image/')}"
     if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{threading.get_ident()}")  # others may write an equal image
-        unfinished.write_bytes(picture.data)
-        unfinished.replace(path)
+        with whole_file(path) as file:
+            file.write_bytes(image.data)
     return str(path.relative_to(home.parent))

@@ -13,6 +13,7 @@ or half a line, is what was being written when the process ended: it is removed 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from trainers.files import one_writer
+from trainers.files import one_writer, read_record, write_record
 
 
 __all__ = ["QAFiles", "QAOutput", "WrittenRow", "read_lines"]
@@ -130,24 +131,15 @@ class QAOutput:
             for file in self.files:
                 if os.path.lexists(file):
                     raise ValueError(f"{file} is there already and was not written by this: give another file.")
-            temporary = path.with_suffix(".writing")
-            temporary.write_text(json.dumps(self.settings, indent=1), encoding="utf-8")
-            temporary.replace(path)
-        before = _read_settings(path)
-        names = sorted({name for name in before.keys() | self.settings if before.get(name) != self.settings.get(name)})
+            write_record(path, self.settings)
+        try:
+            before = read_record(path, "record of this")
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: give another file.") from error
+        names = sorted(name for name in before.keys() | self.settings if before.get(name) != self.settings.get(name))
         if names:
             changed = ", ".join(f"{n} was {before.get(n)!r} and is now {self.settings.get(n)!r}" for n in names)
             raise ValueError(f"{self.out} was begun with other settings: {changed}. Keep them, or give another file.")
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            raise ValueError("it is no object")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}): give another file.") from error
-    return settings
 
 
 def _encoded(line: dict[str, Any]) -> bytes:
@@ -201,27 +193,22 @@ def read_rows(files: QAFiles) -> Iterator[WrittenRow]:
 def repair(files: QAFiles) -> None:
     """Removes half a line at the end of each file, and the line of statistics whose row was not written any more."""
     for file in files:
-        if file.exists():
-            _truncate(file, _length(file))
-    if files.stats.exists():
-        lines = sum(1 for _ in read_lines(files.stats))
-        rows = sum(1 for file in files[:2] for _ in read_lines(file))
-        if lines == rows + 1:
-            _truncate(files.stats, _length(files.stats, but=1))
+        _keep_whole_lines(file)
+    lines = sum(1 for _ in read_lines(files.stats))
+    rows = sum(1 for file in (files.rows, files.failed) for _ in read_lines(file))
+    if lines == rows + 1:
+        _keep_whole_lines(files.stats, most=rows)
 
 
-def _length(file: Path, but: int = 0) -> int:
-    """Length of the whole lines of a file, but for the last ones."""
-    ends, place = [0] * (but + 1), 0
-    with file.open("rb") as lines:
-        for line in lines:
-            place += len(line)
-            if line.endswith(b"\n"):
-                ends = [*ends[1:], place]
-    return ends[0]
-
-
-def _truncate(file: Path, length: int) -> None:
-    if file.stat().st_size > length:
-        with file.open("r+b") as opened:
-            opened.truncate(length)
+def _keep_whole_lines(path: Path, most: float = math.inf) -> None:
+    """Cuts a file, if it is there, after its last whole line, or after so many of them."""
+    if not path.exists():
+        return
+    length = 0
+    with path.open("r+b") as file:
+        for number, line in enumerate(file):
+            if number == most or not line.endswith(b"\n"):
+                break
+            length += len(line)
+        if length < path.stat().st_size:
+            file.truncate(length)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Literal, get_args
 
 
-__all__ = ["ANSWER_PROMPT", "FORMATS", "REQUESTS", "draw", "prompts_digest", "question_prompt"]
+__all__ = ["ANSWER_PROMPT", "FORMATS", "REQUESTS", "QAFormat", "draw", "prompts_digest", "question_prompt"]
 
-FORMATS = ("multi-turn", "single-turn", "caption", "description")
+QAFormat = Literal["multi-turn", "single-turn", "caption", "description"]
+FORMATS = get_args(QAFormat)
 
 QUESTION_PROMPT = """\
 Look closely at the picture and write {number} about it. {together} what matters in it:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from trainers.data.qa.filters import plain
 from trainers.data.qa.output import QAFiles, read_rows
+from trainers.files import write_record
 
 
-__all__ = ["report_lines", "report_on"]
+__all__ = ["report_lines", "report_on", "write_report"]
 
 LISTED = 6  # entries of a table in one line
+
+
+def write_report(out: Path) -> dict[str, Any]:
+    """Writes `OUT.report.json`, about everything that was ever written to `OUT`, and gives it back."""
+    report = report_on(QAFiles.of(out))
+    write_record(out.with_name(f"{out.name}.report.json"), report)
+    return report
 
 
 def report_on(files: QAFiles) -> dict[str, Any]:
@@ -30,7 +38,7 @@ def report_on(files: QAFiles) -> dict[str, Any]:
         whose answers an earlier row has; `letters` is the share of each script (as Unicode names it: LATIN, CJK …);
         `tokens` are sums over the rows for which the model said how many, `tokens_unknown` counts the others.
     """
-    totals, turns, letters = Counter(), Counter(), Counter()
+    totals, turns, characters = Counter(), Counter(), Counter()
     thrown_away, failures = Counter(), Counter()
     seen: dict[str, set[bytes]] = {"images": set(), "questions": set(), "dialogues": set()}
     duplicates = Counter(dict.fromkeys(seen, 0))
@@ -42,9 +50,9 @@ def report_on(files: QAFiles) -> dict[str, Any]:
 
     for good, row, stats in read_rows(files):
         totals["good" if good else "failed"] += 1
-        totals.update({name: stats.get(name) or 0 for name in ("calls", "retries")})
         totals["tokens_unknown"] += stats.get("prompt_tokens") is None
-        totals.update({name: stats.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")})
+        for name in ("calls", "retries", "prompt_tokens", "completion_tokens"):
+            totals[name] += stats.get(name) or 0
         thrown_away.update(stats.get("dropped", {}))
         look("images", stats.get("image"))
         if not good:
@@ -52,7 +60,7 @@ def report_on(files: QAFiles) -> dict[str, Any]:
             continue
         questions, answers = _turns(row, files)
         turns[len(answers)] += 1
-        letters.update(_letters("".join(questions + answers)))
+        characters.update("".join(questions + answers))
         look("dialogues", "\n".join(map(plain, answers)))
         for question in questions:
             look("questions", plain(question))
@@ -60,7 +68,7 @@ def report_on(files: QAFiles) -> dict[str, Any]:
         "duplicates": dict(duplicates),
         "refusals": sum(number for fault, number in thrown_away.items() if fault.endswith("refusal")),
         "thrown_away": dict(thrown_away.most_common()),
-        "letters": _shares(letters),
+        "letters": _shares_of_scripts(characters),
         "failures": dict(failures.most_common()),
     }
 
@@ -107,22 +115,12 @@ def _summary(totals: Counter[str], turns: Counter[int]) -> dict[str, Any]:
     }
 
 
-def _letters(text: str) -> Counter[str]:
-    letters: Counter[str] = Counter()
-    for character, number in Counter(text).items():
+def _shares_of_scripts(characters: Counter[str]) -> dict[str, float]:
+    scripts: Counter[str] = Counter()
+    for character, number in characters.items():
         if character.isalpha():
-            letters[_script(character)] += number
-    return letters
-
-
-@functools.cache
-def _script(letter: str) -> str:
-    return unicodedata.name(letter, "UNKNOWN").split()[0].split("-")[0]
-
-
-def _shares(letters: Counter[str]) -> dict[str, float]:
-    total = letters.total()
-    return {script: round(number / total, 4) for script, number in letters.most_common()}
+            scripts[unicodedata.name(character, "UNKNOWN").split()[0].split("-")[0]] += number
+    return {script: round(number / scripts.total(), 4) for script, number in scripts.most_common()}
 
 
 def _listed(table: dict[str, Any]) -> str:

@@ -25,17 +25,20 @@ class Secrets:
     Args:
         url (`str`): address of the server, maybe with a name and a password.
         api_key (`str`, *optional*): key of the server.
+
+    Attributes:
+        authorization (`str`, *optional*): the header that shows them to the server.
     """
 
     def __init__(self, url: str, api_key: str | None) -> None:
         parts = urlsplit(url)
-        secrets = {api_key, parts.password}
-        if parts.password is not None:  # some servers take the key as the name, with any password
-            pair = f"{unquote(parts.username or '')}:{unquote(parts.password)}"
-            secrets |= {unquote(parts.password), parts.netloc.rpartition("@")[0]}
-            secrets.add(base64.b64encode(pair.encode()).decode())
-        elif parts.username:
-            secrets |= {parts.username, unquote(parts.username)}
+        name, password = unquote(parts.username or ""), unquote(parts.password or "")
+        basic = base64.b64encode(f"{name}:{password}".encode()).decode()
+        in_address = parts.netloc.rpartition("@")[0]
+        self.authorization = f"Bearer {api_key}" if api_key else f"Basic {basic}" if in_address else None
+        secrets = {api_key, in_address, parts.password, password, basic if in_address else None}
+        if not password:  # some servers take the key as the name
+            secrets |= {parts.username, name}
         self._forms = sorted(_forms(filter(None, secrets)), key=len, reverse=True)
 
     def hide(self, text: str) -> str:

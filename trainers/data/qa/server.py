@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import json
 import logging
 import math
 import random
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
+import httpx2
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI, omit
 
 from trainers.data.json_rows import parse_json
-from trainers.data.qa.body import BadBody, TooLarge, read_body
-from trainers.data.qa.chat import Message, Rejected, Reply
+from trainers.data.qa.body import BoundedTransport, TooLarge
+from trainers.data.qa.chat import Fault, Message, Rejected, Reply
 from trainers.data.qa.secrets import Secrets, without_password
 
 
@@ -37,8 +34,8 @@ GONE_AFTER = 20  # requests in a row that failed to their last try
 LARGEST_COUNT = 2**53  # of tokens
 SHOWN_WAIT, SHOWN_EVERY = 5.0, 10.0  # seconds: waits from such a length are logged, and not more often than this
 
-# Nothing packed: a small body could be a large one.
-HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+# Nothing packed: a small body could be a large one. And nothing of what the environment has for other servers.
+HEADERS = {"Accept-Encoding": "identity", "Authorization": omit, "OpenAI-Organization": omit, "OpenAI-Project": omit}
 
 logger = logging.getLogger(__name__)
 
@@ -82,32 +79,31 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         self._check_url()
-        names = ("max_tokens", "concurrency", "timeout", "max_backoff", "max_wait", "max_bytes")
-        positive = {name: getattr(self, name) for name in names}
+        above_0 = ["max_tokens", "concurrency", "timeout", "max_backoff", "max_wait", "max_bytes"]
         if self.requests_per_second is not None:
-            positive["requests_per_second"] = self.requests_per_second
-        if wrong := {name: value for name, value in positive.items() if not 0 < value < math.inf}:
+            above_0.append("requests_per_second")
+        if wrong := {name: getattr(self, name) for name in above_0 if not 0 < getattr(self, name) < math.inf}:
             raise ValueError(f"These must be above 0: {wrong}.")
-        names = ("retries", "backoff", "temperature")
-        if wrong := {name: getattr(self, name) for name in names if not 0 <= getattr(self, name) < math.inf}:
+        from_0 = ("retries", "backoff", "temperature")
+        if wrong := {name: getattr(self, name) for name in from_0 if not 0 <= getattr(self, name) < math.inf}:
             raise ValueError(f"These must not be below 0: {wrong}.")
         if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
             raise ValueError("The key of the server must be letters of ASCII without blanks, and at least one.")
 
     def _check_url(self) -> None:
+        shown = self.shown_url
         if not self.url.startswith(("http://", "https://")):
-            raise ValueError(
-                f"url={self.shown_url!r} must begin with http:// or https://, as in http://localhost:8000/v1."
-            )
+            raise ValueError(f"url={shown!r} must begin with http:// or https://, as in http://localhost:8000/v1.")
         try:
             parts = urlsplit(self.url)
-            is_address = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        except ValueError:
+            is_address = re.search(r"[\s%]", parts.hostname or " ") is None and parts.port != 0
+            httpx2.URL(shown)  # what the client will make of it
+        except (ValueError, httpx2.InvalidURL):
             is_address = False
         if not is_address:
             raise ValueError("The url is no address; give one as http://localhost:8000/v1.")
         if parts.query or parts.fragment:
-            raise ValueError(f"{self.shown_url!r}: the url must end with its path, as in …/v1.")
+            raise ValueError(f"{shown!r}: the url must end with its path, as in …/v1.")
         if self.api_key is not None and parts.username is not None:
             raise ValueError("The url has a name or a password, and there is a key: give one of them.")
 
@@ -140,19 +136,20 @@ class ServerChat:
         return {name: getattr(self.settings, name) for name in names}
 
     async def __aenter__(self) -> ServerChat:
-        key = self.settings.api_key
-        self._session = aiohttp.ClientSession(
-            headers=HEADERS | ({"Authorization": f"Bearer {key}"} if key else {}),
-            timeout=aiohttp.ClientTimeout(total=self.settings.timeout),
-            connector=aiohttp.TCPConnector(limit=self.concurrency),
-            auto_decompress=False,
+        settings = self.settings
+        limits = httpx2.Limits(max_connections=self.concurrency)
+        transport = BoundedTransport(settings.max_bytes, limits=limits)
+        self._client = AsyncOpenAI(
+            api_key="none",  # the library does not know it, so it can show it nowhere
+            base_url=settings.shown_url,
+            timeout=None,  # those of the library are of a piece of a reply; ours is of all of it
+            max_retries=0,  # it does not send again what is no chat completion, and waits for at most 8 s
+            http_client=httpx2.AsyncClient(auth=self._authorize, transport=transport),
         )
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._session.close()
+    async def __aexit__(self, *error: object) -> None:
+        await self._client.close()
 
     async def complete(self, messages: list[Message], seed: int) -> Reply:
         """
@@ -170,19 +167,17 @@ class ServerChat:
             ValueError: if it would refuse all of them: the key, the address or the name of the model is wrong.
             ConnectionError: if many requests in a row were in vain.
         """
-        body = json.dumps(
-            {
-                "model": self.settings.model,
-                "messages": [_with_uri(message) for message in messages],
-                "temperature": self.settings.temperature,
-                "max_tokens": self.settings.max_tokens,
-                "seed": seed,
-            }
-        ).encode()
-        for retry in itertools.count():
+        body = {
+            "model": self.settings.model,
+            "messages": [_with_uri(message) for message in messages],
+            "temperature": self.settings.temperature,
+            "max_tokens": self.settings.max_tokens,
+            "seed": seed,
+        }
+        for retry in range(self.settings.retries + 1):
             await self._wait_for_a_start()
             try:
-                reply = await self._post(body)
+                reply = await self._ask(body)
             except _Passing as error:
                 if retry == self.settings.retries:
                     self._count_lost(error)
@@ -207,35 +202,35 @@ class ServerChat:
             logger.warning(f"{self.settings.shown_url}: {error.reason}, {tries}; waiting {seconds:.0f} s")
         await asyncio.sleep(seconds)
 
-    async def _post(self, body: bytes) -> Reply:
-        url, most = f"{self.settings.url.rstrip('/')}/chat/completions", self.settings.max_bytes
-        shown = f"{self.settings.shown_url.rstrip('/')}/chat/completions"
+    async def _ask(self, body: dict[str, Any]) -> Reply:
+        request = {"cast_to": httpx2.Response, "body": body, "options": {"headers": HEADERS}}
         try:
-            async with self._session.post(url, data=body, allow_redirects=False) as response:
-                status, headers = response.status, response.headers
-                received = await read_body(response, most)
+            async with asyncio.timeout(self.settings.timeout):
+                response = await self._client.post("/chat/completions", **request)
         except TimeoutError as error:
             raise _Passing("time-out", f"there was no reply in {self.settings.timeout:g} s") from error
-        except aiohttp.InvalidURL:
-            raise ValueError(f"{shown} is no address.") from None
         # `from None`: what a server said may have the key in it, and a traceback shows all of a chain.
-        except aiohttp.ClientError as error:
-            raise _Passing("connection", self._said(f"{type(error).__name__}: {error}")) from None
+        except APIStatusError as error:
+            response = error.response
         except TooLarge as error:
-            raise Rejected("server: too much", f"HTTP {status}: {error}") from None
-        except BadBody as error:
-            raise _Passing("not a chat completion", self._said(str(error))) from None
-        return self._reply(shown, status, headers, received)
+            raise Rejected("server: too much", str(error)) from None
+        except APIConnectionError as error:
+            why = error.__cause__
+            reason = "not a chat completion" if isinstance(why, httpx2.DecodingError) else "connection"
+            raise _Passing(reason, self._said(f"{type(why).__name__}: {why}")) from None
+        return self._reply(response)
 
-    def _reply(self, url: str, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
+    def _reply(self, response: httpx2.Response) -> Reply:
         """What a status and a body mean. Nothing of them leaves this class with a secret in it."""
+        status, body = response.status_code, response.content
         said = self._said(body.decode("utf-8", errors="replace"))
         if status in HOPELESS:
-            moved = f" It points to {self._said(headers['Location'])!r}." if "Location" in headers else ""
+            where = self._said(response.headers.get("location", ""))
+            moved = f" It points to {where!r}." if where else ""
             look = "Look at the address, the model and the key."
-            raise ValueError(f"{url} answers HTTP {status}: {said!r}.{moved} {look}")
+            raise ValueError(f"{self.settings.shown_url} answers HTTP {status}: {said!r}.{moved} {look}")
         if status in PASSING:
-            raise _Passing(f"HTTP {status}", said, _seconds(headers.get("Retry-After")))
+            raise _Passing(f"HTTP {status}", said, _seconds(response.headers.get("retry-after")))
         if status != 200:
             raise Rejected(f"server: HTTP {status}", said)
         try:
@@ -248,6 +243,11 @@ class ServerChat:
 
     def _said(self, text: str) -> str:
         return " ".join(self._secrets.hide(text).split())[:WIDEST_BODY]
+
+    def _authorize(self, request: httpx2.Request) -> httpx2.Request:
+        if self._secrets.authorization is not None:
+            request.headers["Authorization"] = self._secrets.authorization
+        return request
 
     async def _wait_for_a_start(self) -> None:
         if self.settings.requests_per_second is not None:
@@ -267,12 +267,12 @@ class ServerChat:
             raise ConnectionError(f"{where}; at last {error.reason}: {error.detail}") from error
 
 
-class _Passing(Exception):
-    """A failure that may pass: its sort, what a person should know, and how long the server wants to be left alone."""
+class _Passing(Fault):
+    """A failure that may pass, and how long the server wants to be left alone."""
 
     def __init__(self, reason: str, detail: str, wait: float | None = None) -> None:
-        super().__init__(detail)
-        self.reason, self.detail, self.wait = reason, detail, wait
+        super().__init__(reason, detail)
+        self.wait = wait
 
 
 def _with_uri(message: Message) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from trainers.data.qa.chat import Message, Picture, Rejected, Reply
+from trainers.data.qa.chat import ImageFile, Message, Rejected, Reply
 from trainers.data.qa.dialogue import Dialogue, QASettings, Writing
 from trainers.data.qa.filters import Limits
 from trainers.data.qa.prompts import ANSWER_PROMPT, FORMATS, REQUESTS, question_prompt
 
 
-PICTURE = Picture(b"an image", "image/png", b"an image")
+PICTURE = ImageFile(b"an image", "image/png", b"an image")
 FIVE = "1. What a?\n2. What b?\n3. What c?\n4. What d?\n5. What e?"
 
 

@@ -59,6 +59,8 @@ def test_questions(question: str, fault: str | None) -> None:
         ("What is it?", "I’m unable to see it.", "refusal"),
         ("What is it?", "As an AI language model, I have no eyes.", "refusal"),
         ("What is it?", "No image was provided.", "refusal"),
+        ("What is it?", "No picture has been attached.", "refusal"),
+        ("What is it?", "Could you upload the picture?", "refusal"),
         ("Who is it?", "It is not possible to tell.", "refusal"),
         ("What does he say?", "He is sorry for the noise.", None),
         ("What is it?", "There is no image on the wall.", None),

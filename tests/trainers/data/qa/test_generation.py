@@ -16,7 +16,7 @@ from tests.chat_server import ChatServer, misbehaving, picture_in, reply_to
 from trainers.data.dialogues import load_dialogues
 from trainers.data.qa.chat import Chat, Rejected, read_image
 from trainers.data.qa.dialogue import QASettings
-from trainers.data.qa.generation import Source, generate_dialogues, retry_failed
+from trainers.data.qa.generation import Source, retry_failed, write_dialogues
 from trainers.data.qa.output import QAFiles, QAOutput
 from trainers.data.qa.report import report_lines, report_on
 from trainers.data.qa.server import ServerChat, ServerSettings
@@ -35,7 +35,7 @@ def sources(tmp_path: Path, picture: Callable[..., Image.Image]) -> list[Source]
 
 
 def generate(
-    server: ChatServer, sources: list[Source], out: Path, run: Callable = generate_dialogues, **settings: Any
+    server: ChatServer, sources: list[Source], out: Path, run: Callable = write_dialogues, **settings: Any
 ) -> None:
     async def main() -> None:
         patience = {"timeout": 0.4, "backoff": 0.01, "concurrency": 4}
@@ -257,7 +257,7 @@ def test_an_error_of_ours_is_not_taken_for_a_failed_row(sources: list[Source], t
 
     chat: Chat = Broken()
     with QAOutput(tmp_path / "out.jsonl", {}) as output, pytest.raises(RuntimeError, match="a fault"):
-        asyncio.run(generate_dialogues(sources, chat, output, QASettings()))
+        asyncio.run(write_dialogues(sources, chat, output, QASettings()))
 
 
 def test_a_row_that_cannot_be_read_fails_with_its_reason(sources: list[Source], tmp_path: Path) -> None:

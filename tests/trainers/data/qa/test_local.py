@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from trainers.data.qa.chat import Message, Picture, Reply, read_image
+from trainers.data.qa.chat import ImageFile, Message, Reply, read_image
 from trainers.data.qa.local import LocalChat
 
 
 @pytest.fixture
-def pictures(picture: Callable[..., Image.Image], tmp_path: Path) -> list[Picture]:
+def pictures(picture: Callable[..., Image.Image], tmp_path: Path) -> list[ImageFile]:
     made = []
     for number in range(5):
         picture(28 * (1 + number % 3), 28 + 28 * (number % 2), number).save(tmp_path / f"{number}.png")
@@ -24,7 +24,7 @@ def pictures(picture: Callable[..., Image.Image], tmp_path: Path) -> list[Pictur
     return made
 
 
-def conversations(pictures: list[Picture]) -> list[list[Message]]:
+def conversations(pictures: list[ImageFile]) -> list[list[Message]]:
     first = [{"role": "user", "content": "what is this? " * (1 + number)} for number in range(len(pictures))]
     more = [{"role": "assistant", "content": "an apple"}, {"role": "user", "content": "red?"}]
     return [
@@ -40,7 +40,9 @@ def answers(chat: LocalChat, asked: list[list[Message]]) -> list[Reply]:
     return asyncio.run(run())
 
 
-def test_answers_do_not_depend_on_the_batch(make_backbone: Callable, model_type: str, pictures: list[Picture]) -> None:
+def test_answers_do_not_depend_on_the_batch(
+    make_backbone: Callable, model_type: str, pictures: list[ImageFile]
+) -> None:
     chat = LocalChat.from_pretrained(str(make_backbone(model_type)), batch_size=3, max_tokens=6, device="cpu")
     sizes, generate = [], chat._generate
     chat._generate = lambda batch: sizes.append(len(batch)) or generate(batch)
@@ -52,7 +54,7 @@ def test_answers_do_not_depend_on_the_batch(make_backbone: Callable, model_type:
     assert len({reply.text for reply in together}) > 1
 
 
-def test_it_is_the_model_and_template_of_the_backbone(make_backbone: Callable, pictures: list[Picture]) -> None:
+def test_it_is_the_model_and_template_of_the_backbone(make_backbone: Callable, pictures: list[ImageFile]) -> None:
     """The reply is what the parts of transformers give when put together by hand."""
     folder = str(make_backbone("qwen2_5_vl"))
     model, tokenizer = AutoModelForImageTextToText.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -74,7 +76,7 @@ def test_it_is_the_model_and_template_of_the_backbone(make_backbone: Callable, p
     assert expected and reply.text == expected and reply.prompt_tokens == ids.shape[1]
 
 
-def test_the_end_of_a_reply(make_backbone: Callable, pictures: list[Picture]) -> None:
+def test_the_end_of_a_reply(make_backbone: Callable, pictures: list[ImageFile]) -> None:
     """What follows the token of the end, in a batch with longer replies, is not a part of it."""
     chat = LocalChat.from_pretrained(str(make_backbone("qwen2_5_vl")), max_tokens=5, device="cpu")
     end = chat.model.generation_config.eos_token_id
@@ -94,7 +96,7 @@ def test_the_end_of_a_reply(make_backbone: Callable, pictures: list[Picture]) ->
     assert len(short.text) < len(long.text)
 
 
-def test_a_fault_reaches_everybody_who_waits(make_backbone: Callable, pictures: list[Picture]) -> None:
+def test_a_fault_reaches_everybody_who_waits(make_backbone: Callable, pictures: list[ImageFile]) -> None:
     chat = LocalChat.from_pretrained(str(make_backbone("qwen2_5_vl")), batch_size=2, max_tokens=2, device="cpu")
     bad = [{"role": "user", "content": "<|image_pad|>", "image": pictures[0]}]
 
@@ -104,7 +106,7 @@ def test_a_fault_reaches_everybody_who_waits(make_backbone: Callable, pictures: 
     assert [type(error) for error in asyncio.run(run())] == [ValueError] * 3
 
 
-def test_pictures_are_shrunk(make_backbone: Callable, pictures: list[Picture]) -> None:
+def test_pictures_are_shrunk(make_backbone: Callable, pictures: list[ImageFile]) -> None:
     folder = str(make_backbone("qwen2_5_vl"))
     asked = [[{"role": "user", "content": "what?", "image": picture}] for picture in pictures]
     whole = answers(LocalChat.from_pretrained(folder, max_tokens=1, device="cpu"), asked)

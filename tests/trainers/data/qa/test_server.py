@@ -15,11 +15,11 @@ from urllib.parse import quote
 import pytest
 
 from tests.chat_server import MISCHIEF, ChatServer, completion, drip, flood, packed, send
-from trainers.data.qa.chat import Picture, Rejected, Reply
+from trainers.data.qa.chat import ImageFile, Rejected, Reply
 from trainers.data.qa.server import ServerChat, ServerSettings, _read_reply, _seconds
 
 
-PICTURE = Picture(b"an image", "image/png", b"an image")
+PICTURE = ImageFile(b"an image", "image/png", b"an image")
 
 
 def ask(server: ChatServer | str, seeds: list[int], **settings) -> list[Reply | BaseException]:
@@ -322,6 +322,21 @@ def test_a_key_is_never_given_back(key: str) -> None:
     assert "secret" not in repr(settings) and settings.shown_url == "http://x:1/v1"
 
 
+def test_nothing_of_the_environment_is_sent(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """It is for other servers; and what libraries log has no key in it."""
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "of-another-server")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    caplog.set_level(logging.DEBUG)
+    with ChatServer() as server:
+        assert ask(server, [1])[0].text
+        assert "Authorization" not in server.headers and "of-another-server" not in str(server.headers)
+        ask(server, [1], api_key="sk-live/0123+456=")
+        assert server.headers["Authorization"] == "Bearer sk-live/0123+456="
+        ask(server.url.replace("http://", "http://me:sk-live@"), [1])
+    assert caplog.records and "sk-live" not in caplog.text and "bWU6c2stbGl2ZQ" not in caplog.text
+
+
 def test_a_name_and_a_password_in_the_address_are_used() -> None:
     with ChatServer() as server:
         ask(server.url.replace("http://", "http://me:secret@"), [1])
@@ -334,6 +349,8 @@ def test_a_name_and_a_password_in_the_address_are_used() -> None:
         ({"url": "http://"}, "no address"),
         ({"url": "http://x:99999/v1"}, "no address"),
         ({"url": "http://[x/v1"}, "no address"),
+        ({"url": "http://a b/v1"}, "no address"),
+        ({"url": "http://10.0.0.999/v1"}, "no address"),
         ({"url": "http://x/v1?key=secret"}, "must end with its path"),
         ({"url": "ftp://me:secret@x/v1"}, "must begin with http"),
         ({"url": "me:secret@x/v1"}, "must begin with http"),
