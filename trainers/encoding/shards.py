@@ -85,9 +85,6 @@ class EmbeddingShards:
         columns = [open_shard(file)["embedding"].chunk(0) for file in files]
         return cls([column.flatten().to_numpy().reshape(len(column), -1) for column in columns])
 
-    def __len__(self) -> int:
-        return sum(map(len, self.arrays))
-
     def take(self, rows: np.ndarray) -> torch.FloatTensor:
         """
         Reads some rows.
@@ -147,6 +144,8 @@ def embed_in_shards(
         MemoryError: if the accelerator has too little memory.
         OSError: if a file cannot be written.
     """
+    if shard_rows < 1:
+        raise ValueError(f"shard_rows={shard_rows} must be 1 or more.")
     files, num_embedded = [], 0
     with logging.tqdm(total=rows.num_rows, desc=description, unit="row", smoothing=0.05) as progress:
         for start in range(0, rows.num_rows, shard_rows):
