@@ -34,8 +34,9 @@ def answer_cross_entropy(
         loss = sum(checkpoint(_summed, hidden, head, label, use_reentrant=False) for hidden, label in chunks)
     items = labels.numel() if num_items_in_batch is None else num_items_in_batch
     if isinstance(items, Tensor):  # it is not asked for its value, for which a GPU would finish all it has to do first
-        return loss / items.to(loss.device, non_blocking=True).clamp(min=1)
-    return loss / max(items, 1)
+        items = items.to(loss.device, non_blocking=True)
+        return loss / items.masked_fill(items == 0, 1)
+    return loss / (items or 1)
 
 
 def _summed(hidden_states: Tensor, head: Callable[[Tensor], Tensor], labels: Tensor) -> Tensor:

@@ -120,14 +120,20 @@ def _copy_companions(source: Path, files: dict[str, Path], folder: Path) -> None
 
 def _hide_paths(folder: Path) -> None:
     """Where on this machine a model was made is nobody's business: of paths in its JSON files, the name stays."""
-
-    def hide(settings: dict[str, Any]) -> dict[str, Any]:
-        for name, value in settings.items():
-            if isinstance(value, str) and value and NAMES_A_FILE.fullmatch(name):
-                settings[name] = public_name(value)
-        return settings
-
     for file in (folder / name for name in CONFIGS):
         if file.exists():
-            content = json.loads(file.read_text(encoding="utf-8"), object_hook=hide)
-            file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if (public := _without_paths(content)) != content:
+                file.write_text(json.dumps(public, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _without_paths(value: Any, is_name: bool = False) -> Any:
+    """Settings in which all that is said of a file, in lists and in objects as well, is a name."""
+    if isinstance(value, dict):
+        return {
+            name: _without_paths(part, is_name or NAMES_A_FILE.fullmatch(name) is not None)
+            for name, part in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_paths(part, is_name) for part in value]
+    return public_name(value) if is_name and value and isinstance(value, str) else value

@@ -55,12 +55,12 @@ def test_logits_of_one_chunk_at_a_time_are_kept(monkeypatch):
     assert stored_logits(4) <= 4
 
 
-@pytest.mark.parametrize("items", [7, torch.tensor(7)])
+@pytest.mark.parametrize("items", [7, 0.25, torch.tensor(7), torch.tensor(0.25)])
 @pytest.mark.parametrize("chunk", [4, 100])
 def test_num_items_in_batch_divides_the_sum(monkeypatch, items, chunk):
     monkeypatch.setattr(loss_coma, "CHUNK", chunk)
     hidden_states, weight, labels = tensors(dtype=torch.float32)
-    expected = F.cross_entropy(hidden_states @ weight.T, labels, reduction="sum") / 7
+    expected = F.cross_entropy(hidden_states @ weight.T, labels, reduction="sum") / float(items)
     torch.testing.assert_close(answer_cross_entropy(hidden_states, head(weight), labels, items), expected)
 
 

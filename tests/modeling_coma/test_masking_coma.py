@@ -85,3 +85,5 @@ def test_columns_are_found_on_either_side_of_the_padding():
     assert columns.tolist() == [[3, 4], [1, 2], [0, 1]]
     with pytest.raises(ValueError, match="Row 2 must end with the 2 compression tokens .*; it has 1"):
         find_compression_tokens(ids, torch.tensor([[1] * 5, [1] * 5, [1, 0, 0, 0, 0]]) * (ids != 0), IDS)
+    with pytest.raises(ValueError, match="Row 0 must end with the 2 compression tokens .*; it has 0"):
+        find_compression_tokens(ids[:, :0], ids[:, :0], IDS)
