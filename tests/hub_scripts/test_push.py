@@ -287,6 +287,8 @@ def test_a_difference_that_is_no_number_is_beyond_any_tolerance() -> None:
     golden = {"names": ["a", "b", "c"], "embeddings": [[nan, 4.0], [1.0, 0.0], [nan, nan]]}
     report = {"golden": golden, "embeddings": [[3.0, 4.0], [nan, 0.0], [nan, nan]]}
     assert differences(report) == dict.fromkeys("abc", float("inf"))
+    golden["names"] = ["a", "a", "a"]
+    assert differences({**report, "embeddings": [[3.0, 4.0], [1.0, 0.0], [0.0, 0.0]]}) == {"a": float("inf")}
 
 
 @pytest.mark.parametrize(
