@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -33,10 +34,8 @@ def answer_cross_entropy(
         chunks = zip(hidden_states.split(CHUNK), labels.split(CHUNK), strict=True)
         loss = sum(checkpoint(_summed, hidden, head, label, use_reentrant=False) for hidden, label in chunks)
     items = labels.numel() if num_items_in_batch is None else num_items_in_batch
-    if isinstance(items, Tensor):  # it is not asked for its value, for which a GPU would finish all it has to do first
-        items = items.to(loss.device, non_blocking=True)
-        return loss / items.masked_fill(items == 0, 1)
-    return loss / (items or 1)
+    items = torch.as_tensor(items).to(loss.device, non_blocking=True)
+    return loss / items.masked_fill(items == 0, 1)  # a GPU is not asked for a number, and goes on with what it has to do
 
 
 def _summed(hidden_states: Tensor, head: Callable[[Tensor], Tensor], labels: Tensor) -> Tensor:

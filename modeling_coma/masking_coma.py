@@ -32,16 +32,15 @@ def find_compression_tokens(input_ids: Tensor, attention_mask: Tensor, ids: list
     ids = input_ids.new_tensor(ids)
     is_present = attention_mask.bool()
     is_compression = torch.isin(input_ids, ids) & is_present
-    number = is_compression.cumsum(dim=1)  # of the last compression token so far, from 1
-    is_tail = is_present & (number > 0)
-    expected = ids[(number - 1).clamp(0, len(ids) - 1)]
-    count = is_compression.sum(dim=1)
-    bad = (count != len(ids)) | (is_tail & (input_ids != expected)).any(dim=1)
+    count = is_compression.cumsum(dim=1)
+    is_tail = is_present & (count > 0)
+    expected = ids[(count - 1).clamp(0, len(ids) - 1)]
+    bad = (is_compression.sum(dim=1) != len(ids)) | (is_tail & (input_ids != expected)).any(dim=1)
     if bad.any():
         row = int(bad.nonzero()[0])
         raise ValueError(
             f"Row {row} must end with the {len(ids)} compression tokens of the model, exactly these; it has "
-            f"{int(count[row])}. Make inputs, and cut texts, with its ComaProcessor."
+            f"{int(is_compression[row].sum())}. Make inputs, and cut texts, with its ComaProcessor."
         )
     return is_compression.nonzero()[:, 1].view(-1, len(ids))
 

@@ -169,23 +169,16 @@ class ComaProcessor(ProcessorMixin):
             text = [text]
         if not isinstance(text, list | tuple) or not text:
             raise ValueError(f"Give `images`, `text` (a str or a list of them), or both, not {reprlib.repr(text)}.")
-        control_tokens = self.control_tokens
-        images = _images_per_row(images, self._count_placeholders(text, control_tokens))
+        images = _images_per_row(images, self._count_placeholders(text))
         if empty := [row for row, content in enumerate(text) if not content.strip()]:
             raise ValueError(f"Rows {empty} are empty: they have no image and no text other than blanks.")
         features = {}
         if any(images):
             rows = [row for row, of_row in enumerate(images) for _ in of_row]
             features = self.process_images([image for of_row in images for image in of_row], rows, **images_kwargs)
-        rows = self._tokenize(
-            text, [len(of_row) for of_row in images], features.get("image_grid_thw"), control_tokens, options
-        )
-        features |= self.tokenizer.pad(
-            {"input_ids": rows},
-            padding_side=options.get("padding_side") or "left",
-            return_attention_mask=True,  # whatever the tokenizer was saved to return
-            return_tensors="np",
-        )
+        rows = self._tokenize(text, [len(of_row) for of_row in images], features.get("image_grid_thw"), options)
+        padding = {"padding_side": options.get("padding_side") or "left", "return_attention_mask": True}
+        features |= self.tokenizer.pad({"input_ids": rows}, **padding, return_tensors="np")
         return BatchFeature(features, tensor_type=options.get("return_tensors"))
 
     def _check_pixel_budget(self, size: Any):
@@ -198,24 +191,17 @@ class ComaProcessor(ProcessorMixin):
         if not (_is_int(min_pixels) and _is_int(max_pixels) and 1 <= min_pixels <= max_pixels >= side**2):
             raise ValueError(f"The pixel budget, {size}, does not hold an image token, which is {side}x{side} pixels.")
 
-    def _count_placeholders(self, text: list[str], control_tokens: tuple[str, ...]) -> list[int]:
+    def _count_placeholders(self, text: list[str]) -> list[int]:
         """How many images each rendered text shows. Other special tokens are the template's, or typed: refused."""
         template = self.chat_template["default"]
-        tokens = tuple(token for token in control_tokens if token in IMAGE_TOKENS or token not in template)
+        tokens = tuple(token for token in self.control_tokens if token in IMAGE_TOKENS or token not in template)
         for row, content in enumerate(text):
             if not isinstance(content, str):
                 raise ValueError(f"Row {row}: `text` is a str or a list of them, not {reprlib.repr(content)}.")
             check_text(content, row, tokens, shows_images=True)
         return [content.count(PLACEHOLDER) for content in text]
 
-    def _tokenize(
-        self,
-        text: list[str],
-        counts: list[int],
-        grids: np.ndarray | None,
-        control_tokens: tuple[str, ...],
-        options: dict,
-    ) -> list:
+    def _tokenize(self, text: list[str], counts: list[int], grids: np.ndarray | None, options: dict) -> list:
         """Ids of every row: its text, as many image tokens as its images have, its instruction, compression tokens."""
         image_ids = self.tokenizer.convert_tokens_to_ids(IMAGE_TOKENS)
         sizes = np.zeros(0, dtype=int) if grids is None else grids.prod(axis=1) // self.image_processor.merge_size**2
@@ -225,18 +211,18 @@ class ComaProcessor(ProcessorMixin):
         for row, ids in enumerate(self.tokenizer(list(text), add_special_tokens=False)["input_ids"]):
             has_image = counts[row] > 0
             if has_image not in tails:
-                tails[has_image] = self._tail(has_image, row, control_tokens, options)
+                tails[has_image] = self._tail(has_image, row, options)
             repeats = np.ones(len(ids), dtype=int)  # of each token: an image placeholder stands for many
             repeats[np.array(ids) == image_ids[1]] = sizes_of_rows[row]
             ids = _cut(np.repeat(ids, repeats), image_ids, len(tails[has_image]), row, options)
             rows.append([*ids.tolist(), *tails[has_image]])
         return rows
 
-    def _tail(self, has_image: bool, row: int, control_tokens: tuple[str, ...], options: dict) -> list[int]:
+    def _tail(self, has_image: bool, row: int, options: dict) -> list[int]:
         if not options.get("compression_instruction"):
             return self.compression_token_ids
         instruction = self.image_instruction if has_image else self.text_instruction
-        check_text(instruction, row, control_tokens)
+        check_text(instruction, row, self.control_tokens)
         return self.tokenizer(instruction, add_special_tokens=False)["input_ids"] + self.compression_token_ids
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:

@@ -27,7 +27,7 @@ __all__ = ["prepare_model"]
 
 # Of a saved folder, what may name files of this machine. (The base of an adapter has been checked to be on the Hub.)
 CONFIGS = ("config.json", "generation_config.json", "processor_config.json", "tokenizer_config.json")
-NAMES_A_FILE = re.compile(r"(.*_)?(name_or_path|file)")
+NAMES_A_FILE = re.compile(r"(.*_)?(name_or_path|files?)")
 KEPT = (*SENTENCE_TRANSFORMERS_FILES, "LICENSE", "NOTICE")
 
 

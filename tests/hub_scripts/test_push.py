@@ -255,7 +255,7 @@ def test_where_it_was_made_is_nobodys_business(
     (tmp_path / "work" / "made" / "coma_training.json").write_text(json.dumps([stage]))
     tokenizer = json.loads(Path("made/tokenizer_config.json").read_text())
     tokenizer["name_or_path"] = tokenizer["special_tokens_map_file"] = "/home_alice/secretproject/x.json"
-    tokenizer["extra_file"] = ["/home_alice/a.txt", ["/home_alice/b.txt"], {"of": "/home_alice/c.txt"}]
+    tokenizer["extra_files"] = ["/home_alice/a.txt", ["/home_alice/b.txt"], {"of": "/home_alice/c.txt"}]
     tokenizer["extra"] = [{"merges_file": ["/home_alice/d.txt", "org/name"], "pattern": "/a/b/"}]
     Path("made/tokenizer_config.json").write_text(json.dumps(tokenizer))
     result = {"task": "retrieval", "dataset": "../home_alice/shop.jsonl", "metrics": {"hit@1": 0.5}}
@@ -268,7 +268,7 @@ def test_where_it_was_made_is_nobodys_business(
         assert word not in published, word
     assert "dial.jsonl" in published and "shop.jsonl" in published and "made from backbone" in published
     tokenizer = json.loads(Path("out/tokenizer_config.json").read_text())
-    assert tokenizer["extra_file"] == ["a.txt", ["b.txt"], {"of": "c.txt"}]
+    assert tokenizer["extra_files"] == ["a.txt", ["b.txt"], {"of": "c.txt"}]
     assert tokenizer["extra"] == [{"merges_file": ["d.txt", "org/name"], "pattern": "/a/b/"}]
 
 

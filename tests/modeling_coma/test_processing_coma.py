@@ -103,17 +103,6 @@ def test_there_is_a_mask_whatever_the_tokenizer_returns_by_itself(qwen, mixed_in
     assert torch.equal(qwen.process(mixed_inputs)["attention_mask"], expected)
 
 
-def test_control_tokens_are_looked_up_once_in_a_call(qwen, monkeypatch):
-    lookups = []
-    tokens = type(qwen).control_tokens.fget
-    monkeypatch.setattr(type(qwen), "control_tokens", property(lambda self: lookups.append(self) or tokens(self)))
-    qwen(text=["a", "b"], compression_instruction=True)
-    assert len(lookups) == 1
-    qwen.tokenizer.add_tokens(["<new>"])
-    with pytest.raises(ValueError, match="types '<new>'"):
-        qwen(text=["a <new> b"])
-
-
 def test_without_tensors_there_are_arrays(processor, mixed_inputs):
     arrays = processor.process(mixed_inputs, return_tensors=None)
     tensors = processor.process(mixed_inputs)
