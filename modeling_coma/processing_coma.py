@@ -189,7 +189,9 @@ class ComaProcessor(ProcessorMixin):
             raise ValueError(f"size={size!r} lacks shortest_edge and longest_edge, in pixels of an image.") from error
         side = self.image_processor.patch_size * self.image_processor.merge_size
         if not (_is_int(min_pixels) and _is_int(max_pixels) and 1 <= min_pixels <= max_pixels >= side**2):
-            raise ValueError(f"The pixel budget, {size}, does not hold an image token, which is {side}x{side} pixels.")
+            raise ValueError(
+                f"The pixel budget, {min_pixels!r} to {max_pixels!r}, does not hold an image token, {side}x{side} pixels."
+            )
 
     def _count_placeholders(self, text: list[str]) -> list[int]:
         """How many images each rendered text shows. Other special tokens are the template's, or typed: refused."""

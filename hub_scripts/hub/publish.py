@@ -93,6 +93,8 @@ def _save_adapter(name: str, folder: Path, base: str | None) -> tuple["PeftModel
 
     from trainers.adapters import complete_adapter, public_base
 
+    if not Path(name, "adapter_config.json").exists():
+        raise ValueError(f"{name} has no adapter_config.json: it is no adapter, to be published without --adapter.")
     local = PeftConfig.from_pretrained(name).base_model_name_or_path
     # What the adapter was trained on, if it is still there: the published base must be the same.
     adapted, trained_on = load_adapter(name, local if local and Path(local).exists() else base)

@@ -170,6 +170,11 @@ def dry_run(coma_command: Callable, source: Path, out: Path, *options: str) -> t
     return coma_command("push", source, "org/my-coma", "--dry-run", out, *options)
 
 
+def test_a_model_is_not_published_as_an_adapter(source: Path, coma_command: Callable, tmp_path: Path) -> None:
+    code, _, error = dry_run(coma_command, source, tmp_path / "out", "--adapter")
+    assert code == 1 and f"{source} has no adapter_config.json: it is no adapter" in error
+
+
 def everything_in(folder: Path) -> str:
     return "\n".join(f"{p.name}\n{p.read_bytes().decode(errors='replace')}" for p in folder.rglob("*") if p.is_file())
 
