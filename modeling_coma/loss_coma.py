@@ -35,9 +35,7 @@ def answer_cross_entropy(
         loss = sum(checkpoint(_summed, hidden, head, label, use_reentrant=False) for hidden, label in chunks)
     items = labels.numel() if num_items_in_batch is None else num_items_in_batch
     items = torch.as_tensor(items).to(loss.device, non_blocking=True)
-    return loss / items.masked_fill(
-        items == 0, 1
-    )  # a GPU is not asked for a number, and goes on with what it has to do
+    return loss / items.masked_fill(items == 0, 1)  # a GPU is not asked for a number: it would have to finish first
 
 
 def _summed(hidden_states: Tensor, head: Callable[[Tensor], Tensor], labels: Tensor) -> Tensor:

@@ -183,14 +183,14 @@ class ComaProcessor(ProcessorMixin):
 
     def _check_pixel_budget(self, size: Any):
         try:
-            min_pixels = size["shortest_edge"]
-            max_pixels = size["longest_edge"]
+            least = size["shortest_edge"]
+            most = size["longest_edge"]
         except (TypeError, KeyError, IndexError) as error:
             raise ValueError(f"size={size!r} lacks shortest_edge and longest_edge, in pixels of an image.") from error
         side = self.image_processor.patch_size * self.image_processor.merge_size
-        if not (_is_int(min_pixels) and _is_int(max_pixels) and 1 <= min_pixels <= max_pixels >= side**2):
+        if not (_is_int(least) and _is_int(most) and 1 <= least <= most >= side**2):
             raise ValueError(
-                f"The pixel budget, {min_pixels!r} to {max_pixels!r}, does not hold an image token, {side}x{side} pixels."
+                f"The pixel budget, {least!r} to {most!r}, does not hold an image token, {side}x{side} pixels."
             )
 
     def _count_placeholders(self, text: list[str]) -> list[int]:
