@@ -190,7 +190,7 @@ class ComaProcessor(ProcessorMixin):
         side = self.image_processor.patch_size * self.image_processor.merge_size
         if not (_is_int(least) and _is_int(most) and 1 <= least <= most >= side**2):
             raise ValueError(
-                f"The pixel budget, {least!r} to {most!r}, does not hold an image token, {side}x{side} pixels."
+                f"The pixel budget, {least!r} to {most!r}, does not hold an image token of {side}x{side}."
             )
 
     def _count_placeholders(self, text: list[str]) -> list[int]:
