@@ -189,9 +189,7 @@ class ComaProcessor(ProcessorMixin):
             raise ValueError(f"size={size!r} lacks shortest_edge and longest_edge, in pixels of an image.") from error
         side = self.image_processor.patch_size * self.image_processor.merge_size
         if not (_is_int(least) and _is_int(most) and 1 <= least <= most >= side**2):
-            raise ValueError(
-                f"The pixel budget, {least!r} to {most!r}, does not hold an image token of {side}x{side}."
-            )
+            raise ValueError(f"The pixel budget, {least!r} to {most!r}, does not hold an image token: {side}x{side}.")
 
     def _count_placeholders(self, text: list[str]) -> list[int]:
         """How many images each rendered text shows. Other special tokens are the template's, or typed: refused."""
