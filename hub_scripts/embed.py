@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
 
 
 def embed_table(  # noqa: PLR0913 - what can be set
-    model: str,
+    model: str | Path,
     data: str | Path,
     out: str | Path,
     *,
@@ -91,7 +91,7 @@ def embed_table(  # noqa: PLR0913 - what can be set
     Embeds a corpus to a Parquet file, as `coma embed` does; after an interruption the same call goes on.
 
     Args:
-        model (`str`): CoMa model or adapter: a folder, or a name on the Hub.
+        model (`str` or `Path`): CoMa model or adapter: a folder, or a name on the Hub.
         data (`str` or `Path`): a folder of images, or a .txt, .csv, .tsv, .jsonl, .json or .parquet file.
         out (`str` or `Path`): the file to be made.
         text_column, image_column (`str`, *optional*): columns of a table; by default `text` and `image`.
@@ -122,7 +122,7 @@ def embed_table(  # noqa: PLR0913 - what can be set
 
     if on_error not in ("raise", "skip") or part_rows < 1:
         raise ValueError(f"on_error={on_error!r} is raise or skip, and part_rows={part_rows} 1 or more.")
-    out, columns = Path(out), Columns(id_column, text_column, image_column)
+    model, out, columns = str(model), Path(out), Columns(id_column, text_column, image_column)
     made_of = {"inputs": os.path.abspath(data), "columns": list(columns), "part_rows": part_rows}
     made_of["image_root"] = image_root and os.path.abspath(image_root)
     options = {"batch_tokens": batch_tokens, "num_workers": num_workers, "skip_errors": on_error == "skip"}

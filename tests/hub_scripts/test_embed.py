@@ -93,7 +93,7 @@ def test_from_python(coma_folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     names = (str(coma_folder), tmp_path / "t.txt", tmp_path / "out.parquet")
     with pytest.raises(ValueError, match="Row 1 is empty"):
         embed_table(*names, part_rows=1)
-    made = embed_table(*names, part_rows=1, on_error="skip")
+    made = embed_table(coma_folder, *names[1:], part_rows=1, on_error="skip")  # a path is a name, too
     assert (made.num_rows, made.num_embedded, made.num_skipped) == (2, 1, 1)
     assert made.model["dim"] == 64 and not capsys.readouterr().out
     assert np.abs(embeddings_in(names[2]) - expected(coma_folder, ["an apple", "a pear"])).max() < 1e-5
