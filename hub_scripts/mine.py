@@ -121,8 +121,7 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
             dataset = _load(data, columns or {}, image_root)
             index = _index(dataset, instructions)
             coma = load_model(model, dtype, device)
-            known_as = str(data) if isinstance(data, str | Path) else data._fingerprint
-            record = begin_shards(parts, model, coma, {"data": known_as, "instructions": instructions})
+            record = begin_shards(parts, model, coma, {"data": _known_as(data), "instructions": instructions})
             options["made_by"] = json.dumps(record["probe"])
             rows, found = _mine(dataset, index, instructions, what, coma, parts, options)
             rows.save_to_disk(folder)
@@ -130,6 +129,10 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
         report = {"model": model, **vars(what), **found}
         write_record(_report_file(out), report)
     return report
+
+
+def _known_as(data: "str | Path | Dataset") -> str:
+    return str(data) if isinstance(data, str | Path) else data._fingerprint
 
 
 def _report_file(out: Path) -> Path:
