@@ -130,6 +130,9 @@ class ComaTrainingArguments(TrainingArguments):
         super().__post_init__()
         self._check_what_others_take()
 
+    def check_trainer(self, config_class: type) -> None:
+        """Raises for settings on which a trainer, whose own are those of `config_class`, would not act."""
+
     def _check_accelerator_config(self) -> None:
         config = self.accelerator_config
         values = config if isinstance(config, dict) else {} if config is None else vars(config)
