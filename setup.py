@@ -24,7 +24,6 @@ EXTRAS_REQUIRE = {
         "evaluate>=0.4.6,<1",
         "tensorboard>=2.20.0,<3",
         "matplotlib>=3.10.0,<4",
-        "aiohttp>=3.14.0,<4",
         "filelock>=4.2.0,<5",
         "tqdm>=4.68.0,<5",
     ],
@@ -37,6 +36,7 @@ EXTRAS_REQUIRE = {
         "mteb>=2.26.0,<3",
     ],
     "dev": [
+        "aiohttp>=3.14.0,<4",  # the server of benchmarks/qa_generation.py
         "pytest>=9.0.0,<10",
         "pytest-xdist>=3.8.0,<4",
         "pytrec-eval-terrier>=0.5.10,<1",

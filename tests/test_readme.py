@@ -106,7 +106,7 @@ def test_python_snippets_of_the_page_about_python(stranger):
     with ChatServer() as server:
         session, _ = run_python("docs/python.md", "http://localhost:8000/v1", server.url)
     assert session["report"]["rows"]["good"] == 2 and session["embedded"].num_rows == 2
-    assert session["mined"]["mined"] == 3 and len(session["pairs"]) == 3
+    assert session["mined"]["rows"] == 3 and len(session["pairs"]) == 3
     assert not session["published"].commit and Path("published", "modeling_coma.py").exists()
     assert session.keys() >= set(hub_scripts.__all__)
 
