@@ -30,7 +30,7 @@ def test_its_settings_act_or_are_refused(
     setting: str, make_coma: Callable, contrastive_rows: Callable, tmp_path: Path
 ) -> None:
     model, processor = make_coma()
-    data = {"train_dataset": contrastive_rows(2), "processing_class": processor}
+    data = {"train_dataset": contrastive_rows("text", 2), "processing_class": processor}
     args = ExperimentalContrastiveConfig(tmp_path, use_cpu=True, report_to="none", **{setting: 0.1})
     with pytest.raises(ValueError, match="cannot act here: pass these settings to an ExperimentalContrastiveTrainer"):
         ComaContrastiveTrainer(model, args, **data)
