@@ -11,8 +11,10 @@ An error is one line and exit code 1, or 2 for a wrong command line; with --debu
 
 import argparse
 import importlib
+import importlib.metadata
 import importlib.util
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -122,10 +124,23 @@ def _hidden_package() -> str:
     return ""
 
 
+def _extra_with(module: str) -> str | None:
+    """The extra of this package that installs a module, if one does."""
+    try:
+        lines = importlib.metadata.requires("coma-embedding") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    name = module.partition(".")[0].replace("_", "-")
+    found = (re.match(rf"{re.escape(name)}\b[^;]*;\s*extra == ['\"]([\w-]+)['\"]", line) for line in lines)
+    return next((match[1] for match in found if match), None)
+
+
 def _one_line(error: BaseException) -> str:
     message = one_line(" ".join(str(error).split()))
     if isinstance(error, MemoryError):  # Python's own says nothing
         message = f"the memory of this machine is not enough. {message}".strip()
+    if isinstance(error, ModuleNotFoundError) and (extra := _extra_with(error.name or "")):
+        message = f"{message}: pip install 'coma-embedding[{extra}]'"
     message = message or type(error).__name__
     return message if len(message) <= LONGEST_ERROR else f"{message[:LONGEST_ERROR]} … (--debug shows all of it)"
 

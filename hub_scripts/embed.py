@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -47,7 +48,6 @@ class EmbeddedTable(NamedTuple):
         num_embedded (`int`): rows that were embedded now, and not before an interruption.
         seconds (`float`): how long that took, without loading the model.
         num_skipped (`int`): rows that could not be embedded; they are listed in `OUT.skipped.jsonl`.
-        num_left_alone (`int`): files of a folder that are no images.
         model (`dict`): what the file has in its metadata about the model, its `dim` among it.
     """
 
@@ -55,16 +55,13 @@ class EmbeddedTable(NamedTuple):
     num_embedded: int
     seconds: float
     num_skipped: int
-    num_left_alone: int
     model: dict[str, Any]
 
 
 def main(argv: list[str]) -> int:
     """Runs `coma embed`; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    made = embed_table(**vars(arguments))
-    if made.num_left_alone:
-        print(f"{made.num_left_alone} files of {one_line(arguments.data)} are no images and are left alone")
+    made = embed_table(**vars(arguments), tell=lambda line: print(one_line(line), flush=True))
     print(f"{made.num_rows} rows of {made.model['dim']} numbers in {one_line(arguments.out)}")
     rate = f"{made.num_embedded / made.seconds:.1f} a second"
     print(f"{made.num_embedded} embedded now, in {made.seconds:.1f} s: {rate}")
@@ -74,7 +71,7 @@ def main(argv: list[str]) -> int:
 
 
 def embed_table(  # noqa: PLR0913 - what can be set
-    model: str,
+    model: str | Path,
     data: str | Path,
     out: str | Path,
     *,
@@ -88,12 +85,13 @@ def embed_table(  # noqa: PLR0913 - what can be set
     num_workers: int = 0,
     dtype: Dtype = "auto",
     device: str = "auto",
+    tell: Callable[[str], None] | None = None,
 ) -> EmbeddedTable:
     r"""
     Embeds a corpus to a Parquet file, as `coma embed` does; after an interruption the same call goes on.
 
     Args:
-        model (`str`): CoMa model or adapter: a folder, or a name on the Hub.
+        model (`str` or `Path`): CoMa model or adapter: a folder, or a name on the Hub.
         data (`str` or `Path`): a folder of images, or a .txt, .csv, .tsv, .jsonl, .json or .parquet file.
         out (`str` or `Path`): the file to be made.
         text_column, image_column (`str`, *optional*): columns of a table; by default `text` and `image`.
@@ -104,6 +102,7 @@ def embed_table(  # noqa: PLR0913 - what can be set
         part_rows (`int`, *optional*, defaults to 2048): rows that are lost at most by an interruption.
         num_workers (`int`, *optional*, defaults to 0): processes that decode images.
         dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.
+        tell (`Callable`, *optional*): is given a line for a person, if files are left alone.
 
     Returns:
         [`EmbeddedTable`]
@@ -123,13 +122,15 @@ def embed_table(  # noqa: PLR0913 - what can be set
 
     if on_error not in ("raise", "skip") or part_rows < 1:
         raise ValueError(f"on_error={on_error!r} is raise or skip, and part_rows={part_rows} 1 or more.")
-    out, columns = Path(out), Columns(id_column, text_column, image_column)
+    model, out, columns = str(model), Path(out), Columns(id_column, text_column, image_column)
     made_of = {"inputs": os.path.abspath(data), "columns": list(columns), "part_rows": part_rows}
     made_of["image_root"] = image_root and os.path.abspath(image_root)
     options = {"batch_tokens": batch_tokens, "num_workers": num_workers, "skip_errors": on_error == "skip"}
     with one_writer(out):
         _check_free(out)
         corpus = open_corpus(Path(data), columns, image_root)
+        if corpus.left_alone and tell is not None:
+            tell(f"{corpus.left_alone} files of {data} are no images and are left alone")
         return _embed(corpus, out, model, load_model(model, dtype, device), made_of, options)
 
 
@@ -138,7 +139,7 @@ def _check_free(out: Path) -> None:
     is_begun = (_beside(out, "parts") / RECORD).exists()
     for path in [out] if is_begun else [out, _beside(out, "skipped.jsonl")]:
         if os.path.lexists(path):
-            raise ValueError(f"{path} is there already, of another run, and nothing is overwritten: remove it first.")
+            raise ValueError(f"{path} is there already, and nothing is overwritten: remove it or give another OUT.")
 
 
 def _beside(out: Path, ending: str) -> Path:
@@ -164,7 +165,7 @@ def _embed(
     with contextlib.suppress(OSError):  # there may be something else in it
         parts.rmdir()
     seconds = time.perf_counter() - started
-    return EmbeddedTable(num_rows, num_embedded, seconds, num_skipped, corpus.left_alone, record)
+    return EmbeddedTable(num_rows, num_embedded, seconds, num_skipped, record)
 
 
 def _read_part(corpus: "Corpus", start: int, stop: int) -> "Part":

@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
 
 
 def evaluate_model(  # noqa: PLR0913 - what can be set
-    model: str,
+    model: str | Path,
     data: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
@@ -84,7 +84,7 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     Scores a model on MMEB or on pairs, as `coma evaluate` does. Every process of a distributed run calls it.
 
     Args:
-        model (`str`):
+        model (`str` or `Path`):
             A CoMa model or adapter: a folder, or a name on the Hub.
         data (`str`, `Path`, or a list of them):
             Folders, tables, names on the Hub, `"visdoc"` or `"emoji"`.
@@ -128,7 +128,7 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     from hub_scripts.evaluation.files import ResultsFolder, model_settings
     from trainers.files import one_writer
 
-    data = [data] if isinstance(data, str | Path) else data
+    model, data = str(model), [data] if isinstance(data, str | Path) else data
     named_sets = open_sets(map(str, data), sets, image_root, instructions, among_all, on_bad_row)
     state = PartialState(cpu=device == "cpu")
     if tell is None or not state.is_main_process:

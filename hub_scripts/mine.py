@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
 
 
 def mine_negatives(  # noqa: PLR0913 - what can be set
-    model: str,
+    model: str | Path,
     data: "str | Path | Dataset",
     out: str | Path,
     *,
@@ -78,7 +78,7 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
     Adds hard negatives to pairs, as `coma mine` does; after an interruption the same call goes on.
 
     Args:
-        model (`str`): CoMa model or adapter: a folder, or a name on the Hub.
+        model (`str` or `Path`): CoMa model or adapter: a folder, or a name on the Hub.
         data (`str`, `Path` or `Dataset`): pairs: a table, a folder of `save_to_disk`, a data set, or `"emoji"`.
         out (`str` or `Path`): folder to be made.
         columns (`dict[str, str]`, *optional*): columns of a table, as in [`~trainers.data.pairs.PairColumns`].
@@ -111,7 +111,9 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
 
     what = MiningSettings(**settings)
     options = {"batch_tokens": batch_tokens, "num_workers": num_workers, "shard_rows": part_rows}
-    out = Path(out)
+    if part_rows < 1:
+        raise ValueError(f"part_rows={part_rows} must be 1 or more.")
+    model, out = str(model), Path(out)
     parts = out.with_name(f"{out.name}.parts")
     with one_writer(out):
         _check_report(_report_file(out))
@@ -119,8 +121,7 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
             dataset = _load(data, columns or {}, image_root)
             index = _index(dataset, instructions)
             coma = load_model(model, dtype, device)
-            known_as = str(data) if isinstance(data, str | Path) else data._fingerprint
-            record = begin_shards(parts, model, coma, {"data": known_as, "instructions": instructions})
+            record = begin_shards(parts, model, coma, {"data": _known_as(data), "instructions": instructions})
             options["made_by"] = json.dumps(record["probe"])
             rows, found = _mine(dataset, index, instructions, what, coma, parts, options)
             rows.save_to_disk(folder)
@@ -128,6 +129,10 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
         report = {"model": model, **vars(what), **found}
         write_record(_report_file(out), report)
     return report
+
+
+def _known_as(data: "str | Path | Dataset") -> str:
+    return str(data) if isinstance(data, str | Path) else data._fingerprint
 
 
 def _report_file(out: Path) -> Path:

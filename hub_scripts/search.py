@@ -48,7 +48,7 @@ def search_index(
     query: str | None = None,
     *,
     image: str | Path | None = None,
-    model: "str | tuple[ComaForEmbedding, ComaProcessor] | None" = None,
+    model: "str | Path | tuple[ComaForEmbedding, ComaProcessor] | None" = None,
     k: int = 10,
     dtype: Dtype = "auto",
     device: str = "auto",
@@ -60,8 +60,8 @@ def search_index(
         index (`str` or `Path`): the file.
         query (`str`, *optional*): a text.
         image (`str` or `Path`, *optional*): an image, alone or before the text.
-        model (`str` or `tuple[ComaForEmbedding, ComaProcessor]`, *optional*): the model that made the file: by default
-            what it was called by then; loaded already, if there are several queries.
+        model (`str`, `Path` or `tuple[ComaForEmbedding, ComaProcessor]`, *optional*): the model that made the file: by
+            default what it was called by then; loaded already, if there are several queries.
         k (`int`, *optional*, defaults to 10): how many rows; fewer if there are fewer.
         dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.
 
@@ -81,10 +81,12 @@ def search_index(
     from hub_scripts.common.loading import load_model
     from hub_scripts.embedding.index import index_metadata, nearest
 
+    if k < 1:
+        raise ValueError(f"k={k} must be 1 or more.")
     index = Path(index)
     metadata = index_metadata(index)
     name = metadata["model"] if model is None else model
-    coma, processor = load_model(name, dtype, device) if isinstance(name, str) else name
+    coma, processor = name if isinstance(name, tuple) else load_model(str(name), dtype, device)
     (distance,) = distances(probe(coma, processor), metadata["probe"])
     if distance > ANY_PRECISION:
         made = f"{metadata['model']}, K {metadata['num_compression_tokens']}, {metadata['dim']} dimensions"

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 __all__ = ["begin_folder", "differences", "one_writer", "read_record", "whole_file", "write_record"]
 
 RECORD = "begun_with.json"
+LONGEST_VALUE = 80  # characters of a value in a message
 
 
 @contextmanager
@@ -115,11 +116,17 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], names: Iterab
         names (`Iterable[str]`, *optional*): what is compared; by default everything that one of them has.
 
     Returns:
-        `list[str]`: names with both values, cut where they are long: `"learning_rate (0.01, now 0.02)"`.
+        `list[str]`: names with both values, `"learning_rate (0.01, now 0.02)"`; of long ones both ends.
     """
     compared = before.keys() | now.keys() if names is None else names
     differing = sorted(name for name in compared if before.get(name) != now.get(name))
-    return [f"{name} ({before.get(name)!r:.40}, now {now.get(name)!r:.40})" for name in differing]
+    return [f"{name} ({_shortened(before.get(name))}, now {_shortened(now.get(name))})" for name in differing]
+
+
+def _shortened(value: Any) -> str:
+    """A value as Python writes it; of a long one both ends, as paths often differ in the last."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE // 2]} … {text[-LONGEST_VALUE // 2 :]}"
 
 
 @contextmanager

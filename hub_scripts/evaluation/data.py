@@ -84,6 +84,8 @@ def open_sets(
             if named_set.name in found:
                 raise ValueError(f"The set {named_set.name} is there twice, the second time in {place}.")
             found[named_set.name] = named_set
+    if not found:
+        raise ValueError("There is nothing to evaluate: give folders, tables or names on the Hub.")
     modalities = {named_set.modality for named_set in found.values()}
     expected = set(chosen or [name for name, of in SETS.items() if of.modality in modalities] + list(found))
     if missing := sorted(expected - found.keys(), key=_order):

@@ -145,3 +145,17 @@ def test_version(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
     assert stop.value.code == 0 and capsys.readouterr().out == f"coma {trainers.__version__}\n"
+
+
+@pytest.mark.parametrize(("module", "extra"), [("openai", "[qa]"), ("sentence_transformers.models", "[eval]")])
+def test_a_missing_library_is_named_with_the_extra_that_has_it(
+    module: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fails(argv: list[str]) -> int:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    requires = ["torch<3,>=2.6", "openai<4,>=3.57.0; extra == 'qa'", 'sentence-transformers>=6; extra == "eval"']
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: requires)
+    monkeypatch.setattr(hub_scripts.create, "main", fails)
+    assert main(["create"]) == 1
+    assert capsys.readouterr().err.endswith(f"No module named {module!r}: pip install 'coma-embedding{extra}'\n")

@@ -50,8 +50,13 @@ def expected(folder: Path, items: list) -> np.ndarray:
 def test_folder_of_pictures(coma_folder: Path, coma_command: Callable, photos: Path, tmp_path: Path) -> None:
     (photos / "notes.txt").touch()
     out = tmp_path / "new.parquet"
+    (photos / "broken.png").touch()
+    left_alone = f"1 files of {photos} are no images and are left alone"
+    assert coma_command("embed", coma_folder, photos, out, "--part-rows", 3)[:2] == (1, f"{left_alone}\n")
+    (photos / "broken.png").unlink()
+    shutil.rmtree(tmp_path / "new.parquet.parts")
     code, text, _ = coma_command("embed", coma_folder, photos, out, "--part-rows", 3, "--batch-tokens", 30)
-    assert code == 0 and "7 rows of 64 numbers" in text and "1 files" in text
+    assert code == 0 and "7 rows of 64 numbers" in text and text.startswith(left_alone)
     table = pq.read_table(out)
     names = [f"{place}.png" for place in (0, 2, 4, 6)] + [f"more/{place}.png" for place in (1, 3, 5)]
     assert table["id"].to_pylist() == table["image"].to_pylist() == names
@@ -88,8 +93,8 @@ def test_from_python(coma_folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     names = (str(coma_folder), tmp_path / "t.txt", tmp_path / "out.parquet")
     with pytest.raises(ValueError, match="Row 1 is empty"):
         embed_table(*names, part_rows=1)
-    made = embed_table(*names, part_rows=1, on_error="skip")
-    assert (made.num_rows, made.num_embedded, made.num_skipped, made.num_left_alone) == (2, 1, 1, 0)
+    made = embed_table(coma_folder, *names[1:], part_rows=1, on_error="skip")  # a path is a name, too
+    assert (made.num_rows, made.num_embedded, made.num_skipped) == (2, 1, 1)
     assert made.model["dim"] == 64 and not capsys.readouterr().out
     assert np.abs(embeddings_in(names[2]) - expected(coma_folder, ["an apple", "a pear"])).max() < 1e-5
     assert not (tmp_path / "out.parquet.parts").exists()
@@ -255,7 +260,7 @@ def test_what_is_there_and_nobodys_is_left_alone(coma_folder: Path, coma_command
     skipped = tmp_path / "out.parquet.skipped.jsonl"
     skipped.write_text("of another run")
     code, _, error = coma_command(*words)
-    assert code == 1 and "of another run" in error and skipped.read_text() == "of another run"
+    assert code == 1 and f"{skipped} is there already" in error and skipped.read_text() == "of another run"
     skipped.unlink()
     out.symlink_to("nowhere")
     assert coma_command(*words)[0] == 1 and os.readlink(out) == "nowhere"

@@ -82,7 +82,7 @@ def test_scores_are_those_of_the_embeddings(
 
 def test_from_python(mmeb: Path, coma_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     told: list[str] = []
-    arguments = {"model": str(coma_folder), "data": mmeb, "output": tmp_path, "sets": ["ImageNet-1K"]}
+    arguments = {"model": coma_folder, "data": mmeb, "output": tmp_path, "sets": ["ImageNet-1K"]}
     results = evaluate_model(**arguments, tell=told.append)
     assert results == json.loads((tmp_path / "results.json").read_text())
     assert results["metrics"]["image"]["ImageNet-1K"] == scores_in(tmp_path, "ImageNet-1K")
@@ -92,6 +92,8 @@ def test_from_python(mmeb: Path, coma_folder: Path, tmp_path: Path, capsys: pyte
     assert capsys.readouterr().out == ""
     with pytest.raises(ValueError, match="was made with another candidates"):
         evaluate_model(**arguments, among_all=True)
+    with pytest.raises(ValueError, match="There is nothing to evaluate"):
+        evaluate_model(coma_folder, [], tmp_path)
 
 
 @pytest.mark.slow

@@ -71,10 +71,12 @@ def test_from_python(coma_folder: Path, pairs: Path, tmp_path: Path, capsys: pyt
     assert (report["rows"], report["mined"], report["number"]) == (24, 72, 3) and not capsys.readouterr().out
     assert report == json.loads((tmp_path / "mined.report.json").read_text())
     dataset = load_from_disk(str(tmp_path / "mined")).remove_columns("negatives")
-    again = mine_negatives(str(coma_folder), dataset, tmp_path / "again", number=3, relative_margin=-2)
+    again = mine_negatives(coma_folder, dataset, tmp_path / "again", number=3, relative_margin=-2)
     assert again == report
     with pytest.raises(TypeError, match="depht"):
         mine_negatives(str(coma_folder), pairs, tmp_path / "other", depht=3)
+    with pytest.raises(ValueError, match="part_rows=0 must be 1 or more"):
+        mine_negatives(str(coma_folder), pairs, tmp_path / "other", part_rows=0)
 
 
 @pytest.mark.slow

@@ -56,6 +56,13 @@ def test_a_damaged_record_is_named(content: str, tmp_path: Path) -> None:
         read_record(tmp_path / "file.json", "record of mine")
 
 
+def test_long_values_show_where_they_differ() -> None:
+    folder = "/data" * 40
+    (line,) = differences({"inputs": f"{folder}/a.csv"}, {"inputs": f"{folder}/b.csv"})
+    assert line.startswith("inputs ('/data/data") and "a.csv', now '" in line and line.endswith("b.csv')")
+    assert len(line) < len(folder)
+
+
 def test_a_folder_goes_on_with_what_it_was_begun_with(tmp_path: Path) -> None:
     begin_folder(tmp_path / "parts", {"rows": (1, 2), "dtype": "float32"})
     (tmp_path / "parts" / "0.npy").touch()

@@ -136,8 +136,8 @@ def _judgements(
             raise ValueError(f"{where}, query-id: found {query!r}; expected it in the queries.")
         if page not in page_rows:
             raise ValueError(f"{where}, corpus-id: found {page!r}; expected it in the corpus.")
-        if score is None or not 0 <= score < math.inf:
-            raise ValueError(f"{where}, score: found {score}; expected a number from 0.")
+        if not isinstance(score, int | float) or not 0 <= score < math.inf:
+            raise ValueError(f"{where}, score: found {score!r}; expected a number from 0.")
         of_query, number = judged[query_rows[query]], page_rows[page]
         of_query[number] = max(score, of_query.get(number, 0))
     for query, grades in zip(query_rows, judged, strict=True):

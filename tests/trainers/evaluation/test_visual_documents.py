@@ -66,6 +66,7 @@ def test_the_digest_tells_sets_apart(tables, tmp_path):
         ("qrels", "corpus-id", 1, "page-9", "Row 1 of the qrels of docs, corpus-id: found 'page-9'; .* in the corpus"),
         ("qrels", "query-id", 1, 99, "Row 1 of the qrels of docs, query-id: found '99'; .* in the queries"),
         ("qrels", "score", 1, -1, "Row 1 of the qrels of docs, score: found -1; expected a number from 0"),
+        ("qrels", "score", slice(None), ["1"] * 6, "Row 0 of the qrels of docs, score: found '1'; expected a number"),
         ("qrels", "score", 5, 0, "Query '12' of docs: found no judgement above 0"),
     ],
 )

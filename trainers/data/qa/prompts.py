@@ -1,4 +1,4 @@
-"""What a model is asked when it writes a dialogue about a picture (paper, section 3.3), in each of four formats."""
+"""What a model is asked when it writes a dialogue about an image (paper, section 3.3), in each of four formats."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from trainers.data.qa.secrets import Secrets, without_password
 
 __all__ = ["ServerChat", "ServerSettings"]
 
+PATH = "/chat/completions"
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # statuses that another try may not meet
 # What is wrong is the same for every image. An address that moved is not followed: nobody agreed to send images
 # and a key elsewhere.
@@ -125,6 +126,7 @@ class ServerChat:
         self.settings = settings
         self.concurrency = settings.concurrency
         self._secrets = Secrets(settings.url, settings.api_key)
+        self._shown_address = f"{settings.shown_url.rstrip('/')}{PATH}"
         self._next_start = 0.0
         self._lost = 0  # requests in a row that failed to their last try
         self._shown_at = -math.inf
@@ -206,7 +208,7 @@ class ServerChat:
         request = {"cast_to": httpx2.Response, "body": body, "options": {"headers": HEADERS}}
         try:
             async with asyncio.timeout(self.settings.timeout):
-                response = await self._client.post("/chat/completions", **request)
+                response = await self._client.post(PATH, **request)
         except TimeoutError as error:
             raise _Passing("time-out", f"there was no reply in {self.settings.timeout:g} s") from error
         # `from None`: what a server said may have the key in it, and a traceback shows all of a chain.
@@ -217,7 +219,7 @@ class ServerChat:
         except APIConnectionError as error:
             why = error.__cause__
             reason = "not a chat completion" if isinstance(why, httpx2.DecodingError) else "connection"
-            raise _Passing(reason, self._said(f"{type(why).__name__}: {why}")) from None
+            raise _Passing(reason, self._said(f"{self._shown_address}: {type(why).__name__}: {why}")) from None
         return self._reply(response)
 
     def _reply(self, response: httpx2.Response) -> Reply:
@@ -228,7 +230,7 @@ class ServerChat:
             where = self._said(response.headers.get("location", ""))
             moved = f" It points to {where!r}." if where else ""
             look = "Look at the address, the model and the key."
-            raise ValueError(f"{self.settings.shown_url} answers HTTP {status}: {said!r}.{moved} {look}")
+            raise ValueError(f"{self._shown_address} answers HTTP {status}: {said!r}.{moved} {look}")
         if status in PASSING:
             raise _Passing(f"HTTP {status}", said, _seconds(response.headers.get("retry-after")))
         if status != 200:

@@ -77,7 +77,7 @@ def test_what_is_sent_and_what_comes_back() -> None:
         ("truncated", Rejected, r"server: not a chat completion: 3 times; at last JSONDecodeError", 3),
         ("400", Rejected, r"server: HTTP 400: ", 1),
         ("401", ValueError, r"answers HTTP 401: .* the model and the key", 1),
-        ("404", ValueError, r"answers HTTP 404", 1),
+        ("404", ValueError, r"/v1/chat/completions answers HTTP 404", 1),
     ],
 )
 def test_what_does_not_pass_is_said(how: str, kind: type, message: str, requests: int) -> None:
@@ -96,6 +96,7 @@ def test_a_server_that_is_gone_stops_the_run() -> None:
     errors = ask(url, list(range(25)), retries=0, concurrency=4)
     assert [type(error) for error in errors].count(ConnectionError) == 6
     assert "20 requests in a row failed" in str(next(e for e in errors if isinstance(e, ConnectionError)))
+    assert f"{url}/chat/completions: ConnectError" in str(errors[0])
 
 
 def test_no_more_at_one_time_than_agreed() -> None:
@@ -209,7 +210,7 @@ UNREADABLE = [
 @pytest.mark.parametrize("body", UNREADABLE, ids=lambda body: repr(body[:30]))
 def test_a_body_that_is_no_reply(body: bytes) -> None:
     with ChatServer(lambda _, visit: send(body)) as server:
-        (error,) = ask(server, [1], retries=1)
+        (error,) = ask(server, [1], retries=1, timeout=5)
         assert len(server.requests) == 2
     assert isinstance(error, Rejected) and error.reason == "server: not a chat completion" and len(str(error)) < 800
 
