@@ -82,6 +82,8 @@ class ComaTrainer(Trainer):
     ) -> None:
         args = self.config_class() if args is None else args
         self._check_arguments(args, train_dataset, kwargs)
+        if isinstance(data_collator, ComaProcessor):  # which can be called, too, and stands there in other trainers
+            raise ValueError("data_collator is a processor: pass it as processing_class.")
         model = load_weights(model, "float32") if isinstance(model, str | Path) else model
         processing_class = _processor_of(_unwrapped(model), processing_class)
         model = _prepared(model, args, peft_config)
@@ -107,6 +109,7 @@ class ComaTrainer(Trainer):
     def _check_arguments(self, args: ComaTrainingArguments, train_dataset: Any, kwargs: dict[str, Any]) -> None:
         if not isinstance(args, self.config_class):
             raise ValueError(f"args must be a {self.config_class.__name__}, got a {type(args).__name__}.")
+        args.check_trainer(self.config_class)
         for name in NEVER_CALLED:
             if kwargs.get(name) is not None:
                 raise ValueError(f"{name} would never be called: the loss and the metrics are those of the stage.")

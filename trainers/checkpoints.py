@@ -137,10 +137,15 @@ def restore_weights(model: ComaForEmbedding, folder: str | Path) -> None:
     Raises:
         ValueError: if the checkpoint is of another model, or its weights do not fit its own configuration.
     """
-    try:
-        model.load_state_dict(load_weights(folder, model.dtype).state_dict())
-    except RuntimeError as error:
-        raise ValueError(f"The weights in {folder} are not of the model that is trained: {error}") from error
+    saved = load_weights(folder, model.dtype).state_dict()
+    own_shapes, saved_shapes = (
+        {name: weight.shape for name, weight in weights.items()} for weights in (model.state_dict(), saved)
+    )
+    if other := sorted({name for name, _ in own_shapes.items() ^ saved_shapes.items()}):
+        raise ValueError(
+            f"The weights in {folder} are not of the model that is trained: {len(other)}, first {other[0]}."
+        )
+    model.load_state_dict(saved)
 
 
 def _files(folder: str | Path) -> list[Path]:

@@ -13,7 +13,7 @@ from transformers.debug_utils import DebugOption
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import is_torch_xla_available
 
-from trainers.data.json_rows import parse_object
+from trainers.data.json_rows import parse_json
 from trainers.ranges import AT_LEAST_0, BELOW_1, COUNT, FINITE, POSITIVE, WHOLE, Range, check_choices, check_ranges
 
 
@@ -130,6 +130,9 @@ class ComaTrainingArguments(TrainingArguments):
         super().__post_init__()
         self._check_what_others_take()
 
+    def check_trainer(self, config_class: type) -> None:
+        """Raises for settings on which a trainer, whose own are those of `config_class`, would not act."""
+
     def _check_accelerator_config(self) -> None:
         config = self.accelerator_config
         values = config if isinstance(config, dict) else {} if config is None else vars(config)
@@ -176,6 +179,9 @@ def mapping_of(name: str, value: Any, file: bool = False) -> Any:
         return value
     text = Path(value).read_text(encoding="utf-8") if file and not value.lstrip().startswith("{") else value
     try:
-        return parse_object(text)
+        mapping = parse_json(text)
     except ValueError as error:
         raise ValueError(f"{name} must be a mapping, as JSON, got {value!r}: {error}.") from error
+    if not isinstance(mapping, dict):
+        raise ValueError(f"{name} must be a mapping, as JSON, got {value!r}.")
+    return mapping

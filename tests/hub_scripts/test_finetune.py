@@ -70,6 +70,21 @@ def test_a_whole_model(coma_folder: Path, coma_command: Callable, pairs: Path, t
     assert frozen and all("visual" in name for name in frozen)
 
 
+def test_a_whole_model_from_an_adapter(coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path) -> None:
+    """With `lora_r: 0` the adapter is merged into its base, and all that is not frozen is trained."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for model, out, lora_r in ((coma_folder, first, 2), (first, second, 0)):
+        config = write(tmp_path, model=str(model), data=str(pairs), lora_r=lora_r, save_strategy="no", **SETTINGS)
+        code, _, error = coma_command("finetune", "--config", config, "--output_dir", out)
+        assert code == 0, error
+    assert coma_command("merge", first, tmp_path / "merged")[0] == 0
+    before, after = (AutoModel.from_pretrained(folder) for folder in (tmp_path / "merged", second))
+    frozen = [name for name, weight in before.named_parameters() if torch.equal(weight, after.get_parameter(name))]
+    assert frozen and all("visual" in name for name in frozen)
+    stages = json.loads((second / "coma_training.json").read_text())
+    assert [stage["adapter"] is None for stage in stages] == [False, True]
+
+
 def test_experiments_are_settings_as_others_are(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
     rows = [
         {"query": {"text": f"q {n}"}, "positive": {"text": f"d {n}"}, "source": "ab"[n % 2], "messages": None}

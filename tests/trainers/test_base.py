@@ -82,6 +82,12 @@ def test_processor_and_model_must_belong_together(make_coma, compression_trainer
         compression_trainer((model, processor))
 
 
+def test_a_processor_is_no_collator(make_coma, compression_trainer):
+    coma = make_coma()
+    with pytest.raises(ValueError, match="data_collator is a processor: pass it as processing_class"):
+        compression_trainer(coma, data_collator=coma[1])
+
+
 def test_an_interrupted_checkpoint_is_passed_over(make_coma, compression_trainer, compression_rows, tmp_path):
     settings = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3}
     trainer = compression_trainer(make_coma(), compression_rows(), **settings)

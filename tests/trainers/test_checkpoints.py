@@ -88,6 +88,15 @@ def test_an_adapter_of_another_rank_or_none(make_coma, compression_trainer, comp
         train(2, resume_from_checkpoint=True)
 
 
+def test_whole_weights_of_another_model(make_coma, compression_trainer, compression_rows):
+    def train(model_type, **kwargs):
+        compression_trainer(make_coma(model_type), compression_rows(2), **STEPS).train(**kwargs)
+
+    train("qwen2_5_vl")
+    with pytest.raises(ValueError, match=r"not of the model that is trained: \d+, first [\w.]+\.$"):
+        train("qwen2_vl", resume_from_checkpoint=True)
+
+
 def test_what_is_no_checkpoint(tmp_path):
     for name in ("checkpoint-best", "checkpoint-3"):
         (tmp_path / name).mkdir()

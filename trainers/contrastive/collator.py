@@ -16,9 +16,7 @@ if TYPE_CHECKING:  # it loads the settings of the HF `Trainer`, and with them PE
     from trainers.contrastive.config import ComaContrastiveConfig
 
 
-__all__ = [
-    "ComaContrastiveCollator",
-]
+__all__ = ["ComaContrastiveCollator"]
 
 
 class ComaContrastiveCollator:

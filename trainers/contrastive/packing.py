@@ -107,6 +107,7 @@ def encode_images(model: ComaForEmbedding, packed: PackedInputs, max_patches: in
     for numbers in pack(packed.image_grid_thw.prod(dim=1).cpu(), max_patches, padded=False):
         images = torch.tensor(numbers, device=packed.image_grid_thw.device)
         output = model.encode_images(packed.pixels_of(images), packed.image_grid_thw[images])["image"]
+        output.last_hidden_state = None  # before merging, several times as large and needed no more
         parts.append(_features(output))
     features = [tuple(chain.from_iterable(of_layer)) for of_layer in zip(*parts, strict=True)]
     return {"image": _with_features(output, features)}
@@ -131,7 +132,6 @@ def _with_features(output: ModelOutput, features: list[tuple[torch.Tensor, ...]]
     output.pooler_output, *layers = features
     if layers:
         output.deepstack_features = layers
-    output.last_hidden_state = None  # before merging, several times as large and needed no more
     return output
 
 

@@ -38,6 +38,14 @@ class ExperimentalContrastiveConfig(ComaContrastiveConfig):
         if self.temperature_per_source and self.temperature_learning_rate is None:
             raise ValueError("temperature_per_source needs a temperature_learning_rate: all begin equal.")
 
+    def check_trainer(self, config_class: type) -> None:
+        """Raises for a trainer that knows none of the experiments, where one is on."""
+        if self.is_experimental and not issubclass(config_class, ExperimentalContrastiveConfig):
+            raise ValueError(
+                "joint_weight and temperature_learning_rate cannot act here: pass these settings to an "
+                "ExperimentalContrastiveTrainer."
+            )
+
     @property
     def is_experimental(self) -> bool:
         """Whether a setting is on that only [`ExperimentalContrastiveTrainer`] knows."""
