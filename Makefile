@@ -76,7 +76,7 @@ lock:  ## write constraints/: the newest versions that setup.py allows, and the 
 
 install: .venv/.dev  ## the environment in .venv with everything for training, evaluation and development
 
-demo: .venv/.train  ## train both stages on real pictures, evaluate on an unseen drawing style, save, reload
+demo: .venv/.train  ## train both stages on real images, evaluate on an unseen drawing style, save, reload
 	@$(BIN)/coma demo
 
 test: .venv/.dev  ## the default tests: offline, CPU
