@@ -114,7 +114,7 @@ def dialogues(form: str, seed: int, emoji: Emoji) -> Dataset:
     rows = emoji_dialogues(emoji.train, seed=seed, turns=1, languages=())
     captions = [item["text"] for item in emoji_pairs(emoji.train, kinds=("caption",))["positive"]]
     messages = [
-        [{"role": "user", "content": "Describe the image."}, {"role": "assistant", "content": caption}]
+        [{"role": "user", "content": "Describe the picture."}, {"role": "assistant", "content": caption}]
         for caption in captions
     ]
     return rows.remove_columns("messages").add_column("messages", messages, feature=rows.features["messages"])

@@ -63,7 +63,7 @@ class Emoji:
         whole = load_emoji([UNSEEN])
         kept = range(0, len(whole), every)
         self.names, self.groups = (list(whole.select(kept)[column]) for column in ("label", "group"))
-        self.pictures, self.others = (
+        self.images, self.others = (
             [{"image": file} for file in files(load_emoji([style]).select(kept))] for style in (UNSEEN, OTHER)
         )
         self.pixels: dict = {}  # preprocessed once for all arms
@@ -87,7 +87,7 @@ class Emoji:
         """A processor that has the pixels of all images."""
         caching = CachingProcessor.of(processor)
         caching.pixels = self.pixels
-        caching.fill([*files(self.train), *(one["image"] for one in (*self.pictures, *self.others))])
+        caching.fill([*files(self.train), *(one["image"] for one in (*self.images, *self.others))])
         return caching
 
 
@@ -138,7 +138,7 @@ def make_backbone(folder: Path, emoji: Emoji, steps: int) -> float:
 
 def embed(model: ComaForEmbedding, processor: ComaProcessor, emoji: Emoji) -> dict[str, torch.Tensor]:
     """Embeddings of the unseen style, of another style, and of the names; position `i` is the same emoji in all."""
-    items = {"images": emoji.pictures, "others": emoji.others, "names": emoji.names}
+    items = {"images": emoji.images, "others": emoji.others, "names": emoji.names}
     caching = emoji.caching(processor)
     return {name: embed_items(model.eval(), caching, several) for name, several in items.items()}
 
@@ -149,16 +149,16 @@ def examine(embeddings: dict[str, torch.Tensor], emoji: Emoji) -> dict[str, floa
     `name` is image to name, for emoji whose other drawings were trained on; `new` is image to image, for emoji
     that were not.
     """
-    pictures, others, names = (embeddings[name] for name in ("images", "others", "names"))
+    images, others, names = (embeddings[name] for name in ("images", "others", "names"))
     tasks = {"name": (names, emoji.seen), "image": (others, emoji.seen), "new": (others, emoji.new)}
     found = {}
     for task, (documents, queries) in tasks.items():
-        ranking = rank_embeddings(pictures[queries], documents, Relevance.single(queries))
+        ranking = rank_embeddings(images[queries], documents, Relevance.single(queries))
         metrics = retrieval_metrics(ranking, (1, 10))
         found |= {f"{task} P@1": 100 * metrics["hit@1"], f"{task} R@10": 100 * metrics["recall@10"]}
     return found | {
-        "alignment": alignment(pictures, names),
-        "uniformity": uniformity(pictures),
-        "anisotropy": anisotropy(pictures),
-        "effective rank": effective_rank(pictures),
+        "alignment": alignment(images, names),
+        "uniformity": uniformity(images),
+        "anisotropy": anisotropy(images),
+        "effective rank": effective_rank(images),
     }
