@@ -55,7 +55,12 @@ def gather_together(*tensors: torch.Tensor) -> list[Gathered]:
 
     Returns:
         `list[Gathered]`: the rows of all processes, for each tensor.
+
+    Raises:
+        TypeError: for tensors of several dtypes, of which some would come back as another.
     """
+    if len({tensor.dtype for tensor in tensors}) > 1:
+        raise TypeError(f"gather_together takes one dtype, got {[str(tensor.dtype) for tensor in tensors]}.")
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return [Gathered(tensor, 0, [len(tensor)]) for tensor in tensors]
     counts = torch.tensor([len(tensor) for tensor in tensors], device=tensors[0].device)

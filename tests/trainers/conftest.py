@@ -18,6 +18,19 @@ from trainers.experimental.trainer import ExperimentalContrastiveTrainer
 MODALITIES = ("text", "image", "mixed", "several")
 
 
+# Settings of a training that is over soon.
+QUICK = {
+    "report_to": "none",
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "per_device_train_batch_size": 4,
+    "max_steps": 2,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "learning_rate": 1e-3,
+}
+
+
 @pytest.fixture(scope="session")
 def contrastive_rows(picture: Callable) -> Callable[..., list[dict[str, Any]]]:
     """`contrastive_rows(modality, number)`: rows of stage 2, all different, every third with hard negatives."""
@@ -65,19 +78,7 @@ def make_contrastive_trainer(
 ) -> Any:
     model, processor = coma
     kwargs = {name: settings.pop(name) for name in ("peft_config", "callbacks", "eval_dataset") if name in settings}
-    defaults = {
-        "output_dir": folder / "out",
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "per_device_train_batch_size": 4,
-        "max_steps": 2,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "temperature": 0.1,
-        "learning_rate": 1e-3,
-    }
-    config = config_class(**{**defaults, **settings})
+    config = config_class(**{**QUICK, "output_dir": folder / "out", "temperature": 0.1, **settings})
     return trainer_class(model, config, processing_class=processor, train_dataset=rows, **kwargs)
 
 
@@ -107,18 +108,7 @@ def compression_trainer(tmp_path: Path) -> Callable[..., ComaCompressionTrainer]
         model, processor = coma
         own = ("peft_config", "teacher", "callbacks", "eval_dataset", "data_collator")
         kwargs = {name: settings.pop(name) for name in own if name in settings}
-        defaults = {
-            "output_dir": tmp_path / "out",
-            "report_to": "none",
-            "use_cpu": True,
-            "disable_tqdm": True,
-            "per_device_train_batch_size": 4,
-            "max_steps": 2,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "learning_rate": 1e-3,
-        }
-        config = ComaCompressionConfig(**{**defaults, **settings})
+        config = ComaCompressionConfig(**{**QUICK, "output_dir": tmp_path / "out", **settings})
         return ComaCompressionTrainer(model, config, train_dataset=rows, processing_class=processor, **kwargs)
 
     return make

@@ -278,3 +278,8 @@ def test_uneven_last_batches_do_not_hang(on_two: list[dict[str, dict]]) -> None:
     retrieval = [[entry["eval_ndcg@10"] for entry in log if "eval_ndcg@10" in entry] for log in logs]
     assert len(retrieval[0]) == 2 and retrieval[0] == retrieval[1]
     assert any(entry.get("rows_skipped") for entry in first["logs"])
+
+
+def test_several_dtypes_are_refused() -> None:
+    with pytest.raises(TypeError, match="takes one dtype, got .*torch.float32.*torch.int64"):
+        gather_together(torch.ones(2), torch.ones(2, dtype=torch.long))
