@@ -14,7 +14,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
-import re
 import sys
 import warnings
 from pathlib import Path
@@ -126,13 +125,17 @@ def _hidden_package() -> str:
 
 def _extra_with(module: str) -> str | None:
     """The extra of this package that installs a module, if one does."""
+    from packaging.requirements import Requirement
+
     try:
-        lines = importlib.metadata.requires("coma-embedding") or []
+        metadata = importlib.metadata.metadata("coma-embedding")
     except importlib.metadata.PackageNotFoundError:
         return None
     name = module.partition(".")[0].replace("_", "-")
-    found = (re.match(rf"{re.escape(name)}\b[^;]*;\s*extra == ['\"]([\w-]+)['\"]", line) for line in lines)
-    return next((match[1] for match in found if match), None)
+    wanted = [Requirement(line) for line in metadata.get_all("Requires-Dist") or []]
+    markers = [requirement.marker for requirement in wanted if requirement.name == name and requirement.marker]
+    extras = metadata.get_all("Provides-Extra") or []
+    return next((extra for extra in extras for marker in markers if marker.evaluate({"extra": extra})), None)
 
 
 def _one_line(error: BaseException) -> str:
