@@ -90,7 +90,7 @@ def dense(model: ComaForEmbedding, batch: dict[str, torch.Tensor]) -> torch.Tens
         input_ids=input_ids,
         attention_mask=mask.expand(ROWS, 1, -1, -1),
         position_ids=position_ids,
-        mm_encoder_outputs=model.encode_images(batch["pixel_values"], batch["image_grid_thw"]),
+        mm_encoder_outputs=model.encode_images(batch["pixel_values"], image_grid_thw=batch["image_grid_thw"]),
         use_cache=False,
     ).last_hidden_state
     logits = model.get_output_embeddings()(hidden).float()
@@ -110,7 +110,7 @@ def step(path: str, model: ComaForEmbedding, batch: dict[str, torch.Tensor]) -> 
 
 def seconds_of_tower(model: ComaForEmbedding, batch: dict[str, torch.Tensor]) -> float:
     started = time.perf_counter()
-    model.encode_images(batch["pixel_values"], batch["image_grid_thw"])
+    model.encode_images(batch["pixel_values"], image_grid_thw=batch["image_grid_thw"])
     return time.perf_counter() - started
 
 

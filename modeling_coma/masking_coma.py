@@ -20,9 +20,10 @@ backbone as it was: its dialogue does not see the compression tokens, and stands
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedConfig
-from transformers.masking_utils import create_causal_mask
+from transformers import PreTrainedModel
+from transformers.masking_utils import create_masks_for_generate
 
+from .backbone_coma import count_positions, first_axis, text_positions, token_types
 from .cache_coma import cache_argument
 
 
@@ -45,19 +46,13 @@ def find_compression_tokens(input_ids: Tensor, attention_mask: Tensor, ids: list
     return is_compression.nonzero()[:, 1].view(-1, len(ids))
 
 
-def count_positions(attention_mask: Tensor) -> Tensor:
-    """0, 1, 2, … over the tokens of each row; 0 at padding."""
-    return (attention_mask.long().cumsum(dim=1) - 1).masked_fill(attention_mask == 0, 0)
-
-
 def add_dialogue(
     inputs: dict,
     columns: Tensor,
     dialogue_input_ids: Tensor,
     dialogue_attention_mask: Tensor,
     dialogue_view: str,
-    config: PreTrainedConfig,
-    dtype: torch.dtype,
+    backbone: PreTrainedModel,
 ) -> dict:
     r"""
     Inputs of the backbone for one pass over an input and its dialogue.
@@ -67,14 +62,14 @@ def add_dialogue(
         columns (`torch.LongTensor` of shape `(batch_size, K)`): columns of its compression tokens.
         dialogue_input_ids, dialogue_attention_mask (`torch.LongTensor` of shape `(batch_size, length)`): the dialogue.
         dialogue_view (`str`): `"compressed"` or `"full"`, as drawn above.
-        config (`PreTrainedConfig`): of the language model; its attention implementation decides the form of the mask.
-        dtype (`torch.dtype`): of the model.
-    Returns the same with the dialogue behind the input, and a mask of shape `(batch_size, 1, total, total)`.
+        backbone (`PreTrainedModel`): its attention implementation decides the form of the mask.
+    Returns the same with the dialogue behind the input, and a mask of shape `(batch_size, 1, total, total)`, or one
+    for each kind of layers (sliding windows).
     Raises `ValueError` for another view, and where the attention implementation takes no such mask.
     """
     input_length = inputs["input_ids"].shape[1]
     is_compression = torch.zeros_like(inputs["input_ids"], dtype=torch.bool).scatter(1, columns, True)
-    first_compression_position = inputs["position_ids"][0].gather(1, columns[:, :1])
+    first_compression_position = first_axis(inputs["position_ids"]).gather(1, columns[:, :1])
     if dialogue_view == "compressed":
         is_seen_by_dialogue = is_compression
         dialogue_start = first_compression_position + columns.shape[1]
@@ -85,19 +80,40 @@ def add_dialogue(
         raise ValueError(f"dialogue_view={dialogue_view!r} does not exist; choose 'compressed' or 'full'.")
     is_seen_by_dialogue = F.pad(is_seen_by_dialogue, (0, dialogue_input_ids.shape[1]), value=True)  # its own past
 
-    input_ids = torch.cat([inputs["input_ids"], dialogue_input_ids], dim=1)
-    mask = create_causal_mask(
-        config=config,
-        inputs_embeds=torch.empty(*input_ids.shape, 1, dtype=dtype, device=input_ids.device),
-        attention_mask=torch.cat([inputs["attention_mask"], dialogue_attention_mask], dim=1),
-        and_mask_function=lambda row, head, query, key: (query < input_length) | is_seen_by_dialogue[row, key],
-        **{cache_argument(create_causal_mask): None},
-    )
-    if mask is None or len(mask.shape) != 4:
+    mask = torch.cat([inputs["attention_mask"], dialogue_attention_mask], dim=1)
+    positions = dialogue_start + count_positions(dialogue_attention_mask)
+    dialogue = {"input_ids": dialogue_input_ids, "position_ids": text_positions(backbone, positions)}
+    dialogue |= token_types(backbone, torch.zeros_like(dialogue_input_ids))
+    inputs = inputs | {name: torch.cat([inputs[name], tensor], dim=-1) for name, tensor in dialogue.items()}
+    return {**inputs, "attention_mask": _masks(backbone, inputs, mask, input_length, is_seen_by_dialogue)}
+
+
+def _masks(
+    backbone: PreTrainedModel, inputs: dict, mask: Tensor, input_length: int, is_seen_by_dialogue: Tensor
+) -> dict[str, Tensor] | Tensor:
+    """The masks of a backbone, of each kind of its layers, of which the dialogue sees less."""
+    common = {
+        "config": backbone.config,
+        "inputs_embeds": torch.empty(*mask.shape, 1, dtype=backbone.dtype, device=mask.device),
+        "attention_mask": mask,
+        cache_argument(create_masks_for_generate): None,
+    }
+
+    def is_seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (query < input_length) | is_seen_by_dialogue[row, key]
+
+    masks = create_masks_for_generate(**common, and_mask_function=is_seen)
+    of_layers = masks if isinstance(masks, dict) else {"": masks}
+    if any(one is None or len(one.shape) != 4 for one in of_layers.values()):
         raise ValueError("This attention implementation takes no mask; choose sdpa or eager.")
-    dialogue_positions = (dialogue_start + count_positions(dialogue_attention_mask)).expand(3, -1, -1)
-    position_ids = torch.cat([inputs["position_ids"], dialogue_positions], dim=2)
-    return {**inputs, "input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids}
+    own = getattr(type(backbone), "create_masks_for_generate", None)  # of images that look at themselves both ways
+    if own is not None:
+        types = token_types(backbone, inputs["input_ids"] == backbone.config.image_token_id)
+        of_input = own(**common, position_ids=inputs["position_ids"], **types)
+        for kind, one in of_layers.items():
+            if of_input[kind] is not None:
+                one[:, :, :input_length] = of_input[kind][:, :, :input_length]
+    return masks if len(of_layers) > 1 else next(iter(of_layers.values()))
 
 
-__all__ = ["add_dialogue", "count_positions", "find_compression_tokens"]
+__all__ = ["add_dialogue", "find_compression_tokens"]

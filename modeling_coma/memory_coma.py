@@ -39,10 +39,11 @@ class CompressionMemory:
     def from_cache(
         cls, cache: DynamicCache, columns: torch.LongTensor, next_position: torch.LongTensor, states: torch.FloatTensor
     ) -> "CompressionMemory":
-        if cache is None or any(cache.is_sliding):
-            raise ValueError("No full cache: set `use_sliding_window=False`, and `eval()` if checkpointing gradients.")
+        """Of all layers that keep keys and values; the last of some models look at those of earlier ones."""
+        if not cache.layers:
+            raise ValueError("No cache was filled: `eval()` the model if it checkpoints gradients.")
         layers = []
-        for layer in cache.layers:
+        for layer in (layer for layer in cache.layers if layer.is_initialized):
             index = columns.to(layer.keys.device)[:, None, :, None]  # (batch_size, 1, K, 1)
             layers.append((layer.keys.take_along_dim(index, 2), layer.values.take_along_dim(index, 2)))
         return cls(layers, next_position, states)

@@ -6,14 +6,23 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForImageTextToText, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .cache_coma import cache_argument, cache_of
+from .backbone_coma import (
+    argument_names,
+    count_positions,
+    first_axis,
+    input_position_ids,
+    text_positions,
+    token_types,
+    vision_parameters,
+)
+from .cache_coma import cache_argument
 from .configuration_coma import ComaConfig
 from .generation_coma import sequences_per_row, with_special_ids
 from .loss_coma import IGNORE_INDEX, answer_cross_entropy
-from .masking_coma import add_dialogue, count_positions, find_compression_tokens
+from .masking_coma import add_dialogue, find_compression_tokens
 from .memory_coma import CompressionMemory, gather_columns
 
 
@@ -31,8 +40,8 @@ class ComaOutput(ModelOutput):
 
 
 class ComaForEmbedding(PreTrainedModel):
-    """A vision-language backbone with K compression tokens ("Compression then Matching", arXiv 2511.08480). What it
-    needs of the backbone's `model` is `visual`, `language_model`, `get_image_features` and `get_rope_index`."""
+    """A vision-language backbone with K compression tokens ("Compression then Matching", arXiv 2511.08480): any of
+    transformers whose `model` has `get_image_features`, and whose `forward` takes what that gives."""
 
     config_class = ComaConfig
     base_model_prefix = "backbone"
@@ -62,7 +71,6 @@ class ComaForEmbedding(PreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
-        image_grid_thw: torch.LongTensor | None = None,
         mm_encoder_outputs: dict[str, ModelOutput] | None = None,
         dialogue_input_ids: torch.LongTensor | None = None,
         dialogue_attention_mask: torch.LongTensor | None = None,
@@ -72,6 +80,7 @@ class ComaForEmbedding(PreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        **images: torch.Tensor | None,
     ) -> ComaOutput:
         r"""
         Embeds a batch and, where a dialogue is given, answers it from the compression tokens alone.
@@ -79,8 +88,7 @@ class ComaForEmbedding(PreTrainedModel):
         Args:
             input_ids, attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
                 Rows of [`ComaProcessor`], padded on either side; each ends with its K compression tokens.
-            pixel_values (`torch.FloatTensor` of shape `(num_patches, patch_dim)`): patches of all images.
-            image_grid_thw (`torch.LongTensor` of shape `(num_images, 3)`): sizes of all images, in patches.
+            pixel_values (`torch.FloatTensor`): all images, as the backbone's own processor lays them out.
             mm_encoder_outputs (`dict[str, ModelOutput]`): result of `encode_images`, instead of `pixel_values`.
             dialogue_input_ids, dialogue_attention_mask, labels (`torch.LongTensor` of shape `(batch_size, length)`):
                 A dialogue per row, with its mask; labels are its answer tokens in their own columns, -100 elsewhere.
@@ -90,14 +98,16 @@ class ComaForEmbedding(PreTrainedModel):
             inputs_embeds: cannot be used, because rows are told by their ids.
             output_attentions, output_hidden_states (`bool`): whether to return `attentions`, which "eager" attention
                 alone keeps, and `hidden_states`, of the input and not of a dialogue; by default what the config says.
+            images (`torch.Tensor`): what else its processor makes of them: `image_grid_thw`, `image_sizes` …
             return_dict (`bool`): `False` for a tuple instead of a [`ComaOutput`]; by default what the config says.
-        Raises `ValueError` for rows without exactly K compression tokens, and for embeddings that are not finite.
+        Raises `ValueError` for rows without exactly K compression tokens, and for embeddings that are not finite;
+        `TypeError` for what the backbone does not know.
         """
         if input_ids is None or inputs_embeds is not None:
             raise ValueError("Compression tokens are found by their ids: pass `input_ids`, and no `inputs_embeds`.")
         if dialogue_input_ids is None and labels is not None:
             raise ValueError("`labels` belong to a dialogue: pass `dialogue_input_ids` too.")
-        inputs, columns = self._prepare(input_ids, attention_mask, pixel_values, image_grid_thw, mm_encoder_outputs)
+        inputs, columns = self._prepare(input_ids, attention_mask, pixel_values, mm_encoder_outputs, **images)
         flags = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         inputs |= {name: getattr(self.config, name) if flag is None else flag for name, flag in flags.items()}
         if dialogue_attention_mask is None and dialogue_input_ids is not None:
@@ -117,11 +127,11 @@ class ComaForEmbedding(PreTrainedModel):
         output.attentions = outputs.attentions
         return output
 
-    def encode_images(self, pixel_values: Tensor, image_grid_thw: Tensor) -> dict[str, ModelOutput]:
+    def encode_images(self, pixel_values: Tensor, **images: Tensor) -> dict[str, ModelOutput]:
         """Image features, to pass as `mm_encoder_outputs`. A frozen vision tower runs without gradients."""
-        trainable = any(parameter.requires_grad for parameter in self.backbone.model.visual.parameters())
+        trainable = any(parameter.requires_grad for parameter in vision_parameters(self.backbone))
         with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
-            return {"image": self.backbone.model.get_image_features(pixel_values, image_grid_thw, return_dict=True)}
+            return {"image": self.backbone.model.get_image_features(pixel_values, **images, return_dict=True)}
 
     def compress(self, *args, **kwargs) -> CompressionMemory:
         """Compresses a batch to K columns of key-value cache per row; inputs as in `forward`, without a dialogue."""
@@ -197,24 +207,22 @@ class ComaForEmbedding(PreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
-        image_grid_thw: Tensor | None = None,
         mm_encoder_outputs: dict[str, ModelOutput] | None = None,
+        **images: Tensor | None,
     ) -> tuple[dict, Tensor]:
         """Inputs of the backbone, with explicit positions, and the columns of the compression tokens."""
+        images = {name: tensor for name, tensor in images.items() if tensor is not None}
+        if unknown := images.keys() - argument_names(type(self.backbone.model).get_image_features):
+            raise TypeError(f"forward() knows no {sorted(unknown)}, and nor does the vision tower of this backbone.")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         is_image = input_ids == self.config.backbone_config.image_token_id
-        if is_image.any():
-            if image_grid_thw is None or (pixel_values is None and not mm_encoder_outputs):
-                raise ValueError("Image tokens need `image_grid_thw`, and `pixel_values` or `mm_encoder_outputs`.")
-            position_ids, _ = self.backbone.model.get_rope_index(
-                input_ids, is_image.int(), image_grid_thw=image_grid_thw, attention_mask=attention_mask
-            )
-        else:
-            position_ids = count_positions(attention_mask).expand(3, -1, -1)
+        if pixel_values is None and not mm_encoder_outputs and is_image.any():
+            raise ValueError("Image tokens need what the processor makes of images, or `mm_encoder_outputs`.")
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **token_types(self.backbone, is_image)}
+        inputs["position_ids"] = input_position_ids(self.backbone, input_ids, attention_mask, is_image, images)
         if pixel_values is not None:
-            mm_encoder_outputs = self.encode_images(pixel_values, image_grid_thw)
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+            mm_encoder_outputs = self.encode_images(pixel_values, **images)
         inputs["mm_encoder_outputs"] = dict(mm_encoder_outputs or {})
         return inputs, find_compression_tokens(input_ids, attention_mask, self.config.compression_token_ids)
 
@@ -225,7 +233,8 @@ class ComaForEmbedding(PreTrainedModel):
 
     @property
     def _is_checkpointing(self) -> bool:
-        return self.training and self.backbone.model.language_model.gradient_checkpointing
+        layers = self.backbone.get_decoder().modules()
+        return self.training and any(getattr(layer, "gradient_checkpointing", False) for layer in layers)
 
     def _run(self, inputs: dict, columns: Tensor, use_cache: bool = False) -> tuple[ModelOutput, Tensor]:
         """What the backbone makes of its inputs, and the last hidden states of the compression tokens."""
@@ -233,9 +242,11 @@ class ComaForEmbedding(PreTrainedModel):
         return outputs, gather_columns(outputs.last_hidden_state, columns)
 
     def _compress(self, inputs: dict, columns: Tensor) -> tuple[CompressionMemory, ModelOutput]:
-        outputs, states = self._run(inputs, columns, use_cache=True)
-        next_position = inputs["position_ids"][0].gather(1, columns[:, -1:])[:, 0] + 1
-        return CompressionMemory.from_cache(cache_of(outputs), columns, next_position, states), outputs
+        cache = DynamicCache()  # without a config it keeps whole layers, also those with a sliding window
+        argument = cache_argument(type(self.backbone.model).forward)
+        outputs, states = self._run({**inputs, argument: cache}, columns, use_cache=True)
+        next_position = first_axis(inputs["position_ids"]).gather(1, columns[:, -1:])[:, 0] + 1
+        return CompressionMemory.from_cache(cache, columns, next_position, states), outputs
 
     def _after(self, memory: CompressionMemory, dialogue_attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """The mask over a memory and dialogues, and the positions of the dialogues."""
@@ -245,16 +256,15 @@ class ComaForEmbedding(PreTrainedModel):
             raise ValueError(f"{message}: `memory.select(rows)` takes, and repeats, some of them.")
         if self._is_checkpointing:
             raise ValueError("Layers with gradient checkpointing would pass the memory over: `eval()` the model.")
-        position_ids = memory.next_position.to(mask.device)[:, None] + count_positions(mask)
-        return F.pad(mask, (memory.num_columns, 0), value=1), position_ids.expand(3, -1, -1)
+        positions = memory.next_position.to(mask.device)[:, None] + count_positions(mask)
+        return F.pad(mask, (memory.num_columns, 0), value=1), text_positions(self.backbone, positions)
 
     def _masked_pass(
         self, inputs: dict, columns: Tensor, dialogue_input_ids: Tensor, mask: Tensor, view: str
     ) -> tuple[ModelOutput, Tensor]:
         """Input and dialogue in one pass. States and attentions of the layers are given of the input alone."""
         length = inputs["input_ids"].shape[1]
-        text_config = self.config.get_text_config()
-        inputs = add_dialogue(inputs, columns, dialogue_input_ids, mask, view, text_config, self.dtype)
+        inputs = add_dialogue(inputs, columns, dialogue_input_ids, mask, view, self.backbone)
         outputs, states = self._run(inputs, columns)
         if outputs.hidden_states:  # `output_hidden_states` may select layers; the others are None
             layers = (None if layer is None else layer[:, :length] for layer in outputs.hidden_states)

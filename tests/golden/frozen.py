@@ -103,7 +103,9 @@ def stages(model: ComaForEmbedding, processor: ComaProcessor) -> Iterator[tuple[
     for n, layer in enumerate(model.backbone.model.language_model.layers):
         layer.register_forward_hook(lambda module, args, out, n=n: layers.update({f"layer {n}": first(out)}))
     with torch.no_grad():
-        features = model.encode_images(batch["pixel_values"], batch["image_grid_thw"])["image"].pooler_output
+        features = model.encode_images(batch["pixel_values"], image_grid_thw=batch["image_grid_thw"])[
+            "image"
+        ].pooler_output
         yield "vision features", torch.cat(tuple(features)) if not torch.is_tensor(features) else features
         output = model(**batch)
         yield from ((name, states[present]) for name, states in layers.items())

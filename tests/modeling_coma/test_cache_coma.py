@@ -1,13 +1,13 @@
-"""The name of a cache is decided once, by what a function or an output has."""
+"""The name of a cache is decided once, by what a function takes."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import DynamicCache, GenerationMixin
-from transformers.masking_utils import create_causal_mask
+from transformers import GenerationMixin
+from transformers.masking_utils import create_masks_for_generate
 
-from modeling_coma.cache_coma import cache_argument, cache_of
+from modeling_coma.cache_coma import cache_argument
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,17 +26,14 @@ def test_the_name_is_that_of_the_signature():
     assert [cache_argument(function) for function in (new, both, renaming, hidden)] == ["cache"] * 4
 
 
-@pytest.mark.parametrize("name", ["cache", OLD])
-def test_the_cache_of_an_output_is_found_by_its_field(name):
-    cache = DynamicCache()
-    assert cache_of({"last_hidden_state": torch.ones(1), name: cache}) is cache
-    assert cache_of({"last_hidden_state": torch.ones(1)}) is None
-
-
 def test_what_this_version_calls_it_is_taken(coma, mixed_inputs, recwarn):
     """Every place where a cache is named; a wrong name warns, raises or, behind `**kwargs`, changes the answers."""
     model, processor = coma
-    names = [type(model.backbone.model).forward, GenerationMixin.prepare_inputs_for_generation, create_causal_mask]
+    names = [
+        type(model.backbone.model).forward,
+        GenerationMixin.prepare_inputs_for_generation,
+        create_masks_for_generate,
+    ]
     assert {cache_argument(function) for function in names} <= {"cache", OLD}
     ids = torch.ones(len(mixed_inputs), 3, dtype=torch.long)
     memory = model.compress(**processor.process(mixed_inputs))

@@ -212,7 +212,7 @@ def test_the_image_reaches_an_answer_through_the_compression_tokens_only(coma, p
             processor.process_dialogues([[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]])
         ),
     }
-    features = model.encode_images(inputs.pop("pixel_values"), inputs["image_grid_thw"])
+    features = model.encode_images(inputs.pop("pixel_values"), image_grid_thw=inputs["image_grid_thw"])
     features["image"].pooler_output = [part.detach() for part in features["image"].pooler_output]
     leaf = features["image"].pooler_output[0].requires_grad_()
     (reached,) = torch.autograd.grad(run(model, {**inputs, "mm_encoder_outputs": features}, checkpointing).loss, leaf)
@@ -259,7 +259,7 @@ def test_features_computed_before_give_the_same_loss_and_gradients(coma, batch, 
         model.zero_grad()
         given = dict(inputs)
         if before:
-            features = model.encode_images(given.pop("pixel_values"), given["image_grid_thw"])
+            features = model.encode_images(given.pop("pixel_values"), image_grid_thw=given["image_grid_thw"])
             given["mm_encoder_outputs"] = features
         loss = model(**given).loss
         loss.backward()

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from modeling_coma import masking_coma
-from modeling_coma.masking_coma import add_dialogue, count_positions, find_compression_tokens
+from modeling_coma.backbone_coma import count_positions, token_types
+from modeling_coma.masking_coma import add_dialogue, find_compression_tokens
 
 
 IDS = [90, 91]
@@ -23,13 +24,13 @@ def drawn(view: str) -> torch.Tensor:
 
 
 @pytest.fixture
-def config(make_coma):
-    config = make_coma("qwen2_5_vl")[0].config.get_text_config()
-    config._attn_implementation = "eager"
-    return config
+def backbone(make_coma):
+    backbone = make_coma("qwen2_5_vl")[0].backbone
+    backbone.set_attn_implementation("eager")
+    return backbone
 
 
-def joined(config, view: str, side: str = "left", dialogue_side: str = "right") -> tuple[dict, torch.Tensor]:
+def joined(backbone, view: str, side: str = "left", dialogue_side: str = "right") -> tuple[dict, torch.Tensor]:
     """One row with two columns of padding in its input and one in its dialogue; and which columns are no padding."""
     pad, dialogue_pad = [0, 0], [0]
     ids, mask = [5, 6, 7, *IDS], [1] * 5
@@ -41,16 +42,17 @@ def joined(config, view: str, side: str = "left", dialogue_side: str = "right") 
         said, said_mask = said + dialogue_pad, said_mask + dialogue_pad
     ids, mask, said, said_mask = (torch.tensor([row]) for row in (ids, mask, said, said_mask))
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": count_positions(mask).expand(3, -1, -1)}
+    inputs |= token_types(backbone, torch.zeros_like(ids))
     columns = find_compression_tokens(ids, mask, IDS)
-    both = add_dialogue({**inputs, "other": 5}, columns, said, said_mask, view, config, torch.float32)
+    both = add_dialogue({**inputs, "other": 5}, columns, said, said_mask, view, backbone)
     return both, torch.cat([mask, said_mask], dim=1)[0].bool()
 
 
 @pytest.mark.parametrize("dialogue_side", ["left", "right"])
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("view", ["compressed", "full"])
-def test_the_mask_is_the_one_that_is_drawn(config, view, side, dialogue_side):
-    both, is_there = joined(config, view, side, dialogue_side)
+def test_the_mask_is_the_one_that_is_drawn(backbone, view, side, dialogue_side):
+    both, is_there = joined(backbone, view, side, dialogue_side)
     visible = both["attention_mask"][0, 0] == 0
     assert torch.equal(visible[is_there][:, is_there], drawn(view))
     assert not visible[is_there][:, ~is_there].any()  # padding is never seen
@@ -58,8 +60,8 @@ def test_the_mask_is_the_one_that_is_drawn(config, view, side, dialogue_side):
 
 
 @pytest.mark.parametrize(("view", "start"), [("compressed", 5), ("full", 3)])
-def test_the_dialogue_stands_behind_what_it_sees(config, view, start):
-    both, is_there = joined(config, view)
+def test_the_dialogue_stands_behind_what_it_sees(backbone, view, start):
+    both, is_there = joined(backbone, view)
     assert both["position_ids"].shape[0] == 3
     assert both["position_ids"][0, 0][is_there].tolist() == [0, 1, 2, 3, 4, start, start + 1, start + 2]
 
@@ -69,9 +71,9 @@ def test_the_two_views_differ_where_the_dialogue_looks_at_the_input():
     assert not differs[:5].any() and not differs[5:, 5:].any() and differs[5:, :5].all()
 
 
-def test_another_view_is_refused(config):
+def test_another_view_is_refused(backbone):
     with pytest.raises(ValueError, match="dialogue_view='both' does not exist; choose 'compressed' or 'full'"):
-        joined(config, "both")
+        joined(backbone, "both")
 
 
 def test_positions_count_what_is_there():

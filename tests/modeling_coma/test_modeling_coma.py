@@ -150,17 +150,17 @@ def test_rows_with_other_compression_tokens_than_their_own_are_refused(coma):
 def test_image_tokens_without_their_images_are_refused(coma, mixed_inputs):
     model, processor = coma
     batch = processor.process(mixed_inputs)
-    features = model.encode_images(batch["pixel_values"], batch["image_grid_thw"])
+    features = model.encode_images(batch["pixel_values"], image_grid_thw=batch["image_grid_thw"])
     grid = {"image_grid_thw": batch.pop("image_grid_thw")}
     pixels = {"pixel_values": batch.pop("pixel_values")}
     for given in ({}, grid, {"mm_encoder_outputs": features}, {"mm_encoder_outputs": {}, **grid}):
-        with pytest.raises(ValueError, match="Image tokens need `image_grid_thw`, and `pixel_values` or"):
+        with pytest.raises(ValueError, match="Image tokens need what the processor"):
             model(**batch, **given)
     with pytest.raises((ValueError, TypeError)):
         model(**batch, **pixels)
     with pytest.raises(ValueError, match="[Ii]mage features and image tokens do not match"):
         of_the_last = int(grid["image_grid_thw"][-1].prod())
-        few = model.encode_images(pixels["pixel_values"][:-of_the_last], grid["image_grid_thw"][:-1])
+        few = model.encode_images(pixels["pixel_values"][:-of_the_last], image_grid_thw=grid["image_grid_thw"][:-1])
         model(**batch, **grid, mm_encoder_outputs=few)
 
 
@@ -168,7 +168,7 @@ def test_features_computed_before_are_as_good_as_pixels(coma, mixed_inputs):
     model, processor = coma
     batch = processor.process(mixed_inputs)
     expected = model(**batch).embeddings
-    features = model.encode_images(batch.pop("pixel_values"), batch["image_grid_thw"])
+    features = model.encode_images(batch.pop("pixel_values"), image_grid_thw=batch["image_grid_thw"])
     for _ in range(2):  # they are not used up
         assert torch.equal(model(**batch, mm_encoder_outputs=features).embeddings, expected)
 
@@ -186,14 +186,14 @@ def test_a_frozen_tower_has_no_graph_and_no_gradient(coma, mixed_inputs, frozen)
     visual = model.backbone.model.visual
     visual.requires_grad_(not frozen)
     batch = processor.process(mixed_inputs)
-    features = model.encode_images(batch["pixel_values"], batch["image_grid_thw"])
+    features = model.encode_images(batch["pixel_values"], image_grid_thw=batch["image_grid_thw"])
     assert bool(graph_nodes(list(features["image"].values()))) is not frozen
     model(**batch).embeddings[:, 0].sum().backward()
     assert any(parameter.grad is not None for parameter in visual.parameters()) is not frozen
     for name, parameter in model.backbone.model.language_model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
     with torch.no_grad():
-        features = model.encode_images(batch["pixel_values"], batch["image_grid_thw"])
+        features = model.encode_images(batch["pixel_values"], image_grid_thw=batch["image_grid_thw"])
         assert not graph_nodes(list(features["image"].values()))
 
 
@@ -285,7 +285,7 @@ def test_embeddings_of_tokens_are_refused_in_a_sentence(coma, mixed_inputs):
     for given in ({"inputs_embeds": vectors}, {**batch, "inputs_embeds": vectors}, {}):
         with pytest.raises(ValueError, match=message):
             model(**given)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'pixels'"):
+    with pytest.raises(TypeError, match=r"forward\(\) knows no \['pixels'\]"):
         model(**batch, pixels=1)
     assert model(**batch, inputs_embeds=None, return_dict=None).embeddings.isfinite().all()
 

@@ -8,6 +8,7 @@ import copy
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
+from transformers import DynamicCache
 
 from modeling_coma import ComaForEmbedding, CompressionMemory, loss_coma
 from modeling_coma.memory_coma import gather_columns
@@ -81,11 +82,8 @@ def test_columns_meet_the_states_where_these_are(coma):
     states = torch.empty(2, 5, 8, device="meta")
     assert gather_columns(states, columns).device.type == "meta"
 
-    class Cache:
-        is_sliding = [False]
-        layers = [type("Layer", (), {"keys": torch.empty(2, 1, 5, 4, device="meta"), "values": states[:, None]})]
-
-    memory = CompressionMemory.from_cache(Cache, columns, torch.tensor([4, 5]), gather_columns(states, columns))
+    cache = DynamicCache([(torch.empty(2, 1, 5, 4, device="meta"), states[:, None])])
+    memory = CompressionMemory.from_cache(cache, columns, torch.tensor([4, 5]), gather_columns(states, columns))
     assert memory.layers[0][0].shape == (2, 1, 2, 4) and memory.num_columns == 2
     twice = memory.select(torch.tensor([0, 0, 1]))
     assert {twice.layers[0][0].device.type, twice.compression_states.device.type} == {"meta"}

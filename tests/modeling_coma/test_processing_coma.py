@@ -53,7 +53,8 @@ def test_rows_read_as_they_were_given(processor, mixed_inputs, unpadded, read):
 def test_every_image_has_as_many_tokens_as_features(coma, mixed_inputs, unpadded):
     model, processor = coma
     batch = processor.process(mixed_inputs)
-    lengths = [len(part) for part in model.encode_images(batch["pixel_values"], batch["image_grid_thw"])["image"][1]]
+    features = model.encode_images(batch["pixel_values"], image_grid_thw=batch["image_grid_thw"])["image"]
+    lengths = [len(part) for part in features.pooler_output]
     rows = unpadded(batch)
     assert sum(lengths) == sum(image_tokens(processor, ids) for ids in rows)
     assert image_tokens(processor, rows[1]) == lengths[0] and image_tokens(processor, rows[4]) == sum(lengths[3:6])
