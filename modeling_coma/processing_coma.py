@@ -1,5 +1,6 @@
 """Processor: any mixture of texts and images to tensors that end with the compression tokens."""
 
+import functools
 import os
 import re
 import reprlib
@@ -7,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import has_file, logging
 
+from .images_coma import image_by_stock, images_by_grid, join_images, lengths_of, make_stock_processor
 from .inputs_coma import MAX_IMAGE_PIXELS, check_dialogues, to_messages, to_rgb
 from .sentence_transformers_coma import FILES, write_sentence_transformers_files
-from .templates_coma import DIALOGUE_TEMPLATE, IMAGE_TOKENS, INPUT_TEMPLATE, PLACEHOLDER, check_text
+from .templates_coma import DIALOGUE_TEMPLATE, IMAGE_TOKEN, PLACEHOLDER, check_text, input_template
 
 
 logger = logging.get_logger(__name__)
@@ -20,6 +23,7 @@ logger = logging.get_logger(__name__)
 # What an option of a call may be.
 OPTIONS = {
     "compression_instruction": (None, False, True),
+    "return_image_lengths": (None, False, True),
     "padding_side": (None, "left", "right"),
     "return_tensors": (None, "pt", "np"),
     "truncation": (None, True, False, "longest_first", "do_not_truncate"),
@@ -40,13 +44,19 @@ class ComaProcessor(ProcessorMixin):
     Makes the inputs of a [`ComaForEmbedding`].
 
     Args:
-        image_processor: its `size` is the pixel budget, `shortest_edge` and `longest_edge` in pixels per image.
+        image_processor: that of the backbone. Of one that counts patches (`image_grid_thw`), `size` is the pixel
+            budget, `shortest_edge` and `longest_edge` in pixels per image.
         tokenizer: a tokenizer that has the compression tokens.
         chat_template (`dict[str, str]`): templates "default" (inputs) and "dialogue".
         num_compression_tokens (`int`): K.
         image_instruction, text_instruction (`str`): line of stage 1 after an input with, or without, images.
         max_length (`int`, *optional*): limit of a row in tokens, image and compression tokens included.
         max_image_pixels (`int`): an image with more is refused before it is decoded, as it could fill the memory.
+        image_token (`str`): the token which tokens of an image replace.
+        image_placeholder (`str`): what a rendered text has where an image stands, that token in its middle.
+        stock_processor (`dict`, *optional*): settings of the backbone's own processor, which then makes the tokens
+            and tensors of images; without it there are as many tokens as patches, merged.
+        image_inputs (`list[str]`, *optional*): names of those of its tensors that the vision tower takes.
     Raises `ValueError` if the tokenizer lacks compression tokens, or the pixel budget holds no image token.
     """
 
@@ -60,9 +70,14 @@ class ComaProcessor(ProcessorMixin):
         text_instruction: str = "\nSummarize above text in a few words.",
         max_length: int | None = None,
         max_image_pixels: int = MAX_IMAGE_PIXELS,
+        image_token: str = IMAGE_TOKEN,
+        image_placeholder: str = PLACEHOLDER,
+        stock_processor: dict[str, Any] | None = None,
+        image_inputs: list[str] | None = None,
     ):
         if not isinstance(chat_template, dict):
-            chat_template = {"default": chat_template or INPUT_TEMPLATE, "dialogue": DIALOGUE_TEMPLATE}
+            default = chat_template or input_template(image_placeholder)
+            chat_template = {"default": default, "dialogue": DIALOGUE_TEMPLATE}
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         if not _is_int(max_image_pixels) or max_image_pixels < 1:
             raise ValueError(f"max_image_pixels must be an int of 1 or more, got {max_image_pixels!r}.")
@@ -71,10 +86,17 @@ class ComaProcessor(ProcessorMixin):
         self.max_length = max_length
         self.image_instruction = image_instruction
         self.text_instruction = text_instruction
+        self.image_token = image_token
+        self.image_placeholder = image_placeholder
+        self.stock_processor = stock_processor
+        self.image_inputs = image_inputs
         vocabulary = tokenizer.get_vocab()
         if missing := [token for token in compression_tokens(num_compression_tokens) if token not in vocabulary]:
             raise ValueError(f"The tokenizer lacks {missing}; trainers.backbone.model_from_backbone adds them.")
-        self._check_pixel_budget(image_processor.size)
+        if stock_processor is None:
+            self._check_pixel_budget(image_processor.size)
+        first = tokenizer("a")["input_ids"][0]  # where a tokenizer puts a token before every text
+        self._head = [first] if first == tokenizer.bos_token_id else []
 
     @property
     def compression_token_ids(self) -> list[int]:
@@ -82,9 +104,11 @@ class ComaProcessor(ProcessorMixin):
 
     @property
     def control_tokens(self) -> tuple[str, ...]:
-        """What texts must not type: the special tokens of the tokenizer, and all others of the form `<…>`."""
+        """What texts must not type: the special tokens of the tokenizer, all others of the form `<…>`, and the token
+        of images."""
         added = [token for _, token in sorted(self.tokenizer.added_tokens_decoder.items())]
-        return tuple(token.content for token in added if token.special or re.fullmatch("<.*>", token.content, re.S))
+        tokens = [token.content for token in added if token.special or re.fullmatch("<.*>", token.content, re.S)]
+        return tuple(dict.fromkeys([*tokens, self.image_token]))
 
     def process(self, inputs: list, **kwargs) -> BatchFeature:
         """Texts, images, dicts and chat messages, mixed at will (see `to_messages`), to tensors; see `__call__`."""
@@ -126,11 +150,25 @@ class ComaProcessor(ProcessorMixin):
             return_assistant_tokens_mask=True,
         )
 
-    def process_images(self, images: list, rows: list[int], **images_kwargs) -> dict[str, np.ndarray]:
-        """`pixel_values` and `image_grid_thw` of images; `rows` are their places in the batch, for error messages."""
+    def process_images(self, images: list, rows: list[int], **images_kwargs) -> list[dict[str, np.ndarray]]:
+        """Of each image its tensors, whose first dimensions add up in a batch, and as `input_ids` the tokens that
+        stand for it; `rows` are their places in the batch, for error messages."""
         images = [to_rgb(image, row, self.max_image_pixels) for image, row in zip(images, rows, strict=True)]
-        features = self.image_processor(images, return_tensors="pt", **images_kwargs)  # which all its backends know
-        return {name: tensor.numpy() for name, tensor in features.items()}
+        if self.stock_processor is None:
+            image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
+            return images_by_grid(self.image_processor, image_token_id, images, **images_kwargs)
+        return [self._process_image(image, row, **images_kwargs) for image, row in zip(images, rows, strict=True)]
+
+    def _process_image(self, image: Image.Image, row: int, **images_kwargs) -> dict[str, np.ndarray]:
+        try:
+            return image_by_stock(self._stock, self.image_token, self.image_inputs, image, **images_kwargs)
+        except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            what = f"cannot make the tokens of an image of {image.width}x{image.height} pixels"
+            raise ValueError(f"Row {row}: {type(self._stock).__name__} {what}: {error}") from error
+
+    @functools.cached_property
+    def _stock(self) -> Any:
+        return make_stock_processor(self.stock_processor, self.image_processor, self.tokenizer)
 
     def __call__(
         self,
@@ -146,25 +184,28 @@ class ComaProcessor(ProcessorMixin):
 
         Args:
             images: an image, or images in the order of the placeholders, flat or one list per row.
-            text (`str` or `list[str]`): rows, with `<|vision_start|><|image_pad|><|vision_end|>` where an image
-                stands, and no other special token; by default a row per image.
+            text (`str` or `list[str]`): rows, with the `image_placeholder` where an image stands, and no other special
+                token; by default a row per image.
             images_kwargs (`dict`): passed to the image processor, `size` for instance.
             kwargs: `compression_instruction`, whether to add the line of stage 1 (`False` by default); `max_length`,
                 at which text is cut with a warning or, if `truncation=False`, an error; `padding_side` ("left" by
-                default); `return_tensors`; `text_kwargs` and `common_kwargs` with any of them.
+                default); `return_tensors`; `text_kwargs` and `common_kwargs` with any of them; and
+                `return_image_lengths`, whether to add how much each image has of every tensor, by its name, and of
+                tokens (`input_ids`).
         Raises `ValueError` for images that cannot be used or placed, and for rows too long even without their text.
         """
         if videos is not None or audio is not None:
             raise TypeError("CoMa embeds texts and images, no videos and no audio: give some frames as images.")
         options = {"max_length": self.max_length, **_call_options(kwargs)}
         images_kwargs = images_kwargs or {}
-        if unknown := sorted(images_kwargs.keys() - IMAGE_OPTIONS):
-            raise TypeError(f"images_kwargs: there are no {unknown} to be set in a call, but {sorted(IMAGE_OPTIONS)}.")
-        if "size" in images_kwargs:
+        known = IMAGE_OPTIONS if self.stock_processor is None else self.image_processor.valid_kwargs.__annotations__
+        if unknown := sorted(images_kwargs.keys() - set(known)):
+            raise TypeError(f"images_kwargs: there are no {unknown} to be set in a call, but {sorted(known)}.")
+        if "size" in images_kwargs and self.stock_processor is None:
             self._check_pixel_budget(images_kwargs["size"])
         images = _as_list(images)
         if text is None:
-            text = [PLACEHOLDER] * len(images)
+            text = [self.image_placeholder] * len(images)
         elif isinstance(text, str):
             text = [text]
         if not isinstance(text, list | tuple) or not text:
@@ -172,14 +213,18 @@ class ComaProcessor(ProcessorMixin):
         images = _images_per_row(images, self._count_placeholders(text))
         if empty := [row for row, content in enumerate(text) if not content.strip()]:
             raise ValueError(f"Rows {empty} are empty: they have no image and no text other than blanks.")
-        features = {}
-        if any(images):
-            rows = [row for row, of_row in enumerate(images) for _ in of_row]
-            features = self.process_images([image for of_row in images for image in of_row], rows, **images_kwargs)
-        rows = self._tokenize(text, [len(of_row) for of_row in images], features.get("image_grid_thw"), options)
+        rows = [row for row, of_row in enumerate(images) for _ in of_row]
+        flat = [image for of_row in images for image in of_row]
+        made = self.process_images(flat, rows, **images_kwargs) if flat else []
+        features = join_images(made) if made else {}
+        tokens = iter([image["input_ids"] for image in made])
+        rows = self._tokenize(text, [[next(tokens) for _ in of_row] for of_row in images], options)
         padding = {"padding_side": options.get("padding_side") or "left", "return_attention_mask": True}
         features |= self.tokenizer.pad({"input_ids": rows}, **padding, return_tensors="np")
-        return BatchFeature(features, tensor_type=options.get("return_tensors"))
+        batch = BatchFeature(features, tensor_type=options.get("return_tensors"))
+        if options.get("return_image_lengths"):
+            batch["image_lengths"] = lengths_of(made)
+        return batch
 
     def _check_pixel_budget(self, size: Any):
         try:
@@ -194,27 +239,37 @@ class ComaProcessor(ProcessorMixin):
     def _count_placeholders(self, text: list[str]) -> list[int]:
         """How many images each rendered text shows. Other special tokens are the template's, or typed: refused."""
         template = self.chat_template["default"]
-        tokens = tuple(token for token in self.control_tokens if token in IMAGE_TOKENS or token not in template)
+        placeholder = self.image_placeholder
+        tokens = tuple(token for token in self.control_tokens if token in placeholder or token not in template)
         for row, content in enumerate(text):
             if not isinstance(content, str):
                 raise ValueError(f"Row {row}: `text` is a str or a list of them, not {reprlib.repr(content)}.")
-            check_text(content, row, tokens, shows_images=True)
-        return [content.count(PLACEHOLDER) for content in text]
+            check_text(content, row, tokens, placeholder=placeholder)
+        return [content.count(placeholder) for content in text]
 
-    def _tokenize(self, text: list[str], counts: list[int], grids: np.ndarray | None, options: dict) -> list:
-        """Ids of every row: its text, as many image tokens as its images have, its instruction, compression tokens."""
-        image_ids = self.tokenizer.convert_tokens_to_ids(IMAGE_TOKENS)
-        sizes = np.zeros(0, dtype=int) if grids is None else grids.prod(axis=1) // self.image_processor.merge_size**2
-        sizes_of_rows = np.split(sizes, np.cumsum(counts)[:-1])
+    def _tokenize(self, text: list[str], images: list[list[np.ndarray]], options: dict) -> list[list[int]]:
+        """Ids of every row: its text, with the tokens of its images, its instruction, the compression tokens."""
+        image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        around = [token for token in self.control_tokens if token in self.image_placeholder]
+        around = self.tokenizer.convert_tokens_to_ids(around)
         tails = {}  # of rows with images and without: the same for all of them
         rows = []
         for row, ids in enumerate(self.tokenizer(list(text), add_special_tokens=False)["input_ids"]):
-            has_image = counts[row] > 0
+            has_image = len(images[row]) > 0
             if has_image not in tails:
                 tails[has_image] = self._tail(has_image, row, options)
-            repeats = np.ones(len(ids), dtype=int)  # of each token: an image placeholder stands for many
-            repeats[np.array(ids) == image_ids[1]] = sizes_of_rows[row]
-            ids = _cut(np.repeat(ids, repeats), image_ids, len(tails[has_image]), row, options)
+            ids = np.array([*self._head, *ids], dtype=np.int64)
+            is_text = ~np.isin(ids, around)
+            places = np.flatnonzero(ids == image_token_id)
+            lengths = [len(tokens) for tokens in images[row]]
+            repeats = np.ones(len(ids), dtype=np.int64)
+            repeats[places] = lengths
+            is_image = np.repeat(ids == image_token_id, repeats)
+            ids, is_text = np.repeat(ids, repeats), np.repeat(is_text, repeats)
+            if lengths:
+                ids[is_image] = np.concatenate(images[row])
+            kept = len(self._head) + (not has_image)  # of the text, at least
+            ids = _cut(ids, is_text, kept, len(tails[has_image]), row, options)
             rows.append([*ids.tolist(), *tails[has_image]])
         return rows
 
@@ -289,15 +344,15 @@ def _images_per_row(images: list, counts: list[int]) -> list[list]:
     return nested
 
 
-def _cut(ids: np.ndarray, image_ids: list[int], tail: int, row: int, options: dict) -> np.ndarray:
+def _cut(ids: np.ndarray, is_text: np.ndarray, kept: int, tail: int, row: int, options: dict) -> np.ndarray:
     """An input that leaves room for its tail within the limit: text gives way, images never."""
     limit = options["max_length"]
     excess = 0 if limit is None else len(ids) + tail - limit
     if excess <= 0:
         return ids
-    text = np.flatnonzero(~np.isin(ids, image_ids))
+    text = np.flatnonzero(is_text)
     message = f"Row {row} is {len(ids) - len(text)} tokens of images, {len(text)} of text and {tail} of compression"
-    removable = 0 if options.get("truncation") in (False, "do_not_truncate") else len(text) - (len(text) == len(ids))
+    removable = 0 if options.get("truncation") in (False, "do_not_truncate") else len(text) - kept
     if excess > removable:
         raise ValueError(f"{message}, max_length is {limit}: raise it, allow truncation, or lower the pixel budget.")
     logger.warning(f"{message}, max_length is {limit}: the last {excess} tokens of its text are cut.")

@@ -1,12 +1,13 @@
 """How inputs and dialogues become text: two chat templates, and the tokens that no text may type into them."""
 
 import functools
+import json
 import re
 
 
 ROLES = ("system", "user", "assistant")
-IMAGE_TOKENS = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
-PLACEHOLDER = "".join(IMAGE_TOKENS)  # of one image, whatever its size
+IMAGE_TOKEN = "<|image_pad|>"
+PLACEHOLDER = f"<|vision_start|>{IMAGE_TOKEN}<|vision_end|>"  # of one image, whatever its size
 
 # What can only be a mistake raises, so that nothing is left out, and no word "None" is put in, by whoever renders.
 _CHECK_ROLE = (
@@ -14,12 +15,12 @@ _CHECK_ROLE = (
     "{{ raise_exception('The role of a message is system, user or assistant.') }}{% endif %}"
 )
 # An input is rendered as it is; a system message is an instruction on a line of its own.
-INPUT_TEMPLATE = (
+_INPUT_TEMPLATE = (
     "{% for message in messages %}" + _CHECK_ROLE + "{% if message.content is string %}{{ message.content }}"
     "{% elif message.content is undefined or message.content is mapping or message.content is not iterable %}"
     "{{ raise_exception('The content of a message is a text or a list of blocks.') }}"
     "{% else %}{% for block in message.content %}"
-    "{% if block.type == 'image' %}{{ '" + PLACEHOLDER + "' }}"
+    "{% if block.type == 'image' %}{{ PLACEHOLDER }}"
     "{% elif block.type == 'text' and block.text is string %}{{ block.text }}"
     "{% else %}{{ raise_exception('A content block is an image, or a text that is there.') }}{% endif %}"
     "{% endfor %}{% endif %}{{ '' if loop.last else '\n' }}{% endfor %}"
@@ -36,20 +37,26 @@ DIALOGUE_TEMPLATE = (
 )
 
 
+def input_template(placeholder: str) -> str:
+    """The template of inputs, with what stands where an image stands."""
+    literal = json.dumps(placeholder, ensure_ascii=False)[1:-1].replace("'", "\\'")
+    return _INPUT_TEMPLATE.replace("PLACEHOLDER", f"'{literal}'")
+
+
 @functools.lru_cache(maxsize=32)
-def _pattern(tokens: tuple[str, ...]) -> re.Pattern:
+def _pattern(tokens: tuple[str, ...], placeholder: str | None) -> re.Pattern:
     """Finds placeholders of images, as a whole, and other tokens."""
     longest_first = sorted(tokens, key=len, reverse=True)  # <|ctoken_pad_1|> is not the beginning of another token
-    return re.compile("|".join(map(re.escape, (PLACEHOLDER, *longest_first))))
+    return re.compile("|".join(map(re.escape, [*([placeholder] if placeholder else []), *longest_first])))
 
 
 def check_text(
-    text: str, row: int, tokens: tuple[str, ...] = (), what: str = "its text", shows_images: bool = False
+    text: str, row: int, tokens: tuple[str, ...] = (), what: str = "its text", placeholder: str | None = None
 ) -> None:
     """
     Raises `ValueError` for a text that types one of the `tokens`, which would be read as what it stands for (another
     speaker, an image, the embedding), and for half a character, which no tokenizer takes. A rendered text may have
-    placeholders of images.
+    the `placeholder` of images.
     """
     try:
         text.encode()
@@ -57,16 +64,15 @@ def check_text(
         found = f"{ascii(text[error.start])} at {error.start}, half a character (a lone surrogate)"
         way_out = "take it out, or decode with errors='replace'"
         raise ValueError(f"Row {row}: {what} has {found}, which is not UTF-8: {way_out}.") from error
-    typed = [token for token in _pattern(tokens).findall(text) if not (shows_images and token == PLACEHOLDER)]
-    if tokens and typed:
+    if typed := [token for token in _pattern(tokens, placeholder).findall(text) if tokens and token != placeholder]:
         token = typed[0]
         before, _, after = text.partition(token)
         excerpt = f"{before[-20:]}{token}{after[:20]}"  # sentence-transformers sorts rows, and numbers help little
         way_out = f"take it out, or break it up, as {token[:1] + ' ' + token[1:]!r}"
-        if shows_images:
-            way_out = f"where an image stands, a text has {PLACEHOLDER}, and no other special token"
+        if placeholder:
+            way_out = f"where an image stands, a text has {placeholder}, and no other special token"
         message = f"types {token!r}, a special token of the tokenizer, in {excerpt!r}: {way_out}"
         raise ValueError(f"Row {row}: {what} {message}.")
 
 
-__all__ = ["DIALOGUE_TEMPLATE", "IMAGE_TOKENS", "INPUT_TEMPLATE", "PLACEHOLDER", "ROLES", "check_text"]
+__all__ = ["DIALOGUE_TEMPLATE", "IMAGE_TOKEN", "PLACEHOLDER", "ROLES", "check_text", "input_template"]

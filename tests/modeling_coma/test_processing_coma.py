@@ -218,10 +218,10 @@ def test_compression_tokens_are_single_tokens_that_no_text_contains(qwen):
     assert qwen.tokenizer.decode(qwen.compression_token_ids, skip_special_tokens=True) == ""
 
 
-@pytest.mark.parametrize("token", ["<|image_pad|>", IMAGE])
-def test_an_image_typed_by_a_user_is_refused(qwen, picture, token):
+@pytest.mark.parametrize(("text", "token"), [("<|image_pad|>", "<|image_pad|>"), (IMAGE, "<|vision_start|>")])
+def test_an_image_typed_by_a_user_is_refused(qwen, picture, text, token):
     """It must not take the place of a real one, of its own row or of another."""
-    typed = f"what is {token}?"
+    typed = f"what is {text}?"
     for inputs in ([typed], [picture(), typed], [typed, picture()], [{"text": typed, "image": picture()}]):
         row = inputs.index(typed) if typed in inputs else 0
         with pytest.raises(ValueError, match=re.escape(f"Row {row}: its text types {token!r}, a special token of")):
