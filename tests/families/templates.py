@@ -2,10 +2,24 @@
 
 They differ where code that builds on them can fall: whether an image stands where it was given or before all text,
 what closes a turn (a token, the next turn, nothing), whether the beginning of the text is written, and whether a
-message may be a plain string.
+message may be a plain string. transformers drops a line break after a block, so that one is written as an expression.
 """
 
-__all__ = ["COHERE", "GEMMA", "GLM", "LLAVA", "LLAVA_NEXT", "MISTRAL", "chatml", "idefics", "llama3"]
+__all__ = [
+    "COHERE",
+    "DEEPSEEK",
+    "GEMMA",
+    "GEMMA4",
+    "GLM",
+    "LLAVA",
+    "LLAVA_NEXT",
+    "MISTRAL",
+    "chatml",
+    "content",
+    "idefics",
+    "images_first",
+    "llama3",
+]
 
 
 def content(image: str, video: str = "<video>") -> str:
@@ -64,7 +78,7 @@ LLAVA_NEXT = (
     + images_first("<image>\n")
     + " [/INST]{% elif message.role == 'system' %}<<SYS>>\n"
     + images_first("")
-    + "\n<</SYS>>\n\n{% else %} "
+    + "{{ '\n' }}<</SYS>>\n\n{% else %} "
     + images_first("")
     + "</s> {% endif %}{% endfor %}"
 )
@@ -82,12 +96,28 @@ MISTRAL = (
 # There is no system turn: its text begins that of the user. The roles must alternate.
 GEMMA = (
     "{{ bos_token }}{% set ns = namespace(before='', turns=0) %}{% for message in messages %}"
-    "{% if message.role == 'system' %}{% set ns.before %}" + content("") + "\n\n{% endset %}{% else %}"
+    "{% if message.role == 'system' %}{% set ns.before %}" + content("") + "{{ '\n\n' }}{% endset %}{% else %}"
     "{% if (message.role == 'user') != (ns.turns % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
     "<start_of_turn>{{ 'model' if message.role == 'assistant' else message.role }}\n{{ ns.before }}"
     + content("<start_of_image>")
     + "<end_of_turn>\n{% set ns.turns = ns.turns + 1 %}{% set ns.before = '' %}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+
+GEMMA4 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "<|turn>{{ 'model' if message.role == 'assistant' else message.role }}\n"
+    + content("<|image|>", "<|video|>")
+    + "<turn|>\n{% endfor %}{% if add_generation_prompt %}<|turn>model\n{% endif %}"
+)
+
+# The role as a word, an empty line after a question, the end of the text after an answer.
+DEEPSEEK = (
+    "{% for message in messages %}{% if message.role == 'assistant' %}Assistant: "
+    + content("")
+    + "{{ eos_token }}{% else %}{% if message.role == 'user' %}User: {% endif %}"
+    + content("<image_placeholder>")
+    + "{{ '\n\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 
 COHERE = (
