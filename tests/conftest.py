@@ -3,6 +3,11 @@
 Models and processors are handed out as copies: a test may do to its own what it likes.
 """
 
+# Where torchvision is installed it must be importable before transformers looks for it.
+import tests.families.torchvision_on_cpu  # noqa: F401
+
+
+# isort: split
 import copy
 import functools
 from collections.abc import Callable
