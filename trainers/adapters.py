@@ -125,10 +125,8 @@ def freeze_vision_of_adapter(model: PeftModel, freeze_vision: bool = True, train
             beside an adapter is not saved.
     """
     base = model.get_base_model()
-    parts = vision_parts(base)
-    trained = {
-        name: weight for name, weight in base.named_parameters() if weight.requires_grad and is_part_of(name, parts)
-    }
+    parts, weights = vision_parts(base), base.named_parameters()
+    trained = {name: weight for name, weight in weights if weight.requires_grad and is_part_of(name, parts)}
     if not freeze_vision:
         kept = set(trained)
     elif train_merger:

@@ -37,13 +37,13 @@ def mixer_projections(model: ComaForEmbedding) -> list[str]:
     ]
     if not found:
         raise ValueError(
-            f"{prefix} ({type(decoder).__name__}) has no attention with linear layers: pass target_modules."
+            f"{prefix}, a {type(decoder).__name__}, has no attention of linear layers: pass target_modules."
         )
     return found
 
 
 def pattern_of(names: list[str]) -> str:
-    r"""One regular expression for names that differ in their numbers and ends: `layers\.\d+\.self_attn\.(q_proj|…)`."""
+    r"""One regular expression for names that differ in numbers and ends: `layers\.\d+\.self_attn\.(q_proj|k_proj)`."""
     ends: dict[str, dict[str, None]] = {}
     for name in names:
         parent, _, end = re.sub(r"\.\d+(?=\.)", r".\\d+", name).replace(".", r"\.").rpartition(r"\.")

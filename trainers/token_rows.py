@@ -47,6 +47,8 @@ def make_rows(backbone: PreTrainedModel, start: int, stop: int) -> None:
     before = {name: backbone.get_submodule(name).num_embeddings for name in names}
     if stop > min(before.values()) and len(set(before.values())) == 1:
         backbone.resize_token_embeddings(stop, mean_resizing=False)
+        if hasattr(backbone.config, "vocab_size"):  # beside that of the language model, which is set now
+            backbone.config.vocab_size = stop
     for name in names:
         table = backbone.get_submodule(name)
         if table.num_embeddings < stop:

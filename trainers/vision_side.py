@@ -15,10 +15,9 @@ def vision_parts(model: ComaForEmbedding) -> list[str]:
     """Names of the parts of the vision side: towers, what projects their features, embeddings such as a line break."""
     backbone = model.backbone.model
     language_model = backbone.get_decoder()
-    modules = [name for name, module in backbone.named_children() if module is not language_model]
-    return [
-        f"{BACKBONE}.{name}" for name in (*modules, *(name for name, _ in backbone.named_parameters(recurse=False)))
-    ]
+    names = [name for name, module in backbone.named_children() if module is not language_model]
+    names += [name for name, _ in backbone.named_parameters(recurse=False)]
+    return [f"{BACKBONE}.{name}" for name in names]
 
 
 def merger_parts(model: ComaForEmbedding) -> list[str]:
@@ -36,8 +35,8 @@ def merger_parts(model: ComaForEmbedding) -> list[str]:
         mergers += [f"{name}.merger" for name in towers if hasattr(_original(modules[name]), "merger")]
     if not any(is_part_of(name, mergers) for name, _ in model.named_parameters()):
         raise ValueError(
-            f"train_merger is set, and this backbone has no merger outside of its towers or in them: its vision side is "
-            f"{', '.join(parts) or 'empty'}. Leave train_merger as it is, or set freeze_vision to false."
+            f"train_merger is set, and there is no merger, outside of the towers or in them, on the vision side of this "
+            f"backbone ({', '.join(parts)}): leave train_merger as it is, or set freeze_vision to false."
         )
     return mergers
 
