@@ -35,8 +35,8 @@ from transformers.utils import logging
 
 from hub_scripts.tiny.backbone import DEMO, create_tiny_backbone
 from modeling_coma import ComaForEmbedding
-from trainers.adapters import freeze_vision
 from trainers.backbone import model_from_backbone
+from trainers.vision_side import freeze_vision
 
 
 K, ROWS, QUESTION, ANSWER, TURNS, VOCABULARY = 32, 4, 12, 18, 5, 32768

@@ -33,11 +33,12 @@ from transformers.utils import logging as transformers_logging
 from hub_scripts.common.folders import save_model
 from hub_scripts.tiny.backbone import BackboneSizes, create_tiny_backbone
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.adapters import freeze_vision, lora_config
+from trainers.adapters import lora_config
 from trainers.backbone import model_from_backbone
 from trainers.contrastive.config import ComaContrastiveConfig
 from trainers.contrastive.loss import info_nce
 from trainers.contrastive.trainer import ComaContrastiveTrainer
+from trainers.vision_side import freeze_vision
 
 
 TEMPERATURE = 0.03

@@ -38,13 +38,13 @@ from transformers.utils import logging
 
 from hub_scripts.tiny.backbone import DEMO, create_tiny_backbone
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.adapters import freeze_vision
 from trainers.backbone import model_from_backbone
 from trainers.compression.collator import ComaCompressionCollator
 from trainers.data.dialogues import load_dialogues
 from trainers.data.emoji import emoji_dialogues, load_emoji
 from trainers.data.pixel_cache import CachingProcessor
 from trainers.data.rows import NumberedRows
+from trainers.vision_side import freeze_vision
 
 
 KINDS = {

@@ -7,19 +7,22 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from modeling_coma import ComaConfig, ComaForEmbedding
+from trainers.lora_targets import mixer_projections, pattern_of
+from trainers.token_rows import token_tables
+from trainers.vision_side import is_part_of, merger_parts, vision_parts
 
 
 __all__ = [
     "add_adapter",
     "check_adapter",
     "complete_adapter",
-    "freeze_vision",
     "freeze_vision_of_adapter",
     "is_hub_name",
     "lora_config",
@@ -31,8 +34,10 @@ __all__ = [
 def lora_config(model: str | ComaForEmbedding, r: int = 16, lora_alpha: int = 64, **kwargs: Any) -> LoraConfig:
     r"""
     The adapter of the official recipe: DoRA on the attention projections of the language model, rank 16, alpha 64,
-    dropout 0.1, Gaussian initialisation. The rows of the compression tokens are trained beside it, and only they: the
-    adapter file has K rows of the embedding matrix, never the matrix.
+    dropout 0.1, Gaussian initialisation. Where layers of the language model mix positions by linear attention or
+    convolutions, the projections of these are adapted likewise. The rows of the compression tokens are trained beside
+    it, and only they: the adapter file has K rows of the embedding matrix, never the matrix (and K of a per-layer
+    table, where there is one).
 
     Args:
         model (`str` or [`ComaForEmbedding`]):
@@ -46,23 +51,23 @@ def lora_config(model: str | ComaForEmbedding, r: int = 16, lora_alpha: int = 64
 
     Returns:
         `LoraConfig` for `peft.get_peft_model` or the `peft_config` of a trainer.
+
+    Raises:
+        ValueError: if the language model has nothing of the kind, and `kwargs` no `target_modules`.
     """
-    config = ComaConfig.from_pretrained(model) if isinstance(model, str | Path) else model.config
+    if isinstance(model, str | Path):
+        with torch.device("meta"):  # the names of modules are asked for, not their weights
+            model = ComaForEmbedding(ComaConfig.from_pretrained(model))
+    ids, tables = list(model.config.compression_token_ids), token_tables(model.backbone)
     recipe = {
         "lora_dropout": 0.1,
         "use_dora": True,
         "init_lora_weights": "gaussian",
-        "target_modules": r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)",
-        "trainable_token_indices": {"embed_tokens": list(config.compression_token_ids)},
+        "trainable_token_indices": {f"backbone.{table}": ids for table in tables},
     }
+    if "target_modules" not in kwargs:
+        recipe["target_modules"] = pattern_of(mixer_projections(model))
     return LoraConfig(r=r, lora_alpha=lora_alpha, **{**recipe, **kwargs})
-
-
-def freeze_vision(model: ComaForEmbedding, train_merger: bool = False) -> None:
-    """Freezes the vision tower (paper, section 4.1), all of it or all but the merger that feeds the language model."""
-    visual = model.backbone.model.visual
-    visual.requires_grad_(False)
-    visual.merger.requires_grad_(train_merger)
 
 
 def add_adapter(
@@ -72,7 +77,8 @@ def add_adapter(
     The model with a new adapter that trains of the vision tower what the settings say.
 
     What LoRA does not reach is trained as a copy, which goes into the adapter and into a merged model
-    (`modules_to_save`): the tower, or its merger.
+    (`modules_to_save`): the tower, or its merger. Only modules can be copied: a bare parameter of the backbone beside
+    them, such as an embedding of line breaks, stays as it is.
 
     Args:
         model ([`ComaForEmbedding`]):
@@ -88,22 +94,23 @@ def add_adapter(
         `PeftModel`
 
     Raises:
-        ValueError: if the adapter is to act on a frozen tower.
+        ValueError: if the adapter is to act on a frozen tower, or there is no merger to be trained.
     """
     peft_config = copy.deepcopy(peft_config)
     copies = list(peft_config.modules_to_save or [])
-    tower = [name for name, _ in model.named_modules() if name.startswith("backbone.model.visual")]
+    parts, mergers = vision_parts(model), merger_parts(model) if freeze_vision and train_merger else []
+    names = [name for name, _ in model.named_modules()]
+    tower = [name for name in names if is_part_of(name, parts)]
     trained = [name for name in tower if _is_adapted(peft_config, name) or _is_copied(copies, name)]
-    frozen = [name for name in trained if not (train_merger and name.startswith("backbone.model.visual.merger"))]
+    frozen = [name for name in trained if not is_part_of(name, mergers)]
     if freeze_vision and frozen:
         raise ValueError(
             f"freeze_vision is set, and the adapter would train {len(frozen)} modules of the vision tower, first "
             f"{min(frozen)}: set freeze_vision to false, or leave them out of the adapter."
         )
-    if not trained and not freeze_vision:
-        peft_config.modules_to_save = [*copies, "visual"]
-    elif not trained and train_merger:
-        peft_config.modules_to_save = [*copies, "visual.merger"]
+    if not trained:
+        wanted = mergers if freeze_vision else parts
+        peft_config.modules_to_save = [*copies, *(name for name in wanted if name in names)] or None
     # Not `get_peft_model`: by the task type it picks a wrapper that passes arguments of other models' heads.
     peft_config.base_model_name_or_path = model.name_or_path
     return PeftModel(model, peft_config)
@@ -117,12 +124,14 @@ def freeze_vision_of_adapter(model: PeftModel, freeze_vision: bool = True, train
         ValueError: if the tower or its merger are to be trained and the adapter has nothing of them: what is trained
             beside an adapter is not saved.
     """
-    tower = model.get_base_model().backbone.model.visual
-    trained = {name: weight for name, weight in tower.named_parameters() if weight.requires_grad}
+    base = model.get_base_model()
+    parts, weights = vision_parts(base), base.named_parameters()
+    trained = {name: weight for name, weight in weights if weight.requires_grad and is_part_of(name, parts)}
     if not freeze_vision:
         kept = set(trained)
     elif train_merger:
-        kept = {name for name in trained if name.startswith("merger.")}
+        mergers = merger_parts(base)
+        kept = {name for name in trained if is_part_of(name, mergers)}
     else:
         kept = set()
     if not kept and (train_merger or not freeze_vision):
@@ -141,8 +150,8 @@ def _is_adapted(peft_config: LoraConfig, name: str) -> bool:
 
 
 def _is_copied(copies: list[str], name: str) -> bool:
-    """PEFT goes by the ends of names."""
-    return any(f".{name}".endswith(f".{end}") for end in copies)
+    """PEFT goes by the ends of names, be they whole words or not."""
+    return name.endswith(tuple(copies))
 
 
 def merge_adapter(model: PeftModel) -> ComaForEmbedding:

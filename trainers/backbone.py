@@ -8,6 +8,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 
 from modeling_coma import ComaConfig, ComaForEmbedding, ComaProcessor
 from modeling_coma.processing_coma import compression_tokens
+from trainers.token_rows import make_rows
 
 
 __all__ = ["model_from_backbone"]
@@ -56,9 +57,7 @@ def model_from_backbone(
     processor = ComaProcessor(image_processor, tokenizer, num_compression_tokens=num_compression_tokens)
 
     backbone = _load_backbone(name_or_path, **kwargs)
-    if max(processor.compression_token_ids) >= backbone.get_input_embeddings().num_embeddings:
-        backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    _draw_rows(backbone.get_input_embeddings().weight, num_tokens_before, len(tokenizer))
+    make_rows(backbone, num_tokens_before, len(tokenizer))
     config = ComaConfig(
         backbone.config.to_dict(),
         compression_token_ids=processor.compression_token_ids,
@@ -90,11 +89,3 @@ def _load_backbone(name_or_path: str | PathLike[str], **kwargs: Any) -> PreTrain
     if bad := [name for name, parameter in backbone.named_parameters() if not parameter.isfinite().all()]:
         raise ValueError(f"{name_or_path}: {len(bad)} weights are not finite, first {bad[0]}.")
     return backbone
-
-
-@torch.no_grad()
-def _draw_rows(weight: torch.nn.Parameter, start: int, stop: int) -> None:
-    """Rows from `start` to `stop` get the mean and the deviation of those before, the same every time."""
-    std, mean = torch.std_mean(weight[:start].float(), dim=0)
-    noise = torch.randn(stop - start, len(mean), generator=torch.Generator().manual_seed(0))
-    weight[start:stop] = (mean + std * noise.to(weight.device)).to(weight.dtype)

@@ -15,19 +15,13 @@ from transformers import Trainer, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
-from trainers.adapters import (
-    add_adapter,
-    check_adapter,
-    complete_adapter,
-    freeze_vision,
-    freeze_vision_of_adapter,
-    public_base,
-)
+from trainers.adapters import add_adapter, check_adapter, complete_adapter, freeze_vision_of_adapter, public_base
 from trainers.callbacks import Meter, SamplerEpoch, SeenInputs, SkippedBatches
 from trainers.checkpoints import check_checkpoint, last_checkpoint, load_weights, restore_weights, whole_or_nothing
 from trainers.data.rows import BadRows
 from trainers.evaluation_rows import EvaluationCollator, numbered
 from trainers.training_config import ComaTrainingArguments
+from trainers.vision_side import freeze_vision
 
 
 __all__ = ["ComaTrainer", "last_checkpoint"]

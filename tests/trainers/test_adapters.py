@@ -7,7 +7,8 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from modeling_coma import ComaForEmbedding
-from trainers.adapters import add_adapter, freeze_vision, freeze_vision_of_adapter, lora_config, merge_adapter
+from trainers.adapters import add_adapter, freeze_vision_of_adapter, lora_config, merge_adapter
+from trainers.vision_side import freeze_vision
 
 
 def test_the_recipe_adapts_the_attention_of_the_language_model_and_the_compression_tokens(coma):

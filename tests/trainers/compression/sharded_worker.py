@@ -18,10 +18,11 @@ from torch.distributed.fsdp import fully_shard
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from tests.checkpointing import set_checkpointing
-from trainers.adapters import freeze_vision, lora_config
+from trainers.adapters import lora_config
 from trainers.compression.collator import ComaCompressionCollator
 from trainers.compression.evaluation import evaluate_compression
 from trainers.data.emoji import emoji_dialogues, load_emoji
+from trainers.vision_side import freeze_vision
 
 
 def load(folder: str, adapter: bool) -> ComaForEmbedding | PeftModel:
