@@ -13,13 +13,15 @@ from PIL import Image
 
 def make_stock_processor(settings: dict[str, Any], image_processor: Any, tokenizer: Any) -> Any:
     """The processor of the backbone from its settings, which [`ComaProcessor`] keeps, with our tokenizer."""
-    settings = dict(settings)
-    parts = {"image_processor": image_processor, "tokenizer": tokenizer}
-    name = settings.pop("processor_class")
+    name = settings["processor_class"]
     try:
-        if video := settings.pop("video_processor", None):
-            parts["video_processor"] = getattr(transformers, video["video_processor_type"])(**video)
-        return getattr(transformers, name)(**parts, **settings)
+        stock = getattr(transformers, name)
+        parts = {
+            part: settings[part] for part in settings.keys() & set(stock.get_attributes())
+        }  # of videos, of sounds
+        parts = {part: getattr(transformers, of[f"{part}_type"])(**of) for part, of in parts.items()}
+        parts |= {"image_processor": image_processor, "tokenizer": tokenizer}
+        return stock(**{key: value for key, value in settings.items() if key != "processor_class"} | parts)
     except ImportError as error:
         raise ImportError(f"Images of this backbone need libraries that are missing ({name}): {error}") from error
 
@@ -36,33 +38,33 @@ def images_by_grid(image_processor: Any, image_token_id: int, images: list[Image
     ]
 
 
-def image_by_stock(stock: Any, image_token: str, names: list[str], image: Image.Image, **kwargs: Any) -> dict:
-    """Of any other: the tokens by which it replaces `image_token`, and the tensors with these `names`."""
+def images_by_stock(stock: Any, image_token: str, images: list[Image.Image], **kwargs: Any) -> dict[str, np.ndarray]:
+    """Of any other: the tokens by which it replaces `image_token`, a row for each image, and all its tensors."""
     options = {"images_kwargs": kwargs, "text_kwargs": {"add_special_tokens": False}, "return_tensors": "pt"}
-    made = stock(images=[[image]], text=[image_token], **options)
-    tensors = {name: np.asarray(made[name]) for name in names if name in made}
-    return {"input_ids": np.asarray(made["input_ids"][0]), **tensors}
+    made = stock(images=[[image] for image in images], text=[image_token] * len(images), **options)
+    return {name: (value.float() if value.is_floating_point() else value).numpy() for name, value in made.items()}
 
 
-def join_images(images: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The tensors of several images as one batch. Where they differ in size, as tiles do in number, zeros follow the
-    smaller ones, as they do in a batch of the backbone's own processor."""
+def join_images(images: list[dict[str, np.ndarray]], axes: dict[str, int]) -> dict[str, np.ndarray]:
+    """The tensors of several images as one batch, each along its axis. Where they differ along others, as tiles do in
+    number, zeros follow the smaller ones, as they do in a batch of the backbone's own processor."""
     joined = {}
-    for name in images[0].keys() - {"input_ids"}:
+    for name, axis in axes.items():
         parts = [image[name] for image in images]
-        shapes = np.array([(0, *part.shape[1:]) for part in parts])
+        shapes = np.array([part.shape for part in parts])
+        shapes[:, axis] = 0
         missing = shapes.max(axis=0) - shapes
         if missing.any():
             parts = [np.pad(part, [(0, size) for size in sizes]) for part, sizes in zip(parts, missing, strict=True)]
-        joined[name] = np.concatenate(parts)
+        joined[name] = np.concatenate(parts, axis=axis)
     return joined
 
 
-def lengths_of(images: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """How much of every tensor each image has, and of `input_ids`, tokens."""
-    names = images[0].keys() if images else ()
-    return {name: np.array([len(image[name]) for image in images]) for name in names}
+def lengths_of(images: list[dict[str, np.ndarray]], axes: dict[str, int]) -> dict[str, np.ndarray]:
+    """How much of every tensor each image has along its axis, and of `input_ids`, tokens."""
+    axes = {"input_ids": 0, **axes}
+    return {name: np.array([image[name].shape[axis] for image in images]) for name, axis in axes.items()}
 
 
-__all__ = ["image_by_stock", "images_by_grid", "join_images", "lengths_of"]
+__all__ = ["images_by_grid", "images_by_stock", "join_images", "lengths_of"]
 __all__ += ["make_stock_processor"]

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import has_file, logging
 
-from .images_coma import image_by_stock, images_by_grid, join_images, lengths_of, make_stock_processor
+from .images_coma import images_by_grid, images_by_stock, join_images, lengths_of, make_stock_processor
 from .inputs_coma import MAX_IMAGE_PIXELS, check_dialogues, to_messages, to_rgb
 from .sentence_transformers_coma import FILES, write_sentence_transformers_files
 from .templates_coma import DIALOGUE_TEMPLATE, IMAGE_TOKEN, PLACEHOLDER, check_text, input_template
@@ -56,7 +56,8 @@ class ComaProcessor(ProcessorMixin):
         image_placeholder (`str`): what a rendered text has where an image stands, that token in its middle.
         stock_processor (`dict`, *optional*): settings of the backbone's own processor, which then makes the tokens
             and tensors of images; without it there are as many tokens as patches, merged.
-        image_inputs (`list[str]`, *optional*): names of those of its tensors that the vision tower takes.
+        image_inputs (`dict[str, int]`, *optional*): names of those of its tensors that the vision tower takes, with
+            the axis along which those of several images are joined.
     Raises `ValueError` if the tokenizer lacks compression tokens, or the pixel budget holds no image token.
     """
 
@@ -73,7 +74,7 @@ class ComaProcessor(ProcessorMixin):
         image_token: str = IMAGE_TOKEN,
         image_placeholder: str = PLACEHOLDER,
         stock_processor: dict[str, Any] | None = None,
-        image_inputs: list[str] | None = None,
+        image_inputs: dict[str, int] | None = None,
     ):
         if not isinstance(chat_template, dict):
             default = chat_template or input_template(image_placeholder)
@@ -89,7 +90,7 @@ class ComaProcessor(ProcessorMixin):
         self.image_token = image_token
         self.image_placeholder = image_placeholder
         self.stock_processor = stock_processor
-        self.image_inputs = image_inputs
+        self.image_inputs = image_inputs or {"pixel_values": 0, "image_grid_thw": 0}
         vocabulary = tokenizer.get_vocab()
         if missing := [token for token in compression_tokens(num_compression_tokens) if token not in vocabulary]:
             raise ValueError(f"The tokenizer lacks {missing}; trainers.backbone.model_from_backbone adds them.")
@@ -151,8 +152,8 @@ class ComaProcessor(ProcessorMixin):
         )
 
     def process_images(self, images: list, rows: list[int], **images_kwargs) -> list[dict[str, np.ndarray]]:
-        """Of each image its tensors, whose first dimensions add up in a batch, and as `input_ids` the tokens that
-        stand for it; `rows` are their places in the batch, for error messages."""
+        """Of each image its tensors, as `image_inputs` names them, and as `input_ids` the tokens that stand for it;
+        `rows` are their places in the batch, for error messages."""
         images = [to_rgb(image, row, self.max_image_pixels) for image, row in zip(images, rows, strict=True)]
         if self.stock_processor is None:
             image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
@@ -161,10 +162,11 @@ class ComaProcessor(ProcessorMixin):
 
     def _process_image(self, image: Image.Image, row: int, **images_kwargs) -> dict[str, np.ndarray]:
         try:
-            return image_by_stock(self._stock, self.image_token, self.image_inputs, image, **images_kwargs)
+            made = images_by_stock(self._stock, self.image_token, [image], **images_kwargs)
         except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
             what = f"cannot make the tokens of an image of {image.width}x{image.height} pixels"
             raise ValueError(f"Row {row}: {type(self._stock).__name__} {what}: {error}") from error
+        return {"input_ids": made["input_ids"][0], **{name: made[name] for name in self.image_inputs}}
 
     @functools.cached_property
     def _stock(self) -> Any:
@@ -216,14 +218,14 @@ class ComaProcessor(ProcessorMixin):
         rows = [row for row, of_row in enumerate(images) for _ in of_row]
         flat = [image for of_row in images for image in of_row]
         made = self.process_images(flat, rows, **images_kwargs) if flat else []
-        features = join_images(made) if made else {}
+        features = join_images(made, self.image_inputs) if made else {}
         tokens = iter([image["input_ids"] for image in made])
         rows = self._tokenize(text, [[next(tokens) for _ in of_row] for of_row in images], options)
         padding = {"padding_side": options.get("padding_side") or "left", "return_attention_mask": True}
         features |= self.tokenizer.pad({"input_ids": rows}, **padding, return_tensors="np")
         batch = BatchFeature(features, tensor_type=options.get("return_tensors"))
         if options.get("return_image_lengths"):
-            batch["image_lengths"] = lengths_of(made)
+            batch["image_lengths"] = lengths_of(made, self.image_inputs)
         return batch
 
     def _check_pixel_budget(self, size: Any):

@@ -4,10 +4,13 @@ from os import PathLike
 from typing import Any, Literal
 
 import torch
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
 
 from modeling_coma import ComaConfig, ComaForEmbedding, ComaProcessor
 from modeling_coma.processing_coma import compression_tokens
+from modeling_coma.templates_coma import input_template
+from trainers.chat_format import dialogue_template
+from trainers.image_format import image_format
 from trainers.token_rows import make_rows
 
 
@@ -24,7 +27,7 @@ def model_from_backbone(
     **kwargs: Any,
 ) -> tuple[ComaForEmbedding, ComaProcessor]:
     r"""
-    Turns a Qwen2-VL, Qwen2.5-VL or Qwen3-VL checkpoint into a CoMa model and its processor, both ready to use.
+    Turns a vision-language model of transformers into a CoMa model and its processor, both ready to use.
 
     The K compression tokens take spare rows of the embedding matrix, which grows only where there are none. Their rows
     are drawn with the mean and the deviation of the other rows; tokens that the checkpoint has already keep theirs.
@@ -50,19 +53,24 @@ def model_from_backbone(
     if not 1 <= num_compression_tokens <= 256:
         raise ValueError(f"num_compression_tokens must be 1 to 256, got {num_compression_tokens}.")
     hub_kwargs = {name: kwargs[name] for name in HUB_KEYWORDS if name in kwargs}
-    image_processor = AutoImageProcessor.from_pretrained(name_or_path, **hub_kwargs)
     tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_kwargs)
+    backbone = _load_backbone(name_or_path, **kwargs)
+    images = image_format(name_or_path, backbone, tokenizer, **hub_kwargs)
+    dialogues = dialogue_template(tokenizer)
     num_tokens_before = len(tokenizer)
     tokenizer.add_tokens(compression_tokens(num_compression_tokens), special_tokens=True)
-    processor = ComaProcessor(image_processor, tokenizer, num_compression_tokens=num_compression_tokens)
-
-    backbone = _load_backbone(name_or_path, **kwargs)
+    templates = {"default": input_template(images["image_placeholder"]), "dialogue": dialogues.template}
+    processor = ComaProcessor(
+        tokenizer=tokenizer, chat_template=templates, num_compression_tokens=num_compression_tokens, **images
+    )
     make_rows(backbone, num_tokens_before, len(tokenizer))
+    ends = [tokenizer.convert_tokens_to_ids(dialogues.end_of_turn), tokenizer.eos_token_id]
+    ends = [token for token in dict.fromkeys(ends) if token is not None]
     config = ComaConfig(
         backbone.config.to_dict(),
         compression_token_ids=processor.compression_token_ids,
         pooling=pooling,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ends[0] if len(ends) == 1 else ends,
         pad_token_id=tokenizer.pad_token_id,
         attn_implementation=backbone.config._attn_implementation,
     )

@@ -14,10 +14,10 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import logging
 
-from modeling_coma.templates_coma import DIALOGUE_TEMPLATE, INPUT_TEMPLATE, PLACEHOLDER
+from modeling_coma.templates_coma import DIALOGUE_TEMPLATE
 
 
-__all__ = ["DialogueFormat", "bos_prefix", "dialogue_template", "image_placeholder", "input_template"]
+__all__ = ["DialogueFormat", "dialogue_template", "image_placeholder"]
 
 logger = logging.get_logger(__name__)
 
@@ -84,18 +84,6 @@ def image_placeholder(processor: Speaker, image_token: str) -> str:
     blocks = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after}]
     pieces = _between(_render(_speaker(processor), [{"role": "user", "content": blocks}]), [before, after])
     return pieces[1] if pieces and pieces[1].count(image_token) == 1 else image_token
-
-
-def input_template(placeholder: str) -> str:
-    """The chat template of inputs, with `placeholder` where an image stands."""
-    return INPUT_TEMPLATE.replace(repr(PLACEHOLDER), repr(placeholder))
-
-
-def bos_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that a tokenizer puts before every text by itself: its BOS, or nothing. What it puts behind is no part."""
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a")["input_ids"]
-    return whole[: next(start for start in range(len(whole) + 1) if whole[start : start + len(plain)] == plain)]
 
 
 def dialogue_template(processor: Speaker) -> DialogueFormat:

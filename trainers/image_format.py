@@ -1,0 +1,111 @@
+"""How a backbone makes tokens and tensors of an image, found by letting its own processor make some."""
+
+from __future__ import annotations
+
+import inspect
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from transformers import AutoImageProcessor, AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+
+from modeling_coma.backbone_coma import argument_names
+from modeling_coma.images_coma import images_by_grid, images_by_stock, make_stock_processor
+from trainers.chat_format import image_placeholder
+
+
+__all__ = ["image_format"]
+
+# What `AutoProcessor` raises where a library is missing, or where a backbone has no processor of its own.
+CANNOT_MAKE = (AttributeError, ImportError, OSError, RuntimeError, TypeError, ValueError)
+# Of these our processor has its own.
+OURS = ("image_processor", "tokenizer", "chat_template", "auto_map")
+
+
+def image_format(
+    name_or_path: str | PathLike[str], backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **hub_kwargs: Any
+) -> dict[str, Any]:
+    r"""
+    What a [`ComaProcessor`] has to know to show images to a backbone.
+
+    A processor that repeats one token by the size of an image in patches is not needed afterwards: ours does the same,
+    and needs no torchvision. Any other is kept by its settings, and made again where images are.
+
+    Args:
+        name_or_path (`str` or `PathLike`): where the files of the backbone are.
+        backbone (`PreTrainedModel`): whose vision tower takes the tensors.
+        tokenizer (`PreTrainedTokenizerBase`): of the backbone.
+        hub_kwargs: keywords of `from_pretrained` that say where files are.
+
+    Returns:
+        `dict`: arguments of [`ComaProcessor`]: `image_processor`, `image_token`, `image_placeholder` and, if needed,
+        `stock_processor` and `image_inputs`.
+
+    Raises:
+        ValueError: if the backbone has no processor of images and texts, or it cannot be made here.
+    """
+    try:
+        stock = AutoProcessor.from_pretrained(name_or_path, **hub_kwargs)
+        if not isinstance(stock, ProcessorMixin):
+            raise TypeError(f"it is a {type(stock).__name__}, which is none of images and texts")
+    except CANNOT_MAKE as error:
+        stock, why = None, error
+    if stock is None:
+        image_processor = AutoImageProcessor.from_pretrained(name_or_path, **hub_kwargs)
+    else:
+        image_processor = stock.image_processor
+    counts_patches = hasattr(image_processor, "merge_size")
+    if stock is None and not counts_patches:
+        raise ValueError(
+            f"{name_or_path}: its processor cannot be made: {why}. Install what is missing (torchvision: "
+            "`pip install coma-embedding[vision]`)."
+        ) from why
+    if stock is None:
+        image_token = tokenizer.convert_ids_to_tokens(backbone.config.image_token_id)
+        speaker: Any = tokenizer
+    else:
+        image_token, speaker = stock.image_token, stock
+    if tokenizer.convert_tokens_to_ids(image_token) in (None, tokenizer.unk_token_id):
+        raise ValueError(f"{name_or_path}: {image_token!r}, which stands for an image, is no token of its tokenizer.")
+    common = {
+        "image_processor": image_processor,
+        "image_token": image_token,
+        "image_placeholder": image_placeholder(speaker, image_token),
+    }
+    if stock is None or (counts_patches and _repeats_one_token(stock, image_token, backbone.config.image_token_id)):
+        return common
+    settings = _settings(stock)
+    made_again = make_stock_processor(settings, image_processor, tokenizer)
+    one, two = (images_by_stock(made_again, image_token, [_picture()] * number) for number in (1, 2))
+    takes = argument_names(type(backbone.model).get_image_features)
+    axes = {name: _growing_axis(name, one[name], two[name]) for name in sorted(takes & one.keys())}
+    return {**common, "stock_processor": settings, "image_inputs": axes}
+
+
+def _picture() -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def _growing_axis(name: str, one: np.ndarray, two: np.ndarray) -> int:
+    """Along which the tensor of two images is longer than that of one of them."""
+    longer = [axis for axis in range(one.ndim) if two.shape[axis] == 2 * one.shape[axis] != 0]
+    if len(longer) != 1 or one.ndim != two.ndim:
+        raise ValueError(f"{name} of one image has the shape {one.shape}, of two {two.shape}: they cannot be joined.")
+    return longer[0]
+
+
+def _repeats_one_token(stock: ProcessorMixin, image_token: str, image_token_id: int) -> bool:
+    """Whether `images_by_grid` gives the same."""
+    (ours,) = images_by_grid(stock.image_processor, image_token_id, [_picture()])
+    theirs = images_by_stock(stock, image_token, [_picture()])
+    theirs["input_ids"] = theirs["input_ids"][0]
+    return ours.keys() <= theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def _settings(stock: ProcessorMixin) -> dict[str, Any]:
+    """By which the same processor can be made: its class, and the arguments that it was made with."""
+    arguments = inspect.signature(type(stock)).parameters.keys() - set(OURS)
+    settings = stock.to_dict()
+    return {name: settings[name] for name in settings if name in arguments or name == "processor_class"}
