@@ -23,7 +23,8 @@ __all__ = ["ComaCompressionCollator"]
 
 class ComaCompressionCollator:
     r"""
-    Rows of stage 1 to the arguments of [`ComaForEmbedding`]. Inputs are padded on the left, dialogues on the right.
+    Rows of stage 1 to the arguments of [`ComaForEmbedding`], and `num_images`, how many images they have. Inputs are
+    padded on the left, dialogues on the right.
 
     A row has `images` (a list), `text` (or `None`) and `messages`, which end with an answer. Labels are the tokens of
     all answers with their end of turn; a dialogue over its limit loses its last turns.
@@ -57,7 +58,7 @@ class ComaCompressionCollator:
         on_bad_row: Literal["raise", "skip"] = "raise",
     ) -> None:
         self.processor = processor
-        self.options = {"compression_instruction": compression_instruction}
+        self.options = {"compression_instruction": compression_instruction, "return_images": True}
         if max_length is not None:
             self.options["max_length"] = max_length
         self.dialogue_max_length = dialogue_max_length
@@ -71,16 +72,18 @@ class ComaCompressionCollator:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch, turns_cut = self.bad_rows.apply(self.collate, rows, self._nothing)
         self.bad_rows.count_cut(turns_cut)
+        batch["num_images"] = torch.tensor(len(batch.pop("images")))
         return batch
 
-    def _nothing(self) -> tuple[dict[str, torch.Tensor], int]:
+    def _nothing(self) -> tuple[dict[str, Any], int]:
         """A batch of one row of which nothing is trained on: other processes may have some that count."""
         turns = [{"role": "user", "content": "nothing"}, {"role": "assistant", "content": "nothing"}]
         batch, _ = self.collate([{"images": [], "text": "nothing", "messages": turns}])
         return {**batch, "labels": torch.full_like(batch["labels"], -100)}, 0
 
-    def collate(self, rows: list[dict[str, Any]]) -> tuple[dict[str, torch.Tensor], int]:
-        """The batch, and how many turns of its dialogues were left out."""
+    def collate(self, rows: list[dict[str, Any]]) -> tuple[dict[str, Any], int]:
+        """The batch, with what the processor made of each of its `images`, and how many turns of its dialogues were
+        left out."""
         inputs = [to_compression_input(row, place) for place, row in enumerate(rows)]
         batch = dict(self.processor.process(inputs, **self.options))
         for row in rows:

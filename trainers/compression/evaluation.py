@@ -59,6 +59,7 @@ def evaluate_compression(
     before, once = None, RowsOnce()
     for batch in tqdm(dataloader, desc=description, disable=not accelerator.is_main_process):
         num_rows = _num_real_rows(batch, once)
+        batch.pop("num_images", None)
         dialogue = {name: batch.pop(name) for name in DIALOGUE}
         dialogue["labels"][num_rows:] = -100
         with accelerator.autocast():
