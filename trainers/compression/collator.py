@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,8 +24,7 @@ __all__ = ["ComaCompressionCollator"]
 
 class ComaCompressionCollator:
     r"""
-    Rows of stage 1 to the arguments of [`ComaForEmbedding`], and `num_images`, how many images they have. Inputs are
-    padded on the left, dialogues on the right.
+    Rows of stage 1 to the arguments of [`ComaForEmbedding`]. Inputs are padded on the left, dialogues on the right.
 
     A row has `images` (a list), `text` (or `None`) and `messages`, which end with an answer. Labels are the tokens of
     all answers with their end of turn; a dialogue over its limit loses its last turns.
@@ -63,17 +63,24 @@ class ComaCompressionCollator:
             self.options["max_length"] = max_length
         self.dialogue_max_length = dialogue_max_length
         self.bad_rows = BadRows(on_bad_row)
+        self.counts_images = False
 
     @classmethod
     def of(cls, processor: ComaProcessor, args: ComaCompressionConfig) -> ComaCompressionCollator:
         """The collator that a trainer with these settings makes for itself, with a caching processor for instance."""
         return cls(processor, args.max_length, args.dialogue_max_length, args.compression_instruction, args.on_bad_row)
 
+    def counting_images(self) -> ComaCompressionCollator:
+        """The same, whose batches have `num_images`, too: whoever uses it takes that out before the model."""
+        counting = copy.copy(self)
+        counting.counts_images = True
+        return counting
+
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch, turns_cut = self.bad_rows.apply(self.collate, rows, self._nothing)
         self.bad_rows.count_cut(turns_cut)
-        batch["num_images"] = torch.tensor(len(batch.pop("images")))
-        return batch
+        images = batch.pop("images")
+        return {**batch, "num_images": torch.tensor(len(images))} if self.counts_images else batch
 
     def _nothing(self) -> tuple[dict[str, Any], int]:
         """A batch of one row of which nothing is trained on: other processes may have some that count."""

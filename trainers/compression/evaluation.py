@@ -59,7 +59,6 @@ def evaluate_compression(
     before, once = None, RowsOnce()
     for batch in tqdm(dataloader, desc=description, disable=not accelerator.is_main_process):
         num_rows = _num_real_rows(batch, once)
-        batch.pop("num_images", None)
         dialogue = {name: batch.pop(name) for name in DIALOGUE}
         dialogue["labels"][num_rows:] = -100
         with accelerator.autocast():
@@ -90,7 +89,8 @@ def _answer(
 
 
 def _num_real_rows(batch: dict[str, Tensor], once: RowsOnce) -> int:
-    """How many rows of a batch count: those at its end may have been there already. Takes the numbers out of it."""
+    """How many rows of a batch count: those at its end may have been there already. Takes all numbers out of it."""
+    batch.pop("num_images", None)
     rows, skipped = batch.pop("rows", None), batch.pop("skipped", None)
     if rows is None:
         return len(batch["labels"])

@@ -39,8 +39,8 @@ class ComaCompressionTrainer(ComaTrainer):
         args ([`ComaCompressionConfig`], *optional*):
             Settings; the defaults of the stage by default.
         data_collator (`Callable`, *optional*):
-            Rows to a batch; by default a [`ComaCompressionCollator`] as `args` say. Of one that gives no `num_images`
-            no images are counted.
+            Rows to a batch; by default a [`ComaCompressionCollator`] as `args` say. Another may add `num_images` to be
+            counted.
         train_dataset, eval_dataset, kwargs:
             As in [`~trainers.base.ComaTrainer`].
         processing_class ([`ComaProcessor`], *optional*):
@@ -105,6 +105,8 @@ class ComaCompressionTrainer(ComaTrainer):
             if not hasattr(teacher, "hf_device_map") and not any(weight.is_meta for weight in teacher.parameters()):
                 teacher = teacher.to(self.accelerator.device)
         self.teacher = teacher
+        if isinstance(self.data_collator, ComaCompressionCollator):  # that of evaluation stays as it is
+            self.data_collator = self.data_collator.counting_images()
         self.token_similarity = TokenSimilarity()
         self.add_callback(self.token_similarity)
 

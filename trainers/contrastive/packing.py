@@ -58,7 +58,8 @@ class PackedImages:
     ) -> dict[str, torch.Tensor]:
         """The tensors of some images on a device: those of these names, or all that the backbone takes."""
         images, selected = images.cpu(), {}
-        for name in self.axes.keys() - {"input_ids"} if names is None else self.axes.keys() & names:
+        wanted = self.axes.keys() - {"input_ids"}
+        for name in wanted if names is None else wanted & names:
             lengths = self.lengths[name]
             places = ranges((lengths.cumsum(0) - lengths)[images], lengths[images])
             of_images = self.tensors[name].index_select(self.axes[name], places)

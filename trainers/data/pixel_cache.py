@@ -25,8 +25,8 @@ class CachingProcessor(ComaProcessor):
     A [`ComaProcessor`] that remembers the pixels of every image it has seen. The key is the content of the image,
     so the same image in two stages, two columns or two files is preprocessed once.
 
-    It is for sets that fit into memory: an image takes four bytes for each of the numbers that the vision tower gets. Workers of a data loader
-    begin every epoch with what it has then, and what they add is lost, so fill it first with
+    It is for sets that fit into memory: an image takes four bytes for every number that the vision tower gets of it.
+    Workers of a data loader begin every epoch with what it has then, and what they add is lost, so fill it first with
     [`~CachingProcessor.fill_from`]. Give it to collators only: what a trainer saves beside its checkpoints is the
     processor itself.
 
