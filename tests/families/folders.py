@@ -14,7 +14,6 @@ __all__ = ["FAMILIES", "REFUSED", "STRANGERS", "make_folder"]
 
 STD = 0.15
 
-# Each gives the configuration of a model and the processor that fits it.
 PARTS = {
     "aya_vision": mixed_layers.aya_vision,
     "gemma3": mixed_layers.gemma3,
