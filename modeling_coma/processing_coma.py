@@ -96,8 +96,7 @@ class ComaProcessor(ProcessorMixin):
             raise ValueError(f"The tokenizer lacks {missing}; trainers.backbone.model_from_backbone adds them.")
         if stock_processor is None:
             self.check_pixel_budget(image_processor.size)
-        first = tokenizer("a")["input_ids"][0]  # where a tokenizer puts a token before every text
-        self.head_ids = [first] if first == tokenizer.bos_token_id else []
+        self.head_ids = tokens_before(tokenizer)
 
     @property
     def compression_token_ids(self) -> list[int]:
@@ -306,6 +305,13 @@ def compression_tokens(num_compression_tokens: int) -> list[str]:
     return [f"<|ctoken_pad_{index}|>" for index in range(num_compression_tokens)]
 
 
+def tokens_before(tokenizer: Any) -> list[int]:
+    """What a tokenizer puts before every text by itself, its BOS for instance; what it puts behind is no part."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    return whole[: next(start for start in range(len(whole) + 1) if whole[start : start + len(plain)] == plain)]
+
+
 def _is_int(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
@@ -363,4 +369,4 @@ def _cut(ids: np.ndarray, is_text: np.ndarray, kept: int, tail: int, row: int, o
     return np.delete(ids, text[-excess:])
 
 
-__all__ = ["ComaProcessor", "compression_tokens"]
+__all__ = ["ComaProcessor", "compression_tokens", "tokens_before"]
