@@ -63,6 +63,14 @@ def test_an_adapter_trains_copies_of_the_same_modules(name, settings):
     assert vision_is_frozen(model) and below(trained(adapted), ["backbone.model.language_model"])
 
 
+def test_of_a_copied_vision_side_the_merger_alone_can_be_trained():
+    model = wrap(make_family("llava"), [5])
+    mergers = below({name for name, _ in model.named_parameters()}, merger_parts(model))
+    adapted = add_adapter(model, lora_config(model, r=2), freeze_vision=False)
+    freeze_vision_of_adapter(adapted, train_merger=True)
+    assert below(trained(adapted), vision_parts(model)) == mergers
+
+
 def test_a_merger_that_does_not_exist_is_refused():
     model = wrap(make_family("qwen3_5"), [5])
     del model.backbone.model.visual.merger
