@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hub_scripts.common.arguments import DTYPES, command_parser, positive
+from hub_scripts.common.image_size import describe_image_size, image_size, image_tokens
 from hub_scripts.common.terminal import one_line
 
 
@@ -99,7 +100,6 @@ def create_model(
     if "revision" in kwargs and (tiny or Path(backbone).exists()):
         raise ValueError("--revision is for a backbone on the Hub.")
 
-    from modeling_coma import ComaProcessor
     from trainers.backbone import model_from_backbone
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -108,20 +108,35 @@ def create_model(
         model, processor = model_from_backbone(name, num_compression_tokens, pooling=pooling, **kwargs)
     if tiny:  # the temporary folder means nothing to anybody
         model.config.backbone_config._name_or_path = f"tiny random {backbone}"
-    images = processor.image_processor
+    _set_pixel_budget(processor, min_pixels, max_pixels)
+    _set_max_length(processor, max_length)
+    return model, processor
+
+
+def _set_pixel_budget(processor: "ComaProcessor", min_pixels: int | None, max_pixels: int | None) -> None:
     budget = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
     budget = {edge: pixels for edge, pixels in budget.items() if pixels is not None}
-    images.size = dataclasses.replace(images.size, **budget)
-    processor = ComaProcessor(
-        images, processor.tokenizer, num_compression_tokens=num_compression_tokens, max_length=max_length
-    )
-    needed = _image_tokens(processor)[1] + 2 + num_compression_tokens  # two tokens enclose an image
+    if budget and processor.stock_processor is not None:
+        size = describe_image_size(image_size(processor))
+        raise ValueError(
+            f"--min-pixels and --max-pixels do not act: the image processor of this backbone has no budget of pixels, "
+            f"but a size ({size}) and tiles. Leave them out, or set what it has in the backbone's own folder."
+        )
+    if budget:
+        images = processor.image_processor
+        images.size = dataclasses.replace(images.size, **budget)
+        processor.check_pixel_budget(images.size)
+
+
+def _set_max_length(processor: "ComaProcessor", max_length: int | None) -> None:
+    processor.max_length = max_length
+    which, tokens = _largest_image(processor)
+    needed = tokens + processor.num_compression_tokens
     if max_length is not None and max_length < needed:
         raise ValueError(
-            f"max_length={max_length} is less than {needed}, the tokens of the largest image and of compression: "
+            f"max_length={max_length} is less than {needed}, the tokens of {which} and of compression: "
             "raise it, or lower the pixel budget."
         )
-    return model, processor
 
 
 def _check_backbone(name: str, revision: str | None) -> None:
@@ -139,7 +154,7 @@ def _check_backbone(name: str, revision: str | None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("create", __doc__)
     add = parser.add_argument
-    add("backbone", metavar="BACKBONE", help="Qwen2-VL, Qwen2.5-VL or Qwen3-VL: a name on the Hub, or a folder")
+    add("backbone", metavar="BACKBONE", help="a vision-language model: name on the Hub, or folder")
     add("out", metavar="OUT", type=Path, help="folder to be made")
     add("--num-compression-tokens", type=int, default=32, metavar="K", help="1 to 256 (default: %(default)s)")
     add("--min-pixels", type=positive, metavar="N", help="images are enlarged to this (default: as the backbone)")
@@ -167,23 +182,34 @@ def _emoji_texts() -> list[str]:
     return [*emoji["label"], *(message["content"] for message in messages)]
 
 
-def _image_tokens(processor: "ComaProcessor") -> tuple[int, int]:
-    """Least and most tokens of an image."""
+def _largest_image(processor: "ComaProcessor") -> tuple[str, int]:
+    """The largest image that there can be, or a common one where there is no largest, and its tokens."""
+    if processor.stock_processor is not None:
+        return "an image of 512 x 384 pixels", image_tokens(processor, 512, 384)
     images = processor.image_processor
     area = (images.patch_size * images.merge_size) ** 2
-    return max(1, images.size["shortest_edge"] // area), images.size["longest_edge"] // area
+    return "the largest image", images.size["longest_edge"] // area + 2  # two tokens enclose an image
+
+
+def _describe_images(processor: "ComaProcessor") -> str:
+    size = describe_image_size(image_size(processor))
+    which, most = _largest_image(processor)
+    if processor.stock_processor is not None:
+        return f"{size}: {most} tokens for {which}"
+    images = processor.image_processor
+    least = max(1, images.size["shortest_edge"] // (images.patch_size * images.merge_size) ** 2)
+    return f"{size}: {least} to {most - 2} image tokens"
 
 
 def _report(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: argparse.Namespace) -> str:
-    out, size = arguments.out, processor.image_processor.size
-    tokens = "{} to {}".format(*_image_tokens(processor))
+    out = arguments.out
     megabytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
     dtype = str(model.dtype).removeprefix("torch.")
     rows = {
         "backbone": f"{arguments.backbone}{' (tiny, random)' if arguments.tiny else ''}",
         "compression tokens": f"{model.config.num_compression_tokens}, pooling {model.config.pooling}",
         "embedding size": model.config.hidden_size,
-        "pixels of an image": f"{size['shortest_edge']} to {size['longest_edge']}: {tokens} image tokens",
+        "pixels of an image": _describe_images(processor),
         "longest row": f"{processor.max_length or 'no limit'}",
         "weights": f"{model.num_parameters() / 1e6:.1f} million, {dtype}",
         "folder": f"{out} ({megabytes:.1f} MB)",

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from hub_scripts.common.image_size import image_size
 from hub_scripts.common.output_folder import output_folder
 from hub_scripts.common.settings import EMOJI, ModelAndData, parse_settings, refuse_without
 from hub_scripts.common.training import emoji_styles, load_data, load_trainable, make_trainer, train
@@ -139,11 +140,12 @@ def _coma_folder(arguments: PretrainArguments, base: Path, begin: Callable[[], N
 
 
 def _check_made_of(arguments: PretrainArguments, processor: "ComaProcessor") -> None:
-    size = processor.image_processor.size
+    size = image_size(processor)
+    least, most = (size, size) if isinstance(size, dict) else size
     made_of = {
         "num_compression_tokens": processor.num_compression_tokens,
-        "min_pixels": size["shortest_edge"],
-        "max_pixels": size["longest_edge"],
+        "min_pixels": least,
+        "max_pixels": most,
     }
     for name, value in made_of.items():
         if name in arguments.given and getattr(arguments, name) not in (None, value):

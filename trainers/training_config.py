@@ -89,7 +89,8 @@ class ComaTrainingArguments(TrainingArguments):
             Freezes the vision tower. If not, it is trained whole; with an adapter, a copy of it goes into the adapter
             (`modules_to_save`), unless the `target_modules` of the adapter are in the tower.
         train_merger (`bool`, *optional*, defaults to `False`):
-            Trains the merger of the vision tower nevertheless, with an adapter likewise.
+            Trains the merger of the vision tower nevertheless, with an adapter likewise. In other families it is called
+            projector, connector or aligner, and stands beside the tower.
         max_length (`int`, *optional*):
             Limit of an input in tokens; text beyond it is cut. The processor's own limit by default.
         on_bad_row (`str`, *optional*, defaults to `"raise"`):
