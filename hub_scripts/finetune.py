@@ -11,7 +11,7 @@ Everything can stand in a YAML file, a line each; what is given on the command l
 
   coma finetune --config pairs.yaml
   coma finetune --config pairs.yaml --per_device_train_batch_size 256 --num_train_epochs 1
-  coma finetune --config emoji-finetune --model my-coma --output_dir out      # a recipe that comes with the package
+  coma finetune --config emoji-finetune --model my-coma --output_dir out    # a recipe, see `coma recipes`
   torchrun --nproc-per-node 8 --no-python coma finetune --config mmeb-finetune --data MMEB-train
 
 It leaves an adapter, which `coma merge` folds into the model, or with `--lora_r 0` a whole model. Interrupted, it goes
@@ -44,7 +44,7 @@ class FinetuneArguments(ModelAndData, PairColumns):
     """What is trained on what, beside the settings of the trainer."""
 
     data_format: Literal["pairs", "triplets", "mmeb", "webdataset"] = field(
-        default="pairs", metadata={"help": "What its rows are like; mmeb is a folder with MMEB-train."}
+        default="pairs", metadata={"help": "Rows are pairs, triplets, mmeb or webdataset."}
     )
     mmeb_sets: list[str] | None = field(
         default=None, metadata={"help": "Sets of mmeb, by default those of the paper."}

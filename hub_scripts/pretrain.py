@@ -12,7 +12,7 @@ Everything can stand in a YAML file, a line each; what is given on the command l
 
   coma pretrain --config dialogues.yaml
   coma pretrain --config dialogues.yaml --per_device_train_batch_size 16 --kl_weight 0.5
-  coma pretrain --config emoji-pretrain --model my-coma --output_dir out       # a recipe that comes with the package
+  coma pretrain --config emoji-pretrain --model my-coma --output_dir out    # a recipe, see `coma recipes`
   torchrun --nproc-per-node 8 --no-python coma pretrain --config paper-pretrain --data dialogues.parquet
   accelerate launch --config_file fsdp2.yaml --no_python coma pretrain --config dialogues.yaml
 
@@ -51,10 +51,10 @@ class PretrainArguments(ModelAndData, DialogueColumns):
     """What is trained on what, beside the settings of the trainer."""
 
     data_format: Literal["messages", "llava", "coma-sft", "webdataset"] = field(
-        default="messages", metadata={"help": "What its rows are like."}
+        default="messages", metadata={"help": "Rows are messages, llava, coma-sft or webdataset."}
     )
-    turns: int = field(default=5, metadata={"help": "Questions about an emoji."})
-    num_compression_tokens: int = field(default=32, metadata={"help": "K, where `model` is a backbone."})
+    turns: int = field(default=5, metadata={"help": "Questions about an image of data emoji."})
+    num_compression_tokens: int = field(default=32, metadata={"help": "K, where model is a backbone."})
     min_pixels: int | None = field(default=None, metadata={"help": "Images are enlarged to this (backbone)."})
     max_pixels: int | None = field(default=None, metadata={"help": "Images are shrunk to this (backbone)."})
 

@@ -103,8 +103,8 @@ class ComaTrainingArguments(TrainingArguments):
 
     freeze_vision: bool = field(default=True, metadata={"help": "Freeze the vision tower."})
     train_merger: bool = field(default=False, metadata={"help": "Train the merger of the tower nevertheless."})
-    max_length: int | None = field(default=None, metadata={"help": "Limit of an input in tokens."})
-    on_bad_row: Literal["raise", "skip"] = field(default="raise", metadata={"help": "What becomes of bad rows."})
+    max_length: int | None = field(default=None, metadata={"help": "Most tokens of an input; longer texts are cut."})
+    on_bad_row: Literal["raise", "skip"] = field(default="raise", metadata={"help": "On a bad row: raise, or skip (leave out and count)."})
 
     refused: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = REFUSED
 

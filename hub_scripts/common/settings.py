@@ -41,20 +41,18 @@ LARGEST = 100_000  # entries of a mapping, those of its anchors counted wherever
 class ModelAndData:
     """The model, what is trained of it, and the data."""
 
-    model: str | None = field(default=None, metadata={"help": "CoMa folder, or its name on the Hub."})
+    model: str | None = field(default=None, metadata={"help": "Folder of a CoMa model or adapter, or its name on the Hub."})
     dtype: Dtype = field(
-        default="auto", metadata={"help": "Precision of the weights; auto is that of the checkpoint."}
+        default="auto", metadata={"help": "Of the weights: auto (as saved), float32, bfloat16, float16."}
     )
     lora_r: int = field(default=16, metadata={"help": "Rank of the adapter; 0 trains the model itself."})
-    lora_alpha: int = field(default=64, metadata={"help": "Scale of the adapter, divided by its rank."})
+    lora_alpha: int = field(default=64, metadata={"help": "Scale of the adapter, which its rank divides."})
     lora_dropout: float = field(default=0.1, metadata={"help": "Dropout of the adapter."})
-    use_dora: bool = field(default=True, metadata={"help": "Weight-decomposed adapter."})
-    data: str | None = field(default=None, metadata={"help": "File, folder of save_to_disk, shards, or emoji."})
-    eval_data: str | None = field(
-        default=None, metadata={"help": "The same for evaluation: after every epoch, or as eval_strategy says."}
-    )
-    image_root: str | None = field(default=None, metadata={"help": "Folder of relative paths of images."})
-    cache_pixels: bool = field(default=False, metadata={"help": "Keep preprocessed images of small sets in memory."})
+    use_dora: bool = field(default=True, metadata={"help": "The adapter is a DoRA (weight-decomposed)."})
+    data: str | None = field(default=None, metadata={"help": "Table, folder of save_to_disk, shards ('x/*.tar'), or emoji."})
+    eval_data: str | None = field(default=None, metadata={"help": "The same for evaluation, after every epoch or by eval_strategy."})
+    image_root: str | None = field(default=None, metadata={"help": "Where paths of images begin; else at the folder of the table."})
+    cache_pixels: bool = field(default=False, metadata={"help": "Keep the images of a small set in memory, prepared."})
 
     given: ClassVar[Mapping[str, int]] = {}  # settings that are no defaults: IN_FILE or ON_LINE
     ranges: ClassVar[Mapping[str, Range]] = {"lora_r": WHOLE, "lora_alpha": COUNT, "lora_dropout": BELOW_1}
@@ -89,18 +87,9 @@ def parse_settings(command: str, description: str, argv: list[str], own: type, c
         ValueError: for a file that is not there or has unknown settings, if model or data are missing, and for
             settings that would not act.
     """
-    from transformers import HfArgumentParser
+    from hub_scripts.common.settings_help import SettingsParser
 
-    parser = HfArgumentParser(
-        (own, config),
-        prog=f"coma {command}",
-        usage=f"coma {command} [--config FILE] [--SETTING VALUE …]",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    parser.add_argument("--config", help="YAML file with any of these, or the name of a recipe")
+    parser = SettingsParser((own, config), command, description)
     try:
         on_line = _given(parser, argv)
         words, lists = [], {}
