@@ -29,6 +29,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "create": "make a CoMa folder from a vision-language backbone",
     "generate-qa": "write questions and answers about images, for stage 1",
+    "recipes": "list the recipes for both trainings, or print one",
     "pretrain": "stage 1: train a model to answer dialogues from its compression tokens alone",
     "mine": "add hard negatives to pairs, found by a model",
     "finetune": "stage 2: train a model to match queries and documents",

@@ -24,12 +24,12 @@ of the HF TrainingArguments are there as well, if they act.
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hub_scripts.common.output_folder import output_folder
-from hub_scripts.common.settings import EMOJI, ModelAndData, parse_settings, refuse_without
+from hub_scripts.common.settings import EMOJI, ModelAndData, for_evaluation, parse_settings, refuse_without
 from hub_scripts.common.training import emoji_styles, load_data, load_trainable, make_trainer, train
 from trainers.data.dialogues import DialogueColumns
 from trainers.ranges import COUNT, Range
@@ -47,11 +47,14 @@ __all__ = ["PretrainArguments", "main"]
 
 
 @dataclass
-class PretrainArguments(ModelAndData, DialogueColumns):
+class PretrainArguments(ModelAndData, DialogueColumns, for_evaluation(DialogueColumns)):
     """What is trained on what, beside the settings of the trainer."""
 
     data_format: Literal["messages", "llava", "coma-sft", "webdataset"] = field(
         default="messages", metadata={"help": "Rows are messages, llava, coma-sft or webdataset."}
+    )
+    eval_data_format: Literal["messages", "llava", "coma-sft", "webdataset"] | None = field(
+        default=None, metadata={"help": "Rows of eval_data, where they are others."}
     )
     turns: int = field(default=5, metadata={"help": "Questions about an image of data emoji."})
     num_compression_tokens: int = field(default=32, metadata={"help": "K, where model is a backbone."})
@@ -163,10 +166,10 @@ def _load(
 
     if path == EMOJI:
         return emoji_dialogues(load_emoji(emoji_styles(evaluation)), turns=arguments.turns, languages=())
-    columns = DialogueColumns(**{column.name: getattr(arguments, column.name) for column in fields(DialogueColumns)})
-    if arguments.data_format == "webdataset":
-        return stream_dialogues(path, columns, on_bad_row, arguments.image_root)
-    if arguments.data_format == "messages":
-        return load_dialogues(path, arguments.image_root, columns, on_bad_row)
-    load = load_llava if arguments.data_format == "llava" else load_coma_sft
-    return load(path, arguments.image_root, on_bad_row)
+    data_format, image_root, columns = arguments.rows_of(evaluation)
+    if data_format == "webdataset":
+        return stream_dialogues(path, columns, on_bad_row, image_root)
+    if data_format == "messages":
+        return load_dialogues(path, image_root, columns, on_bad_row)
+    load = load_llava if data_format == "llava" else load_coma_sft
+    return load(path, image_root, on_bad_row)

@@ -1,4 +1,4 @@
-"""What the command lines of several commands have in common: short errors, options of a model, numbers in their range."""
+"""What the command lines of several commands have in common: short errors, options of a model, ranges of numbers."""
 
 import argparse
 import difflib
@@ -12,7 +12,15 @@ from typing import Any, Literal, NoReturn, get_args
 from hub_scripts.common.terminal import one_line
 
 
-__all__ = ["DTYPES", "PAIR_COLUMNS", "CommandParser", "Dtype", "ShortErrors", "add_column_options", "add_encode_options"]
+__all__ = [
+    "DTYPES",
+    "PAIR_COLUMNS",
+    "CommandParser",
+    "Dtype",
+    "ShortErrors",
+    "add_column_options",
+    "add_encode_options",
+]
 __all__ += ["add_model_options", "command_parser", "did_you_mean", "instructions_by_source", "number_within"]
 __all__ += ["positive", "whole"]
 
@@ -51,7 +59,7 @@ class CommandParser(ShortErrors):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Ends a sentence about a name that is none, with the one of those that exist that was meant by all appearances."""
+    """Ends a sentence about a name that does not exist, with the one that was meant by all appearances."""
     spelled = {other.replace("_", "-"): other for other in known}
     closest = difflib.get_close_matches(name.replace("_", "-"), spelled, n=1)
     return f"; did you mean {spelled[closest[0]]}?" if closest else "."

@@ -1,4 +1,4 @@
-"""What `coma pretrain --help` and `coma finetune --help` say: our own settings and those that everybody uses, on a page.
+"""What `coma pretrain --help` and `coma finetune --help` say: our own settings and those that all use, on a page.
 
 `--help-all` has the docstring of the command and every setting of the HF `TrainingArguments`, too.
 """
@@ -6,6 +6,7 @@
 import argparse
 import dataclasses
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -71,7 +72,8 @@ SECTIONS: dict[str, dict[str, str]] = {
     "running": {
         "output_dir": "folder for checkpoints and for what is trained",
         "num_train_epochs max_steps": "how long; steps go before epochs",
-        "learning_rate warmup_steps lr_scheduler_type": "peak, warm-up, schedule",
+        "learning_rate warmup_steps": "its peak; steps to it, below 1 a share of all",
+        "lr_scheduler_type": "",
         "bf16": "mixed precision, on a GPU that has it",
         "gradient_checkpointing": "less memory, a fifth more time",
         "seed": "of the order of the rows and of a new adapter",
@@ -111,6 +113,12 @@ class SettingsParser(CommandParser, HfArgumentParser):
         for action in self._actions:
             if action.default is None and action.choices is None and action.nargs != 0:
                 action.type = _or_none(action.type or str)
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[argparse.Namespace, list[str]]:
+        """As in [`CommandParser`]; a list that is only `none` is none."""
+        values, unknown = super().parse_known_args(*args, **kwargs)
+        vars(values).update({name: None for name, value in vars(values).items() if value == [None]})
+        return values, unknown
 
     def format_help(self) -> str:
         """A page: what the command is for, its use, and the settings that are ours or that everybody uses."""
@@ -171,7 +179,7 @@ class _PrintAll(argparse.Action):
         super().__init__(option_strings, "help", nargs=0, default=argparse.SUPPRESS, help=kwargs["help"])
 
     def __call__(self, parser: SettingsParser, *args: Any) -> None:
-        parser._print_message(parser.format_all())
+        sys.stdout.write(parser.format_all())
         parser.exit()
 
 
@@ -180,7 +188,7 @@ def _names(page: Mapping[str, Iterable[str]]) -> set[str]:
 
 
 def _first(line: str) -> str:
-    return line.split()[0]
+    return line.partition(" ")[0]
 
 
 def _or_none(kind: Any) -> Any:

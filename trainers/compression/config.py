@@ -60,9 +60,15 @@ class ComaCompressionConfig(ComaTrainingArguments):
     """
 
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the data."})
-    dialogue_max_length: int = field(default=8192, metadata={"help": "Most tokens of a dialogue; turns beyond are left out."})
-    compression_instruction: bool = field(default=True, metadata={"help": "The processor's instruction stands before the K tokens."})
-    max_tokens_per_batch: int | None = field(default=None, metadata={"help": "Most tokens of a batch; needs group_by_length."})
+    dialogue_max_length: int = field(
+        default=8192, metadata={"help": "Most tokens of a dialogue; turns beyond are left out."}
+    )
+    compression_instruction: bool = field(
+        default=True, metadata={"help": "The processor's instruction stands before the K tokens."}
+    )
+    max_tokens_per_batch: int | None = field(
+        default=None, metadata={"help": "Most tokens of a batch; needs group_by_length."}
+    )
     train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = field(
         default="random", metadata={"help": "Order of the rows: random, sequential or group_by_length."}
     )
