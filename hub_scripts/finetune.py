@@ -16,7 +16,7 @@ Everything can stand in a YAML file, a line each; what is given on the command l
 
 It leaves an adapter, which `coma merge` folds into the model, or with `--lora_r 0` a whole model. Interrupted, it goes
 on with `--resume_from_checkpoint true`: with what it was begun with, and nothing else takes its folder. All settings
-of the HF TrainingArguments are there as well, if they act.
+of the HF TrainingArguments are there as well (--help-all), if they act.
 """
 
 import sys

@@ -19,7 +19,7 @@ Everything can stand in a YAML file, a line each; what is given on the command l
 It leaves an adapter, which `coma merge` folds into the model, or with `--lora_r 0` a whole model. A CoMa model that is
 made of a backbone is saved as `base` in the output folder. Interrupted, training goes on with
 `--resume_from_checkpoint true`: with what it was begun with, and nothing else takes its folder. All settings
-of the HF TrainingArguments are there as well, if they act.
+of the HF TrainingArguments are there as well (--help-all), if they act.
 """
 
 import sys

@@ -142,6 +142,20 @@ def test_mmeb_triplets_and_shards(pairs: Path, tmp_path: Path, picture: Callable
     assert _parse([*mmeb[:2], "--model", "m", "--data", "d", "--bf16", "false"])[0].data_format == "mmeb"
 
 
+def test_rows_for_evaluation_have_columns_of_their_own(
+    coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "held out").mkdir()
+    (tmp_path / "held out" / "shop.csv").write_text("title,body\na red apple,an apple\na tree,a green tree\n")
+    named = {"eval_query_text": "title", "eval_positive_text": "body"}
+    settings = {"model": str(coma_folder), "data": str(pairs), "eval_data": str(tmp_path / "held out" / "shop.csv")}
+    config = write(tmp_path, **settings, **named, lora_r=2, save_strategy="no", **SETTINGS)
+    code, _, error = coma_command("finetune", "--config", config, "--output_dir", tmp_path / "out")
+    assert code == 0, error
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert any(entry.get("eval_num_documents") == 2 for entry in history)
+
+
 @pytest.mark.parametrize("recipe", list_recipes("finetune"))
 def test_recipes_are_valid(recipe: str) -> None:
     arguments, config = _parse(["--config", recipe, "--model", "m", "--data", "d", "--bf16", "false"])

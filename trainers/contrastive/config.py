@@ -72,7 +72,8 @@ class ComaContrastiveConfig(ComaTrainingArguments):
         hardness (`float`, *optional*, defaults to 0.0):
             Emphasis on hard negatives.
         matryoshka_dims (`list[int]`, *optional*):
-            Also trains the embeddings cut to these dimensions.
+            Also trains the embeddings cut to these dimensions. The loss is then the sum of the losses of all, as in
+            Kusupati et al. 2022 and in sentence-transformers; `loss_per_dimension` in the log is their mean.
         same_source_negatives (`bool`, *optional*, defaults to `False`):
             Takes negatives from the row's own source only.
         own_negatives_only (`list[str]`, *optional*):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 from transformers import TrainingArguments
@@ -74,6 +75,14 @@ def test_defaults_are_said(command, help_of):
     assert lines["lora_r"].endswith("[16]") and lines["cache_pixels"].endswith("[false]")
     assert lines["report_to"].endswith("[none]") and "[" not in lines["data"]
     assert lines["learning_rate"].endswith("[5e-05, 0.05]")
+
+
+def test_every_setting_of_ours_is_on_the_page_about_training(command):
+    page = (Path(__file__).resolve().parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    own = {field.name for kind in TRAININGS[command] for field in dataclasses.fields(kind)} - OF_HF
+    for_evaluation = {f"eval_{field.name}" for field in dataclasses.fields(TRAININGS[command][0].columns)}
+    assert "`eval_` before the name of a column" in page
+    assert not sorted(name for name in own - for_evaluation if f"`{name}`" not in page)
 
 
 def test_everything_is_in_the_long_help(command, help_of):
