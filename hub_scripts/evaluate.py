@@ -151,10 +151,7 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     with ExitStack() as stack:
         _on_main(state, lambda: stack.enter_context(one_writer(output)))
         coma = load_model(model, dtype, str(state.device) if state.num_processes > 1 else device)
-        settings = model_settings(model, *coma) | {"candidates": "all" if among_all else "own"}
-        settings["instructions"] = {source or "": text for source, text in (instructions or {}).items()}
-        if on_bad_row == "skip":
-            settings["on_bad_row"] = "skip"
+        settings = model_settings(model, *coma) | _settings_of_data(among_all, instructions, on_bad_row)
         folder = ResultsFolder(output, settings)
         _on_main(state, lambda: folder.check(named_sets))
         options = {"skip_bad_rows": on_bad_row == "skip", "batch_tokens": batch_tokens, "num_workers": num_workers}
@@ -162,6 +159,13 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
             tell(f"{named_set.name} ({number} of {len(named_sets)})")
             _evaluate(named_set, coma, folder, state, tell, options)
         return _on_main(state, lambda: folder.write_results(named_sets, coma[0]))
+
+
+def _settings_of_data(among_all: bool, instructions: dict[str | None, str] | None, on_bad_row: str) -> dict[str, Any]:
+    """What scores depend on beside the model and the data."""
+    settings = {"candidates": "all" if among_all else "own"}
+    settings["instructions"] = {source or "": text for source, text in (instructions or {}).items()}
+    return settings | ({"on_bad_row": "skip"} if on_bad_row == "skip" else {})
 
 
 def _say_nothing(line: str) -> None:
