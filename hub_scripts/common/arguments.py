@@ -40,7 +40,23 @@ class ShortErrors(argparse.ArgumentParser):
 
 
 class CommandParser(ShortErrors):
-    """The parser of a command: an option that does not exist is named, with the one that was meant."""
+    """
+    The parser of a command. Its help begins with what must be given; an option that does not exist is named, with the
+    one that was meant.
+    """
+
+    def format_usage(self) -> str:
+        """What must be given, without a list of all options above the list of all options."""
+        either = [group._group_actions for group in self._mutually_exclusive_groups if group.required]
+        words = [f"({' | '.join(_use(action) for action in group)})" for group in either]
+        words += [_use(action) for action in self._actions if action.required and action.option_strings]
+        positional = [_use(action) for action in self._actions if not action.option_strings]
+        return f"usage: {' '.join([self.prog, *positional, *words, '[OPTION …]'])}\n"
+
+    def format_help(self) -> str:
+        """As in `argparse`."""
+        self.usage = self.usage or self.format_usage().strip().removeprefix("usage: ")
+        return super().format_help()
 
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -56,6 +72,13 @@ class CommandParser(ShortErrors):
     def _knows(self, name: str) -> bool:
         known = self._option_string_actions
         return name in known or (self.allow_abbrev and any(option.startswith(name) for option in known))
+
+
+def _use(action: argparse.Action) -> str:
+    """How an argument is given."""
+    if action.option_strings:
+        return f"{action.option_strings[0]} {action.metavar or action.dest.upper()}"
+    return {"+": f"{action.metavar} …", "?": f"[{action.metavar}]"}.get(str(action.nargs), str(action.metavar))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -55,6 +55,26 @@ def test_help_of_a_command_is_its_docstring_with_examples(name: str, capsys: pyt
     assert f"\n  coma {name} " in module.__doc__
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_a_page(name: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"usage: coma {name} ") and not lines[0] and 10 < len(lines) < 60
+
+
+def test_help_says_what_must_be_given(capsys: pytest.CaptureFixture) -> None:
+    for name, given in {
+        "evaluate": "MODEL DATA … --output FOLDER",
+        "generate-qa": "INPUTS OUT (--server URL | --local MODEL)",
+        "search": "MODEL INDEX [QUERY]",
+    }.items():
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        assert capsys.readouterr().out.startswith(f"usage: coma {name} {given} [OPTION …]\n")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
