@@ -1,9 +1,9 @@
 """Evaluates a model: on MMEB-v1, on the images and visual documents of MMEB-V2, or on pairs of your own.
 
 DATA is a folder with a subfolder or a file per set of MMEB (ImageNet-1K/*.parquet; ViDoRe_docvqa/ with queries, qrels
-and corpus), a table of pairs with the columns query and positive, or a name on the Hub. "visdoc" is all sets of visual
-documents on the Hub, "emoji" the packaged images of a drawing style that is not trained on. If sets are missing,
-they are named and nothing is evaluated; --sets chooses some.
+and corpus), a table of pairs, whose columns are named as in `coma mine` or are query and positive, or a name on the
+Hub. "visdoc" is all sets of visual documents on the Hub, "emoji" the packaged images of a drawing style that is not
+trained on. If sets are missing, they are named and nothing is evaluated; --sets chooses some.
 
 Every unique input is embedded once. FOLDER gets a file of scores per set, and results.json with the means that the
 benchmark defines. After an interruption the same command goes on after the last set that was finished; what another
@@ -15,6 +15,7 @@ processes share the work.
   coma evaluate my-coma MMEB-eval/ --output results --sets ImageNet-1K,MSCOCO_t2i
   coma evaluate my-coma visdoc --output results --dtype bfloat16
   coma evaluate demo/model emoji --output results
+  coma evaluate my-coma pairs.csv --output results --query-text question --positive-image image
   coma evaluate my-coma pairs.jsonl --output results --instruction "shop=Find the product."
   torchrun --nproc-per-node 8 --no-python coma evaluate my-coma MMEB-eval/ --output results
 """
@@ -22,12 +23,19 @@ processes share the work.
 import argparse
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hub_scripts.common.arguments import add_model_options, command_parser, positive, whole
+from hub_scripts.common.arguments import (
+    PAIR_COLUMNS,
+    add_column_options,
+    add_model_options,
+    command_parser,
+    positive,
+    whole,
+)
 from hub_scripts.common.terminal import one_line
 
 
@@ -47,6 +55,7 @@ def main(argv: list[str]) -> int:
     options = vars(arguments)
     options["instructions"] = _instructions(options.pop("instruction"))
     options["sets"] = options["sets"].split(",") if options["sets"] else None
+    options["columns"] = {name: options.pop(name) for name in PAIR_COLUMNS}
 
     from accelerate import PartialState
     from transformers.utils import logging
@@ -70,6 +79,7 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     output: str | Path,
     *,
     sets: Collection[str] | None = None,
+    columns: Mapping[str, str | None] | None = None,
     image_root: str | Path | None = None,
     among_all: bool = False,
     instructions: dict[str | None, str] | None = None,
@@ -92,6 +102,9 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
             Folder for the results; an old one is continued.
         sets (`Collection[str]`, *optional*):
             Names of the sets to evaluate, by default all.
+        columns (`dict[str, str]`, *optional*):
+            Columns of tables of pairs, as in [`~trainers.data.pairs.PairColumns`]. Rows that have `query` and
+            `positive` need none.
         image_root (`str` or `Path`, *optional*):
             Where paths of images begin, by default at the folder.
         among_all (`bool`, *optional*, defaults to `False`):
@@ -126,20 +139,19 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     from hub_scripts.common.loading import load_model
     from hub_scripts.evaluation.data import open_sets
     from hub_scripts.evaluation.files import ResultsFolder, model_settings
+    from trainers.data.pairs import PairColumns
     from trainers.files import one_writer
 
     model, data = str(model), [data] if isinstance(data, str | Path) else data
-    named_sets = open_sets(map(str, data), sets, image_root, instructions, among_all, on_bad_row)
+    pair_columns = PairColumns(**(columns or {}))
+    named_sets = open_sets(map(str, data), sets, image_root, instructions, among_all, on_bad_row, pair_columns)
     state = PartialState(cpu=device == "cpu")
     if tell is None or not state.is_main_process:
         tell = _say_nothing
     with ExitStack() as stack:
         _on_main(state, lambda: stack.enter_context(one_writer(output)))
         coma = load_model(model, dtype, str(state.device) if state.num_processes > 1 else device)
-        settings = model_settings(model, *coma) | {"candidates": "all" if among_all else "own"}
-        settings["instructions"] = {source or "": text for source, text in (instructions or {}).items()}
-        if on_bad_row == "skip":
-            settings["on_bad_row"] = "skip"
+        settings = model_settings(model, *coma) | _settings_of_data(among_all, instructions, on_bad_row)
         folder = ResultsFolder(output, settings)
         _on_main(state, lambda: folder.check(named_sets))
         options = {"skip_bad_rows": on_bad_row == "skip", "batch_tokens": batch_tokens, "num_workers": num_workers}
@@ -147,6 +159,13 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
             tell(f"{named_set.name} ({number} of {len(named_sets)})")
             _evaluate(named_set, coma, folder, state, tell, options)
         return _on_main(state, lambda: folder.write_results(named_sets, coma[0]))
+
+
+def _settings_of_data(among_all: bool, instructions: dict[str | None, str] | None, on_bad_row: str) -> dict[str, Any]:
+    """What scores depend on beside the model and the data."""
+    settings = {"candidates": "all" if among_all else "own"}
+    settings["instructions"] = {source or "": text for source, text in (instructions or {}).items()}
+    return settings | ({"on_bad_row": "skip"} if on_bad_row == "skip" else {})
 
 
 def _say_nothing(line: str) -> None:
@@ -214,6 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     workers = f"processes that decode (default here: {default})"
     add("--workers", dest="num_workers", type=whole, default=default, metavar="N", help=workers)
     add_model_options(parser)
+    add_column_options(parser)
     return parser
 
 

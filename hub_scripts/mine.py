@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_scripts.common.arguments import (
+    PAIR_COLUMNS,
     Dtype,
+    add_column_options,
     add_encode_options,
     command_parser,
     instructions_by_source,
@@ -44,14 +46,11 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "mine_negatives"]
 
-COLUMNS = [f"{side}_{kind}" for side in ("query", "positive", "negative") for kind in ("text", "image")]
-COLUMNS += ["source", "group"]
-
 
 def main(argv: list[str]) -> int:
     """Runs `coma mine`; returns the exit code."""
     arguments = vars(_parser().parse_args(argv))
-    columns = {name: arguments.pop(name) for name in COLUMNS}
+    columns = {name: arguments.pop(name) for name in PAIR_COLUMNS}
     report = mine_negatives(columns=columns, **arguments)
     sys.stdout.writelines(f"{one_line(line)}\n" for line in _lines(report))
     out = arguments["out"]
@@ -213,9 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         help='of queries by source, as in finetune: {"a": "Find it."}',
     )
     add("--image-root", metavar="FOLDER", help="where paths of images begin (default: at the folder of the table)")
-    group = parser.add_argument_group("columns of a table")
-    for name in COLUMNS:
-        group.add_argument(f"--{name.replace('_', '-')}", metavar="NAME")
+    add_column_options(parser)
     add_encode_options(parser, part_rows=8192)
     return parser
 

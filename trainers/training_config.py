@@ -11,7 +11,7 @@ import torch
 from transformers import TrainingArguments, integrations
 from transformers.debug_utils import DebugOption
 from transformers.trainer_pt_utils import AcceleratorConfig
-from transformers.utils import is_torch_xla_available
+from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
 from trainers.data.json_rows import parse_json
 from trainers.ranges import AT_LEAST_0, BELOW_1, COUNT, FINITE, POSITIVE, WHOLE, Range, check_choices, check_ranges
@@ -104,8 +104,10 @@ class ComaTrainingArguments(TrainingArguments):
 
     freeze_vision: bool = field(default=True, metadata={"help": "Freeze the vision tower."})
     train_merger: bool = field(default=False, metadata={"help": "Train the merger of the tower nevertheless."})
-    max_length: int | None = field(default=None, metadata={"help": "Limit of an input in tokens."})
-    on_bad_row: Literal["raise", "skip"] = field(default="raise", metadata={"help": "What becomes of bad rows."})
+    max_length: int | None = field(default=None, metadata={"help": "Most tokens of an input; longer texts are cut."})
+    on_bad_row: Literal["raise", "skip"] = field(
+        default="raise", metadata={"help": "On a bad row: raise, or skip (leave out and count)."}
+    )
 
     refused: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = REFUSED
 
@@ -125,6 +127,7 @@ class ComaTrainingArguments(TrainingArguments):
         for name in self._VALID_DICT_FIELDS:
             setattr(self, name, mapping_of(name, getattr(self, name), file=name in FILES))
         self._check_accelerator_config()
+        self._check_precision()
         for old, new in RENAMED.items():
             if hasattr(self, new) and getattr(self, new) is None:
                 setattr(self, new, getattr(self, old))
@@ -133,6 +136,17 @@ class ComaTrainingArguments(TrainingArguments):
 
     def check_trainer(self, config_class: type) -> None:
         """Raises for settings on which a trainer, whose own are those of `config_class`, would not act."""
+
+    def _check_precision(self) -> None:
+        """As `TrainingArguments` does, whose error does not say which setting it is about."""
+        if self.use_cpu or is_torch_bf16_gpu_available() or is_torch_xla_available():
+            return
+        for name in ("bf16", "bf16_full_eval"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name}=True needs a GPU that computes in bfloat16, and there is none here. Set {name} to false, "
+                    "which computes in fp32, or use_cpu to true, which computes in bfloat16 on the CPU, slowly."
+                )
 
     def _check_accelerator_config(self) -> None:
         config = self.accelerator_config

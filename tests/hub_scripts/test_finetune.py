@@ -10,8 +10,8 @@ import torch
 import yaml
 from transformers import AutoModel
 
-from hub_scripts.common.settings import RECIPES
 from hub_scripts.finetune import _load, _parse
+from hub_scripts.recipes import list_recipes
 from trainers.data.rows import NumberedRows
 
 
@@ -142,7 +142,21 @@ def test_mmeb_triplets_and_shards(pairs: Path, tmp_path: Path, picture: Callable
     assert _parse([*mmeb[:2], "--model", "m", "--data", "d", "--bf16", "false"])[0].data_format == "mmeb"
 
 
-@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*finetune*.yaml")))
+def test_rows_for_evaluation_have_columns_of_their_own(
+    coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "held out").mkdir()
+    (tmp_path / "held out" / "shop.csv").write_text("title,body\na red apple,an apple\na tree,a green tree\n")
+    named = {"eval_query_text": "title", "eval_positive_text": "body"}
+    settings = {"model": str(coma_folder), "data": str(pairs), "eval_data": str(tmp_path / "held out" / "shop.csv")}
+    config = write(tmp_path, **settings, **named, lora_r=2, save_strategy="no", **SETTINGS)
+    code, _, error = coma_command("finetune", "--config", config, "--output_dir", tmp_path / "out")
+    assert code == 0, error
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert any(entry.get("eval_num_documents") == 2 for entry in history)
+
+
+@pytest.mark.parametrize("recipe", list_recipes("finetune"))
 def test_recipes_are_valid(recipe: str) -> None:
     arguments, config = _parse(["--config", recipe, "--model", "m", "--data", "d", "--bf16", "false"])
     assert (arguments.model, arguments.data) == ("m", "d") and config.temperature > 0
@@ -159,9 +173,7 @@ def test_the_recipe_of_the_demo_trains_on_three_styles(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("settings", "words", "message"),
     [
-        ({"modle": "x"}, [], r"settings that do not exist: ['modle']"),
-        ({"data": "x"}, [], "`model` is missing"),
-        ({"model": "x"}, [], "`data` is missing"),
+        ({"modle": "x"}, [], "has a setting that does not exist: modle; did you mean model?"),
         ({}, ["--config", "nothing"], "neither a file nor one of the recipes emoji-finetune, mmeb-finetune"),
         ({"query_text": "q", "positive_text": "question"}, ["--data", "pairs.csv"], "has no columns ['q']"),
         ({"query_text": "question"}, ["--data", "pairs.csv"], "Name the column of the positive"),
