@@ -38,6 +38,7 @@ SHORT = {
     "hardest_negative_similarity": "hardest",
     "document_similarity": "documents alike",
     "temperature": "temp",
+    "masked_false_negatives": "masked",
 }
 # Counts that hardly change from line to line, and what the line says in another way.
 NOT_SHOWN = {
@@ -146,13 +147,10 @@ def _place(logs: Mapping[str, Any], state: TrainerState) -> str:
 def _number(value: Any, name: str) -> str:
     if not isinstance(value, float):
         return str(value)
-    return (
-        f"{value:.2e}"
-        if name == "learning_rate"
-        else f"{value:.3f}"
-        if value == 0 or 1e-3 <= abs(value) < 10
-        else f"{value:.4g}"
-    )
+    if name == "learning_rate":
+        return f"{value:.2e}"
+    size = abs(value)
+    return f"{value:.3f}" if size == 0 or 1e-3 <= size < 10 else f"{value:.2g}" if size < 1 else f"{value:.4g}"
 
 
 def _rate(value: float) -> str:

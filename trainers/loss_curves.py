@@ -60,5 +60,9 @@ def _label(name: str) -> str:
 
 def _draw(axes: Axes, history: Sequence[dict[str, Any]], name: str, title: str, colour: str) -> None:
     points = [(entry["step"], entry[name]) for entry in history if name in entry]
-    style = {"linewidth": 1} if name == "loss" and len(points) > 1 else {"marker": "o", "markersize": 4}
+    style: dict[str, Any] = {"marker": "o", "markersize": 4}
+    if name == "loss" and len(points) > 1:
+        style = {"linewidth": 1}
+    elif "loss_" in name:  # with other tokens, or none: it may lie upon the loss, which is to be seen below it
+        style = {"linestyle": "--", "linewidth": 1, "marker": "x", "markersize": 5}
     axes.plot(*zip(*points, strict=True), label=title, color=colour, **style)
