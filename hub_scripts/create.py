@@ -92,7 +92,7 @@ def create_model(  # noqa: PLR0913 - what can be set
 
     Raises:
         ValueError: for what is no backbone, a pixel budget that holds no image token, a limit that the largest image
-            exceeds, `texts` without `tiny`, and a `revision` of what is not on the Hub.
+            exceeds, `texts` and `size` without `tiny`, and a `revision` of what is not on the Hub.
 
     Example:
 
@@ -100,10 +100,7 @@ def create_model(  # noqa: PLR0913 - what can be set
         >>> model.save_pretrained("my-coma"), processor.save_pretrained("my-coma")
     """
     kwargs = {name: value for name, value in kwargs.items() if value is not None}
-    if texts is not None and not tiny:
-        raise ValueError("--texts trains the tokenizer of a tiny backbone, and there is none without --tiny.")
-    if size is not None and not tiny:
-        raise ValueError(f"--size {size} is of a tiny backbone: one that exists has its size. Leave it out.")
+    _check_tiny(tiny, texts, size)
     if "revision" in kwargs and (tiny or Path(backbone).exists()):
         raise ValueError("--revision is for a backbone on the Hub.")
 
@@ -130,6 +127,13 @@ def create_model(  # noqa: PLR0913 - what can be set
             "raise it, or lower the pixel budget."
         )
     return model, processor
+
+
+def _check_tiny(tiny: bool, texts: Sequence[str] | None, size: str | None) -> None:
+    if texts is not None and not tiny:
+        raise ValueError("--texts trains the tokenizer of a tiny backbone, and there is none without --tiny.")
+    if size is not None and not tiny:
+        raise ValueError(f"--size {size} is that of a tiny backbone, and there is none without --tiny.")
 
 
 def _check_backbone(name: str, revision: str | None) -> None:

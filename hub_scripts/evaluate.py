@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from hub_scripts.evaluation.data import NamedSet
     from hub_scripts.evaluation.files import ResultsFolder
     from hub_scripts.evaluation.page import ResultsPage
+    from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
 __all__ = ["evaluate_model", "main"]
@@ -133,8 +134,6 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     from hub_scripts.common.loading import load_model
     from hub_scripts.evaluation.data import open_sets
     from hub_scripts.evaluation.files import ResultsFolder, model_settings
-    from hub_scripts.evaluation.page import ResultsPage
-    from hub_scripts.evaluation.table import results_table
     from trainers.files import one_writer
 
     model, data = str(model), [data] if isinstance(data, str | Path) else data
@@ -145,26 +144,44 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     with ExitStack() as stack:
         _on_main(state, lambda: stack.enter_context(one_writer(output)))
         coma = load_model(model, dtype, str(state.device) if state.num_processes > 1 else device)
-        name = Path(model).name if Path(model).exists() else model
-        settings = model_settings(model, *coma) | {"candidates": "all" if among_all else "own"}
-        settings["instructions"] = {source or "": text for source, text in (instructions or {}).items()}
-        if on_bad_row == "skip":
-            settings["on_bad_row"] = "skip"
-        folder = ResultsFolder(output, settings)
+        settings = _settings(among_all, instructions or {}, on_bad_row)
+        folder = ResultsFolder(output, model_settings(model, *coma) | settings)
         _on_main(state, lambda: folder.check(named_sets))
-        page = None if html is None else _on_main(state, lambda: ResultsPage(html, name, coma[1].max_image_pixels))
+        page = None if html is None else _on_main(state, lambda: _page(html, model, coma[1]))
         options = {"skip_bad_rows": on_bad_row == "skip", "batch_tokens": batch_tokens, "num_workers": num_workers}
         for number, named_set in enumerate(named_sets, 1):
             tell(f"{named_set.name} ({number} of {len(named_sets)})")
             _evaluate(named_set, coma, (folder, page), state, tell, options)
-        results = _on_main(state, lambda: folder.write_results(named_sets, coma[0]))
-        if page is not None:
-            _on_main(state, lambda: page.write(results_table(results)))
-        return results
+        return _on_main(state, lambda: _write(folder, page, named_sets, coma[0]))
 
 
 def _say_nothing(line: str) -> None:
     """The report that nobody asked for."""
+
+
+def _settings(among_all: bool, instructions: dict[str | None, str], on_bad_row: str) -> dict[str, Any]:
+    """Those that scores depend on."""
+    settings: dict[str, Any] = {"candidates": "all" if among_all else "own"}
+    settings["instructions"] = {source or "": text for source, text in instructions.items()}
+    return settings | ({"on_bad_row": "skip"} if on_bad_row == "skip" else {})
+
+
+def _page(html: str | Path, model: str, processor: "ComaProcessor") -> "ResultsPage":
+    from hub_scripts.evaluation.page import ResultsPage
+
+    return ResultsPage(html, Path(model).name if Path(model).exists() else model, processor.max_image_pixels)
+
+
+def _write(
+    folder: "ResultsFolder", page: "ResultsPage | None", named_sets: "list[NamedSet]", model: "ComaForEmbedding"
+) -> dict[str, Any]:
+    """Puts the scores of all sets together, and the page; gives the results."""
+    from hub_scripts.evaluation.table import results_table
+
+    results = folder.write_results(named_sets, model)
+    if page is not None:
+        page.write(results_table(results))
+    return results
 
 
 def _evaluate(

@@ -35,7 +35,7 @@ HEAD = f"""<!DOCTYPE html>
 <meta name="viewport" content="width=device-width">
 <title>TITLE</title>
 <style>
-body {{ font: 14px/1.35 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; color: #1f2328; }}
+body {{ font: 14px/1.35 system-ui, sans-serif; margin: 2em auto; max-width: 64rem; padding: 0 1em; color: #1f2328; }}
 table {{ border-collapse: collapse; }}
 td, th {{ border-bottom: 1px solid #d0d7de; padding: .2em .8em .2em 0; text-align: right; }}
 td:first-child, th:first-child {{ text-align: left; }}
