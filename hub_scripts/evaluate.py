@@ -17,6 +17,7 @@ processes share the work.
   coma evaluate demo/model emoji --output results
   coma evaluate my-coma pairs.csv --output results --query-text question --positive-image image
   coma evaluate my-coma pairs.jsonl --output results --instruction "shop=Find the product."
+  coma evaluate my-coma pairs.jsonl --output results --html results.html      # queries, and what they found
   torchrun --nproc-per-node 8 --no-python coma evaluate my-coma MMEB-eval/ --output results
 """
 
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
     from hub_scripts.evaluation.data import NamedSet
     from hub_scripts.evaluation.files import ResultsFolder
+    from hub_scripts.evaluation.page import ResultsPage
+    from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
 __all__ = ["evaluate_model", "main"]
@@ -60,7 +63,7 @@ def main(argv: list[str]) -> int:
     from accelerate import PartialState
     from transformers.utils import logging
 
-    from hub_scripts.evaluation.files import results_table
+    from hub_scripts.evaluation.table import results_table
 
     state = PartialState(cpu=arguments.device == "cpu")
     if not state.is_main_process:
@@ -68,6 +71,7 @@ def main(argv: list[str]) -> int:
     results = evaluate_model(**options, tell=lambda line: print(one_line(line), flush=True))
     if state.is_main_process:
         lines = [*results_table(results), f"results  {arguments.output / 'results.json'}"]
+        lines += [f"page     {arguments.html}"] if arguments.html else []
         print(*map(one_line, lines), sep="\n")
     state.destroy_process_group()
     return 0
@@ -84,6 +88,7 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     among_all: bool = False,
     instructions: dict[str | None, str] | None = None,
     on_bad_row: Literal["raise", "skip"] = "raise",
+    html: str | Path | None = None,
     batch_tokens: int = 16384,
     num_workers: int = 0,
     dtype: str = "auto",
@@ -113,6 +118,9 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
             What stands before the queries of pairs, by their `source`; `None` is for rows without one.
         on_bad_row (`str`, *optional*, defaults to `"raise"`):
             `"skip"` leaves bad rows out of pairs, counted.
+        html (`str` or `Path`, *optional*):
+            File for a page of some queries of each set with what they found, images and all. Sets that are finished
+            are embedded once more for it.
         batch_tokens (`int`, *optional*, defaults to 16384):
             Most tokens of a batch.
         num_workers (`int`, *optional*, defaults to 0):
@@ -151,14 +159,15 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     with ExitStack() as stack:
         _on_main(state, lambda: stack.enter_context(one_writer(output)))
         coma = load_model(model, dtype, str(state.device) if state.num_processes > 1 else device)
-        settings = model_settings(model, *coma) | _settings_of_data(among_all, instructions, on_bad_row)
-        folder = ResultsFolder(output, settings)
+        settings = _settings_of_data(among_all, instructions, on_bad_row)
+        folder = ResultsFolder(output, model_settings(model, *coma) | settings)
         _on_main(state, lambda: folder.check(named_sets))
+        page = None if html is None else _on_main(state, lambda: _page(html, model, coma[1]))
         options = {"skip_bad_rows": on_bad_row == "skip", "batch_tokens": batch_tokens, "num_workers": num_workers}
         for number, named_set in enumerate(named_sets, 1):
             tell(f"{named_set.name} ({number} of {len(named_sets)})")
-            _evaluate(named_set, coma, folder, state, tell, options)
-        return _on_main(state, lambda: folder.write_results(named_sets, coma[0]))
+            _evaluate(named_set, coma, (folder, page), state, tell, options)
+        return _on_main(state, lambda: _write(folder, page, named_sets, coma[0]))
 
 
 def _settings_of_data(among_all: bool, instructions: dict[str | None, str] | None, on_bad_row: str) -> dict[str, Any]:
@@ -172,27 +181,53 @@ def _say_nothing(line: str) -> None:
     """The report that nobody asked for."""
 
 
+def _page(html: str | Path, model: str, processor: "ComaProcessor") -> "ResultsPage":
+    from hub_scripts.evaluation.page import ResultsPage
+
+    return ResultsPage(html, Path(model).name if Path(model).exists() else model, processor.max_image_pixels)
+
+
+def _write(
+    folder: "ResultsFolder", page: "ResultsPage | None", named_sets: "list[NamedSet]", model: "ComaForEmbedding"
+) -> dict[str, Any]:
+    """Puts the scores of all sets together, and the page; gives the results."""
+    from hub_scripts.evaluation.table import results_table
+
+    results = folder.write_results(named_sets, model)
+    if page is not None:
+        page.write(results_table(results))
+    return results
+
+
 def _evaluate(
     named_set: "NamedSet",
     coma: tuple,
-    folder: "ResultsFolder",
+    places: "tuple[ResultsFolder, ResultsPage | None]",
     state: "PartialState",
     tell: Callable[[str], None],
     options: dict[str, Any],
 ) -> None:
-    """Embeds and scores a set on all processes together, unless its scores are there."""
-    from trainers.evaluation.retrieval import evaluate_set
+    """Embeds and scores a set on all processes together, unless its scores are there and no page needs more."""
+    from trainers.evaluation.retrieval import embed_set, score_set
 
-    retrieval = named_set.read()
-    if _on_main(state, lambda: folder.read_scores(named_set, retrieval.digest) is not None):
-        tell("  is finished already")
+    (folder, page), retrieval = places, named_set.read()
+    digest, number = retrieval.digest, len(retrieval.items)
+    is_finished = _on_main(state, lambda: folder.read_scores(named_set, digest) is not None)
+    if is_finished:
+        tell("  is finished already" if page is None else "  is finished already, and embedded again for the page")
+    if is_finished and page is None:
         return
     started = time.perf_counter()
-    scores, left_out = evaluate_set(retrieval, *coma, description=one_line(named_set.name), **options)
+    retrieval, embeddings, left_out = embed_set(retrieval, *coma, description=one_line(named_set.name), **options)
     for reason in left_out:
         tell(f"  left out: {reason}")
-    _on_main(state, lambda: folder.write_scores(named_set, scores, retrieval.digest))
-    seconds, number = time.perf_counter() - started, len(retrieval.items)
+    if page is not None:
+        _on_main(state, lambda: page.add(named_set.name, retrieval, embeddings))
+    if is_finished:
+        return
+    scores = score_set(retrieval, embeddings)
+    _on_main(state, lambda: folder.write_scores(named_set, scores, digest))
+    seconds = time.perf_counter() - started
     rate = f"{number} inputs in {seconds:.1f} s, {number / seconds:.1f} a second"
     tell(f"  {named_set.metric} {100 * scores[named_set.metric]:.1f}%  {rate}")
 
@@ -228,6 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     instruction = "pairs: what stands before queries of a source; =TEXT for those without; repeatable"
     add("--instruction", metavar="SOURCE=TEXT", action="append", default=[], help=instruction)
     add("--on-bad-row", choices=("raise", "skip"), default="raise", help="pairs: skip leaves bad rows out, counted")
+    add("--html", metavar="FILE", type=Path, help="a page of some queries with what they found, right and wrong")
     add("--batch-tokens", type=positive, default=16384, metavar="N", help="tokens of a batch (default: %(default)s)")
     default = min(8, (os.cpu_count() or 1) // 2)
     workers = f"processes that decode (default here: {default})"

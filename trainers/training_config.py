@@ -13,6 +13,7 @@ from transformers.debug_utils import DebugOption
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
+from trainers.best import keep_best
 from trainers.data.json_rows import parse_json
 from trainers.ranges import AT_LEAST_0, BELOW_1, COUNT, FINITE, POSITIVE, WHOLE, Range, check_choices, check_ranges
 
@@ -72,7 +73,7 @@ RANGES = {
         "a whole number of steps, or below 1 a share of all",
         lambda n: AT_LEAST_0.holds(n) and (n < 1 or n == int(n)),
     ),
-    "max_length": COUNT,
+    **dict.fromkeys(("max_length", "early_stopping_patience"), COUNT),
 }
 
 
@@ -95,6 +96,13 @@ class ComaTrainingArguments(TrainingArguments):
             Limit of an input in tokens; text beyond it is cut. The processor's own limit by default.
         on_bad_row (`str`, *optional*, defaults to `"raise"`):
             `"raise"`, or `"skip"` to leave bad rows out and count them.
+        keep_best (`str`, *optional*):
+            Metric of the evaluation by which the best checkpoint is chosen, `loss` or `ndcg@10` for instance; at the
+            end the model is that one. Every evaluation then leaves a checkpoint, unless `save_strategy` or
+            `save_steps` say otherwise.
+        early_stopping_patience (`int`, *optional*):
+            Ends the training after so many evaluations in a row in which that metric got no better; without
+            `keep_best` it is `loss`.
     """
 
     learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate."})
@@ -107,6 +115,10 @@ class ComaTrainingArguments(TrainingArguments):
     max_length: int | None = field(default=None, metadata={"help": "Most tokens of an input; longer texts are cut."})
     on_bad_row: Literal["raise", "skip"] = field(
         default="raise", metadata={"help": "On a bad row: raise, or skip (leave out and count)."}
+    )
+    keep_best: str | None = field(default=None, metadata={"help": "Metric of the checkpoint that is kept as best."})
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Evaluations without a better one after which training ends."}
     )
 
     refused: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = REFUSED
@@ -131,6 +143,7 @@ class ComaTrainingArguments(TrainingArguments):
         for old, new in RENAMED.items():
             if hasattr(self, new) and getattr(self, new) is None:
                 setattr(self, new, getattr(self, old))
+        keep_best(self)
         super().__post_init__()
         self._check_what_others_take()
 

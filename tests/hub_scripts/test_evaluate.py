@@ -194,7 +194,7 @@ def test_pairs_of_ones_own(coma_folder: Path, coma_command: Callable, embed: Cal
     )
     expected = ((queries @ documents.T).argmax(1) == torch.arange(12)).double().mean().item()
     assert code == 0 and results["metrics"]["retrieval"]["shop"]["hit@1"] == pytest.approx(expected)
-    assert results["means"] == {} and text.splitlines()[-2].split()[:2] == ["shop", "hit@1"]
+    assert results["means"] == {} and text.splitlines()[-2].split()[:3] == ["shop", "12", "12"]
 
     words = [*words[:4], tmp_path / "instructed", "--instruction", "emoji-name=Find its name."]
     assert coma_command(*words)[0] == 0

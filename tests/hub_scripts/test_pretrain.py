@@ -75,7 +75,10 @@ def test_a_whole_model_from_a_coma_folder(coma_folder: Path, coma_command: Calla
     config = write(tmp_path, model=str(coma_folder), data="emoji", lora_r=0, **settings)
     code, text, error = coma_command("pretrain", "--config", config, "--output_dir", out, "--turns", 2)
     assert code == 0, error
-    assert text.splitlines()[-1] == f"trained  {out}"
+    said = text.splitlines()
+    assert said[-4] == f"trained  {out}" and said[-3].startswith("steps    2 of 2, ")
+    assert said[-1] == f"next     coma finetune --model {out} --data PAIRS --output_dir NEW_FOLDER"
+    assert (out / "loss.png").exists()
     before, after = AutoModel.from_pretrained(coma_folder), AutoModel.from_pretrained(out)
     changed = {n for n, p in after.named_parameters() if not p.equal(before.get_parameter(n))}
     assert changed and not any("visual" in name for name in changed)
@@ -107,7 +110,8 @@ def test_on_two_processes(start: list[str], coma_folder: Path, dialogues: Path, 
         timeout=240,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stdout.count("trained  out\nnext     coma merge out NEW_FOLDER\n") == 1
+    assert done.stdout.count("trained  out\n") == done.stdout.count("next     coma merge out NEW_FOLDER\n") == 1
+    assert done.stdout.count("step 1/2  ") == 1
     (stage,) = json.loads((tmp_path / "out" / "coma_training.json").read_text())
     assert (stage["processes"], stage["steps"], stage["rows_per_step"]) == (2, 2, 6)
 

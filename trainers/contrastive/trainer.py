@@ -56,6 +56,7 @@ class ComaContrastiveTrainer(ComaTrainer):
 
     config_class = ComaContrastiveConfig
     collator_class = ComaContrastiveCollator
+    metric_names = ("loss", "in_batch_accuracy")
     stage = "contrastive"  # its name in the record of a training
 
     def __init__(
