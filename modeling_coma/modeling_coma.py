@@ -23,7 +23,7 @@ from .configuration_coma import ComaConfig
 from .generation_coma import sequences_per_row, with_special_ids
 from .loss_coma import IGNORE_INDEX, answer_cross_entropy
 from .masking_coma import add_dialogue, find_compression_tokens
-from .memory_coma import CompressionMemory, gather_columns
+from .memory_coma import CompressionMemory, gather_columns, padding_first
 
 
 @dataclass
@@ -148,14 +148,14 @@ class ComaForEmbedding(PreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> ComaOutput:
         """Second half of `forward`: dialogues that see a memory and their own past."""
-        mask, position_ids = self._after(memory, dialogue_attention_mask)
+        mask, position_ids, order = self._after(memory, dialogue_attention_mask)
         hidden = self.backbone.model(
             input_ids=dialogue_input_ids,
             attention_mask=mask,
             position_ids=position_ids,
             use_cache=True,
             return_dict=True,
-            **{cache_argument(type(self.backbone.model).forward): memory.to_cache()},
+            **{cache_argument(type(self.backbone.model).forward): memory.to_cache(order)},
         ).last_hidden_state
         return self._output(memory.compression_states, hidden, dialogue_attention_mask, labels, num_items_in_batch)
 
@@ -179,15 +179,16 @@ class ComaForEmbedding(PreTrainedModel):
         """
         if not dialogue_attention_mask[:, -1].all():
             raise ValueError("Dialogues to be continued are padded on the left; a row here ends with padding.")
-        mask, position_ids = self._after(memory, dialogue_attention_mask)
+        mask, position_ids, order = self._after(memory, dialogue_attention_mask)
         copies = sequences_per_row(kwargs, self.backbone.generation_config)
         if copies > 1:  # the backbone repeats the rows of everything but a cache
             memory = memory.select(torch.arange(len(memory)).repeat_interleave(copies))
+            order = None if order is None else order.repeat_interleave(copies, dim=0)
         output = self.backbone.generate(
             dialogue_input_ids,
             attention_mask=mask,
             position_ids=position_ids,
-            **{cache_argument(GenerationMixin.prepare_inputs_for_generation): memory.to_cache()},
+            **{cache_argument(GenerationMixin.prepare_inputs_for_generation): memory.to_cache(order)},
             **with_special_ids(kwargs, eos_token_id=self.config.eos_token_id, pad_token_id=self.config.pad_token_id),
         )
         if isinstance(output, Tensor):
@@ -248,8 +249,10 @@ class ComaForEmbedding(PreTrainedModel):
         next_position = first_axis(inputs["position_ids"]).gather(1, columns[:, -1:])[:, 0] + 1
         return CompressionMemory.from_cache(cache, columns, next_position, states), outputs
 
-    def _after(self, memory: CompressionMemory, dialogue_attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The mask over a memory and dialogues, and the positions of the dialogues."""
+    def _after(
+        self, memory: CompressionMemory, dialogue_attention_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The mask over a memory and dialogues, the positions of the dialogues, and the order of their columns."""
         mask = dialogue_attention_mask
         if len(memory) != len(mask):
             message = f"{len(mask)} dialogues cannot be answered from a memory of {len(memory)} rows"
@@ -257,7 +260,10 @@ class ComaForEmbedding(PreTrainedModel):
         if self._is_checkpointing:
             raise ValueError("Layers with gradient checkpointing would pass the memory over: `eval()` the model.")
         positions = memory.next_position.to(mask.device)[:, None] + count_positions(mask)
-        return F.pad(mask, (memory.num_columns, 0), value=1), text_positions(self.backbone, positions)
+        order = padding_first(mask, memory.num_columns)
+        mask = F.pad(mask, (memory.num_columns, 0), value=1)
+        mask = mask if order is None else mask.take_along_dim(order, 1)
+        return mask, text_positions(self.backbone, positions), order
 
     def _masked_pass(
         self, inputs: dict, columns: Tensor, dialogue_input_ids: Tensor, mask: Tensor, view: str

@@ -31,8 +31,8 @@ def merger_parts(model: ComaForEmbedding) -> list[str]:
         mergers += [f"{name}.merger" for name in towers if hasattr(_original(modules[name]), "merger")]
     if not any(is_part_of(name, mergers) for name, _ in model.named_parameters()):
         raise ValueError(
-            f"train_merger is set, and there is no merger, outside of the towers or in them, on the vision side of this "
-            f"backbone ({', '.join(parts)}): leave train_merger as it is, or set freeze_vision to false."
+            "train_merger is set, and the vision side of this backbone has no merger, outside of its towers or in "
+            f"them ({', '.join(parts)}): leave train_merger as it is, or set freeze_vision to false."
         )
     return mergers
 

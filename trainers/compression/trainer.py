@@ -22,6 +22,7 @@ from trainers.compression.config import ComaCompressionConfig
 from trainers.compression.evaluation import evaluate_compression
 from trainers.compression.loss import answer_hits, answer_kl
 from trainers.compression.token_similarity import TokenSimilarity
+from trainers.log_lines import shows_bars
 from trainers.samplers import LengthGroupedBatches
 
 
@@ -66,6 +67,7 @@ class ComaCompressionTrainer(ComaTrainer):
 
     config_class = ComaCompressionConfig
     collator_class = ComaCompressionCollator
+    metric_names = ("loss", "answer_accuracy")
     stage = "compression"  # its name in the record of a training
 
     def __init__(
@@ -209,7 +211,10 @@ class ComaCompressionTrainer(ComaTrainer):
         """Loss per answer token: from the compression tokens, from those of another row, and from none at all."""
         model = self._wrap_model(self.model, training=False, dataloader=dataloader).eval()
         metrics, self.token_similarity.similarity, rows = evaluate_compression(
-            self.accelerator.unwrap_model(model), dataloader, self.accelerator, description
+            self.accelerator.unwrap_model(model),
+            dataloader,
+            self.accelerator,
+            description if shows_bars(self.args) else None,
         )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=rows)

@@ -59,6 +59,7 @@ class ComaContrastiveTrainer(ComaTrainer):
 
     config_class = ComaContrastiveConfig
     collator_class = ComaContrastiveCollator
+    metric_names = ("loss", "in_batch_accuracy")
     stage = "contrastive"  # its name in the record of a training
 
     def __init__(
@@ -149,6 +150,8 @@ class ComaContrastiveTrainer(ComaTrainer):
         if self.model.training:
             self.meter.add("num_documents", len(all_documents) * len(queries), len(queries))
         output = self._summed_loss(queries, all_documents, all_queries, ids, own_rows)
+        if self.model.training and self.options.matryoshka:  # the loss is the sum of those of all dimensions
+            self.meter.add("loss_per_dimension", output.loss.detach() / len(self.options.matryoshka), len(queries))
         return output._replace(loss=output.loss / max(1, len(ids.rows)))
 
     def _summed_loss(
@@ -205,6 +208,8 @@ class ComaContrastiveTrainer(ComaTrainer):
         self._evaluation = None
         once.check()
         metrics = blocks.means()
+        if self.options.matryoshka:
+            metrics["loss_per_dimension"] = metrics["loss"] / len(self.options.matryoshka)
         if once.skipped:
             metrics["rows_skipped"] = len(once.skipped)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
