@@ -51,6 +51,9 @@ def join_images(images: list[dict[str, np.ndarray]], axes: dict[str, int]) -> di
     joined = {}
     for name, axis in axes.items():
         parts = [image[name] for image in images]
+        if axis == 0 and (whole := _cut_into(parts)) is not None:
+            joined[name] = whole
+            continue
         shapes = np.array([part.shape for part in parts])
         shapes[:, axis] = 0
         missing = shapes.max(axis=0) - shapes
@@ -58,6 +61,16 @@ def join_images(images: list[dict[str, np.ndarray]], axes: dict[str, int]) -> di
             parts = [np.pad(part, [(0, size) for size in sizes]) for part, sizes in zip(parts, missing, strict=True)]
         joined[name] = np.concatenate(parts, axis=axis)
     return joined
+
+
+def _cut_into(parts: list[np.ndarray]) -> np.ndarray | None:
+    """The array of which these are all the parts, in their order: large ones need not be copied."""
+    whole = parts[0].base
+    if not isinstance(whole, np.ndarray) or whole.ndim != parts[0].ndim or not whole.flags.c_contiguous:
+        return None
+    ends = np.cumsum([0] + [part.nbytes for part in parts]).tolist()
+    starts = [part.ctypes.data - whole.ctypes.data if part.base is whole else None for part in parts]
+    return whole if [*starts, whole.nbytes] == ends else None
 
 
 __all__ = ["images_by_grid", "images_by_stock", "join_images", "make_stock_processor"]
