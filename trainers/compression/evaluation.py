@@ -94,7 +94,8 @@ def _answer(
 
 
 def _num_real_rows(batch: dict[str, Tensor], once: RowsOnce) -> int:
-    """How many rows of a batch count: those at its end may have been there already. Takes the numbers out of it."""
+    """How many rows of a batch count: those at its end may have been there already. Takes all numbers out of it."""
+    batch.pop("num_images", None)
     rows, skipped = batch.pop("rows", None), batch.pop("skipped", None)
     if rows is None:
         return len(batch["labels"])

@@ -40,7 +40,8 @@ class ComaCompressionTrainer(ComaTrainer):
         args ([`ComaCompressionConfig`], *optional*):
             Settings; the defaults of the stage by default.
         data_collator (`Callable`, *optional*):
-            Rows to a batch; by default a [`ComaCompressionCollator`] as `args` say.
+            Rows to a batch; by default a [`ComaCompressionCollator`] as `args` say. Another may add `num_images` to be
+            counted.
         train_dataset, eval_dataset, kwargs:
             As in [`~trainers.base.ComaTrainer`].
         processing_class ([`ComaProcessor`], *optional*):
@@ -106,6 +107,8 @@ class ComaCompressionTrainer(ComaTrainer):
             if not hasattr(teacher, "hf_device_map") and not any(weight.is_meta for weight in teacher.parameters()):
                 teacher = teacher.to(self.accelerator.device)
         self.teacher = teacher
+        if isinstance(self.data_collator, ComaCompressionCollator):  # that of evaluation stays as it is
+            self.data_collator = self.data_collator.counting_images()
         self.token_similarity = TokenSimilarity()
         self.add_callback(self.token_similarity)
 
@@ -117,6 +120,7 @@ class ComaCompressionTrainer(ComaTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Weighted sum of cross-entropy and KL over the answer tokens of the whole optimizer step."""
+        num_images = inputs.pop("num_images", 0)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         args, meter = self.args, self.meter
         loss = args.cross_entropy_weight * loss
@@ -127,7 +131,7 @@ class ComaCompressionTrainer(ComaTrainer):
             hits = answer_hits(outputs.answer_states, self.coma.get_output_embeddings(), labels)
             meter.add("answer_accuracy", hits.sum(), hits.numel())
         counts = (inputs["labels"] != -100).any()  # not the batch that stands for rows left out
-        images = counts * len(inputs.get("image_grid_thw", ()))
+        images = counts * num_images
         tokens = counts * (inputs["attention_mask"].sum() + inputs["dialogue_attention_mask"].sum())
         meter.add_rate("tokens_per_second", tokens)
         meter.add_rate("images_per_second", images)

@@ -244,6 +244,7 @@ class _Inputs(torch.utils.data.Dataset):
             return {}
         images = self.items.images([row.place for row in rows])
         processor = copy.copy(self.processor)
+        processor.process_images = self.processor.process_images  # by the backbone's processor, made once
         processor.tokenizer = _KnownIds(processor.tokenizer, {row.text: row.ids for row in rows})
         return dict(processor(images, [row.text for row in rows], return_tensors="pt"))
 
