@@ -23,7 +23,13 @@ def make_stock_processor(settings: dict[str, Any], image_processor: Any, tokeniz
         parts |= {"image_processor": image_processor, "tokenizer": tokenizer}
         return stock(**{key: value for key, value in settings.items() if key != "processor_class"} | parts)
     except ImportError as error:
-        raise ImportError(f"Images of this backbone need libraries that are missing ({name}): {error}") from error
+        why = f"Images of this backbone need its {name}, and {first_sentence(error)}"
+        raise ImportError(f"{why}: install what is missing (`pip install torchvision`).") from error
+
+
+def first_sentence(error: Exception) -> str:
+    """What is wrong, on one line: transformers goes on with where to read about it."""
+    return " ".join(str(error).split()).partition(". ")[0].rstrip(".")
 
 
 def images_by_grid(image_processor: Any, image_token_id: int, images: list[Image.Image], **kwargs: Any) -> list[dict]:
@@ -66,5 +72,5 @@ def lengths_of(images: list[dict[str, np.ndarray]], axes: dict[str, int]) -> dic
     return {name: np.array([image[name].shape[axis] for image in images]) for name, axis in axes.items()}
 
 
-__all__ = ["images_by_grid", "images_by_stock", "join_images", "lengths_of"]
+__all__ = ["first_sentence", "images_by_grid", "images_by_stock", "join_images", "lengths_of"]
 __all__ += ["make_stock_processor"]
