@@ -6,6 +6,7 @@ trust_remote_code=True where this package is not installed, and so does Sentence
   coma create Qwen/Qwen2.5-VL-3B-Instruct my-coma --max-pixels 802816 --dtype bfloat16
   coma create ./backbone my-coma --num-compression-tokens 16
   coma create --tiny qwen2_5_vl my-coma                     # a small random one, nothing is downloaded
+  coma create --tiny qwen2_5_vl my-coma --size demo         # one that learns something, in minutes on a CPU
 """
 
 import argparse
@@ -46,6 +47,7 @@ def main(argv: list[str]) -> int:
             max_length=arguments.max_length,
             tiny=arguments.tiny,
             texts=texts,
+            size=arguments.size,
             dtype=arguments.dtype,
             revision=arguments.revision,
         )
@@ -55,7 +57,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def create_model(
+def create_model(  # noqa: PLR0913 - what can be set
     backbone: str | PathLike[str],
     num_compression_tokens: int = 32,
     pooling: Literal["mean", "last"] = "mean",
@@ -65,6 +67,7 @@ def create_model(
     max_length: int | None = None,
     tiny: bool = False,
     texts: Sequence[str] | None = None,
+    size: Literal["tiny", "demo"] | None = None,
     **kwargs: Any,
 ) -> tuple["ComaForEmbedding", "ComaProcessor"]:
     """
@@ -80,6 +83,9 @@ def create_model(
         max_length (`int`, *optional*): limit of a row in tokens; by default there is none.
         tiny (`bool`, *optional*, defaults to `False`): makes a small random backbone, and downloads nothing.
         texts (`Sequence[str]`, *optional*): trains the tokenizer of a tiny one; by default, talk about emoji.
+        size (`str`, *optional*): of a tiny one: `"tiny"`, the default, is the smallest that has every part, and
+            learns next to nothing; `"demo"` has three million parameters, 2x2 tokens for an image unless the pixel
+            budget says otherwise, and learns in minutes on a CPU (it is that of `coma demo`).
         kwargs: passed to `from_pretrained` of the backbone, `dtype` for instance; `None` is as if it were not there.
 
     Returns:
@@ -87,7 +93,7 @@ def create_model(
 
     Raises:
         ValueError: for what is no backbone, a pixel budget that holds no image token, a limit that the largest image
-            exceeds, `texts` without `tiny`, and a `revision` of what is not on the Hub.
+            exceeds, `texts` and `size` without `tiny`, and a `revision` of what is not on the Hub.
 
     Example:
 
@@ -95,15 +101,14 @@ def create_model(
         >>> model.save_pretrained("my-coma"), processor.save_pretrained("my-coma")
     """
     kwargs = {name: value for name, value in kwargs.items() if value is not None}
-    if texts is not None and not tiny:
-        raise ValueError("--texts trains the tokenizer of a tiny backbone, and there is none without --tiny.")
+    _check_tiny(tiny, texts, size)
     if "revision" in kwargs and (tiny or Path(backbone).exists()):
         raise ValueError("--revision is for a backbone on the Hub.")
 
     from trainers.backbone import model_from_backbone
 
     with tempfile.TemporaryDirectory() as temporary:
-        name = str(_tiny_backbone(str(backbone), texts, Path(temporary)) if tiny else backbone)
+        name = str(_tiny_backbone(str(backbone), texts, size, Path(temporary)) if tiny else backbone)
         _check_backbone(name, kwargs.get("revision"))
         model, processor = model_from_backbone(name, num_compression_tokens, pooling=pooling, **kwargs)
     if tiny:  # the temporary folder means nothing to anybody
@@ -139,6 +144,13 @@ def _set_max_length(processor: "ComaProcessor", max_length: int | None) -> None:
         )
 
 
+def _check_tiny(tiny: bool, texts: Sequence[str] | None, size: str | None) -> None:
+    if texts is not None and not tiny:
+        raise ValueError("--texts trains the tokenizer of a tiny backbone, and there is none without --tiny.")
+    if size is not None and not tiny:
+        raise ValueError(f"--size {size} is that of a tiny backbone, and there is none without --tiny.")
+
+
 def _check_backbone(name: str, revision: str | None) -> None:
     from transformers import AutoConfig
 
@@ -164,14 +176,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--dtype", choices=DTYPES, default="auto", help="of the weights; auto is that of the backbone")
     add("--revision", help="branch, tag or commit on the Hub")
     add("--tiny", action="store_true", help="BACKBONE is qwen2_vl, qwen2_5_vl or qwen3_vl: make a small random one")
+    size = "of a small one: demo learns in minutes on a CPU, tiny next to nothing (default: tiny)"
+    add("--size", choices=("tiny", "demo"), help=size)
     add("--texts", type=Path, metavar="FILE", help="what its tokenizer is trained on (default: talk about emoji)")
     return parser
 
 
-def _tiny_backbone(model_type: str, texts: Sequence[str] | None, folder: Path) -> Path:
-    from hub_scripts.tiny.backbone import create_tiny_backbone
+def _tiny_backbone(model_type: str, texts: Sequence[str] | None, size: str | None, folder: Path) -> Path:
+    from hub_scripts.tiny.backbone import DEMO, TINY, create_tiny_backbone
 
-    return create_tiny_backbone(folder, texts=_emoji_texts() if texts is None else texts, model_type=model_type)
+    sizes = {None: TINY, "tiny": TINY, "demo": DEMO}
+    if size not in sizes:
+        raise ValueError(f"size={size!r} must be tiny or demo.")
+    texts = _emoji_texts() if texts is None else texts
+    return create_tiny_backbone(folder, texts=texts, model_type=model_type, sizes=sizes[size])
 
 
 def _emoji_texts() -> list[str]:

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import has_file, logging
 
-from .images_coma import images_by_grid, images_by_stock, join_images, lengths_of, make_stock_processor
+from .images_coma import images_by_grid, images_by_stock, join_images, make_stock_processor
 from .inputs_coma import MAX_IMAGE_PIXELS, check_dialogues, to_messages, to_rgb
 from .sentence_transformers_coma import FILES, write_sentence_transformers_files
 from .templates_coma import DIALOGUE_TEMPLATE, IMAGE_TOKEN, PLACEHOLDER, check_text, input_template
@@ -23,7 +23,7 @@ logger = logging.get_logger(__name__)
 # What an option of a call may be.
 OPTIONS = {
     "compression_instruction": (None, False, True),
-    "return_image_lengths": (None, False, True),
+    "return_images": (None, False, True),
     "padding_side": (None, "left", "right"),
     "return_tensors": (None, "pt", "np"),
     "truncation": (None, True, False, "longest_first", "do_not_truncate"),
@@ -192,8 +192,7 @@ class ComaProcessor(ProcessorMixin):
             kwargs: `compression_instruction`, whether to add the line of stage 1 (`False` by default); `max_length`,
                 at which text is cut with a warning or, if `truncation=False`, an error; `padding_side` ("left" by
                 default); `return_tensors`; `text_kwargs` and `common_kwargs` with any of them; and
-                `return_image_lengths`, whether to add how much each image has of every tensor, by its name, and of
-                tokens (`input_ids`).
+                `return_images`, whether to add `images`, a list of what `process_images` makes of each.
         Raises `ValueError` for images that cannot be used or placed, and for rows too long even without their text.
         """
         if videos is not None or audio is not None:
@@ -224,8 +223,8 @@ class ComaProcessor(ProcessorMixin):
         padding = {"padding_side": options.get("padding_side") or "left", "return_attention_mask": True}
         features |= self.tokenizer.pad({"input_ids": rows}, **padding, return_tensors="np")
         batch = BatchFeature(features, tensor_type=options.get("return_tensors"))
-        if options.get("return_image_lengths"):
-            batch["image_lengths"] = lengths_of(made, self.image_inputs)
+        if options.get("return_images"):
+            batch["images"] = made
         return batch
 
     def check_pixel_budget(self, size: Any):

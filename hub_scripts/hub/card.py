@@ -13,6 +13,7 @@ from hub_scripts.hub.card_results import Score, read_results, results_table
 from hub_scripts.hub.markdown import code, plain, row
 from hub_scripts.hub.public_names import CONTROL, is_hub_id, public_name, public_record
 from hub_scripts.hub.training_record import read_training_record
+from trainers.files import LOSS_PICTURE
 
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def write_model_card(  # noqa: PLR0913 - what can be said
         license=license and plain(license),
         adapter_of=adapter_of,
         training=training or training_section(record) or NOT_RECORDED,
+        loss_picture=LOSS_PICTURE if (folder / LOSS_PICTURE).exists() else None,
         results=results or results_table(scores) or "Not evaluated.",
         config=model.config,
         dtype=str(model.dtype).removeprefix("torch."),
