@@ -46,7 +46,8 @@ def images_by_grid(image_processor: Any, image_token_id: int, images: list[Image
 
 def images_by_stock(stock: Any, image_token: str, images: list[Image.Image], **kwargs: Any) -> dict[str, np.ndarray]:
     """Of any other: the tokens by which it replaces `image_token`, a row for each image, and all its tensors."""
-    options = {"images_kwargs": kwargs, "text_kwargs": {"add_special_tokens": False}, "return_tensors": "pt"}
+    text_kwargs = {"add_special_tokens": False, "max_length": None}  # a limit of the tokenizer is one of whole rows
+    options = {"images_kwargs": kwargs, "text_kwargs": text_kwargs, "return_tensors": "pt"}
     made = stock(images=[[image] for image in images], text=[image_token] * len(images), **options)
     return {name: (value.float() if value.is_floating_point() else value).numpy() for name, value in made.items()}
 

@@ -141,6 +141,7 @@ def test_an_image_that_the_stock_processor_cannot_take_names_its_row(family, pro
 
 
 @every_family
+@pytest.mark.filterwarnings("error:`max_length` is ignored")  # by the stock processor, whose limit it is not
 def test_what_is_saved_loads_again(family, processor, saved, picture):
     processor.max_length = 40
     batch = ["a red apple", picture(28, 28), {"text": "it", "image": picture(20, 30)}]
