@@ -68,6 +68,23 @@ def add_dialogue(
     Raises `ValueError` for another view, and where the attention implementation takes no such mask.
     """
     input_length = inputs["input_ids"].shape[1]
+    inputs, is_seen = join_dialogue(
+        inputs, columns, dialogue_input_ids, dialogue_attention_mask, dialogue_view, backbone
+    )
+    mask = _masks(backbone, inputs, inputs["attention_mask"], input_length, is_seen)
+    return {**inputs, "attention_mask": mask}
+
+
+def join_dialogue(
+    inputs: dict,
+    columns: Tensor,
+    dialogue_input_ids: Tensor,
+    dialogue_attention_mask: Tensor,
+    dialogue_view: str,
+    backbone: PreTrainedModel,
+) -> tuple[dict, Tensor]:
+    """The same before the mask is made: `attention_mask` of shape `(batch_size, total)`, and, of this shape, too, what
+    the dialogue sees."""
     is_compression = torch.zeros_like(inputs["input_ids"], dtype=torch.bool).scatter(1, columns, True)
     first_compression_position = first_axis(inputs["position_ids"]).gather(1, columns[:, :1])
     if dialogue_view == "compressed":
@@ -85,7 +102,7 @@ def add_dialogue(
     dialogue = {"input_ids": dialogue_input_ids, "position_ids": text_positions(backbone, positions)}
     dialogue |= token_types(backbone, torch.zeros_like(dialogue_input_ids))
     inputs = inputs | {name: torch.cat([inputs[name], tensor], dim=-1) for name, tensor in dialogue.items()}
-    return {**inputs, "attention_mask": _masks(backbone, inputs, mask, input_length, is_seen_by_dialogue)}
+    return {**inputs, "attention_mask": mask}, is_seen_by_dialogue
 
 
 def _masks(
@@ -116,4 +133,4 @@ def _masks(
     return masks if len(of_layers) > 1 else next(iter(of_layers.values()))
 
 
-__all__ = ["add_dialogue", "find_compression_tokens"]
+__all__ = ["add_dialogue", "find_compression_tokens", "join_dialogue"]
