@@ -40,6 +40,7 @@ def main(argv: list[str]) -> int:
             arguments.backbone,
             num_compression_tokens=arguments.num_compression_tokens,
             pooling=arguments.pooling,
+            memory=arguments.memory,
             min_pixels=arguments.min_pixels,
             max_pixels=arguments.max_pixels,
             max_length=arguments.max_length,
@@ -59,6 +60,7 @@ def create_model(
     num_compression_tokens: int = 32,
     pooling: Literal["mean", "last"] = "mean",
     *,
+    memory: Literal["cache", "states"] | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     max_length: int | None = None,
@@ -74,6 +76,8 @@ def create_model(
             `"qwen3_vl"`.
         num_compression_tokens (`int`, *optional*, defaults to 32): K, from 1 to 256.
         pooling (`str`, *optional*, defaults to `"mean"`): of the compression tokens, `"mean"` or `"last"`.
+        memory (`str`, *optional*): what dialogues of stage 1 are answered from, `"cache"` or `"states"`, see
+            [`ComaConfig`]; by default the cache, where the backbone can.
         min_pixels (`int`, *optional*): images are enlarged to this; by default as the backbone does.
         max_pixels (`int`, *optional*): images are shrunk to this; by default as the backbone does.
         max_length (`int`, *optional*): limit of a row in tokens; by default there is none.
@@ -105,7 +109,7 @@ def create_model(
     with tempfile.TemporaryDirectory() as temporary:
         name = str(_tiny_backbone(str(backbone), texts, Path(temporary)) if tiny else backbone)
         _check_backbone(name, kwargs.get("revision"))
-        model, processor = model_from_backbone(name, num_compression_tokens, pooling=pooling, **kwargs)
+        model, processor = model_from_backbone(name, num_compression_tokens, pooling=pooling, memory=memory, **kwargs)
     if tiny:  # the temporary folder means nothing to anybody
         model.config.backbone_config._name_or_path = f"tiny random {backbone}"
     images = processor.image_processor
@@ -146,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-pixels", type=positive, metavar="N", help="images are shrunk to this (default: as the backbone)")
     add("--max-length", type=positive, metavar="N", help="longest row in tokens; text is cut there (default: none)")
     add("--pooling", choices=("mean", "last"), default="mean", help="of the compression tokens (default: mean)")
+    add("--memory", choices=("cache", "states"), help="that stage 1 answers from (default: cache, where that works)")
     add("--dtype", choices=DTYPES, default="auto", help="of the weights; auto is that of the backbone")
     add("--revision", help="branch, tag or commit on the Hub")
     add("--tiny", action="store_true", help="BACKBONE is qwen2_vl, qwen2_5_vl or qwen3_vl: make a small random one")
@@ -174,6 +179,16 @@ def _image_tokens(processor: "ComaProcessor") -> tuple[int, int]:
     return max(1, images.size["shortest_edge"] // area), images.size["longest_edge"] // area
 
 
+def _memory(model: "ComaForEmbedding") -> str:
+    """What stage 1 answers from, and why not from the cache where it cannot."""
+    from trainers.capabilities import capabilities
+
+    if model.config.memory == "cache":
+        return "cache: keys and values of the compression tokens in every layer"
+    why = capabilities(model.backbone).cache
+    return f"states: last hidden states of the compression tokens{f' ({why})' if why else ''}"
+
+
 def _report(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: argparse.Namespace) -> str:
     out, size = arguments.out, processor.image_processor.size
     tokens = "{} to {}".format(*_image_tokens(processor))
@@ -182,6 +197,7 @@ def _report(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: ar
     rows = {
         "backbone": f"{arguments.backbone}{' (tiny, random)' if arguments.tiny else ''}",
         "compression tokens": f"{model.config.num_compression_tokens}, pooling {model.config.pooling}",
+        "memory": _memory(model),
         "embedding size": model.config.hidden_size,
         "pixels of an image": f"{size['shortest_edge']} to {size['longest_edge']}: {tokens} image tokens",
         "longest row": f"{processor.max_length or 'no limit'}",

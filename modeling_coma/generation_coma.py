@@ -58,7 +58,10 @@ def sequences_per_row(kwargs: dict[str, Any], defaults: GenerationConfig) -> int
 
 def _setting(name: str, kwargs: dict[str, Any], defaults: GenerationConfig | None) -> Any:
     """What a call says, or its `generation_config`, or the model."""
-    given = [kwargs.get(name), *(getattr(config, name, None) for config in (kwargs.get("generation_config"), defaults))]
+    given = [
+        kwargs.get(name),
+        *(getattr(config, name, None) for config in (kwargs.get("generation_config"), defaults)),
+    ]
     return next((value for value in given if value is not None), None)
 
 

@@ -25,7 +25,7 @@ from .generation_coma import sequences_per_row, with_new_token_limits, with_spec
 from .loss_coma import IGNORE_INDEX, answer_cross_entropy
 from .masking_coma import add_dialogue, find_compression_tokens, join_dialogue
 from .memory_coma import CompressionMemory, gather_columns
-from .states_coma import behind_states, keeps_keys_and_values, pad_left
+from .states_coma import OTHER_STATES, WINDOWS, behind_states, has_layers, pad_left
 
 
 @dataclass
@@ -129,8 +129,8 @@ class ComaForEmbedding(PreTrainedModel):
             output = self.answer(memory, dialogue_input_ids, dialogue_attention_mask, labels, num_items_in_batch)
         else:  # checkpointing does without a key-value cache: the two passes become one, behind a mask
             mask = dialogue_attention_mask
-            is_masked = dialogue_view != "full" or keeps_keys_and_values(self.config)
-            run = self._masked_pass if is_masked else self._full_view
+            is_split = dialogue_view == "full" and has_layers(self.config, OTHER_STATES + WINDOWS)
+            run = self._full_view if is_split else self._masked_pass
             outputs, states, hidden = run(inputs, columns, dialogue_input_ids, mask, dialogue_view)
             output = self._output(states, hidden, mask, labels, num_items_in_batch)
         output.hidden_states = outputs.hidden_states
@@ -259,7 +259,7 @@ class ComaForEmbedding(PreTrainedModel):
         return CompressionMemory.from_cache(cache, columns, next_position, states), outputs
 
     def _check_cache(self):
-        if not keeps_keys_and_values(self.config):
+        if has_layers(self.config, OTHER_STATES):
             raise ValueError(
                 "Layers of this backbone keep more of an input than keys and values, so that stage 1 needs a model that "
                 "was made with memory='states'; embeddings and stage 2 do without."
@@ -306,7 +306,7 @@ class ComaForEmbedding(PreTrainedModel):
     def _full_view(
         self, inputs: dict, columns: Tensor, dialogue_input_ids: Tensor, mask: Tensor, view: str
     ) -> tuple[ModelOutput, Tensor, Tensor]:
-        """The same where no mask hides the compression tokens: the dialogue has a pass of its own without them."""
+        """The same where no mask can hide the compression tokens: the dialogue has a pass of its own without them."""
         outputs, states = self._run(inputs, columns)
         both, is_seen = join_dialogue(inputs, columns, dialogue_input_ids, mask, view, self.backbone)
         both, places = pad_left(both, both["attention_mask"] * is_seen)

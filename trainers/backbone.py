@@ -9,8 +9,8 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedM
 from modeling_coma import ComaConfig, ComaForEmbedding, ComaProcessor
 from modeling_coma.processing_coma import compression_tokens
 from modeling_coma.templates_coma import input_template
-from trainers.chat_format import dialogue_template
 from trainers.capabilities import capabilities
+from trainers.chat_format import dialogue_template
 from trainers.image_format import image_format
 from trainers.memory_projection import memory_projection
 from trainers.token_rows import make_rows
@@ -94,8 +94,11 @@ def _memory(name: str | PathLike[str], backbone: PreTrainedModel, memory: str | 
     """The memory that was asked for, if a backbone can have it; the better one that it can have by default."""
     found = capabilities(backbone)
     if found.embedding is not None:
-        raise ValueError(f"{name} cannot be a backbone: {found.embedding}. What can is in the documentation.")
-    if memory is not None and (why := getattr(found, memory)) is not None:
+        raise ValueError(
+            f"{name} cannot be a backbone: {found.embedding}. It takes a causal language model that reads images as "
+            "tokens: its `model` has `get_image_features`, and a `forward` that takes them as `mm_encoder_outputs`."
+        )
+    if why := {"cache": found.cache, "states": found.states}.get(memory):
         raise ValueError(f"{name} cannot have memory={memory!r}: {why}. What works: {found}.")
     return memory or found.memory
 

@@ -9,7 +9,7 @@ from transformers.masking_utils import create_masks_for_generate
 
 from modeling_coma.backbone_coma import argument_names, token_types
 from modeling_coma.cache_coma import cache_argument
-from modeling_coma.states_coma import keeps_keys_and_values
+from modeling_coma.states_coma import OTHER_STATES, has_layers
 from trainers.token_rows import token_tables
 
 
@@ -56,16 +56,20 @@ def capabilities(backbone: PreTrainedModel) -> Capabilities:
     if why := _no_embedding(backbone):
         return Capabilities(why, why, why)
     cache = states = None
-    if not keeps_keys_and_values(backbone.config):
+    if has_layers(backbone.config, OTHER_STATES):
         cache = "some of its layers keep more of an input than keys and values, which its mask cannot hide"
     if len(token_tables(backbone)) > 1:
         states = "its layers look tokens up in a table of their own, where soft tokens have no row"
+    elif "inputs_embeds" not in argument_names(type(backbone).prepare_inputs_for_generation):
+        states = "its `generate` takes no soft tokens (`inputs_embeds`)"
     return Capabilities(None, cache, states)
 
 
 def _no_embedding(backbone: PreTrainedModel) -> str | None:
     if backbone.config.is_encoder_decoder:
         return "it is an encoder-decoder, whose answers do not stand in one row with their input"
+    if not backbone.can_generate():
+        return "it generates no text"
     model, text_config = getattr(backbone, "model", None), backbone.config.get_text_config()
     if model is None:
         return "it has no `model` without a head"

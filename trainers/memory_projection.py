@@ -1,6 +1,5 @@
 """The projection of states to soft tokens, as a new model has it."""
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
