@@ -60,7 +60,6 @@ def create_model(
     num_compression_tokens: int = 32,
     pooling: Literal["mean", "last"] = "mean",
     *,
-    memory: Literal["cache", "states"] | None = None,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     max_length: int | None = None,
@@ -76,14 +75,13 @@ def create_model(
             `"qwen3_vl"`.
         num_compression_tokens (`int`, *optional*, defaults to 32): K, from 1 to 256.
         pooling (`str`, *optional*, defaults to `"mean"`): of the compression tokens, `"mean"` or `"last"`.
-        memory (`str`, *optional*): what dialogues of stage 1 are answered from, `"cache"` or `"states"`, see
-            [`ComaConfig`]; by default the cache, where the backbone can.
         min_pixels (`int`, *optional*): images are enlarged to this; by default as the backbone does.
         max_pixels (`int`, *optional*): images are shrunk to this; by default as the backbone does.
         max_length (`int`, *optional*): limit of a row in tokens; by default there is none.
         tiny (`bool`, *optional*, defaults to `False`): makes a small random backbone, and downloads nothing.
         texts (`Sequence[str]`, *optional*): trains the tokenizer of a tiny one; by default, talk about emoji.
-        kwargs: passed to `from_pretrained` of the backbone, `dtype` for instance; `None` is as if it were not there.
+        kwargs: passed to [`~trainers.backbone.model_from_backbone`], `memory` or `dtype` for instance; `None` is as if
+            it were not there.
 
     Returns:
         `tuple[ComaForEmbedding, ComaProcessor]`
@@ -109,7 +107,7 @@ def create_model(
     with tempfile.TemporaryDirectory() as temporary:
         name = str(_tiny_backbone(str(backbone), texts, Path(temporary)) if tiny else backbone)
         _check_backbone(name, kwargs.get("revision"))
-        model, processor = model_from_backbone(name, num_compression_tokens, pooling=pooling, memory=memory, **kwargs)
+        model, processor = model_from_backbone(name, num_compression_tokens, pooling=pooling, **kwargs)
     if tiny:  # the temporary folder means nothing to anybody
         model.config.backbone_config._name_or_path = f"tiny random {backbone}"
     images = processor.image_processor

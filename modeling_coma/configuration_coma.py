@@ -21,8 +21,8 @@ class ComaConfig(PreTrainedConfig):
         compression_token_ids (`list[int]`): vocabulary ids of the K tokens (1 to 256), in the order of the input.
         pooling (`str`): how their last hidden states become one embedding, `"mean"` (section 3.2) or `"last"`.
         normalize (`bool`): whether embeddings are L2-normalised.
-        memory (`str`): what of these tokens dialogues are answered from: `"cache"`, their keys and values in every layer
-            (section 3.1), or `"states"`, their last hidden states: not the paper's form, and for any kind of layers.
+        memory (`str`): what of these tokens dialogues are answered from: `"cache"`, keys and values in every layer
+            (section 3.1), or `"states"`, their last hidden states, which is not the paper's form but fits any layers.
         tested_transformers (`list[str]`): oldest and newest transformers that the code of a folder was tested with, of
             which loading by another says a line. What is saved next has the range of the code that is saved.
         kwargs: `eos_token_id`, at which `generate` stops, `pad_token_id`, and what `PreTrainedConfig` takes.

@@ -66,8 +66,7 @@ def _setting(name: str, kwargs: dict[str, Any], defaults: GenerationConfig | Non
 
 
 def with_new_token_limits(kwargs: dict[str, Any], defaults: GenerationConfig, length: int) -> dict[str, Any]:
-    """Lengths that count a dialogue of this length, as numbers of new tokens: beside embeddings `generate` counts them,
-    too."""
+    """Lengths that count a dialogue, as numbers of new tokens: beside embeddings, `generate` counts these."""
     kwargs = dict(kwargs)
     for total, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
         limit = _setting(total, kwargs, defaults)

@@ -261,7 +261,7 @@ class ComaForEmbedding(PreTrainedModel):
     def _check_cache(self):
         if has_layers(self.config, OTHER_STATES):
             raise ValueError(
-                "Layers of this backbone keep more of an input than keys and values, so that stage 1 needs a model that "
+                "Some layers of this backbone keep more of an input than keys and values: stage 1 needs a model that "
                 "was made with memory='states'; embeddings and stage 2 do without."
             )
 

@@ -66,26 +66,23 @@ def capabilities(backbone: PreTrainedModel) -> Capabilities:
 
 
 def _no_embedding(backbone: PreTrainedModel) -> str | None:
+    config, model = backbone.config.get_text_config(), getattr(backbone, "model", None)
+    why = None
     if backbone.config.is_encoder_decoder:
-        return "it is an encoder-decoder, whose answers do not stand in one row with their input"
-    if not backbone.can_generate():
-        return "it generates no text"
-    model, text_config = getattr(backbone, "model", None), backbone.config.get_text_config()
-    if model is None:
-        return "it has no `model` without a head"
-    if not hasattr(model, "get_image_features"):
-        return "its `model` has no `get_image_features`: images are no tokens of its rows (cross attention)"
-    if "mm_encoder_outputs" not in argument_names(type(model).forward):
-        return "the `forward` of its `model` takes no image features (`mm_encoder_outputs`)"
-    if getattr(text_config, "attention_chunk_size", None) or "chunked_attention" in _layer_types(text_config):
-        return "its attention is cut into chunks, of which the compression tokens see the last"
-    if not _is_causal(backbone):
-        return "its text attends both ways (prefix-LM), so that an input would see the dialogue about it"
-    return None
-
-
-def _layer_types(text_config) -> set[str]:
-    return set(getattr(text_config, "layer_types", None) or ())
+        why = "it is an encoder-decoder, whose answers do not stand in one row with their input"
+    elif not backbone.can_generate():
+        why = "it generates no text"
+    elif model is None:
+        why = "it has no `model` without a head"
+    elif not hasattr(model, "get_image_features"):
+        why = "its `model` has no `get_image_features`: images are no tokens of its rows (cross attention)"
+    elif "mm_encoder_outputs" not in argument_names(type(model).forward):
+        why = "the `forward` of its `model` takes no image features (`mm_encoder_outputs`)"
+    elif getattr(config, "attention_chunk_size", None):
+        why = "its attention is cut into chunks, of which the compression tokens see the last alone"
+    elif not _is_causal(backbone):
+        why = "its text attends both ways (prefix-LM): an input would see the dialogue about it"
+    return why
 
 
 def _is_causal(backbone: PreTrainedModel) -> bool:

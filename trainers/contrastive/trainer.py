@@ -91,7 +91,7 @@ class ComaContrastiveTrainer(ComaTrainer):
 
     @property
     def answers_dialogues(self) -> bool:
-        """Whether dialogues are answered beside the pairs, so that what a memory of states passes through is trained."""
+        """Whether dialogues are answered beside the pairs, which trains the projection of a memory of states."""
         return False
 
     def temperature(self, sources: torch.LongTensor) -> torch.Tensor:
