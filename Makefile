@@ -9,10 +9,11 @@ PYTHON ?= python3
 JOBS   ?= 2
 LOCKED := constraints/locked.txt
 OLDEST := constraints/oldest.txt
+VISION := constraints/vision.txt
 LOCKED_TORCH := $(shell grep '^torch==' $(LOCKED))
 TORCH  ?= $(LOCKED_TORCH)
-# Another torch than the locked one is let in, with the sympy that it asks for.
-ALLOW := $(if $(filter $(LOCKED_TORCH),$(TORCH)),cat,grep -vE '^(torch|sympy)==')
+# Another torch than the locked one is let in, with the torchvision that fits it and the sympy that it asks for.
+ALLOW := $(if $(filter $(LOCKED_TORCH),$(TORCH)),cat,grep -hvE '^(torch|torchvision|sympy)==')
 
 PIP := -m pip install -qq --disable-pip-version-check
 TRAIN := --no-build-isolation -e ".[train]"
@@ -20,18 +21,19 @@ ALL := --no-build-isolation -e ".[train,qa,eval,dev]"
 BIN := .venv/bin
 MIN := .venv-min
 NEW := .venv-newest
+VIS := .venv-vision
 # One thread per process: the small models of the tests lose time to more.
 ONE := OMP_NUM_THREADS=1
 RUN := $(ONE) $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-distributed test-gpu test-min test-newest lock check format hooks benchmarks study clean
+.PHONY: help install demo test test-slow test-distributed test-gpu test-min test-vision test-newest lock check format hooks benchmarks study clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | awk -F'\t' '{printf "make %-18s%s\n", $$1, $$2}'
 
-# $(call environment,FOLDER,CONSTRAINTS): a new environment with the torch chosen above, first, so that it stays.
+# $(call environment,FOLDER,FILES OF CONSTRAINTS): a new environment with the torch chosen above, first, so that it stays.
 environment = $(PYTHON) -m venv --clear $(1) && $(ALLOW) $(2) > $(1)/constraints.txt \
 	&& $(1)/bin/python $(PIP) -c $(1)/constraints.txt setuptools $(TORCH)
 
@@ -58,8 +60,18 @@ $(MIN)/.dev: $(OLDEST) setup.py
 	@$(MIN)/bin/python $(PIP) -c $(MIN)/constraints.txt $(ALL)
 	@touch $@
 
-# What an environment has, as constraints; of torch without the name of its build.
-freeze = $(1)/bin/python -m pip freeze --all --exclude-editable | sed -E '/^pip==/d; s/^(torch==[0-9.]+)\+.*/\1/'
+# torchvision goes with one torch alone; named beside it, torch stays.
+with_vision = $(1)/bin/python $(PIP) -c $(2) $(TORCH) --no-build-isolation -e ".[train,qa,eval,dev,vision]"
+
+$(VIS)/.dev: $(LOCKED) $(VISION) setup.py
+	@echo "$@: installing the locked versions, torchvision with them, once"
+	@$(call environment,$(VIS),$(LOCKED) $(VISION))
+	@$(call with_vision,$(VIS),$(VIS)/constraints.txt)
+	@touch $@
+
+# What an environment has, as constraints; of torch and torchvision without the name of their build.
+freeze = $(1)/bin/python -m pip freeze --all --exclude-editable \
+	| sed -E '/^pip==/d; s/^(torch(vision)?==[0-9.]+)\+.*/\1/'
 # The lower bounds of setup.py.
 bounds = sed -nE '/"torch>=/d; s/^ *"([A-Za-z0-9-]+)[>=]=([0-9.]+).*/\1==\2/p' setup.py
 
@@ -67,11 +79,14 @@ lock:  ## write constraints/: the newest versions that setup.py allows, and the 
 	@$(call environment,.venv-lock,/dev/null)
 	@.venv-lock/bin/python $(PIP) $(ALL)
 	@$(call freeze,.venv-lock) > .venv-lock/newest.txt
+	@$(call with_vision,.venv-lock,.venv-lock/newest.txt)
+	@$(call freeze,.venv-lock) | grep -vxFf .venv-lock/newest.txt > .venv-lock/vision.txt
 	@$(call environment,.venv-lock-oldest,/dev/null)
 	@$(bounds) > .venv-lock-oldest/bounds.txt
 	@.venv-lock-oldest/bin/python $(PIP) -c .venv-lock-oldest/bounds.txt $(ALL)
 	@$(call freeze,.venv-lock-oldest) > $(OLDEST)
 	@mv .venv-lock/newest.txt $(LOCKED)
+	@mv .venv-lock/vision.txt $(VISION)
 	@rm -rf .venv-lock .venv-lock-oldest
 
 install: .venv/.dev  ## the environment in .venv with everything for training, evaluation and development
@@ -96,6 +111,10 @@ test-gpu: .venv/.dev  ## the tests that need an accelerator
 
 test-min: $(MIN)/.dev  ## the default tests with the oldest supported versions
 	@$(ONE) $(MIN)/bin/python -m pytest -n $(JOBS) --dist loadfile
+
+# Any family of any file can be the next one, so that the processes end together.
+test-vision: $(VIS)/.dev  ## the tests over backbone families, with torchvision
+	@$(ONE) $(VIS)/bin/python -m pytest tests/families -n $(JOBS) --dist load
 
 # The newest versions are looked for anew every time.
 test-newest:  ## the default tests with the newest versions that setup.py allows; says which libraries moved
@@ -127,5 +146,5 @@ study: .venv/.dev  ## the experiments of docs/experiments.md: hours of processor
 	@$(BIN)/python -m benchmarks.emoji_study.diagnostics
 
 clean:  ## remove the environments and what tools left behind
-	rm -rf .venv .venv-lock .venv-lock-oldest $(MIN) $(NEW) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lock .venv-lock-oldest $(MIN) $(NEW) $(VIS) build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

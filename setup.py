@@ -35,6 +35,11 @@ EXTRAS_REQUIRE = {
         "sentence-transformers>=6.2.0,<7",
         "mteb>=2.26.0,<3",
     ],
+    # The processors of backbones other than Qwen-VL. torchvision comes in pairs with torch, and is locked as torch is.
+    "vision": [
+        "torchvision>=0.21,<1",
+        "num2words>=0.5.14,<1",  # SmolVLM spells the length of a video
+    ],
     "dev": [
         "aiohttp>=3.14.0,<4",  # the server of benchmarks/qa_generation.py
         "pytest>=9.0.0,<10",

@@ -17,6 +17,7 @@ FUNCTIONS = {
     "embed_table": "embed",
     "evaluate_model": "evaluate",
     "generate_dialogues": "generate_qa",
+    "list_recipes": "recipes",
     "merge_model": "merge",
     "mine_negatives": "mine",
     "publish_model": "push",

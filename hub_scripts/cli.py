@@ -18,6 +18,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from hub_scripts.common.arguments import ShortErrors, did_you_mean
 from hub_scripts.common.terminal import drop_unwritten, flush, is_read, one_line, show_every_letter
 
 
@@ -28,6 +29,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "create": "make a CoMa folder from a vision-language backbone",
     "generate-qa": "write questions and answers about images, for stage 1",
+    "recipes": "list the recipes for both trainings, or print one",
     "pretrain": "stage 1: train a model to answer dialogues from its compression tokens alone",
     "mine": "add hard negatives to pairs, found by a model",
     "finetune": "stage 2: train a model to match queries and documents",
@@ -96,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     width = max(map(len, COMMANDS))
     lines = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
     title, _, example = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
+    parser = ShortErrors(
         prog="coma",
         usage="coma [--debug] COMMAND …",
         description=f"{title}\n\ncommands:\n{lines}\n\n{example}",
@@ -104,9 +106,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"coma {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument("command", type=_command, metavar="COMMAND", help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
+
+
+def _command(name: str) -> str:
+    if name not in COMMANDS:
+        raise argparse.ArgumentTypeError(f"there is no command {name!r}{did_you_mean(name, COMMANDS)}")
+    return name
 
 
 def _hidden_package() -> str:

@@ -128,26 +128,36 @@ def convert_model(
 
 
 def _save_plain(model: "ComaForEmbedding", processor: "ComaProcessor", folder: Path) -> float:
-    """The backbone as it is published: weights, tokenizer, image processor; a template that ends with the tokens."""
+    """The backbone as it is published: weights, and its processor with a template that ends with the tokens."""
     from transformers import AutoModelForImageTextToText
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
     from modeling_coma.processing_coma import compression_tokens
 
-    processor_class = PROCESSOR_MAPPING_NAMES[model.config.backbone_config.model_type]
     template = processor.chat_template["default"]
     tokens = "".join(compression_tokens(processor.num_compression_tokens))
-    processor.tokenizer.chat_template = f"{template}{{{{ '{tokens}' }}}}"
+    begin = "{{ bos_token }}" if processor.head_ids else ""
+    processor.tokenizer.chat_template = f"{begin}{template}{{{{ '{tokens}' }}}}"
     model.backbone.save_pretrained(folder)
+    if processor.stock_processor is None:
+        _save_parts(processor, model.config.backbone_config.model_type, folder)
+    else:
+        processor.stock.chat_template = processor.tokenizer.chat_template
+        processor.stock.save_pretrained(folder)
+    plain = AutoModelForImageTextToText.from_pretrained(folder, dtype=model.dtype).eval()
+    return _compare(model, processor, plain)
+
+
+def _save_parts(processor: "ComaProcessor", model_type: str, folder: Path) -> None:
+    """Tokenizer and image processor, of which the processor of a backbone is made."""
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
     processor.tokenizer.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
     for name in ("tokenizer_config.json", "preprocessor_config.json"):  # both say that they are parts of ours
         content = json.loads((folder / name).read_text(encoding="utf-8"))
         content.pop("auto_map", None)
-        content["processor_class"] = processor_class
+        content["processor_class"] = PROCESSOR_MAPPING_NAMES[model_type]
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    plain = AutoModelForImageTextToText.from_pretrained(folder, dtype=model.dtype).eval()
-    return _compare(model, processor, plain)
 
 
 def _count_tokens(name: str, revision: str | None) -> int:
@@ -191,9 +201,11 @@ def _embed_plain(plain: "nn.Module", config: "ComaConfig", inputs: "BatchFeature
     import torch
     from torch.nn.functional import normalize
 
-    types = (inputs["input_ids"] == config.backbone_config.image_token_id).int()
+    from modeling_coma.backbone_coma import token_types
+
+    types = token_types(plain, inputs["input_ids"] == config.backbone_config.image_token_id)
     with torch.no_grad():
-        states = plain.model(**inputs, mm_token_type_ids=types, use_cache=False).last_hidden_state[0].float()
+        states = plain.model(**inputs, **types, use_cache=False).last_hidden_state[0].float()
     states = states[-config.num_compression_tokens :]
     embedding = states.mean(dim=0) if config.pooling == "mean" else states[-1]
     return (normalize(embedding, dim=0) if config.normalize else embedding).tolist()

@@ -6,6 +6,7 @@ trust_remote_code=True where this package is not installed, and so does Sentence
   coma create Qwen/Qwen2.5-VL-3B-Instruct my-coma --max-pixels 802816 --dtype bfloat16
   coma create ./backbone my-coma --num-compression-tokens 16
   coma create --tiny qwen2_5_vl my-coma                     # a small random one, nothing is downloaded
+  coma create --tiny qwen2_5_vl my-coma --size demo         # one that learns something, in minutes on a CPU
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hub_scripts.common.arguments import DTYPES, command_parser, positive
+from hub_scripts.common.image_size import describe_image_size, image_size, image_tokens
 from hub_scripts.common.terminal import one_line
 
 
@@ -46,6 +48,7 @@ def main(argv: list[str]) -> int:
             max_length=arguments.max_length,
             tiny=arguments.tiny,
             texts=texts,
+            size=arguments.size,
             dtype=arguments.dtype,
             revision=arguments.revision,
         )
@@ -55,7 +58,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def create_model(
+def create_model(  # noqa: PLR0913 - what can be set
     backbone: str | PathLike[str],
     num_compression_tokens: int = 32,
     pooling: Literal["mean", "last"] = "mean",
@@ -65,6 +68,7 @@ def create_model(
     max_length: int | None = None,
     tiny: bool = False,
     texts: Sequence[str] | None = None,
+    size: Literal["tiny", "demo"] | None = None,
     **kwargs: Any,
 ) -> tuple["ComaForEmbedding", "ComaProcessor"]:
     """
@@ -80,6 +84,9 @@ def create_model(
         max_length (`int`, *optional*): limit of a row in tokens; by default there is none.
         tiny (`bool`, *optional*, defaults to `False`): makes a small random backbone, and downloads nothing.
         texts (`Sequence[str]`, *optional*): trains the tokenizer of a tiny one; by default, talk about emoji.
+        size (`str`, *optional*): of a tiny one: `"tiny"`, the default, is the smallest that has every part, and
+            learns next to nothing; `"demo"` has three million parameters, 2x2 tokens for an image unless the pixel
+            budget says otherwise, and learns in minutes on a CPU (it is that of `coma demo`).
         kwargs: passed to [`~trainers.backbone.model_from_backbone`], `memory` or `dtype` for instance; `None` is as if
             it were not there.
 
@@ -88,7 +95,7 @@ def create_model(
 
     Raises:
         ValueError: for what is no backbone, a pixel budget that holds no image token, a limit that the largest image
-            exceeds, `texts` without `tiny`, and a `revision` of what is not on the Hub.
+            exceeds, `texts` and `size` without `tiny`, and a `revision` of what is not on the Hub.
 
     Example:
 
@@ -96,34 +103,54 @@ def create_model(
         >>> model.save_pretrained("my-coma"), processor.save_pretrained("my-coma")
     """
     kwargs = {name: value for name, value in kwargs.items() if value is not None}
-    if texts is not None and not tiny:
-        raise ValueError("--texts trains the tokenizer of a tiny backbone, and there is none without --tiny.")
+    _check_tiny(tiny, texts, size)
     if "revision" in kwargs and (tiny or Path(backbone).exists()):
         raise ValueError("--revision is for a backbone on the Hub.")
 
-    from modeling_coma import ComaProcessor
     from trainers.backbone import model_from_backbone
 
     with tempfile.TemporaryDirectory() as temporary:
-        name = str(_tiny_backbone(str(backbone), texts, Path(temporary)) if tiny else backbone)
+        name = str(_tiny_backbone(str(backbone), texts, size, Path(temporary)) if tiny else backbone)
         _check_backbone(name, kwargs.get("revision"))
         model, processor = model_from_backbone(name, num_compression_tokens, pooling=pooling, **kwargs)
     if tiny:  # the temporary folder means nothing to anybody
         model.config.backbone_config._name_or_path = f"tiny random {backbone}"
-    images = processor.image_processor
+    _set_pixel_budget(processor, min_pixels, max_pixels)
+    _set_max_length(processor, max_length)
+    return model, processor
+
+
+def _set_pixel_budget(processor: "ComaProcessor", min_pixels: int | None, max_pixels: int | None) -> None:
     budget = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
     budget = {edge: pixels for edge, pixels in budget.items() if pixels is not None}
-    images.size = dataclasses.replace(images.size, **budget)
-    processor = ComaProcessor(
-        images, processor.tokenizer, num_compression_tokens=num_compression_tokens, max_length=max_length
-    )
-    needed = _image_tokens(processor)[1] + 2 + num_compression_tokens  # two tokens enclose an image
+    if budget and processor.stock_processor is not None:
+        size = describe_image_size(image_size(processor))
+        raise ValueError(
+            f"--min-pixels and --max-pixels do not act: the image processor of this backbone has no budget of pixels, "
+            f"but a size ({size}) and tiles. Leave them out, or set what it has in the backbone's own folder."
+        )
+    if budget:
+        images = processor.image_processor
+        images.size = dataclasses.replace(images.size, **budget)
+        processor.check_pixel_budget(images.size)
+
+
+def _set_max_length(processor: "ComaProcessor", max_length: int | None) -> None:
+    processor.max_length = max_length
+    which, tokens = _largest_image(processor)
+    needed = tokens + processor.num_compression_tokens
     if max_length is not None and max_length < needed:
         raise ValueError(
-            f"max_length={max_length} is less than {needed}, the tokens of the largest image and of compression: "
+            f"max_length={max_length} is less than {needed}, the tokens of {which} and of compression: "
             "raise it, or lower the pixel budget."
         )
-    return model, processor
+
+
+def _check_tiny(tiny: bool, texts: Sequence[str] | None, size: str | None) -> None:
+    if texts is not None and not tiny:
+        raise ValueError("--texts trains the tokenizer of a tiny backbone, and there is none without --tiny.")
+    if size is not None and not tiny:
+        raise ValueError(f"--size {size} is that of a tiny backbone, and there is none without --tiny.")
 
 
 def _check_backbone(name: str, revision: str | None) -> None:
@@ -141,7 +168,7 @@ def _check_backbone(name: str, revision: str | None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("create", __doc__)
     add = parser.add_argument
-    add("backbone", metavar="BACKBONE", help="Qwen2-VL, Qwen2.5-VL or Qwen3-VL: a name on the Hub, or a folder")
+    add("backbone", metavar="BACKBONE", help="a vision-language model: name on the Hub, or folder")
     add("out", metavar="OUT", type=Path, help="folder to be made")
     add("--num-compression-tokens", type=int, default=32, metavar="K", help="1 to 256 (default: %(default)s)")
     add("--min-pixels", type=positive, metavar="N", help="images are enlarged to this (default: as the backbone)")
@@ -152,14 +179,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--dtype", choices=DTYPES, default="auto", help="of the weights; auto is that of the backbone")
     add("--revision", help="branch, tag or commit on the Hub")
     add("--tiny", action="store_true", help="BACKBONE is qwen2_vl, qwen2_5_vl or qwen3_vl: make a small random one")
+    size = "of a small one: demo learns in minutes on a CPU, tiny next to nothing (default: tiny)"
+    add("--size", choices=("tiny", "demo"), help=size)
     add("--texts", type=Path, metavar="FILE", help="what its tokenizer is trained on (default: talk about emoji)")
     return parser
 
 
-def _tiny_backbone(model_type: str, texts: Sequence[str] | None, folder: Path) -> Path:
-    from hub_scripts.tiny.backbone import create_tiny_backbone
+def _tiny_backbone(model_type: str, texts: Sequence[str] | None, size: str | None, folder: Path) -> Path:
+    from hub_scripts.tiny.backbone import DEMO, TINY, create_tiny_backbone
 
-    return create_tiny_backbone(folder, texts=_emoji_texts() if texts is None else texts, model_type=model_type)
+    sizes = {None: TINY, "tiny": TINY, "demo": DEMO}
+    if size not in sizes:
+        raise ValueError(f"size={size!r} must be tiny or demo.")
+    texts = _emoji_texts() if texts is None else texts
+    return create_tiny_backbone(folder, texts=texts, model_type=model_type, sizes=sizes[size])
 
 
 def _emoji_texts() -> list[str]:
@@ -170,11 +203,23 @@ def _emoji_texts() -> list[str]:
     return [*emoji["label"], *(message["content"] for message in messages)]
 
 
-def _image_tokens(processor: "ComaProcessor") -> tuple[int, int]:
-    """Least and most tokens of an image."""
+def _largest_image(processor: "ComaProcessor") -> tuple[str, int]:
+    """The largest image that there can be, or a common one where there is no largest, and its tokens."""
+    if processor.stock_processor is not None:
+        return "an image of 512 x 384 pixels", image_tokens(processor, 512, 384)
     images = processor.image_processor
     area = (images.patch_size * images.merge_size) ** 2
-    return max(1, images.size["shortest_edge"] // area), images.size["longest_edge"] // area
+    return "the largest image", images.size["longest_edge"] // area + 2  # two tokens enclose an image
+
+
+def _describe_images(processor: "ComaProcessor") -> str:
+    size = describe_image_size(image_size(processor))
+    which, most = _largest_image(processor)
+    if processor.stock_processor is not None:
+        return f"{size}: {most} tokens for {which}"
+    images = processor.image_processor
+    least = max(1, images.size["shortest_edge"] // (images.patch_size * images.merge_size) ** 2)
+    return f"{size}: {least} to {most - 2} image tokens"
 
 
 def _memory(model: "ComaForEmbedding") -> str:
@@ -188,8 +233,7 @@ def _memory(model: "ComaForEmbedding") -> str:
 
 
 def _report(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: argparse.Namespace) -> str:
-    out, size = arguments.out, processor.image_processor.size
-    tokens = "{} to {}".format(*_image_tokens(processor))
+    out = arguments.out
     megabytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
     dtype = str(model.dtype).removeprefix("torch.")
     rows = {
@@ -197,7 +241,7 @@ def _report(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: ar
         "compression tokens": f"{model.config.num_compression_tokens}, pooling {model.config.pooling}",
         "memory": _memory(model),
         "embedding size": model.config.hidden_size,
-        "pixels of an image": f"{size['shortest_edge']} to {size['longest_edge']}: {tokens} image tokens",
+        "pixels of an image": _describe_images(processor),
         "longest row": f"{processor.max_length or 'no limit'}",
         "weights": f"{model.num_parameters() / 1e6:.1f} million, {dtype}",
         "folder": f"{out} ({megabytes:.1f} MB)",

@@ -42,9 +42,13 @@ def main(argv: list[str]) -> int:
     """Runs `coma demo`; returns the exit code."""
     parser = command_parser("demo", __doc__)
     parser.add_argument("--out", metavar="OUT", type=Path, default=Path("demo"), help="folder (default: demo)")
-    parser.add_argument("--compression-steps", type=positive, default=20, help="steps of stage 1 (default: 20)")
-    parser.add_argument("--contrastive-steps", type=positive, default=400, help="steps of stage 2 (default: 400)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and data order (default: 0)")
+    parser.add_argument(
+        "--compression-steps", metavar="N", type=positive, default=20, help="steps of stage 1 (default: 20)"
+    )
+    parser.add_argument(
+        "--contrastive-steps", metavar="N", type=positive, default=400, help="steps of stage 2 (default: 400)"
+    )
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of weights and data order (default: 0)")
     arguments = parser.parse_args(argv)
 
     from hub_scripts.common.folders import new_folder

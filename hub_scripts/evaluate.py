@@ -1,9 +1,9 @@
 """Evaluates a model: on MMEB-v1, on the images and visual documents of MMEB-V2, or on pairs of your own.
 
 DATA is a folder with a subfolder or a file per set of MMEB (ImageNet-1K/*.parquet; ViDoRe_docvqa/ with queries, qrels
-and corpus), a table of pairs with the columns query and positive, or a name on the Hub. "visdoc" is all sets of visual
-documents on the Hub, "emoji" the packaged images of a drawing style that is not trained on. If sets are missing,
-they are named and nothing is evaluated; --sets chooses some.
+and corpus), a table of pairs, whose columns are named as in `coma mine` or are query and positive, or a name on the
+Hub. "visdoc" is all sets of visual documents on the Hub, "emoji" the packaged images of a drawing style that is not
+trained on. If sets are missing, they are named and nothing is evaluated; --sets chooses some.
 
 Every unique input is embedded once. FOLDER gets a file of scores per set, and results.json with the means that the
 benchmark defines. After an interruption the same command goes on after the last set that was finished; what another
@@ -15,19 +15,28 @@ processes share the work.
   coma evaluate my-coma MMEB-eval/ --output results --sets ImageNet-1K,MSCOCO_t2i
   coma evaluate my-coma visdoc --output results --dtype bfloat16
   coma evaluate demo/model emoji --output results
+  coma evaluate my-coma pairs.csv --output results --query-text question --positive-image image
   coma evaluate my-coma pairs.jsonl --output results --instruction "shop=Find the product."
+  coma evaluate my-coma pairs.jsonl --output results --html results.html      # queries, and what they found
   torchrun --nproc-per-node 8 --no-python coma evaluate my-coma MMEB-eval/ --output results
 """
 
 import argparse
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hub_scripts.common.arguments import add_model_options, command_parser, positive, whole
+from hub_scripts.common.arguments import (
+    PAIR_COLUMNS,
+    add_column_options,
+    add_model_options,
+    command_parser,
+    positive,
+    whole,
+)
 from hub_scripts.common.terminal import one_line
 
 
@@ -36,6 +45,8 @@ if TYPE_CHECKING:
 
     from hub_scripts.evaluation.data import NamedSet
     from hub_scripts.evaluation.files import ResultsFolder
+    from hub_scripts.evaluation.page import ResultsPage
+    from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
 __all__ = ["evaluate_model", "main"]
@@ -47,11 +58,12 @@ def main(argv: list[str]) -> int:
     options = vars(arguments)
     options["instructions"] = _instructions(options.pop("instruction"))
     options["sets"] = options["sets"].split(",") if options["sets"] else None
+    options["columns"] = {name: options.pop(name) for name in PAIR_COLUMNS}
 
     from accelerate import PartialState
     from transformers.utils import logging
 
-    from hub_scripts.evaluation.files import results_table
+    from hub_scripts.evaluation.table import results_table
 
     state = PartialState(cpu=arguments.device == "cpu")
     if not state.is_main_process:
@@ -59,6 +71,7 @@ def main(argv: list[str]) -> int:
     results = evaluate_model(**options, tell=lambda line: print(one_line(line), flush=True))
     if state.is_main_process:
         lines = [*results_table(results), f"results  {arguments.output / 'results.json'}"]
+        lines += [f"page     {arguments.html}"] if arguments.html else []
         print(*map(one_line, lines), sep="\n")
     state.destroy_process_group()
     return 0
@@ -70,10 +83,12 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     output: str | Path,
     *,
     sets: Collection[str] | None = None,
+    columns: Mapping[str, str | None] | None = None,
     image_root: str | Path | None = None,
     among_all: bool = False,
     instructions: dict[str | None, str] | None = None,
     on_bad_row: Literal["raise", "skip"] = "raise",
+    html: str | Path | None = None,
     batch_tokens: int = 16384,
     num_workers: int = 0,
     dtype: str = "auto",
@@ -92,6 +107,9 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
             Folder for the results; an old one is continued.
         sets (`Collection[str]`, *optional*):
             Names of the sets to evaluate, by default all.
+        columns (`dict[str, str]`, *optional*):
+            Columns of tables of pairs, as in [`~trainers.data.pairs.PairColumns`]. Rows that have `query` and
+            `positive` need none.
         image_root (`str` or `Path`, *optional*):
             Where paths of images begin, by default at the folder.
         among_all (`bool`, *optional*, defaults to `False`):
@@ -100,6 +118,9 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
             What stands before the queries of pairs, by their `source`; `None` is for rows without one.
         on_bad_row (`str`, *optional*, defaults to `"raise"`):
             `"skip"` leaves bad rows out of pairs, counted.
+        html (`str` or `Path`, *optional*):
+            File for a page of some queries of each set with what they found, images and all. Sets that are finished
+            are embedded once more for it.
         batch_tokens (`int`, *optional*, defaults to 16384):
             Most tokens of a batch.
         num_workers (`int`, *optional*, defaults to 0):
@@ -126,54 +147,86 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     from hub_scripts.common.loading import load_model
     from hub_scripts.evaluation.data import open_sets
     from hub_scripts.evaluation.files import ResultsFolder, model_settings
+    from trainers.data.pairs import PairColumns
     from trainers.files import one_writer
 
     model, data = str(model), [data] if isinstance(data, str | Path) else data
-    named_sets = open_sets(map(str, data), sets, image_root, instructions, among_all, on_bad_row)
+    pair_columns = PairColumns(**(columns or {}))
+    named_sets = open_sets(map(str, data), sets, image_root, instructions, among_all, on_bad_row, pair_columns)
     state = PartialState(cpu=device == "cpu")
-    if tell is None or not state.is_main_process:
-        tell = _say_nothing
+    tell = _say_nothing if tell is None or not state.is_main_process else tell
     with ExitStack() as stack:
         _on_main(state, lambda: stack.enter_context(one_writer(output)))
         coma = load_model(model, dtype, str(state.device) if state.num_processes > 1 else device)
-        settings = model_settings(model, *coma) | {"candidates": "all" if among_all else "own"}
-        settings["instructions"] = {source or "": text for source, text in (instructions or {}).items()}
-        if on_bad_row == "skip":
-            settings["on_bad_row"] = "skip"
+        settings = model_settings(model, *coma) | _settings_of_data(among_all, instructions, on_bad_row)
         folder = ResultsFolder(output, settings)
         _on_main(state, lambda: folder.check(named_sets))
+        page = None if html is None else _on_main(state, lambda: _page(html, model, coma[1]))
         options = {"skip_bad_rows": on_bad_row == "skip", "batch_tokens": batch_tokens, "num_workers": num_workers}
         for number, named_set in enumerate(named_sets, 1):
             tell(f"{named_set.name} ({number} of {len(named_sets)})")
-            _evaluate(named_set, coma, folder, state, tell, options)
-        return _on_main(state, lambda: folder.write_results(named_sets, coma[0]))
+            _evaluate(named_set, coma, (folder, page), state, tell, options)
+        return _on_main(state, lambda: _write(folder, page, named_sets, coma[0]))
+
+
+def _settings_of_data(among_all: bool, instructions: dict[str | None, str] | None, on_bad_row: str) -> dict[str, Any]:
+    """What scores depend on beside the model and the data."""
+    settings = {"candidates": "all" if among_all else "own"}
+    settings["instructions"] = {source or "": text for source, text in (instructions or {}).items()}
+    return settings | ({"on_bad_row": "skip"} if on_bad_row == "skip" else {})
 
 
 def _say_nothing(line: str) -> None:
     """The report that nobody asked for."""
 
 
+def _page(html: str | Path, model: str, processor: "ComaProcessor") -> "ResultsPage":
+    from hub_scripts.evaluation.page import ResultsPage
+
+    return ResultsPage(html, Path(model).name if Path(model).exists() else model, processor.max_image_pixels)
+
+
+def _write(
+    folder: "ResultsFolder", page: "ResultsPage | None", named_sets: "list[NamedSet]", model: "ComaForEmbedding"
+) -> dict[str, Any]:
+    """Puts the scores of all sets together, and the page; gives the results."""
+    from hub_scripts.evaluation.table import results_table
+
+    results = folder.write_results(named_sets, model)
+    if page is not None:
+        page.write(results_table(results))
+    return results
+
+
 def _evaluate(
     named_set: "NamedSet",
     coma: tuple,
-    folder: "ResultsFolder",
+    places: "tuple[ResultsFolder, ResultsPage | None]",
     state: "PartialState",
     tell: Callable[[str], None],
     options: dict[str, Any],
 ) -> None:
-    """Embeds and scores a set on all processes together, unless its scores are there."""
-    from trainers.evaluation.retrieval import evaluate_set
+    """Embeds and scores a set on all processes together, unless its scores are there and no page needs more."""
+    from trainers.evaluation.retrieval import embed_set, score_set
 
-    retrieval = named_set.read()
-    if _on_main(state, lambda: folder.read_scores(named_set, retrieval.digest) is not None):
-        tell("  is finished already")
+    (folder, page), retrieval = places, named_set.read()
+    digest, number = retrieval.digest, len(retrieval.items)
+    is_finished = _on_main(state, lambda: folder.read_scores(named_set, digest) is not None)
+    if is_finished:
+        tell("  is finished already" if page is None else "  is finished already, and embedded again for the page")
+    if is_finished and page is None:
         return
     started = time.perf_counter()
-    scores, left_out = evaluate_set(retrieval, *coma, description=one_line(named_set.name), **options)
+    retrieval, embeddings, left_out = embed_set(retrieval, *coma, description=one_line(named_set.name), **options)
     for reason in left_out:
         tell(f"  left out: {reason}")
-    _on_main(state, lambda: folder.write_scores(named_set, scores, retrieval.digest))
-    seconds, number = time.perf_counter() - started, len(retrieval.items)
+    if page is not None:
+        _on_main(state, lambda: page.add(named_set.name, retrieval, embeddings))
+    if is_finished:
+        return
+    scores = score_set(retrieval, embeddings)
+    _on_main(state, lambda: folder.write_scores(named_set, scores, digest))
+    seconds = time.perf_counter() - started
     rate = f"{number} inputs in {seconds:.1f} s, {number / seconds:.1f} a second"
     tell(f"  {named_set.metric} {100 * scores[named_set.metric]:.1f}%  {rate}")
 
@@ -209,11 +262,13 @@ def _parser() -> argparse.ArgumentParser:
     instruction = "pairs: what stands before queries of a source; =TEXT for those without; repeatable"
     add("--instruction", metavar="SOURCE=TEXT", action="append", default=[], help=instruction)
     add("--on-bad-row", choices=("raise", "skip"), default="raise", help="pairs: skip leaves bad rows out, counted")
+    add("--html", metavar="FILE", type=Path, help="a page of some queries with what they found, right and wrong")
     add("--batch-tokens", type=positive, default=16384, metavar="N", help="tokens of a batch (default: %(default)s)")
     default = min(8, (os.cpu_count() or 1) // 2)
     workers = f"processes that decode (default here: {default})"
     add("--workers", dest="num_workers", type=whole, default=default, metavar="N", help=workers)
     add_model_options(parser)
+    add_column_options(parser)
     return parser
 
 

@@ -11,12 +11,12 @@ Everything can stand in a YAML file, a line each; what is given on the command l
 
   coma finetune --config pairs.yaml
   coma finetune --config pairs.yaml --per_device_train_batch_size 256 --num_train_epochs 1
-  coma finetune --config emoji-finetune --model my-coma --output_dir out      # a recipe that comes with the package
+  coma finetune --config emoji-finetune --model my-coma --output_dir out    # a recipe, see `coma recipes`
   torchrun --nproc-per-node 8 --no-python coma finetune --config mmeb-finetune --data MMEB-train
 
 It leaves an adapter, which `coma merge` folds into the model, or with `--lora_r 0` a whole model. Interrupted, it goes
 on with `--resume_from_checkpoint true`: with what it was begun with, and nothing else takes its folder. All settings
-of the HF TrainingArguments are there as well, if they act.
+of the HF TrainingArguments are there as well (--help-all), if they act.
 """
 
 import sys
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hub_scripts.common.output_folder import output_folder
-from hub_scripts.common.settings import EMOJI, ModelAndData, parse_settings, refuse_without
+from hub_scripts.common.settings import EMOJI, ModelAndData, for_evaluation, parse_settings, refuse_without
 from hub_scripts.common.training import emoji_styles, load_data, load_trainable, make_trainer, train
 from trainers.data.pairs import PairColumns
 
@@ -40,11 +40,14 @@ __all__ = ["FinetuneArguments", "main"]
 
 
 @dataclass
-class FinetuneArguments(ModelAndData, PairColumns):
+class FinetuneArguments(ModelAndData, PairColumns, for_evaluation(PairColumns)):
     """What is trained on what, beside the settings of the trainer."""
 
     data_format: Literal["pairs", "triplets", "mmeb", "webdataset"] = field(
-        default="pairs", metadata={"help": "What its rows are like; mmeb is a folder with MMEB-train."}
+        default="pairs", metadata={"help": "Rows are pairs, triplets, mmeb or webdataset."}
+    )
+    eval_data_format: Literal["pairs", "triplets", "mmeb", "webdataset"] | None = field(
+        default=None, metadata={"help": "Rows of eval_data, where they are others."}
     )
     mmeb_sets: list[str] | None = field(
         default=None, metadata={"help": "Sets of mmeb, by default those of the paper."}
@@ -69,7 +72,7 @@ def _parse(argv: list[str]) -> tuple[FinetuneArguments, "ExperimentalContrastive
     from trainers.experimental.config import ExperimentalContrastiveConfig
 
     arguments, config = parse_settings("finetune", __doc__, argv, FinetuneArguments, ExperimentalContrastiveConfig)
-    if arguments.is_emoji or arguments.data_format != "mmeb":
+    if arguments.is_emoji or "mmeb" not in (arguments.data_format, arguments.eval_data_format):
         refuse_without(arguments, ["mmeb_sets", "mmeb_split"], "data_format mmeb", ["data_format", "data"])
     return arguments, config
 
@@ -101,10 +104,11 @@ def _load(
 
     if path == EMOJI:
         return emoji_pairs(load_emoji(emoji_styles(evaluation)))
-    if arguments.data_format == "mmeb":
-        return load_mmeb_train(path, arguments.mmeb_sets, arguments.mmeb_split, arguments.image_root, on_bad_row)
-    if arguments.data_format == "triplets":
-        return load_triplets(path, arguments.image_root, on_bad_row)
-    if arguments.data_format == "webdataset":
-        return stream_pairs(path, arguments, on_bad_row, arguments.image_root)
-    return load_pairs(path, arguments, arguments.image_root, on_bad_row)
+    data_format, image_root, columns = arguments.rows_of(evaluation)
+    if data_format == "mmeb":
+        return load_mmeb_train(path, arguments.mmeb_sets, arguments.mmeb_split, image_root, on_bad_row)
+    if data_format == "triplets":
+        return load_triplets(path, image_root, on_bad_row)
+    if data_format == "webdataset":
+        return stream_pairs(path, columns, on_bad_row, image_root)
+    return load_pairs(path, columns, image_root, on_bad_row)

@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_scripts.common.arguments import (
+    PAIR_COLUMNS,
     Dtype,
+    add_column_options,
     add_encode_options,
     command_parser,
     instructions_by_source,
@@ -44,14 +46,13 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "mine_negatives"]
 
-COLUMNS = [f"{side}_{kind}" for side in ("query", "positive", "negative") for kind in ("text", "image")]
-COLUMNS += ["source", "group"]
+MOST = 0.5  # of the rows; with fewer negatives than that, training on them is hardly training on hard negatives
 
 
 def main(argv: list[str]) -> int:
     """Runs `coma mine`; returns the exit code."""
     arguments = vars(_parser().parse_args(argv))
-    columns = {name: arguments.pop(name) for name in COLUMNS}
+    columns = {name: arguments.pop(name) for name in PAIR_COLUMNS}
     report = mine_negatives(columns=columns, **arguments)
     sys.stdout.writelines(f"{one_line(line)}\n" for line in _lines(report))
     out = arguments["out"]
@@ -92,7 +93,8 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
             of [`~trainers.mining.mine.MiningSettings`].
 
     Returns:
-        `dict`: the report that is beside the folder, as in [`~trainers.mining.mine.Mined`].
+        `dict`: the report that is beside the folder, as in [`~trainers.mining.mine.Mined`], and `warnings`: where
+            most rows found no negative, a sentence on why, and what to change.
 
     Raises:
         ValueError: for a bad row, settings that make no sense, and files that are there and not from this call.
@@ -126,7 +128,7 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
             rows, found = _mine(dataset, index, instructions, what, coma, parts, options)
             rows.save_to_disk(folder)
         shutil.rmtree(parts)
-        report = {"model": model, **vars(what), **found}
+        report = {"model": model, **vars(what), **found, "warnings": _warnings(what, found)}
         write_record(_report_file(out), report)
     return report
 
@@ -213,11 +215,28 @@ def _parser() -> argparse.ArgumentParser:
         help='of queries by source, as in finetune: {"a": "Find it."}',
     )
     add("--image-root", metavar="FOLDER", help="where paths of images begin (default: at the folder of the table)")
-    group = parser.add_argument_group("columns of a table")
-    for name in COLUMNS:
-        group.add_argument(f"--{name.replace('_', '-')}", metavar="NAME")
+    add_column_options(parser)
     add_encode_options(parser, part_rows=8192)
     return parser
+
+
+def _warnings(settings: "MiningSettings", report: Mapping[str, Any]) -> list[str]:
+    """A sentence if most rows found nothing: how many, the setting that was in the way, and what to change."""
+    without = report["rows"] - report["rows_with_mined"]
+    if without <= MOST * report["rows"]:
+        return []
+    found_none = f"{without} of {report['rows']} rows found no negative"
+    if not report["kept_out_by"]:
+        return [f"{found_none}: there is no document of their source that is no known positive or negative of theirs."]
+    name, rows = max(report["kept_out_by"].items(), key=lambda item: item[1])
+    option, value = f"--{name.replace('_', '-')}", report["would_help"][name]
+    reason = f"in {rows} of them {option} {getattr(settings, name)} keeps out all of the {settings.depth} nearest"
+    change = f"with {option} {value} half of these would find one"
+    if name == "absolute_margin" and value < 0:  # which it cannot be
+        change = f"leave {option} out"
+    further = min(10 * settings.depth, report["documents"])
+    deeper = f"; look further, --depth {further}" if further > settings.depth else ""
+    return [f"{found_none}: {reason}. What to do: {change}{deeper}; or mine with a model that finds the positives."]
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
@@ -233,4 +252,5 @@ def _lines(report: dict[str, Any]) -> list[str]:
         f"without    {without}" if report["rows_without_negatives"] else "without    none",
         f"too near   {report['too_near']} documents that a margin has kept out",
         f"scores     {scores}" if report["rows_with_mined"] else "scores     none",
+        *(f"WARNING    {sentence}" for sentence in report["warnings"]),
     ]

@@ -12,24 +12,25 @@ Everything can stand in a YAML file, a line each; what is given on the command l
 
   coma pretrain --config dialogues.yaml
   coma pretrain --config dialogues.yaml --per_device_train_batch_size 16 --kl_weight 0.5
-  coma pretrain --config emoji-pretrain --model my-coma --output_dir out       # a recipe that comes with the package
+  coma pretrain --config emoji-pretrain --model my-coma --output_dir out    # a recipe, see `coma recipes`
   torchrun --nproc-per-node 8 --no-python coma pretrain --config paper-pretrain --data dialogues.parquet
   accelerate launch --config_file fsdp2.yaml --no_python coma pretrain --config dialogues.yaml
 
 It leaves an adapter, which `coma merge` folds into the model, or with `--lora_r 0` a whole model. A CoMa model that is
 made of a backbone is saved as `base` in the output folder. Interrupted, training goes on with
 `--resume_from_checkpoint true`: with what it was begun with, and nothing else takes its folder. All settings
-of the HF TrainingArguments are there as well, if they act.
+of the HF TrainingArguments are there as well (--help-all), if they act.
 """
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from hub_scripts.common.image_size import image_size
 from hub_scripts.common.output_folder import output_folder
-from hub_scripts.common.settings import EMOJI, ModelAndData, parse_settings, refuse_without
+from hub_scripts.common.settings import EMOJI, ModelAndData, for_evaluation, parse_settings, refuse_without
 from hub_scripts.common.training import emoji_styles, load_data, load_trainable, make_trainer, train
 from trainers.data.dialogues import DialogueColumns
 from trainers.ranges import COUNT, Range
@@ -47,14 +48,17 @@ __all__ = ["PretrainArguments", "main"]
 
 
 @dataclass
-class PretrainArguments(ModelAndData, DialogueColumns):
+class PretrainArguments(ModelAndData, DialogueColumns, for_evaluation(DialogueColumns)):
     """What is trained on what, beside the settings of the trainer."""
 
     data_format: Literal["messages", "llava", "coma-sft", "webdataset"] = field(
-        default="messages", metadata={"help": "What its rows are like."}
+        default="messages", metadata={"help": "Rows are messages, llava, coma-sft or webdataset."}
     )
-    turns: int = field(default=5, metadata={"help": "Questions about an emoji."})
-    num_compression_tokens: int = field(default=32, metadata={"help": "K, where `model` is a backbone."})
+    eval_data_format: Literal["messages", "llava", "coma-sft", "webdataset"] | None = field(
+        default=None, metadata={"help": "Rows of eval_data, where they are others."}
+    )
+    turns: int = field(default=5, metadata={"help": "Questions about an image of data emoji."})
+    num_compression_tokens: int = field(default=32, metadata={"help": "K, where model is a backbone."})
     min_pixels: int | None = field(default=None, metadata={"help": "Images are enlarged to this (backbone)."})
     max_pixels: int | None = field(default=None, metadata={"help": "Images are shrunk to this (backbone)."})
 
@@ -139,11 +143,12 @@ def _coma_folder(arguments: PretrainArguments, base: Path, begin: Callable[[], N
 
 
 def _check_made_of(arguments: PretrainArguments, processor: "ComaProcessor") -> None:
-    size = processor.image_processor.size
+    size = image_size(processor)
+    least, most = (size, size) if isinstance(size, dict) else size
     made_of = {
         "num_compression_tokens": processor.num_compression_tokens,
-        "min_pixels": size["shortest_edge"],
-        "max_pixels": size["longest_edge"],
+        "min_pixels": least,
+        "max_pixels": most,
     }
     for name, value in made_of.items():
         if name in arguments.given and getattr(arguments, name) not in (None, value):
@@ -163,10 +168,10 @@ def _load(
 
     if path == EMOJI:
         return emoji_dialogues(load_emoji(emoji_styles(evaluation)), turns=arguments.turns, languages=())
-    columns = DialogueColumns(**{column.name: getattr(arguments, column.name) for column in fields(DialogueColumns)})
-    if arguments.data_format == "webdataset":
-        return stream_dialogues(path, columns, on_bad_row, arguments.image_root)
-    if arguments.data_format == "messages":
-        return load_dialogues(path, arguments.image_root, columns, on_bad_row)
-    load = load_llava if arguments.data_format == "llava" else load_coma_sft
-    return load(path, arguments.image_root, on_bad_row)
+    data_format, image_root, columns = arguments.rows_of(evaluation)
+    if data_format == "webdataset":
+        return stream_dialogues(path, columns, on_bad_row, image_root)
+    if data_format == "messages":
+        return load_dialogues(path, image_root, columns, on_bad_row)
+    load = load_llava if data_format == "llava" else load_coma_sft
+    return load(path, image_root, on_bad_row)

@@ -15,13 +15,18 @@ def argument_names(function: Callable) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters)
 
 
-def vision_parameters(backbone: PreTrainedModel) -> Iterator[torch.nn.Parameter]:
-    """What of a backbone is no part of its language model: the vision tower, what projects it, a token of its own."""
+def vision_parts(backbone: PreTrainedModel) -> list[str]:
+    """Names in `backbone.model` of what is no part of its language model: towers, what projects their features,
+    embeddings such as a line break."""
     decoder = backbone.get_decoder()
-    for child in backbone.model.children():
-        if child is not decoder:
-            yield from child.parameters()
-    yield from backbone.model.parameters(recurse=False)
+    parts = [name for name, module in backbone.model.named_children() if module is not decoder]
+    return parts + [name for name, _ in backbone.model.named_parameters(recurse=False)]
+
+
+def vision_parameters(backbone: PreTrainedModel) -> Iterator[torch.nn.Parameter]:
+    """Parameters of these parts."""
+    parts = set(vision_parts(backbone))
+    return (weight for name, weight in backbone.model.named_parameters() if name.split(".")[0] in parts)
 
 
 def token_types(backbone: PreTrainedModel, is_image: Tensor) -> dict[str, Tensor]:
@@ -45,21 +50,27 @@ def first_axis(position_ids: Tensor) -> Tensor:
     return position_ids if position_ids.ndim == 2 else position_ids[0]
 
 
+def position_inputs(backbone: PreTrainedModel) -> frozenset[str]:
+    """Names of what the positions of image tokens follow from; of nothing where positions are counted."""
+    find = getattr(type(backbone.model), "get_rope_index", None)
+    return frozenset() if find is None else argument_names(find)
+
+
 def input_position_ids(
     backbone: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, is_image: Tensor, images: dict[str, Tensor]
 ) -> Tensor:
     """Position ids of rows with images. They are computed here, because a backbone computes others for batches that
     are padded, or cut, in another way."""
-    find = getattr(type(backbone.model), "get_rope_index", None)
-    if find is None or not is_image.any():
+    names = position_inputs(backbone)
+    if not names or not is_image.any():
         return text_positions(backbone, count_positions(attention_mask))
-    sizes = {name: images[name] for name in images.keys() & argument_names(find)}
+    sizes = {name: images[name] for name in images.keys() & names}
     if not sizes:
         raise ValueError("Image tokens need what the processor says of their sizes: their positions follow from it.")
-    types = is_image.int()
-    ids, _ = find(backbone.model, input_ids, mm_token_type_ids=types, attention_mask=attention_mask, **sizes)
+    types, mask = is_image.int(), attention_mask
+    ids, _ = backbone.model.get_rope_index(input_ids, mm_token_type_ids=types, attention_mask=mask, **sizes)
     return ids
 
 
-__all__ = ["argument_names", "count_positions", "first_axis", "input_position_ids", "text_positions"]
-__all__ += ["token_types", "vision_parameters"]
+__all__ = ["argument_names", "count_positions", "first_axis", "input_position_ids", "position_inputs"]
+__all__ += ["text_positions", "token_types", "vision_parameters", "vision_parts"]

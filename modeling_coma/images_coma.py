@@ -60,11 +60,4 @@ def join_images(images: list[dict[str, np.ndarray]], axes: dict[str, int]) -> di
     return joined
 
 
-def lengths_of(images: list[dict[str, np.ndarray]], axes: dict[str, int]) -> dict[str, np.ndarray]:
-    """How much of every tensor each image has along its axis, and of `input_ids`, tokens."""
-    axes = {"input_ids": 0, **axes}
-    return {name: np.array([image[name].shape[axis] for image in images]) for name, axis in axes.items()}
-
-
-__all__ = ["images_by_grid", "images_by_stock", "join_images", "lengths_of"]
-__all__ += ["make_stock_processor"]
+__all__ = ["images_by_grid", "images_by_stock", "join_images", "make_stock_processor"]

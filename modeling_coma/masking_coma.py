@@ -68,10 +68,10 @@ def add_dialogue(
     Raises `ValueError` for another view, and where the attention implementation takes no such mask.
     """
     input_length = inputs["input_ids"].shape[1]
-    inputs, is_seen = join_dialogue(
+    inputs, places, is_seen = join_dialogue(
         inputs, columns, dialogue_input_ids, dialogue_attention_mask, dialogue_view, backbone
     )
-    mask = _masks(backbone, inputs, inputs["attention_mask"], input_length, is_seen)
+    mask = _masks(backbone, inputs, inputs["attention_mask"], input_length, places, is_seen)
     return {**inputs, "attention_mask": mask}
 
 
@@ -82,33 +82,44 @@ def join_dialogue(
     dialogue_attention_mask: Tensor,
     dialogue_view: str,
     backbone: PreTrainedModel,
-) -> tuple[dict, Tensor]:
-    """The same before the mask is made: `attention_mask` of shape `(batch_size, total)`, and, of this shape, too, what
-    the dialogue sees."""
+) -> tuple[dict, Tensor, Tensor]:
+    """The same before the mask is made: its `attention_mask`, where the tokens stand, and what of them the dialogue
+    sees are of shape `(batch_size, total)`."""
+    input_places = count_positions(inputs["attention_mask"])
+    first_compression_place = input_places.gather(1, columns[:, :1])
     is_compression = torch.zeros_like(inputs["input_ids"], dtype=torch.bool).scatter(1, columns, True)
     first_compression_position = first_axis(inputs["position_ids"]).gather(1, columns[:, :1])
     if dialogue_view == "compressed":
         is_seen_by_dialogue = is_compression
-        dialogue_start = first_compression_position + columns.shape[1]
+        steps = columns.shape[1]
     elif dialogue_view == "full":
         is_seen_by_dialogue = ~is_compression
-        dialogue_start = first_compression_position
+        steps = 0
     else:
         raise ValueError(f"dialogue_view={dialogue_view!r} does not exist; choose 'compressed' or 'full'.")
     is_seen_by_dialogue = F.pad(is_seen_by_dialogue, (0, dialogue_input_ids.shape[1]), value=True)  # its own past
 
     mask = torch.cat([inputs["attention_mask"], dialogue_attention_mask], dim=1)
-    positions = dialogue_start + count_positions(dialogue_attention_mask)
+    steps = steps + count_positions(dialogue_attention_mask)  # from the first compression token
+    places = torch.cat([input_places, first_compression_place + steps], dim=1)
+    positions = first_compression_position + steps
     dialogue = {"input_ids": dialogue_input_ids, "position_ids": text_positions(backbone, positions)}
     dialogue |= token_types(backbone, torch.zeros_like(dialogue_input_ids))
     inputs = inputs | {name: torch.cat([inputs[name], tensor], dim=-1) for name, tensor in dialogue.items()}
-    return {**inputs, "attention_mask": mask}, is_seen_by_dialogue
+    return {**inputs, "attention_mask": mask}, places, is_seen_by_dialogue
 
 
 def _masks(
-    backbone: PreTrainedModel, inputs: dict, mask: Tensor, input_length: int, is_seen_by_dialogue: Tensor
+    backbone: PreTrainedModel,
+    inputs: dict,
+    mask: Tensor,
+    input_length: int,
+    places: Tensor,
+    is_seen_by_dialogue: Tensor,
 ) -> dict[str, Tensor] | Tensor:
-    """The masks of a backbone, of each kind of its layers, of which the dialogue sees less."""
+    """The masks of a backbone, of each kind of its layers, of which the dialogue sees less. Its sliding windows count
+    `places`, and no columns between them of padding or of what the dialogue does not see."""
+    window = getattr(backbone.config.get_text_config(), "sliding_window", None)
     common = {
         "config": backbone.config,
         "inputs_embeds": torch.empty(*mask.shape, 1, dtype=backbone.dtype, device=mask.device),
@@ -119,7 +130,12 @@ def _masks(
     def is_seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query < input_length) | is_seen_by_dialogue[row, key]
 
-    masks = create_masks_for_generate(**common, and_mask_function=is_seen)
+    def is_near(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (places[row, query] - places[row, key] < window)
+
+    masks = create_masks_for_generate(
+        **common, or_mask_function=is_near if window else None, and_mask_function=is_seen
+    )
     of_layers = masks if isinstance(masks, dict) else {"": masks}
     if any(one is None or len(one.shape) != 4 for one in of_layers.values()):
         raise ValueError("This attention implementation takes no mask; choose sdpa or eager.")

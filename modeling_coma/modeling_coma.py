@@ -24,8 +24,8 @@ from .configuration_coma import ComaConfig
 from .generation_coma import sequences_per_row, with_new_token_limits, with_special_ids
 from .loss_coma import IGNORE_INDEX, answer_cross_entropy
 from .masking_coma import add_dialogue, find_compression_tokens, join_dialogue
-from .memory_coma import CompressionMemory, gather_columns
-from .states_coma import OTHER_STATES, WINDOWS, behind_states, has_layers, pad_left
+from .memory_coma import CompressionMemory, gather_columns, padding_first
+from .states_coma import behind_states, keeps_keys_and_values, pad_left
 
 
 @dataclass
@@ -129,7 +129,7 @@ class ComaForEmbedding(PreTrainedModel):
             output = self.answer(memory, dialogue_input_ids, dialogue_attention_mask, labels, num_items_in_batch)
         else:  # checkpointing does without a key-value cache: the two passes become one, behind a mask
             mask = dialogue_attention_mask
-            is_split = dialogue_view == "full" and has_layers(self.config, OTHER_STATES + WINDOWS)
+            is_split = dialogue_view == "full" and not keeps_keys_and_values(self.config)
             run = self._full_view if is_split else self._masked_pass
             outputs, states, hidden = run(inputs, columns, dialogue_input_ids, mask, dialogue_view)
             output = self._output(states, hidden, mask, labels, num_items_in_batch)
@@ -259,7 +259,7 @@ class ComaForEmbedding(PreTrainedModel):
         return CompressionMemory.from_cache(cache, columns, next_position, states), outputs
 
     def _check_cache(self):
-        if has_layers(self.config, OTHER_STATES):
+        if not keeps_keys_and_values(self.config):
             raise ValueError(
                 "Some layers of this backbone keep more of an input than keys and values: stage 1 needs a model that "
                 "was made with memory='states'; embeddings and stage 2 do without."
@@ -279,12 +279,16 @@ class ComaForEmbedding(PreTrainedModel):
         if self._is_checkpointing:
             raise ValueError("Layers with gradient checkpointing would pass the memory over: `eval()` the model.")
         positions = memory.next_position.to(mask.device)[:, None] + count_positions(mask)
+        order = padding_first(mask, memory.num_columns)
+        mask = F.pad(mask, (memory.num_columns, 0), value=1)
+        mask = mask if order is None else mask.take_along_dim(order, 1)
         if copies > 1:  # the backbone repeats the rows of everything but a cache
             memory = memory.select(torch.arange(len(memory)).repeat_interleave(copies))
+            order = None if order is None else order.repeat_interleave(copies, dim=0)
         return {
-            "attention_mask": F.pad(mask, (memory.num_columns, 0), value=1),
+            "attention_mask": mask,
             "position_ids": text_positions(self.backbone, positions),
-            cache_argument(function): memory.to_cache(),
+            cache_argument(function): memory.to_cache(order),
         }, None
 
     def _masked_pass(
@@ -308,7 +312,7 @@ class ComaForEmbedding(PreTrainedModel):
     ) -> tuple[ModelOutput, Tensor, Tensor]:
         """The same where no mask can hide the compression tokens: the dialogue has a pass of its own without them."""
         outputs, states = self._run(inputs, columns)
-        both, is_seen = join_dialogue(inputs, columns, dialogue_input_ids, mask, view, self.backbone)
+        both, _, is_seen = join_dialogue(inputs, columns, dialogue_input_ids, mask, view, self.backbone)
         both, places = pad_left(both, both["attention_mask"] * is_seen)
         places = places[:, inputs["input_ids"].shape[1] :]
         return outputs, states, self._run(both, places)[1]

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import has_file, logging
 
-from .images_coma import images_by_grid, images_by_stock, join_images, lengths_of, make_stock_processor
+from .images_coma import images_by_grid, images_by_stock, join_images, make_stock_processor
 from .inputs_coma import MAX_IMAGE_PIXELS, check_dialogues, to_messages, to_rgb
 from .sentence_transformers_coma import FILES, write_sentence_transformers_files
 from .templates_coma import DIALOGUE_TEMPLATE, IMAGE_TOKEN, PLACEHOLDER, check_text, input_template
@@ -23,7 +23,7 @@ logger = logging.get_logger(__name__)
 # What an option of a call may be.
 OPTIONS = {
     "compression_instruction": (None, False, True),
-    "return_image_lengths": (None, False, True),
+    "return_images": (None, False, True),
     "padding_side": (None, "left", "right"),
     "return_tensors": (None, "pt", "np"),
     "truncation": (None, True, False, "longest_first", "do_not_truncate"),
@@ -95,9 +95,8 @@ class ComaProcessor(ProcessorMixin):
         if missing := [token for token in compression_tokens(num_compression_tokens) if token not in vocabulary]:
             raise ValueError(f"The tokenizer lacks {missing}; trainers.backbone.model_from_backbone adds them.")
         if stock_processor is None:
-            self._check_pixel_budget(image_processor.size)
-        first = tokenizer("a")["input_ids"][0]  # where a tokenizer puts a token before every text
-        self._head = [first] if first == tokenizer.bos_token_id else []
+            self.check_pixel_budget(image_processor.size)
+        self.head_ids = tokens_before(tokenizer)
 
     @property
     def compression_token_ids(self) -> list[int]:
@@ -162,14 +161,15 @@ class ComaProcessor(ProcessorMixin):
 
     def _process_image(self, image: Image.Image, row: int, **images_kwargs) -> dict[str, np.ndarray]:
         try:
-            made = images_by_stock(self._stock, self.image_token, [image], **images_kwargs)
+            made = images_by_stock(self.stock, self.image_token, [image], **images_kwargs)
         except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
             what = f"cannot make the tokens of an image of {image.width}x{image.height} pixels"
-            raise ValueError(f"Row {row}: {type(self._stock).__name__} {what}: {error}") from error
+            raise ValueError(f"Row {row}: {type(self.stock).__name__} {what}: {error}") from error
         return {"input_ids": made["input_ids"][0], **{name: made[name] for name in self.image_inputs}}
 
     @functools.cached_property
-    def _stock(self) -> Any:
+    def stock(self) -> Any:
+        """The backbone's own processor."""
         return make_stock_processor(self.stock_processor, self.image_processor, self.tokenizer)
 
     def __call__(
@@ -192,8 +192,7 @@ class ComaProcessor(ProcessorMixin):
             kwargs: `compression_instruction`, whether to add the line of stage 1 (`False` by default); `max_length`,
                 at which text is cut with a warning or, if `truncation=False`, an error; `padding_side` ("left" by
                 default); `return_tensors`; `text_kwargs` and `common_kwargs` with any of them; and
-                `return_image_lengths`, whether to add how much each image has of every tensor, by its name, and of
-                tokens (`input_ids`).
+                `return_images`, whether to add `images`, a list of what `process_images` makes of each.
         Raises `ValueError` for images that cannot be used or placed, and for rows too long even without their text.
         """
         if videos is not None or audio is not None:
@@ -204,7 +203,7 @@ class ComaProcessor(ProcessorMixin):
         if unknown := sorted(images_kwargs.keys() - set(known)):
             raise TypeError(f"images_kwargs: there are no {unknown} to be set in a call, but {sorted(known)}.")
         if "size" in images_kwargs and self.stock_processor is None:
-            self._check_pixel_budget(images_kwargs["size"])
+            self.check_pixel_budget(images_kwargs["size"])
         images = _as_list(images)
         if text is None:
             text = [self.image_placeholder] * len(images)
@@ -224,11 +223,12 @@ class ComaProcessor(ProcessorMixin):
         padding = {"padding_side": options.get("padding_side") or "left", "return_attention_mask": True}
         features |= self.tokenizer.pad({"input_ids": rows}, **padding, return_tensors="np")
         batch = BatchFeature(features, tensor_type=options.get("return_tensors"))
-        if options.get("return_image_lengths"):
-            batch["image_lengths"] = lengths_of(made, self.image_inputs)
+        if options.get("return_images"):
+            batch["images"] = made
         return batch
 
-    def _check_pixel_budget(self, size: Any):
+    def check_pixel_budget(self, size: Any):
+        """Raises `ValueError` for a `size` that holds no image token."""
         try:
             least = size["shortest_edge"]
             most = size["longest_edge"]
@@ -260,7 +260,7 @@ class ComaProcessor(ProcessorMixin):
             has_image = len(images[row]) > 0
             if has_image not in tails:
                 tails[has_image] = self._tail(has_image, row, options)
-            ids = np.array([*self._head, *ids], dtype=np.int64)
+            ids = np.array([*self.head_ids, *ids], dtype=np.int64)
             is_text = ~np.isin(ids, around)
             places = np.flatnonzero(ids == image_token_id)
             lengths = [len(tokens) for tokens in images[row]]
@@ -270,7 +270,7 @@ class ComaProcessor(ProcessorMixin):
             ids, is_text = np.repeat(ids, repeats), np.repeat(is_text, repeats)
             if lengths:
                 ids[is_image] = np.concatenate(images[row])
-            kept = len(self._head) + (not has_image)  # of the text, at least
+            kept = len(self.head_ids) + (not has_image)  # of the text, at least
             ids = _cut(ids, is_text, kept, len(tails[has_image]), row, options)
             rows.append([*ids.tolist(), *tails[has_image]])
         return rows
@@ -302,6 +302,13 @@ class ComaProcessor(ProcessorMixin):
 def compression_tokens(num_compression_tokens: int) -> list[str]:
     """`<|ctoken_pad_0|>` …, named as in the published CoMa checkpoints."""
     return [f"<|ctoken_pad_{index}|>" for index in range(num_compression_tokens)]
+
+
+def tokens_before(tokenizer: Any) -> list[int]:
+    """What a tokenizer puts before every text by itself, its BOS for instance; what it puts behind is no part."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    return whole[: next(start for start in range(len(whole) + 1) if whole[start : start + len(plain)] == plain)]
 
 
 def _is_int(value: Any) -> bool:
@@ -361,4 +368,4 @@ def _cut(ids: np.ndarray, is_text: np.ndarray, kept: int, tail: int, row: int, o
     return np.delete(ids, text[-excess:])
 
 
-__all__ = ["ComaProcessor", "compression_tokens"]
+__all__ = ["ComaProcessor", "compression_tokens", "tokens_before"]

@@ -9,20 +9,16 @@ can leak into an answer; and the last layer is trained, too, whose states no cac
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import DynamicIndexedLayer, DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
+from transformers.cache_utils import DynamicIndexedLayer, LinearAttentionCacheLayerMixin
 
 from .backbone_coma import count_positions, text_positions
 from .memory_coma import gather_columns
 
 
-# What layers keep beside keys and values; and what of a row they see only where it is near, padding counted.
-OTHER_STATES = (LinearAttentionCacheLayerMixin, DynamicIndexedLayer)
-WINDOWS = (DynamicSlidingWindowLayer,)
-
-
-def has_layers(config: PreTrainedConfig, kinds: tuple[type, ...]) -> bool:
-    """Whether a backbone has layers whose cache is of some kind."""
-    return any(isinstance(layer, kinds) for layer in DynamicCache(config=config.get_text_config()).layers)
+def keeps_keys_and_values(config: PreTrainedConfig) -> bool:
+    """Whether keys and values are all that the layers of a backbone keep of a token."""
+    layers = DynamicCache(config=config.get_text_config()).layers
+    return not any(isinstance(layer, LinearAttentionCacheLayerMixin | DynamicIndexedLayer) for layer in layers)
 
 
 def pad_left(inputs: dict, mask: Tensor) -> tuple[dict, Tensor]:
@@ -67,4 +63,4 @@ def behind_states(
     return inputs, columns[:, k:]
 
 
-__all__ = ["OTHER_STATES", "WINDOWS", "behind_states", "has_layers", "pad_left"]
+__all__ = ["behind_states", "keeps_keys_and_values", "pad_left"]

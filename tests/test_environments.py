@@ -28,15 +28,23 @@ def requirements():
 
 @pytest.mark.parametrize("name", ["locked", "oldest"])
 def test_every_library_that_is_asked_for_has_an_exact_version_within_its_bounds(name):
-    versions = pins(name)
+    versions = pins(name) | pins("vision")
     for requirement in requirements():
         version = versions[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{requirement}: {version}"
 
 
+def test_the_versions_of_the_vision_environment_are_locked_once():
+    """They come on top of the locked ones, and the default environment is without them."""
+    assert {"torchvision", "num2words"} <= pins("vision").keys()
+    assert not pins("vision").keys() & (pins("locked").keys() | pins("oldest").keys())
+
+
 def test_the_oldest_versions_are_the_lower_bounds():
     versions = pins("oldest")
     for requirement in requirements():
+        if canonicalize_name(requirement.name) in pins("vision"):  # locked once, as torch is
+            continue
         lowest = next(bound.version for bound in requirement.specifier if bound.operator in (">=", "=="))
         if requirement.name != "torch":  # at the locked version in both
             assert versions[canonicalize_name(requirement.name)] == lowest

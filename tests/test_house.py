@@ -203,6 +203,8 @@ def test_the_flat_level_of_hub_scripts_is_the_commands() -> None:
 
 
 def test_tests_mirror_the_tree() -> None:
+    """The tests of a room lie where its files do; what goes through all rooms has a folder of its own beside them, as
+    tests/families (backbones of every kind, in the environment of `make test-vision`)."""
     folders = {
         path.parent.relative_to(ROOT / "tests")
         for room in ROOMS

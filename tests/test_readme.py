@@ -22,7 +22,7 @@ from trainers.data.emoji import load_emoji
 
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/data.md", "docs/python.md")
+PAGES = ("README.md", "docs/data.md", "docs/python.md", "docs/training.md")
 # language, title, content
 SNIPPETS = {
     page: re.findall(
@@ -109,6 +109,12 @@ def test_python_snippets_of_the_page_about_python(stranger):
     assert session["mined"]["rows"] == 3 and len(session["pairs"]) == 3
     assert not session["published"].commit and Path("published", "modeling_coma.py").exists()
     assert session.keys() >= set(hub_scripts.__all__)
+
+
+def test_python_snippets_of_the_page_about_training(stranger):
+    """The collators with a plain `Trainer`: two steps of each stage."""
+    session, _ = run_python("docs/training.md")
+    assert len(session["losses"]) == 4 and all(0 < loss < 20 for loss in session["losses"])
 
 
 def test_the_page_about_data_knows_every_loader():

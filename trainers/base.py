@@ -16,10 +16,15 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.adapters import add_adapter, check_adapter, complete_adapter, freeze_vision_of_adapter, public_base
+from trainers.best import EarlyStopping, check_keep_best
 from trainers.callbacks import Meter, SamplerEpoch, SeenInputs, SkippedBatches
 from trainers.checkpoints import check_checkpoint, last_checkpoint, load_weights, restore_weights, whole_or_nothing
 from trainers.data.rows import BadRows
 from trainers.evaluation_rows import EvaluationCollator, numbered
+from trainers.files import LOSS_PICTURE
+from trainers.findings import Findings
+from trainers.log_lines import log_in_lines
+from trainers.loss_curves import draw_losses
 from trainers.training_config import ComaTrainingArguments
 from trainers.vision_side import freeze_vision
 
@@ -61,6 +66,7 @@ class ComaTrainer(Trainer):
 
     config_class: ClassVar[type[ComaTrainingArguments]] = ComaTrainingArguments
     collator_class: ClassVar[Any]  # of the stage; its `of(processor, args)` makes one
+    metric_names: ClassVar[tuple[str, ...]]  # what its evaluation says of quality, the better the higher but `loss`
 
     def __init__(
         self,
@@ -96,8 +102,9 @@ class ComaTrainer(Trainer):
         )
         self.evaluation_collator = EvaluationCollator(self.data_collator)
         self.meter, self.seen = Meter(self.accelerator), SeenInputs(self.accelerator)
-        self.skipped_batches = SkippedBatches()
-        for callback in (self.meter, self.seen, SamplerEpoch(), self.skipped_batches):
+        self.skipped_batches, self.findings = SkippedBatches(), Findings()
+        log_in_lines(self)
+        for callback in (self.meter, self.seen, SamplerEpoch(), self.skipped_batches, self.findings):
             self.add_callback(callback)
 
     def _check_arguments(self, args: ComaTrainingArguments, train_dataset: Any, kwargs: dict[str, Any]) -> None:
@@ -140,6 +147,10 @@ class ComaTrainer(Trainer):
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
             check_checkpoint(resume_from_checkpoint, engine=self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        check_keep_best(self, self.metric_names)
+        if self.args.early_stopping_patience is not None:
+            self.remove_callback(EarlyStopping)  # of a training before
+            self.add_callback(EarlyStopping(self.args.early_stopping_patience))  # after those that add metrics
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def create_scheduler(self, *args, **kwargs) -> torch.optim.lr_scheduler.LRScheduler:
@@ -217,6 +228,8 @@ class ComaTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            draw_losses(self.state.log_history, Path(output_dir or self.args.output_dir))
         if self.args.should_save and isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
             complete_adapter(output_dir or self.args.output_dir)
 
@@ -232,10 +245,11 @@ class ComaTrainer(Trainer):
         return super().push_to_hub(*args, **kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """`Trainer` pushes the weights of a checkpoint without the code that they are loaded by."""
+        """`Trainer` pushes the weights of a checkpoint without the code that they are loaded by, and the curves."""
         if self.is_world_process_zero():
-            for code in Path(checkpoint_folder).glob("*.py"):
-                shutil.copy(code, self.args.output_dir)
+            for pattern in ("*.py", LOSS_PICTURE):
+                for file in Path(checkpoint_folder).glob(pattern):
+                    shutil.copy(file, self.args.output_dir)
         super()._push_from_checkpoint(checkpoint_folder)
 
 

@@ -9,7 +9,7 @@ from transformers.masking_utils import create_masks_for_generate
 
 from modeling_coma.backbone_coma import argument_names, token_types
 from modeling_coma.cache_coma import cache_argument
-from modeling_coma.states_coma import OTHER_STATES, has_layers
+from modeling_coma.states_coma import keeps_keys_and_values
 from trainers.token_rows import token_tables
 
 
@@ -56,7 +56,7 @@ def capabilities(backbone: PreTrainedModel) -> Capabilities:
     if why := _no_embedding(backbone):
         return Capabilities(why, why, why)
     cache = states = None
-    if has_layers(backbone.config, OTHER_STATES):
+    if not keeps_keys_and_values(backbone.config):
         cache = "some of its layers keep more of an input than keys and values, which its mask cannot hide"
     if len(token_tables(backbone)) > 1:
         states = "its layers look tokens up in a table of their own, where soft tokens have no row"

@@ -153,10 +153,11 @@ def _dialogue(contents: list[str], system: str | None = None) -> Messages:
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Longest first. Not every tokenizer says of all those that look like it that they are special."""
+    """Not every tokenizer says of all those that look like it that they are special. A longer one comes before its
+    beginning."""
     added = tokenizer.added_tokens_decoder.values()
     tokens = {token.content for token in added if token.special or re.fullmatch("<.*>", token.content, re.S)}
-    return sorted(tokens, key=lambda token: (-len(token), token))
+    return sorted(tokens, reverse=True)
 
 
 def _atoms(text: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -166,15 +167,14 @@ def _atoms(text: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def _read_turns(speaker: Speaker, tokenizer: PreTrainedTokenizerBase) -> _Turns | None:
     """Turns that say the same as the template itself, without its system messages if only these do not."""
-    # Texts come first: a template that knows no blocks would write them as Python does, and the words would be found.
-    for in_blocks in (False, True):
+    for in_blocks in (False, True):  # some templates take contents as texts, some as blocks
         render = partial(_render, speaker, in_blocks=in_blocks)
         turns = _cut_turns(render, tokenizer)
         if turns and _agree(turns, _dialogue(PROBE), render, tokenizer):
-            with_system = turns._replace(system=_cut_system(render, turns.user[0], tokenizer))
+            system = _cut_system(render, turns.user[0], tokenizer)
+            whole = turns._replace(system=system)
             messages = _dialogue(PROBE, system="Look at it.")
-            is_right = with_system.system and _agree(with_system, messages, render, tokenizer)
-            return with_system if is_right else turns
+            return whole if system and _agree(whole, messages, render, tokenizer) else turns
     return None
 
 
@@ -231,10 +231,9 @@ def _cut_answer(head: str, closed: str, last: str, tokenizer: PreTrainedTokenize
 
 
 def _cut_system(render: Callable, user_prefix: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str] | None:
-    """What stands around a system message, if a whole question follows it; without what stands before any dialogue."""
-    words = [SYSTEM, *SPOKEN[:3]]
-    pieces = _between(render(_dialogue(SPOKEN[:3], system=SYSTEM)), words)
-    if pieces is None or not pieces[1].endswith(user_prefix):
+    """What stands around a system message if a question follows it, without what stands before any dialogue."""
+    pieces = _between(render(_dialogue(SPOKEN, system=SYSTEM)), [SYSTEM, *SPOKEN])
+    if pieces is None:
         return None
     head = render(_dialogue(SPOKEN)).partition(SPOKEN[0])[0].removesuffix(user_prefix)
     # What stands there without a system message too; or it is a system prompt, and only the BOS is no part of one.

@@ -11,8 +11,17 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 
-__all__ = ["begin_folder", "differences", "one_writer", "read_record", "whole_file", "write_record"]
+__all__ = [
+    "LOSS_PICTURE",
+    "begin_folder",
+    "differences",
+    "one_writer",
+    "read_record",
+    "whole_file",
+    "write_record",
+]
 
+LOSS_PICTURE = "loss.png"  # the curves of a training, beside the weights that came of it
 RECORD = "begun_with.json"
 LONGEST_VALUE = 80  # characters of a value in a message
 

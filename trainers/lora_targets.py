@@ -36,9 +36,7 @@ def mixer_projections(model: ComaForEmbedding) -> list[str]:
         if isinstance(module, nn.Linear) and sum(name.startswith(f"{mixer}.") for mixer in mixers) == 1
     ]
     if not found:
-        raise ValueError(
-            f"{prefix}, a {type(decoder).__name__}, has no attention of linear layers: pass target_modules."
-        )
+        raise ValueError(f"{prefix}, a {type(decoder).__name__}, has no linear layers to adapt: pass target_modules.")
     return found
 
 

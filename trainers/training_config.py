@@ -11,8 +11,9 @@ import torch
 from transformers import TrainingArguments, integrations
 from transformers.debug_utils import DebugOption
 from transformers.trainer_pt_utils import AcceleratorConfig
-from transformers.utils import is_torch_xla_available
+from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
+from trainers.best import keep_best
 from trainers.data.json_rows import parse_json
 from trainers.ranges import AT_LEAST_0, BELOW_1, COUNT, FINITE, POSITIVE, WHOLE, Range, check_choices, check_ranges
 
@@ -72,7 +73,7 @@ RANGES = {
         "a whole number of steps, or below 1 a share of all",
         lambda n: AT_LEAST_0.holds(n) and (n < 1 or n == int(n)),
     ),
-    "max_length": COUNT,
+    **dict.fromkeys(("max_length", "early_stopping_patience"), COUNT),
 }
 
 
@@ -89,11 +90,19 @@ class ComaTrainingArguments(TrainingArguments):
             Freezes the vision tower. If not, it is trained whole; with an adapter, a copy of it goes into the adapter
             (`modules_to_save`), unless the `target_modules` of the adapter are in the tower.
         train_merger (`bool`, *optional*, defaults to `False`):
-            Trains the merger of the vision tower nevertheless, with an adapter likewise.
+            Trains the merger of the vision tower nevertheless, with an adapter likewise. Other families call it
+            projector, connector or aligner, and have it beside the tower.
         max_length (`int`, *optional*):
             Limit of an input in tokens; text beyond it is cut. The processor's own limit by default.
         on_bad_row (`str`, *optional*, defaults to `"raise"`):
             `"raise"`, or `"skip"` to leave bad rows out and count them.
+        keep_best (`str`, *optional*):
+            Metric of the evaluation by which the best checkpoint is chosen, `loss` or `ndcg@10` for instance; at the
+            end the model is that one. Every evaluation then leaves a checkpoint, unless `save_strategy` or
+            `save_steps` say otherwise.
+        early_stopping_patience (`int`, *optional*):
+            Ends the training after so many evaluations in a row in which that metric got no better; without
+            `keep_best` it is `loss`.
     """
 
     learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate."})
@@ -103,8 +112,14 @@ class ComaTrainingArguments(TrainingArguments):
 
     freeze_vision: bool = field(default=True, metadata={"help": "Freeze the vision tower."})
     train_merger: bool = field(default=False, metadata={"help": "Train the merger of the tower nevertheless."})
-    max_length: int | None = field(default=None, metadata={"help": "Limit of an input in tokens."})
-    on_bad_row: Literal["raise", "skip"] = field(default="raise", metadata={"help": "What becomes of bad rows."})
+    max_length: int | None = field(default=None, metadata={"help": "Most tokens of an input; longer texts are cut."})
+    on_bad_row: Literal["raise", "skip"] = field(
+        default="raise", metadata={"help": "On a bad row: raise, or skip (leave out and count)."}
+    )
+    keep_best: str | None = field(default=None, metadata={"help": "Metric of the checkpoint that is kept as best."})
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Evaluations without a better one after which training ends."}
+    )
 
     refused: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = REFUSED
 
@@ -124,14 +139,27 @@ class ComaTrainingArguments(TrainingArguments):
         for name in self._VALID_DICT_FIELDS:
             setattr(self, name, mapping_of(name, getattr(self, name), file=name in FILES))
         self._check_accelerator_config()
+        self._check_precision()
         for old, new in RENAMED.items():
             if hasattr(self, new) and getattr(self, new) is None:
                 setattr(self, new, getattr(self, old))
+        keep_best(self)
         super().__post_init__()
         self._check_what_others_take()
 
     def check_trainer(self, config_class: type) -> None:
         """Raises for settings on which a trainer, whose own are those of `config_class`, would not act."""
+
+    def _check_precision(self) -> None:
+        """As `TrainingArguments` does, whose error does not say which setting it is about."""
+        if self.use_cpu or is_torch_bf16_gpu_available() or is_torch_xla_available():
+            return
+        for name in ("bf16", "bf16_full_eval"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name}=True needs a GPU that computes in bfloat16, and there is none here. Set {name} to false, "
+                    "which computes in fp32, or use_cpu to true, which computes in bfloat16 on the CPU, slowly."
+                )
 
     def _check_accelerator_config(self) -> None:
         config = self.accelerator_config

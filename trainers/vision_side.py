@@ -3,7 +3,7 @@
 from torch import nn
 from transformers import PreTrainedModel
 
-from modeling_coma import ComaForEmbedding
+from modeling_coma import ComaForEmbedding, backbone_coma
 
 
 __all__ = ["freeze_vision", "is_part_of", "merger_parts", "vision_is_frozen", "vision_parts"]
@@ -13,11 +13,7 @@ BACKBONE = "backbone.model"
 
 def vision_parts(model: ComaForEmbedding) -> list[str]:
     """Names of the parts of the vision side: towers, what projects their features, embeddings such as a line break."""
-    backbone = model.backbone.model
-    language_model = backbone.get_decoder()
-    names = [name for name, module in backbone.named_children() if module is not language_model]
-    names += [name for name, _ in backbone.named_parameters(recurse=False)]
-    return [f"{BACKBONE}.{name}" for name in names]
+    return [f"{BACKBONE}.{name}" for name in backbone_coma.vision_parts(model.backbone)]
 
 
 def merger_parts(model: ComaForEmbedding) -> list[str]:
@@ -35,8 +31,8 @@ def merger_parts(model: ComaForEmbedding) -> list[str]:
         mergers += [f"{name}.merger" for name in towers if hasattr(_original(modules[name]), "merger")]
     if not any(is_part_of(name, mergers) for name, _ in model.named_parameters()):
         raise ValueError(
-            f"train_merger is set, and there is no merger, outside of the towers or in them, on the vision side of this "
-            f"backbone ({', '.join(parts)}): leave train_merger as it is, or set freeze_vision to false."
+            "train_merger is set, and the vision side of this backbone has no merger, outside of its towers or in "
+            f"them ({', '.join(parts)}): leave train_merger as it is, or set freeze_vision to false."
         )
     return mergers
 
@@ -61,8 +57,7 @@ def freeze_vision(model: ComaForEmbedding, train_merger: bool = False) -> None:
 
 def vision_is_frozen(model: ComaForEmbedding) -> bool:
     """Whether nothing of the vision side requires gradients: its features are then the same however they are used."""
-    parts = vision_parts(model)
-    return not any(weight.requires_grad for name, weight in model.named_parameters() if is_part_of(name, parts))
+    return not any(weight.requires_grad for weight in backbone_coma.vision_parameters(model.backbone))
 
 
 def _original(module: nn.Module) -> nn.Module:

@@ -1,24 +1,104 @@
-"""What the command lines of several commands have in common: options of a model, and numbers in their range."""
+"""What the command lines of several commands have in common: short errors, options of a model, ranges of numbers."""
 
 import argparse
+import difflib
 import json
 import math
 import os
-from collections.abc import Callable
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
+from typing import Any, Literal, NoReturn, get_args
+
+from hub_scripts.common.terminal import one_line
 
 
-__all__ = ["DTYPES", "Dtype", "add_encode_options", "add_model_options", "command_parser", "instructions_by_source"]
-__all__ += ["number_within", "positive", "whole"]
+__all__ = [
+    "DTYPES",
+    "PAIR_COLUMNS",
+    "CommandParser",
+    "Dtype",
+    "ShortErrors",
+    "add_column_options",
+    "add_encode_options",
+]
+__all__ += ["add_model_options", "command_parser", "did_you_mean", "instructions_by_source", "number_within"]
+__all__ += ["positive", "whole"]
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES = get_args(Dtype)
+# Columns of a table of pairs, as `trainers.data.pairs.PairColumns` has them.
+PAIR_COLUMNS = [f"{side}_{kind}" for side in ("query", "positive", "negative") for kind in ("text", "image")]
+PAIR_COLUMNS += ["source", "group"]
 
 
-def command_parser(name: str, description: str) -> argparse.ArgumentParser:
+class ShortErrors(argparse.ArgumentParser):
+    """A parser that says of a wrong command line what is wrong with it and where to read, and no more."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with 2."""
+        self.exit(2, f"{self.prog}: error: {one_line(message)}\n`{self.prog} --help` shows how it is used.\n")
+
+
+class CommandParser(ShortErrors):
+    """
+    The parser of a command. Its help begins with what must be given; an option that does not exist is named, with the
+    one that was meant.
+    """
+
+    def format_usage(self) -> str:
+        """What must be given, without a list of all options above the list of all options."""
+        either = [group._group_actions for group in self._mutually_exclusive_groups if group.required]
+        words = [f"({' | '.join(_use(action) for action in group)})" for group in either]
+        words += [_use(action) for action in self._actions if action.required and action.option_strings]
+        positional = [_use(action) for action in self._actions if not action.option_strings]
+        return f"usage: {' '.join([self.prog, *positional, *words, '[OPTION …]'])}\n"
+
+    def format_help(self) -> str:
+        """As in `argparse`."""
+        self.usage = self.usage or self.format_usage().strip().removeprefix("usage: ")
+        return super().format_help()
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As in `argparse`, which would first complain of what is missing where an option is misspelt."""
+        options = [action.option_strings[0] for action in self._actions if action.option_strings]
+        for word in takewhile(lambda word: word != "--", args or ()):
+            name = word.partition("=")[0]
+            if name.startswith("--") and " " not in name and not self._knows(name):
+                self.error(f"there is no option {name}{did_you_mean(name, options)}")
+        return super().parse_known_args(args, namespace)
+
+    def _knows(self, name: str) -> bool:
+        known = self._option_string_actions
+        return name in known or (self.allow_abbrev and any(option.startswith(name) for option in known))
+
+
+def _use(action: argparse.Action) -> str:
+    """How an argument is given."""
+    if action.option_strings:
+        return f"{action.option_strings[0]} {action.metavar or action.dest.upper()}"
+    return {"+": f"{action.metavar} …", "?": f"[{action.metavar}]"}.get(str(action.nargs), str(action.metavar))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Ends a sentence about a name that does not exist, with the one that was meant by all appearances."""
+    spelled = {other.replace("_", "-"): other for other in known}
+    closest = difflib.get_close_matches(name.replace("_", "-"), spelled, n=1)
+    return f"; did you mean {spelled[closest[0]]}?" if closest else "."
+
+
+def command_parser(name: str, description: str) -> CommandParser:
     """A parser for `coma NAME` whose help begins with the docstring of the module, as it stands there."""
     as_it_stands = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(prog=f"coma {name}", description=description, formatter_class=as_it_stands)
+    return CommandParser(prog=f"coma {name}", description=description, formatter_class=as_it_stands)
+
+
+def add_column_options(parser: argparse.ArgumentParser) -> None:
+    """Options that name the columns of a table of pairs."""
+    group = parser.add_argument_group("columns of a table")
+    for name in PAIR_COLUMNS:
+        group.add_argument(f"--{name.replace('_', '-')}", metavar="NAME")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from hub_scripts.hub.card import write_model_card
 from hub_scripts.hub.training_record import TRAINING_FILE
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.checkpoints import whole_or_nothing
+from trainers.files import LOSS_PICTURE
 
 
 __all__ = ["new_folder", "save_model"]
@@ -57,11 +58,13 @@ def save_model(
         model ([`ComaForEmbedding`]): the model.
         processor ([`ComaProcessor`]): its processor.
         folder (`Path`): where to.
-        trained_in (`Path`, *optional*): folder that training has left; its record goes along, and into the card.
+        trained_in (`Path`, *optional*): folder that training has left; its record and curves go along, and
+            into the card.
         card: passed to [`write_model_card`].
     """
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    if trained_in is not None and (trained_in / TRAINING_FILE).exists():
-        shutil.copy(trained_in / TRAINING_FILE, folder)
+    for name in (TRAINING_FILE, LOSS_PICTURE):
+        if trained_in is not None and (trained_in / name).exists():
+            shutil.copy(trained_in / name, folder)
     write_model_card(folder, model, processor, **card)

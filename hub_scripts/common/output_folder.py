@@ -42,7 +42,8 @@ MATTER = {
     *("bf16", "fp16", "seed", "data_seed", "neftune_noise_alpha"),
 }
 OF_THE_BASE = {"num_compression_tokens", "min_pixels", "max_pixels", "dtype"}
-DO_NOT_MATTER = {"model", "data", "eval_data", "image_root", "cache_pixels", "on_bad_row", "mini_batch_tokens"}
+DO_NOT_MATTER = {"model", "data", "image_root", "cache_pixels", "on_bad_row", "mini_batch_tokens"}
+DO_NOT_MATTER |= {"keep_best", "early_stopping_patience"}
 
 
 @contextmanager
@@ -152,6 +153,7 @@ def _record(command: str, arguments: "ModelAndData", config: "TrainingArguments"
     general = {field.name for field in dataclasses.fields(TrainingArguments)}
     left_out = (general - MATTER) | DO_NOT_MATTER
     settings = {**config.to_dict(), **dataclasses.asdict(arguments)}
+    left_out |= {name for name in settings if name.startswith("eval_")}
     record = {
         "command": command,
         "model": {"name": Path(arguments.model).name, "digest": _digest_of_model(arguments.model)},

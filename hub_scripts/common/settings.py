@@ -4,29 +4,31 @@ What stands in the file is read as if it stood on the command line: the same res
 """
 
 import argparse
-import dataclasses
 import json
 import re
 import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
-from hub_scripts.common.arguments import Dtype
+from hub_scripts.common.arguments import Dtype, did_you_mean
 from hub_scripts.common.output_folder import settings_of_beginning
+from hub_scripts.recipes import FOLDER, list_recipes
 from trainers.ranges import BELOW_1, COUNT, WHOLE, Range, check_choices, check_ranges
 
 
 if TYPE_CHECKING:
-    from transformers import HfArgumentParser, TrainingArguments
+    from transformers import TrainingArguments
+
+    from hub_scripts.common.settings_help import SettingsParser
 
 
-__all__ = ["EMOJI", "RECIPES", "ModelAndData", "parse_settings", "refuse_without"]
+__all__ = ["EMOJI", "ModelAndData", "for_evaluation", "parse_settings", "refuse_without"]
 
-RECIPES = Path(__file__).parents[1] / "recipes"
 EMOJI = "emoji"  # as `data`, the images that come with the package
 # Where a setting was given. What a file says may be overruled by the command line, and then need not act.
 IN_FILE, ON_LINE = 1, 2
@@ -41,20 +43,25 @@ LARGEST = 100_000  # entries of a mapping, those of its anchors counted wherever
 class ModelAndData:
     """The model, what is trained of it, and the data."""
 
-    model: str | None = field(default=None, metadata={"help": "CoMa folder, or its name on the Hub."})
-    dtype: Dtype = field(
-        default="auto", metadata={"help": "Precision of the weights; auto is that of the checkpoint."}
+    model: str | None = field(
+        default=None, metadata={"help": "Folder of a CoMa model or adapter, or its name on the Hub."}
     )
+    dtype: Dtype = field(default="auto", metadata={"help": "Of the weights: auto, float32, bfloat16 or float16."})
     lora_r: int = field(default=16, metadata={"help": "Rank of the adapter; 0 trains the model itself."})
-    lora_alpha: int = field(default=64, metadata={"help": "Scale of the adapter, divided by its rank."})
+    lora_alpha: int = field(default=64, metadata={"help": "Scale of the adapter, which its rank divides."})
     lora_dropout: float = field(default=0.1, metadata={"help": "Dropout of the adapter."})
-    use_dora: bool = field(default=True, metadata={"help": "Weight-decomposed adapter."})
-    data: str | None = field(default=None, metadata={"help": "File, folder of save_to_disk, shards, or emoji."})
-    eval_data: str | None = field(
-        default=None, metadata={"help": "The same for evaluation: after every epoch, or as eval_strategy says."}
+    use_dora: bool = field(default=True, metadata={"help": "The adapter is a DoRA (weight-decomposed)."})
+    data: str | None = field(
+        default=None, metadata={"help": "Table, folder of save_to_disk, shards ('x/*.tar'), or emoji."}
     )
-    image_root: str | None = field(default=None, metadata={"help": "Folder of relative paths of images."})
-    cache_pixels: bool = field(default=False, metadata={"help": "Keep preprocessed images of small sets in memory."})
+    eval_data: str | None = field(
+        default=None, metadata={"help": "The same for evaluation, after every epoch or by eval_strategy."}
+    )
+    image_root: str | None = field(
+        default=None, metadata={"help": "Where paths of images begin; else at the folder of the table."}
+    )
+    eval_image_root: str | None = field(default=None, metadata={"help": "Where paths of images of eval_data begin."})
+    cache_pixels: bool = field(default=False, metadata={"help": "Keep the images of a small set in memory, prepared."})
 
     given: ClassVar[Mapping[str, int]] = {}  # settings that are no defaults: IN_FILE or ON_LINE
     ranges: ClassVar[Mapping[str, Range]] = {"lora_r": WHOLE, "lora_alpha": COUNT, "lora_dropout": BELOW_1}
@@ -69,6 +76,27 @@ class ModelAndData:
     def is_emoji(self) -> bool:
         """Whether all data are the emoji, for which nothing is to be read."""
         return {self.data, self.eval_data} <= {EMOJI, None}
+
+    @property
+    def describes_evaluation(self) -> bool:
+        """Whether something is said of the rows of `eval_data`; then only that counts for them."""
+        columns = [column.name for column in fields(self.columns)]
+        return any(getattr(self, f"eval_{name}") is not None for name in ("data_format", "image_root", *columns))
+
+    def rows_of(self, evaluation: bool) -> tuple[str, str | None, Any]:
+        """Format, root of the images and columns of `data`, or of `eval_data`."""
+        own = evaluation and self.describes_evaluation
+        names = {column.name: f"eval_{column.name}" if own else column.name for column in fields(self.columns)}
+        columns = {name: value for name, given in names.items() if (value := getattr(self, given)) is not None}
+        if not own:
+            return self.data_format, self.image_root, self.columns(**columns)
+        return self.eval_data_format or self.data_format, self.eval_image_root, self.columns(**columns)
+
+
+def for_evaluation(columns: type) -> type:
+    """The names of columns once more, for `eval_data`: `eval_query_text` beside `query_text`."""
+    named = [(f"eval_{column.name}", str | None, field(default=None)) for column in fields(columns)]
+    return make_dataclass(f"Evaluation{columns.__name__}", named)
 
 
 def parse_settings(command: str, description: str, argv: list[str], own: type, config: type) -> tuple[Any, Any]:
@@ -86,48 +114,64 @@ def parse_settings(command: str, description: str, argv: list[str], own: type, c
         `tuple`: an instance of each.
 
     Raises:
-        ValueError: for a file that is not there or has unknown settings, if model or data are missing, and for
-            settings that would not act.
+        ValueError: for a file that is not there or has unknown settings, and for settings that would not act.
+        SystemExit: for a wrong command line, with 2.
     """
-    from transformers import HfArgumentParser
+    from hub_scripts.common.settings_help import SettingsParser
 
-    parser = HfArgumentParser(
-        (own, config),
-        prog=f"coma {command}",
-        usage=f"coma {command} [--config FILE] [--SETTING VALUE …]",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    parser.add_argument("--config", help="YAML file with any of these, or the name of a recipe")
+    parser = SettingsParser((own, config), command, description)
     try:
         on_line = _given(parser, argv)
-        words, lists = [], {}
+        file, words, lists = None, [], {}
         if "config" in on_line:
-            words, lists = _read_file(_find_file(on_line["config"], command), parser)
-        in_file = [*_given(parser, words), *lists]
+            file = _find_file(on_line["config"], command)
+            words, lists = _read_file(file, parser)
+        in_file = {**_given(parser, words), **lists}
         given = {**dict.fromkeys(in_file, IN_FILE), **dict.fromkeys(on_line, ON_LINE)}
-        if "eval_data" in given and not given.keys() & {"eval_strategy", "eval_on_start"}:
-            words.append("--eval_strategy=epoch")  # by default there is no evaluation, and the data would lie idle
+        words += _evaluation_words(in_file, on_line)
         parser.set_defaults(**lists)
-        arguments, settings = _parse(parser, words + argv)
-        if settings.resume_from_checkpoint == "true":
-            begun_with = settings_of_beginning(settings.output_dir)
-            parser.set_defaults(**{name: value for name, value in begun_with.items() if name not in given})
+        with _named(file, in_file.keys() - on_line.keys()):
             arguments, settings = _parse(parser, words + argv)
+            if settings.resume_from_checkpoint == "true":
+                begun_with = settings_of_beginning(settings.output_dir)
+                parser.set_defaults(**{name: value for name, value in begun_with.items() if name not in given})
+                arguments, settings = _parse(parser, words + argv)
+            arguments.given = given
+            _refuse_idle(arguments, settings)
     except argparse.ArgumentError as error:
         parser.error(str(error))
-    arguments.given = given
-    _refuse_idle(arguments, settings)
     return arguments, settings
 
 
-def _parse(parser: "HfArgumentParser", words: list[str]) -> tuple[Any, Any]:
+@contextmanager
+def _named(file: Path | None, names: Collection[str]) -> Iterator[None]:
+    """An error about a setting that stands in a file, and on no command line, names the file."""
+    try:
+        yield
+    except ValueError as error:
+        name = re.split(r"\W", str(error), maxsplit=1)[0]
+        if name not in names:
+            raise
+        overrule = f" On the command line, --{name} goes before the recipe." if file.parent == FOLDER else ""
+        raise ValueError(f"{file}: {error}{overrule}") from error
+
+
+def _evaluation_words(in_file: Mapping[str, Any], on_line: Mapping[str, Any]) -> list[str]:
+    """When to evaluate, where nothing is said of it: with data for it after every epoch, without data never."""
+    given = {**in_file, **on_line}
+    if given.get("eval_data") is not None:
+        return [] if given.keys() & {"eval_strategy", "eval_on_start"} else ["--eval_strategy=epoch"]
+    return ["--eval_strategy=no"] if "eval_data" in on_line else []  # which takes back what a file says
+
+
+def _parse(parser: "SettingsParser", words: list[str]) -> tuple[Any, Any]:
     options = {"look_for_args_file": False, "return_remaining_strings": True}
     arguments, settings, _, unknown = parser.parse_args_into_dataclasses(words, **options)
     if unknown:
-        raise ValueError(f"There are no settings {' '.join(unknown)}; `{parser.prog} --help` lists them.")
+        parser.error(f"{' '.join(unknown)}: a setting has a name, as in --data FILE --model FOLDER")
+    for name in ("model", "data"):
+        if getattr(arguments, name) is None:
+            parser.error(f"`{name}` is missing: give --{name}, or a line `{name}: …` in the file of --config")
     resume = settings.resume_from_checkpoint
     if resume is not None and resume.lower() in (*TRUE, *FALSE):
         settings.resume_from_checkpoint = "true" if resume.lower() in TRUE else None
@@ -143,10 +187,7 @@ def _given(parser: argparse.ArgumentParser, words: list[str]) -> dict[str, Any]:
 
 
 def _refuse_idle(arguments: ModelAndData, config: "TrainingArguments") -> None:
-    """Raises for settings that are missing, and for those that were given and do not act."""
-    for name in ("model", "data"):
-        if getattr(arguments, name) is None:
-            raise ValueError(f"`{name}` is missing: give --{name}, or a line `{name}: …` in the file of --config.")
+    """Raises for settings that were given and do not act."""
     evaluates = config.eval_strategy != "no" or config.eval_on_start
     if arguments.eval_data is None and evaluates:
         raise ValueError("eval_strategy and eval_on_start need eval_data: give --eval_data, or leave them out.")
@@ -159,12 +200,24 @@ def _refuse_idle(arguments: ModelAndData, config: "TrainingArguments") -> None:
         raise ValueError(
             "This command trains, and evaluates by eval_strategy: leave out do_train, do_eval, do_predict."
         )
-    reasons = ["data_format", "data"]
-    if arguments.is_emoji or arguments.data_format in arguments.formats_without_columns:
+    paths = {arguments.data} if arguments.describes_evaluation else {arguments.data, arguments.eval_data}
+    _refuse_idle_rows(arguments, paths, "")
+    if arguments.describes_evaluation:
+        _refuse_idle_rows(arguments, {arguments.eval_data}, "eval_")
+
+
+def _refuse_idle_rows(arguments: ModelAndData, paths: Collection[str | None], prefix: str) -> None:
+    """Raises for what is said of rows of data, or of data for evaluation, that have nothing of the kind."""
+    data_format = arguments.rows_of(evaluation=prefix != "")[0]
+    reasons = [f"{prefix}data_format", f"{prefix}data"]
+    is_read = not set(paths) <= {EMOJI, None}
+    if not is_read and prefix:
+        refuse_without(arguments, ["eval_data_format"], "eval_data with rows of its own", reasons)
+    if not is_read or data_format in arguments.formats_without_columns:
         table = f"a table of data_format {type(arguments).data_format} or shards"  # the default
-        refuse_without(arguments, [column.name for column in dataclasses.fields(arguments.columns)], table, reasons)
-    if arguments.is_emoji or arguments.data_format == "webdataset":
-        refuse_without(arguments, ["image_root"], "paths of images in a table", reasons)
+        refuse_without(arguments, [f"{prefix}{column.name}" for column in fields(arguments.columns)], table, reasons)
+    if not is_read or data_format == "webdataset":
+        refuse_without(arguments, [f"{prefix}image_root"], "paths of images in a table", reasons)
 
 
 def refuse_without(arguments: ModelAndData, names: Iterable[str], need: str, reasons: Iterable[str]) -> None:
@@ -178,17 +231,18 @@ def refuse_without(arguments: ModelAndData, names: Iterable[str], need: str, rea
         reasons (`Iterable[str]`): settings that say so. If they are on the command line, a file is overruled.
     """
     level = max(arguments.given.get(name, IN_FILE) for name in reasons)
-    if idle := [name for name in names if arguments.given.get(name, 0) >= level]:
+    given = [name for name in names if getattr(arguments, name) is not None]  # none, on a command line, is not given
+    if idle := [name for name in given if arguments.given.get(name, 0) >= level]:
         raise ValueError(f"{', '.join(idle)} cannot act without {need}: leave out --{idle[0]}.")
 
 
 def _find_file(name: str, command: str) -> Path:
     path = Path(name)
     if not path.exists():
-        path = RECIPES / f"{name}.yaml"
-    if not path.exists():
-        recipes = ", ".join(sorted(file.stem for file in RECIPES.glob(f"*-{command}.yaml")))
-        raise ValueError(f"{name} is neither a file nor one of the recipes {recipes}.")
+        recipes = list_recipes(command)
+        if name not in recipes:
+            raise ValueError(f"{name} is neither a file nor one of the recipes {', '.join(recipes)}.")
+        return recipes[name]
     return path
 
 
@@ -201,14 +255,14 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _read_file(path: Path, parser: "HfArgumentParser") -> tuple[list[str], dict[str, list[str]]]:
+def _read_file(path: Path, parser: "SettingsParser") -> tuple[list[str], dict[str, list[str]]]:
     """
     Words for a command line that say what a YAML file says.
 
     Args:
         path (`Path`): a mapping from names of settings to what stands behind them on a command line. A mapping as a
             value is given as JSON; an empty value, or `null`, is the default where that is none.
-        parser (`HfArgumentParser`): knows the settings.
+        parser ([`SettingsParser`]): knows the settings.
 
     Returns:
         `tuple[list[str], dict[str, list[str]]]`: the words, and lists for settings that a command line gives one of.
@@ -222,7 +276,7 @@ def _read_file(path: Path, parser: "HfArgumentParser") -> tuple[list[str], dict[
     lists: dict[str, list[str]] = {}
     for name, node in _nodes(path):
         if name not in actions:
-            raise ValueError(f"{path} has settings that do not exist: {[name]}; `{parser.prog} --help` lists them.")
+            raise ValueError(f"{path} has a setting that does not exist: {name}{did_you_mean(name, actions)}")
         place, action = f"{path}, {name}", actions[name]
         if isinstance(node, yaml.SequenceNode) and action.nargs != "+" and _takes(hints[name], list):
             lists[name] = [_word(item, place) for item in node.value]

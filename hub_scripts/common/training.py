@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_scripts.common.settings import EMOJI, ModelAndData
+from hub_scripts.common.summary import summary
+from hub_scripts.common.terminal import one_line
 
 
 if TYPE_CHECKING:
@@ -119,8 +121,7 @@ def train(trainer: "ComaTrainer", arguments: ModelAndData, begin: Callable[[], N
         trainer.push_to_hub(commit_message="Model save", revision=config.hub_revision)
     if not config.should_save:
         return ""
-    next_step = f"next     coma merge {config.output_dir} NEW_FOLDER\n" if arguments.lora_r else ""
-    return f"trained  {config.output_dir}\n{next_step}"
+    return "".join(f"{one_line(line)}\n" for line in summary(trainer, bool(arguments.lora_r)))
 
 
 def _save_whole(trainer: "ComaTrainer") -> None:

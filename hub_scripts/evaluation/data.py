@@ -16,7 +16,7 @@ from trainers.data.emoji import emoji_pairs, load_emoji
 from trainers.data.image_folders import is_system_file
 from trainers.data.images import without_decoding
 from trainers.data.mmeb.sets import SETS
-from trainers.data.pairs import load_pairs
+from trainers.data.pairs import PairColumns, load_pairs
 from trainers.data.rows import ROW, BadRows
 from trainers.data.schema import check_text
 from trainers.data.tables import open_records, saved_dataset
@@ -40,6 +40,7 @@ class NamedSet(NamedTuple):
         name, modality, metric (`str`): as the leaderboard calls them; the metric is the one that counts.
         read (`Callable`): reads it.
         sources (`Callable`, *optional*): the sources of its rows, of pairs.
+        has_columns (`bool`, *optional*, defaults to `False`): whether its columns can be named.
     """
 
     name: str
@@ -47,6 +48,7 @@ class NamedSet(NamedTuple):
     metric: str
     read: Callable[[], RetrievalSet]
     sources: Callable[[], Iterable[str | None]] = tuple
+    has_columns: bool = False
 
 
 def open_sets(
@@ -56,6 +58,7 @@ def open_sets(
     instructions: dict[str | None, str] | None = None,
     among_all: bool = False,
     on_bad_row: Literal["raise", "skip"] = "raise",
+    columns: PairColumns | None = None,
 ) -> list[NamedSet]:
     """
     Finds the sets.
@@ -69,15 +72,18 @@ def open_sets(
         instructions (`dict`, *optional*): for the queries of pairs, by their `source`, `None` being without one.
         among_all (`bool`, *optional*, defaults to `False`): in image sets, rank among the candidates of all rows.
         on_bad_row (`str`, *optional*, defaults to `"raise"`): of pairs, `"skip"` leaves bad rows out and counts them.
+        columns ([`PairColumns`], *optional*): of tables of pairs; rows with `query` and `positive` need none.
 
     Returns:
         `list[NamedSet]`: in the order of the benchmark, then others.
 
     Raises:
         ValueError: for data that is not there or is no such thing, sets that are there twice, and sets that are not;
-            for instructions of a source that no row has, and for rows of a benchmark that are to be left out.
+            for instructions of a source that no row has, for rows of a benchmark that are to be left out, and for
+            names of columns where no table of pairs has any.
     """
-    finder = _Finder(image_root, instructions or {}, among_all, on_bad_row)
+    columns = columns or PairColumns()
+    finder = _Finder(image_root, instructions or {}, among_all, on_bad_row, columns)
     found: dict[str, NamedSet] = {}
     for place in data:
         for named_set in finder.sets_in(place):
@@ -94,6 +100,8 @@ def open_sets(
     wanted = [found[name] for name in sorted(expected, key=_order)]
     if on_bad_row != "raise" and (whole := [one.name for one in wanted if one.modality != OWN]):
         raise ValueError(f"Scores of {whole[0]} are those of all its rows: bad ones may be left out of pairs only.")
+    if columns.named() and not any(one.has_columns for one in wanted):
+        raise ValueError(f"{', '.join(columns.named())} cannot act: no table of pairs is evaluated. Leave them out.")
     if instructions:
         check_named(instructions, {source for one in wanted for source in one.sources()}, "--instruction")
     return wanted
@@ -110,6 +118,7 @@ class _Finder(NamedTuple):
     instructions: dict[str | None, str]
     among_all: bool
     on_bad_row: str
+    columns: PairColumns
 
     def sets_in(self, place: str) -> list[NamedSet]:
         """What is in a folder or file, in the package, or on the Hub."""
@@ -117,7 +126,7 @@ class _Finder(NamedTuple):
             return self.packaged_or_on_hub(place)
         path = Path(place)
         if not path.is_dir() or saved_dataset(path) is not None:
-            return [self.pairs(path.stem, partial(load_pairs, place, None, self.image_root))]
+            return [self.pairs(path.stem, partial(load_pairs, place, self.columns, self.image_root), has_columns=True)]
         inside = {name: file for name in SETS if (file := _part(path, name)) is not None}
         if not inside:
             raise ValueError(
@@ -143,7 +152,11 @@ class _Finder(NamedTuple):
         configs = get_dataset_config_names(place)
         if names := [name for name in SETS if name in configs]:
             return [self.from_hub(name, place) for name in names]
-        return [self.pairs(place.split("/")[1], lambda _: load_dataset(place, split="test"))]
+        load = partial(load_dataset, place, split="test")
+        if not self.columns.named():
+            return [self.pairs(place.split("/")[1], lambda _: load())]
+        named = self.columns, self.image_root
+        return [self.pairs(place.split("/")[1], lambda bad_rows: load_pairs(load(), *named, bad_rows), True)]
 
     def from_hub(self, name: str, repository: str) -> NamedSet:
         """A set of MMEB from a repository."""
@@ -158,7 +171,7 @@ class _Finder(NamedTuple):
         load = partial(load_dataset, repository, name, split="test")
         return _of_mmeb(name, lambda: read_image_set(load().to_list(), SETS[name], self.image_root, self.among_all))
 
-    def pairs(self, name: str, load: Callable[[BadRows], Dataset]) -> NamedSet:
+    def pairs(self, name: str, load: Callable[[BadRows], Dataset], has_columns: bool = False) -> NamedSet:
         """A set of pairs, which is no part of MMEB."""
 
         def read() -> RetrievalSet:
@@ -168,7 +181,10 @@ class _Finder(NamedTuple):
             numbered = ({**row, ROW: number} for row, number in zip(rows, there, strict=False))
             return RetrievalSet.from_rows(numbered, self.instructions, bad_rows)
 
-        return NamedSet(name, OWN, "hit@1", read, lambda: sources_of(load(BadRows(self.on_bad_row, name))))
+        def sources() -> Iterable[str | None]:
+            return sources_of(load(BadRows(self.on_bad_row, name)))
+
+        return NamedSet(name, OWN, "hit@1", read, sources, has_columns)
 
 
 def _of_mmeb(name: str, read: Callable[[], RetrievalSet]) -> NamedSet:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
-__all__ = ["ResultsFolder", "git_commit", "model_settings", "results_table"]
+__all__ = ["ResultsFolder", "git_commit", "main_metric", "model_settings"]
 
 
 def model_settings(name: str, model: "ComaForEmbedding", processor: "ComaProcessor") -> dict[str, Any]:
@@ -126,21 +126,6 @@ class ResultsFolder:
         return self.folder / named_set.modality / f"{named_set.name}_score.json"
 
 
-def results_table(results: dict[str, Any]) -> list[str]:
-    """Lines with the main scores and means of a results.json, and how many rows some of them are not of."""
-    rows, remarks = [], []
-    for sets in results["metrics"].values():
-        for name, scores in sets.items():
-            metric = _main_metric(name)
-            rows.append((name, metric, scores[metric]))
-            if scores.get("rows_skipped"):
-                remarks.append(f"{name}: {scores['rows_skipped']} bad rows were left out of its scores")
-    for modality, means in results["means"].items():
-        rows += [(f"{modality}: {group}", "mean", mean) for group, mean in means.items() if mean is not None]
-    width = max(len(name) for name, _, _ in rows)
-    return [f"{name:<{width}}  {metric:<13}  {100 * score:5.1f}" for name, metric, score in rows] + remarks
-
-
 def git_commit() -> str | None:
     """The commit of this checkout, with "-dirty" if files were changed; none if the package is installed."""
     try:
@@ -166,7 +151,8 @@ def _compare(file: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
         raise ValueError(f"{file} was made with another {', '.join(other)}: remove it, or give another --output.")
 
 
-def _main_metric(name: str) -> str:
+def main_metric(name: str) -> str:
+    """The score of a set that counts."""
     return SETS[name].metric if name in SETS else "hit@1"
 
 
@@ -174,6 +160,6 @@ def _means(modality: str, scores: dict[str, dict[str, Any]]) -> dict[str, float 
     """Plain means over the sets of each group, and none where one of its sets was not evaluated."""
     means: dict[str, float | None] = {}
     for group, names in groups_of(modality).items():
-        main_scores = [scores[name][_main_metric(name)] for name in names if name in scores]
+        main_scores = [scores[name][main_metric(name)] for name in names if name in scores]
         means[group] = sum(main_scores) / len(names) if len(main_scores) == len(names) else None
     return means

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from hub_scripts.common.image_size import describe_image_size, image_size, image_tokens
 from hub_scripts.hub.card_results import Score, read_results, results_table
 from hub_scripts.hub.markdown import code, plain, row
 from hub_scripts.hub.public_names import CONTROL, is_hub_id, public_name, public_record
 from hub_scripts.hub.training_record import read_training_record
+from trainers.files import LOSS_PICTURE
 
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ def write_model_card(  # noqa: PLR0913 - what can be said
         license=license and plain(license),
         adapter_of=adapter_of,
         training=training or training_section(record) or NOT_RECORDED,
+        loss_picture=LOSS_PICTURE if (folder / LOSS_PICTURE).exists() else None,
         results=results or results_table(scores) or "Not evaluated.",
         config=model.config,
         dtype=str(model.dtype).removeprefix("torch."),
@@ -118,10 +121,12 @@ def _metadata(
 
 def _pixels(processor: "ComaProcessor") -> str:
     """How large images are, in pixels and in tokens."""
-    images = processor.image_processor
-    least, most = images.size["shortest_edge"], images.size["longest_edge"]
-    token = (images.patch_size * images.merge_size) ** 2
-    return f"{least} to {most}, {max(1, least // token)} to {most // token} tokens"
+    size = image_size(processor)
+    if isinstance(size, dict):
+        return f"{describe_image_size(size)}; of 512 x 384 pixels, {image_tokens(processor, 512, 384)} tokens"
+    least, most = size
+    token = (processor.image_processor.patch_size * processor.image_processor.merge_size) ** 2
+    return f"{describe_image_size(size)}, {max(1, least // token)} to {most // token} tokens"
 
 
 def _instructions(processor: "ComaProcessor", record: Sequence[Mapping[str, Any]] | None) -> list[str]:
@@ -170,11 +175,10 @@ def _sources(stage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _facts(stage: Mapping[str, Any]) -> dict[str, Any]:
-    least, most = stage["pixels"]
     mixed = stage.get("mixed_precision", "no")
     return {
         "compression tokens (K)": stage["num_compression_tokens"],
-        "pixels of an image": f"{least} to {most}",
+        "pixels of an image": describe_image_size(stage["pixels"]),
         "limit of an input": f"{stage['max_length']} tokens" if stage.get("max_length") else "none",
         "weights": f"{stage['dtype']}{'' if mixed == 'no' else f', computed in {mixed}'}",
     }

@@ -133,10 +133,14 @@ def _score(file: Path, result: Any) -> Score:
     return Score(
         task=public_text(task),
         dataset={name: public_text(value) for name, value in dataset.items() if isinstance(value, str)},
-        # Scores are fractions; whole numbers count rows.
-        metrics={name: value for name, value in metrics.items() if isinstance(value, float) and math.isfinite(value)},
+        metrics={name: value for name, value in metrics.items() if _is_score(name, value)},
         source={name: result[name] for name in ("command", *SOURCES) if result.get(name)},
     )
+
+
+def _is_score(name: str, value: Any) -> bool:
+    """Scores are fractions; whole numbers count rows, and what chance would score is no score of the model."""
+    return isinstance(value, float) and math.isfinite(value) and not name.startswith("chance_")
 
 
 def _source(source: dict[str, Any]) -> str:

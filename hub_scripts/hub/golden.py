@@ -31,6 +31,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hub_scripts.common.image_size import image_size
 from hub_scripts.hub.clean_load import GOLDEN_FILE, decode_inputs, library_versions
 
 
@@ -237,13 +238,12 @@ def same_embeddings(found: Any, expected: Any, tolerance: float) -> bool:
 
 def identity(name: str, model: "ComaForEmbedding", processor: "ComaProcessor") -> dict[str, Any]:
     """Everything of a model that its embeddings depend on, and the name it was called by."""
-    size = processor.image_processor.size
     return {
         "model": name,
         "num_compression_tokens": model.config.num_compression_tokens,
         "pooling": model.config.pooling,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "pixels": [size["shortest_edge"], size["longest_edge"]],
+        "pixels": image_size(processor),
         "max_length": processor.max_length,
         "probe": probe(model, processor),
     }

@@ -9,6 +9,7 @@ import modeling_coma
 from hub_scripts.hub.clean_load import GOLDEN_FILE
 from hub_scripts.hub.training_record import TRAINING_FILE
 from modeling_coma.sentence_transformers_coma import FILES
+from trainers.files import LOSS_PICTURE
 
 
 __all__ = ["SENTENCE_TRANSFORMERS_FILES", "belonging", "module_folders", "others"]
@@ -27,7 +28,7 @@ PATTERNS = (
     *CODE,
     *OLDER_CODE,
     *SENTENCE_TRANSFORMERS_FILES,
-    *(GOLDEN_FILE, TRAINING_FILE),
+    *(GOLDEN_FILE, TRAINING_FILE, LOSS_PICTURE),
     *("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt"),
 )
 OF_A_MODULE = ("config.json", "model.safetensors")  # of sentence-transformers, as 1_Normalize or 2_Dense

@@ -15,6 +15,7 @@ from hub_scripts.hub.training_record import read_training_record, write_stages
 from hub_scripts.hub.upload import fetch_model
 from hub_scripts.merge import merge_model
 from trainers.checkpoints import whole_or_nothing
+from trainers.files import LOSS_PICTURE
 
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ __all__ = ["prepare_model"]
 # Of a saved folder, what may name files of this machine. (The base of an adapter has been checked to be on the Hub.)
 CONFIGS = ("config.json", "generation_config.json", "processor_config.json", "tokenizer_config.json")
 NAMES_A_FILE = re.compile(r"(.*_)?(name_or_path|files?)")
-KEPT = (*SENTENCE_TRANSFORMERS_FILES, "LICENSE", "NOTICE")
+KEPT = (*SENTENCE_TRANSFORMERS_FILES, LOSS_PICTURE, "LICENSE", "NOTICE")
 
 
 def prepare_model(
@@ -109,7 +110,7 @@ def _save_adapter(name: str, folder: Path, base: str | None) -> tuple["PeftModel
 def _copy_companions(source: Path, files: dict[str, Path], folder: Path) -> None:
     """
     The files of sentence-transformers, which may hold somebody's prompts, and of the modules that they name; a
-    licence; and what training left for the card, without paths.
+    licence; and what training left for the card: its curves, and its record without paths.
     """
     modules = module_folders(source)
     for name, path in files.items():

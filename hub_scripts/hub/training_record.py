@@ -16,6 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from hub_scripts.common.data_digest import data_digest
+from hub_scripts.common.image_size import image_size
 from hub_scripts.common.settings import EMOJI, ModelAndData
 from hub_scripts.hub.clean_load import library_versions
 from hub_scripts.hub.public_names import public_name, public_record
@@ -153,14 +154,13 @@ def describe_stage(trainer: "ComaTrainer", source: Mapping[str, Any], is_finishe
         `dict` for JSON.
     """
     state, config, processor = trainer.state, trainer.args, trainer.processing_class
-    size = processor.image_processor.size
     stage = {
         "stage": trainer.stage,
         "layout": LAYOUT,
         "version": __version__,
         **source,
         "num_compression_tokens": trainer.coma.config.num_compression_tokens,
-        "pixels": [size["shortest_edge"], size["longest_edge"]],
+        "pixels": image_size(processor),
         "max_length": config.max_length if config.max_length is not None else processor.max_length,
         "dtype": str(trainer.coma.dtype).removeprefix("torch."),
         "mixed_precision": trainer.accelerator.mixed_precision,

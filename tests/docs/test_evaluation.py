@@ -12,6 +12,7 @@ from PIL import Image
 from hub_scripts.cli import main
 from hub_scripts.common.folders import save_model
 from hub_scripts.evaluate import _parser
+from hub_scripts.finetune import _parse
 
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
@@ -33,6 +34,8 @@ def test_snippets(make_coma, tmp_path, monkeypatch, capsys):
     session: dict = {}
     ran = 0
     for language, code in SNIPPETS:
+        if language == "text":  # what is printed
+            continue
         if language == "python":
             with contextlib.redirect_stdout(io.StringIO()):
                 exec(compile(code, PAGE.name, "exec"), session)
@@ -41,14 +44,19 @@ def test_snippets(make_coma, tmp_path, monkeypatch, capsys):
             if program == "coma" and words[1] == "demo/model":
                 assert main([*words, "--workers", "0"]) == 0, capsys.readouterr().err
                 ran += 1
-    assert ran == 2 and session["scores"]["num_data"] == 2
+    assert ran == 3 and Path("shop-results/page.html").exists() and session["scores"]["num_data"] == 2
 
 
-def test_all_commands_are_of_a_form_that_exists():
+def test_all_commands_are_of_a_form_that_exists(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("pairs.yaml").write_text("model: my-coma\ndata: pairs.csv\nreport_to: none\n")
     found = 0
     for language, code in SNIPPETS:
-        assert language in ("bash", "python")
+        assert language in ("bash", "python", "text")
         for words in commands(code) if language == "bash" else ():
-            _parser().parse_args(words[words.index("evaluate") + 1 :])
+            if "evaluate" in words:
+                _parser().parse_args(words[words.index("evaluate") + 1 :])
+            else:
+                assert _parse(words[words.index("finetune") + 1 :])[1].metric_for_best_model == "ndcg@10"
             found += 1
-    assert found == 7
+    assert found == 9

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
+from modeling_coma import ComaForEmbedding, ComaProcessor
 from tests.families.folders import make_folder
+from trainers.backbone import model_from_backbone
 
 
 # These tests are asked for by name (`norecursedirs` in pyproject.toml), so that what is missing is an error, no skip.
@@ -42,3 +44,14 @@ def load_family(family_folder: Callable[[str], Path]) -> Callable[[str], tuple[P
         return AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
 
     return lambda family: copy.deepcopy(load(family))
+
+
+@pytest.fixture(scope="session")
+def family_coma(family_folder: Callable[[str], Path]) -> Callable[[str], tuple[ComaForEmbedding, ComaProcessor]]:
+    """`family_coma(family)`: a copy of the CoMa model that its folder becomes, with K = 4, and of its processor."""
+
+    @functools.cache
+    def make(family: str) -> tuple[ComaForEmbedding, ComaProcessor]:
+        return model_from_backbone(family_folder(family), 4)
+
+    return lambda family: copy.deepcopy(make(family))

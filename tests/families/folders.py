@@ -10,11 +10,10 @@ from tests.families import grids, mixed_layers, refused, strangers, tiles
 from tests.families.tokenizer import TEXTS
 
 
-__all__ = ["FAMILIES", "make_folder"]
+__all__ = ["FAMILIES", "REFUSED", "STRANGERS", "make_folder"]
 
 STD = 0.15
 
-# Each gives the configuration of a model and the processor that fits it.
 PARTS = {
     "aya_vision": mixed_layers.aya_vision,
     "gemma3": mixed_layers.gemma3,
@@ -50,7 +49,7 @@ def make_folder(family: str, folder: Path) -> None:
     Writes configuration, random weights, tokenizer, chat template and processor settings of a family.
 
     Args:
-        family (`str`): one of [`FAMILIES`].
+        family (`str`): one of [`FAMILIES`], [`STRANGERS`] or [`REFUSED`].
         folder (`Path`): where to write; made if missing.
     """
     if family in MODEL_TYPES:  # the product makes these itself

@@ -12,8 +12,6 @@ from transformers import (
     Mistral3Config,
     PixtralImageProcessor,
     PixtralProcessor,
-    PreTrainedConfig,
-    ProcessorMixin,
     Qwen2VLImageProcessor,
     Qwen3VLMoeConfig,
     Qwen3VLProcessor,
@@ -21,14 +19,12 @@ from transformers import (
 )
 
 from hub_scripts.tiny.tokenizer import CHAT_TEMPLATE, VISION_TOKENS
-from tests.families.parts import text_config, vision_config
+from tests.families.parts import SQUARE, Parts, text_config, vision_config
 from tests.families.templates import GLM, LLAVA, MISTRAL
 from tests.families.tokenizer import byte_level, metaspace, qwen
 
 
 __all__ = ["glm4v", "llava", "mistral3", "qwen3_vl_moe", "qwen_processor", "qwen_tokens", "qwen_vision"]
-
-Parts = tuple[PreTrainedConfig, ProcessorMixin]
 
 
 def llava() -> Parts:
@@ -40,7 +36,7 @@ def llava() -> Parts:
         pad_token="<pad>",
     )
     processor = LlavaProcessor(
-        image_processor=LlavaImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
+        image_processor=LlavaImageProcessor(size={"shortest_edge": 28}, crop_size=SQUARE),
         tokenizer=tokenizer,
         patch_size=14,
         vision_feature_select_strategy="default",

@@ -12,23 +12,19 @@ from transformers import (
     Lfm2VlConfig,
     Lfm2VlImageProcessor,
     Lfm2VlProcessor,
-    PreTrainedConfig,
     PreTrainedTokenizerFast,
-    ProcessorMixin,
     Qwen3_5Config,
 )
 
 from tests.families.grids import qwen_processor, qwen_tokens, qwen_vision
-from tests.families.parts import text_config, vision_config
+from tests.families.parts import SQUARE, Parts, text_config, vision_config
 from tests.families.templates import COHERE, GEMMA, chatml, content
 from tests.families.tokenizer import byte_level, metaspace
 
 
-__all__ = ["aya_vision", "cohere_tokenizer", "gemma3", "gemma_tokenizer", "lfm2_vl", "qwen3_5"]
+__all__ = ["LINEAR", "SLIDING", "aya_vision", "cohere_tokenizer", "gemma3", "gemma_tokenizer", "lfm2_vl", "qwen3_5"]
 
-Parts = tuple[PreTrainedConfig, ProcessorMixin]
-SQUARE = {"height": 28, "width": 28}
-# A window shorter than the shortest input with an image.
+# A window that an image and a few words outgrow.
 SLIDING = {"sliding_window": 8, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
 
 LINEAR = {

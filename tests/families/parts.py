@@ -1,11 +1,16 @@
-"""The sizes that all tiny families share."""
+"""What all tiny families share: sizes."""
 
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 
 
-__all__ = ["text_config", "vision_config"]
+__all__ = ["SQUARE", "Parts", "text_config", "vision_config"]
+
+# What a folder is made from: the configuration of a model and the processor that fits it.
+Parts = tuple[PreTrainedConfig, ProcessorMixin]
+# The size of a tile.
+SQUARE = {"height": 28, "width": 28}
 
 
 def text_config(

@@ -10,21 +10,16 @@ from transformers import (
     MllamaProcessor,
     PaliGemmaConfig,
     PaliGemmaProcessor,
-    PreTrainedConfig,
     PreTrainedTokenizerFast,
-    ProcessorMixin,
     SiglipImageProcessor,
 )
 
-from tests.families.mixed_layers import SQUARE
-from tests.families.parts import text_config, vision_config
+from tests.families.parts import SQUARE, Parts, text_config, vision_config
 from tests.families.templates import llama3
 from tests.families.tokenizer import byte_level, metaspace
 
 
 __all__ = ["llama4", "mllama", "paligemma"]
-
-Parts = tuple[PreTrainedConfig, ProcessorMixin]
 
 
 def paligemma() -> Parts:

@@ -16,19 +16,15 @@ from transformers import (
     MiniCPMV4_6ImageProcessor,
     MiniCPMV4_6Processor,
     MiniCPMV4_6VideoProcessor,
-    PreTrainedConfig,
-    ProcessorMixin,
 )
 
-from tests.families.mixed_layers import LINEAR, SLIDING, SQUARE, cohere_tokenizer, gemma_tokenizer
-from tests.families.parts import text_config, vision_config
+from tests.families.mixed_layers import LINEAR, SLIDING, cohere_tokenizer, gemma_tokenizer
+from tests.families.parts import SQUARE, Parts, text_config, vision_config
 from tests.families.templates import COHERE, DEEPSEEK, GEMMA4, chatml, content
 from tests.families.tokenizer import byte_level, qwen
 
 
 __all__ = ["cohere2_vision", "deepseek_vl", "gemma4", "minicpmv4_6"]
-
-Parts = tuple[PreTrainedConfig, ProcessorMixin]
 
 
 def cohere2_vision() -> Parts:

@@ -17,7 +17,7 @@ ANSWER = {"role": "assistant", "content": [{"type": "text", "text": "an apple"}]
 
 
 def row_of(processor, *images, text="", **options):
-    """One row: a placeholder for each image, a word in between (Qwen takes neighbours for one image), then the text."""
+    """One row: a placeholder for each image, a word in between (neighbours are one image to Qwen), then the text."""
     text = " it ".join([processor.image_token] * len(images)) + text
     return processor(images=[list(images)], text=[text], return_tensors="pt", **options)
 

@@ -19,23 +19,19 @@ from transformers import (
     Ovis2Config,
     Ovis2ImageProcessor,
     Ovis2Processor,
-    PreTrainedConfig,
-    ProcessorMixin,
     SmolVLMConfig,
     SmolVLMImageProcessor,
     SmolVLMProcessor,
     SmolVLMVideoProcessor,
 )
 
-from tests.families.parts import text_config, vision_config
+from tests.families.parts import SQUARE, Parts, text_config, vision_config
 from tests.families.templates import LLAVA_NEXT, chatml, content, idefics, images_first
 from tests.families.tokenizer import byte_level, metaspace, qwen
 
 
 __all__ = ["idefics3", "internvl", "llava_next", "llava_onevision", "ovis2", "smolvlm"]
 
-Parts = tuple[PreTrainedConfig, ProcessorMixin]
-SQUARE = {"height": 28, "width": 28}
 GRIDS = [[28, 56], [56, 28], [56, 56]]
 PLACES = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
 IDEFICS_TOKENS = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *PLACES]

@@ -46,22 +46,61 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_a_command_is_its_docstring_with_examples(name: str, capsys: pytest.CaptureFixture) -> None:
+    """Of the trainings, whose short help has the first line and the examples, that for all settings."""
     with pytest.raises(SystemExit):
-        main([name, "--help"])
+        main([name, "--help-all" if name in ("pretrain", "finetune") else "--help"])
     text = capsys.readouterr().out
     module = sys.modules[f"hub_scripts.{name.replace('-', '_')}"]
     assert module.__doc__.strip() in text
     assert f"\n  coma {name} " in module.__doc__
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_a_page(name: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"usage: coma {name} ") and not lines[0] and 10 < len(lines) < 60
+
+
+def test_help_says_what_must_be_given(capsys: pytest.CaptureFixture) -> None:
+    for name, given in {
+        "evaluate": "MODEL DATA … --output FOLDER",
+        "generate-qa": "INPUTS OUT (--server URL | --local MODEL)",
+        "search": "MODEL INDEX [QUERY]",
+    }.items():
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        assert capsys.readouterr().out.startswith(f"usage: coma {name} {given} [OPTION …]\n")
+
+
 @pytest.mark.parametrize(
-    "words", [[], ["no-such-command"], ["create"], ["search", "--k"], ["embed", "--workers", "x"]]
+    ("words", "message"),
+    [
+        ([], "coma: error: the following arguments are required: COMMAND"),
+        (["fintune"], "there is no command 'fintune'; did you mean finetune?"),
+        (["create"], "coma create: error: the following arguments are required: BACKBONE, OUT"),
+        (["search", "-k"], "argument -k: expected one argument"),
+        (["embed", "--workers", "x"], "'x' is not a whole number"),
+        (["evaluate", "model", "data", "--ouput", "out"], "there is no option --ouput; did you mean --output?"),
+        (["mine", "m", "d", "o", "--query_text=q"], "there is no option --query_text; did you mean --query-text?"),
+        (["push", "m", "o", "--zzz"], "there is no option --zzz."),
+    ],
 )
-def test_a_wrong_command_line_ends_with_2(words: list[str], capsys: pytest.CaptureFixture) -> None:
+def test_a_wrong_command_line_is_two_lines_and_2(
+    words: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
     with pytest.raises(SystemExit) as stop:
         main(words)
     assert stop.value.code == 2
-    assert "usage: coma" in capsys.readouterr().err
+    error, where_to_read = capsys.readouterr().err.splitlines()
+    assert message in error and f"`{error.partition(':')[0]} --help`" in where_to_read
+
+
+def test_a_value_may_look_like_an_option(capsys: pytest.CaptureFixture) -> None:
+    words = ["push", "no-folder", "org/name", "--message=--no-option", "--tag", "--no option"]
+    assert main(words) == 1 and "no-folder" in capsys.readouterr().err
 
 
 def test_an_error_is_one_line_and_1(tmp_path: Path) -> None:

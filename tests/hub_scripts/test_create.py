@@ -50,6 +50,16 @@ def test_tiny(coma_command: Callable, tmp_path: Path, texts: bool) -> None:
     assert "/tmp" not in (tmp_path / "out" / "config.json").read_text()
 
 
+def test_the_size_in_between(coma_command: Callable, tmp_path: Path) -> None:
+    """That of the demo, wide enough to learn; without --tiny it would not act."""
+    code, text, _ = coma_command("create", "--tiny", "qwen2_5_vl", tmp_path / "out", "--size", "demo")
+    assert code == 0 and re.search(r"embedding size +256\n", text) and "4 to 4 image tokens" in text
+    code, _, error = coma_command("create", "qwen2_5_vl", tmp_path / "other", "--size", "demo")
+    assert code == 1 and "--size demo is that of a tiny backbone" in error
+    with pytest.raises(ValueError, match="size='large' must be tiny or demo"):
+        create_model("qwen2_5_vl", tiny=True, size="large")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -80,6 +80,17 @@ def test_scores_are_those_of_the_embeddings(
     assert f"hit@1 {100 * hits / NUMBER:.1f}%" in text and "ViDoRe_docvqa" in text
 
 
+def test_a_table_whose_columns_are_named(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
+    (tmp_path / "shop.csv").write_text("title,body\na red apple,an apple\na tree,a green tree\n")
+    words = ["evaluate", coma_folder, tmp_path / "shop.csv", "--output", tmp_path / "out"]
+    code, _, error = coma_command(*words, "--query-text", "title", "--positive-text", "body")
+    assert code == 0, error
+    results = json.loads((tmp_path / "out" / "results.json").read_text())["metrics"]["retrieval"]["shop"]
+    columns = {"query_text": "title", "positive_text": "body"}
+    again = evaluate_model(coma_folder, tmp_path / "shop.csv", tmp_path / "again", columns=columns)
+    assert again["metrics"]["retrieval"]["shop"]["hit@1"] == results["hit@1"] and results["num_data"] == 2
+
+
 def test_from_python(mmeb: Path, coma_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     told: list[str] = []
     arguments = {"model": coma_folder, "data": mmeb, "output": tmp_path, "sets": ["ImageNet-1K"]}
@@ -183,7 +194,7 @@ def test_pairs_of_ones_own(coma_folder: Path, coma_command: Callable, embed: Cal
     )
     expected = ((queries @ documents.T).argmax(1) == torch.arange(12)).double().mean().item()
     assert code == 0 and results["metrics"]["retrieval"]["shop"]["hit@1"] == pytest.approx(expected)
-    assert results["means"] == {} and text.splitlines()[-2].split()[:2] == ["shop", "hit@1"]
+    assert results["means"] == {} and text.splitlines()[-2].split()[:3] == ["shop", "12", "12"]
 
     words = [*words[:4], tmp_path / "instructed", "--instruction", "emoji-name=Find its name."]
     assert coma_command(*words)[0] == 0

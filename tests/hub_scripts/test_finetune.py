@@ -10,8 +10,8 @@ import torch
 import yaml
 from transformers import AutoModel
 
-from hub_scripts.common.settings import RECIPES
 from hub_scripts.finetune import _load, _parse
+from hub_scripts.recipes import list_recipes
 from trainers.data.rows import NumberedRows
 
 
@@ -50,6 +50,8 @@ def test_an_adapter_from_my_own_pairs(coma_folder: Path, coma_command: Callable,
     code, text, error = coma_command("merge", out, tmp_path / "merged")
     assert code == 0, error
     assert AutoModel.from_pretrained(tmp_path / "merged").config.num_compression_tokens == 4
+    assert (tmp_path / "merged" / "loss.png").read_bytes() == (out / "loss.png").read_bytes()
+    assert "(loss.png)" in (tmp_path / "merged" / "README.md").read_text()
 
     code, _, error = coma_command(*words, "--max_steps", 3, "--resume_from_checkpoint", "true")
     assert code == 0, error
@@ -58,6 +60,30 @@ def test_an_adapter_from_my_own_pairs(coma_folder: Path, coma_command: Callable,
         2,
         3,
     ]
+
+
+def test_the_best_by_retrieval_in_one_option(
+    coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path
+) -> None:
+    """Given on the command line alone: evaluations and checkpoints follow, and the end says what was kept."""
+    config = write(tmp_path, model=str(coma_folder), data=str(pairs), eval_data=str(pairs), **SETTINGS)
+    text = config.read_text().replace("save_steps: 1\n", "").replace("learning_rate: 0.01", "learning_rate: 0.0001")
+    config.write_text(text)
+    out = tmp_path / "out"
+    words = ["finetune", "--config", config, "--output_dir", out, "--lora_r", 0, "--max_steps", 6]
+    code, said, error = coma_command(*words, "--keep_best", "ndcg@10", "--early_stopping_patience", 1)
+    assert code == 0, error
+    state = json.loads((out / "trainer_state.json").read_text())
+    values = {entry["step"]: entry["eval_ndcg@10"] for entry in state["log_history"] if "eval_ndcg@10" in entry}
+    best = max(values, key=values.get)
+    assert state["best_global_step"] == best and state["stateful_callbacks"]["EarlyStopping"]
+    lines = {line.split()[0]: line for line in said.splitlines()}
+    assert lines["best"] == f"best     step {best}, eval_ndcg@10 {values[best]:.4g}: these weights were saved"
+    assert lines["metrics"].endswith(f"(evaluation at step {max(values)})") and "ndcg@10 " in lines["metrics"]
+    assert lines["steps"].startswith(f"steps    {max(values)} of 6")
+    assert lines["next"] == f"next     coma evaluate {out} PAIRS --output RESULTS"
+    code, _, error = coma_command(*words[:-4], "--output_dir", tmp_path / "2", "--keep_best", "ncdg@10")
+    assert code == 1 and "keep_best='ncdg@10' is no metric" in error and "p@1, r@10, ndcg@10" in error
 
 
 def test_a_whole_model(coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path) -> None:
@@ -142,7 +168,21 @@ def test_mmeb_triplets_and_shards(pairs: Path, tmp_path: Path, picture: Callable
     assert _parse([*mmeb[:2], "--model", "m", "--data", "d", "--bf16", "false"])[0].data_format == "mmeb"
 
 
-@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*finetune*.yaml")))
+def test_rows_for_evaluation_have_columns_of_their_own(
+    coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "held out").mkdir()
+    (tmp_path / "held out" / "shop.csv").write_text("title,body\na red apple,an apple\na tree,a green tree\n")
+    named = {"eval_query_text": "title", "eval_positive_text": "body"}
+    settings = {"model": str(coma_folder), "data": str(pairs), "eval_data": str(tmp_path / "held out" / "shop.csv")}
+    config = write(tmp_path, **settings, **named, lora_r=2, save_strategy="no", **SETTINGS)
+    code, _, error = coma_command("finetune", "--config", config, "--output_dir", tmp_path / "out")
+    assert code == 0, error
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert any(entry.get("eval_num_documents") == 2 for entry in history)
+
+
+@pytest.mark.parametrize("recipe", list_recipes("finetune"))
 def test_recipes_are_valid(recipe: str) -> None:
     arguments, config = _parse(["--config", recipe, "--model", "m", "--data", "d", "--bf16", "false"])
     assert (arguments.model, arguments.data) == ("m", "d") and config.temperature > 0
@@ -159,9 +199,7 @@ def test_the_recipe_of_the_demo_trains_on_three_styles(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("settings", "words", "message"),
     [
-        ({"modle": "x"}, [], r"settings that do not exist: ['modle']"),
-        ({"data": "x"}, [], "`model` is missing"),
-        ({"model": "x"}, [], "`data` is missing"),
+        ({"modle": "x"}, [], "has a setting that does not exist: modle; did you mean model?"),
         ({}, ["--config", "nothing"], "neither a file nor one of the recipes emoji-finetune, mmeb-finetune"),
         ({"query_text": "q", "positive_text": "question"}, ["--data", "pairs.csv"], "has no columns ['q']"),
         ({"query_text": "question"}, ["--data", "pairs.csv"], "Name the column of the positive"),

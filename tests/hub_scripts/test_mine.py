@@ -65,6 +65,28 @@ def test_mined_negatives_are_the_nearest(
     assert not out.with_name("mined.parts").exists()
 
 
+def test_a_set_in_which_most_rows_found_nothing(
+    coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path
+) -> None:
+    """The setting that was in the way is named, and the value that it says would help does."""
+    words = ["mine", coma_folder, pairs, tmp_path / "mined", *COLUMNS, "--number", 1, "--relative-margin"]
+    code, text, _ = coma_command(*words, 1.5)
+    report = json.loads((tmp_path / "mined.report.json").read_text())
+    assert code == 0 and report["rows_with_mined"] < 12 and report["kept_out_by"]["relative_margin"] > 12
+    (line,) = [line for line in text.splitlines() if line.startswith("WARNING")]
+    (sentence,) = report["warnings"]
+    value = report["would_help"]["relative_margin"]
+    assert sentence in line and f"{24 - report['rows_with_mined']} of 24 rows found no negative" in sentence
+    assert "--relative-margin 1.5 keeps out all of the 100 nearest" in sentence
+    assert f"with --relative-margin {value} half of these would find one" in sentence and "--depth" not in sentence
+
+    words[3] = tmp_path / "again"
+    code, text, _ = coma_command(*words, value)
+    again = json.loads((tmp_path / "again.report.json").read_text())
+    assert again["rows_with_mined"] >= report["rows_with_mined"] + report["kept_out_by"]["relative_margin"] // 2
+    assert "WARNING" not in text and again["warnings"] == []
+
+
 def test_from_python(coma_folder: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     columns = {"query_text": "question", "positive_image": "image"}
     report = mine_negatives(str(coma_folder), pairs, tmp_path / "mined", columns=columns, number=3, relative_margin=-2)

@@ -15,6 +15,8 @@ from transformers import AutoModel, AutoProcessor
 import hub_scripts.hub.publish
 from hub_scripts.hub.golden import GOLDEN_FILE, differences, write_golden
 from hub_scripts.push import publish_model
+from trainers.files import LOSS_PICTURE
+from trainers.loss_curves import draw_losses
 
 
 @pytest.fixture
@@ -24,6 +26,7 @@ def source(coma_folder: Path, tmp_path: Path) -> Path:
     settings = json.loads((folder / "config_sentence_transformers.json").read_text())
     settings["prompts"]["query"] = "Find: "
     (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    draw_losses([{"step": step, "loss": 1 / step} for step in (1, 2)], folder)
     return folder
 
 
@@ -37,6 +40,8 @@ def test_a_dry_run_leaves_a_complete_folder(source: Path, coma_command: Callable
     assert "prepared and checked, not sent" in said
     names = {path.name for path in out.rglob("*")}
     assert {path.name for path in source.rglob("*")} - {"model.safetensors"} <= names
+    assert (out / LOSS_PICTURE).read_bytes() == (source / LOSS_PICTURE).read_bytes()
+    assert f"![Loss of the last stage over its steps]({LOSS_PICTURE})" in (out / "README.md").read_text()
     assert len(list(out.glob("model-*.safetensors"))) > 1 and GOLDEN_FILE in names
     prompts = json.loads((out / "config_sentence_transformers.json").read_text())["prompts"]
     assert prompts == {"query": "Find: ", "document": ""}
@@ -205,7 +210,8 @@ def test_only_what_belongs_is_sent_and_the_rest_is_named(
 
 
 @pytest.mark.parametrize(
-    "name", ["chat_template.jinja", "modules.json", "LICENSE", "coma_training.json", "tokenizer_config.json"]
+    "name",
+    ["chat_template.jinja", "modules.json", "LICENSE", "coma_training.json", "loss.png", "tokenizer_config.json"],
 )
 def test_a_link_out_of_the_folder_is_not_followed(source, coma_command, tmp_path, secret, name) -> None:
     (source / name).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import functools
 import itertools
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from jinja2 import TemplateError
@@ -17,9 +18,10 @@ from transformers import PreTrainedTokenizerFast, ProcessorMixin
 
 from hub_scripts.tiny.tokenizer import CHAT_TEMPLATE as TINY_TEMPLATE
 from hub_scripts.tiny.tokenizer import train_tokenizer
-from modeling_coma.templates_coma import DIALOGUE_TEMPLATE, INPUT_TEMPLATE, PLACEHOLDER
+from modeling_coma.processing_coma import tokens_before
+from modeling_coma.templates_coma import DIALOGUE_TEMPLATE, PLACEHOLDER, input_template
 from trainers import chat_format
-from trainers.chat_format import bos_prefix, dialogue_template, image_placeholder, input_template
+from trainers.chat_format import dialogue_template, image_placeholder
 
 
 TEXTS = [
@@ -55,6 +57,7 @@ class Shape:
     eos: str = "</s>"
     has_no_end: bool = False  # that of `said` is ours
     before_dialogues: str = ""  # what the template puts there, and what is no part of a turn
+    takes_blocks_only: bool = False
     default: str = ""  # a system prompt in the first question
 
     def text(self, messages: list[dict], prompt: bool = False) -> str:
@@ -99,6 +102,17 @@ llama_2 = functools.partial(
     tokens=("<s>", "</s>"),
     bos="<s>",
 )
+model = functools.partial(
+    Shape,
+    question="<start_of_turn>user\n{}<end_of_turn>\n",
+    opening="<start_of_turn>model\n",
+    said="{}<end_of_turn>",
+    after="\n",
+    end_of_turn="<end_of_turn>",
+    tokens=("<bos>", "<start_of_turn>", "<end_of_turn>"),
+    bos="<bos>",
+    before_dialogues="<bos>",
+)
 FOLDED = (
     "{% if messages[0]['role'] == 'system' %}"
     "{% set system = messages[0]['content'] %}{% set messages = messages[1:] %}{% endif %}"
@@ -142,7 +156,8 @@ SHAPES = {
             "{% if message['content'] is not string %}{{ text }}{% endif %}<end_of_utterance>\n",
             start="<|im_start|>",
             end=PROMPT("Assistant:"),
-        ),  # takes blocks only
+        ),
+        takes_blocks_only=True,
         question="User: {}<end_of_utterance>\n",
         opening="Assistant:",
         said=" {}<end_of_utterance>",
@@ -212,29 +227,28 @@ SHAPES = {
         bos="<|begin_of_text|>",
         before_dialogues="<|begin_of_text|>",
     ),
-    "model, system folded": Shape(
+    "model, system folded": model(
         loop(
-            "{% if role == 'system' %}{% else %}<start_of_turn>{{ 'model' if role == 'assistant' else role }}\n"
-            "{% if role == 'user' and not loop.first and loop.index0 == 1 %}{{ messages[0]['content'] + '\n\n' }}"
-            "{% endif %}{{ text | trim }}<end_of_turn>\n{% endif %}",
+            "{% if role != 'system' %}<start_of_turn>{{ 'model' if role == 'assistant' else role }}\n"
+            "{% if loop.index0 == 1 and role == 'user' %}{{ messages[0]['content'] + '\n\n' }}{% endif %}"
+            "{{ text | trim }}<end_of_turn>\n{% endif %}",
+            start="{{ bos_token }}",
+            end=PROMPT("<start_of_turn>model\n"),
+        )
+    ),
+    "model, default system prompt folded": model(
+        loop(
+            "{% if role != 'system' %}<start_of_turn>{{ 'model' if role == 'assistant' else role }}\n"
+            "{% if loop.first %}Be kind.\n\n{% endif %}{{ text }}<end_of_turn>\n{% endif %}",
             start="{{ bos_token }}",
             end=PROMPT("<start_of_turn>model\n"),
         ),
-        question="<start_of_turn>user\n{}<end_of_turn>\n",
-        opening="<start_of_turn>model\n",
-        said="{}<end_of_turn>",
-        after="\n",
-        end_of_turn="<end_of_turn>",
-        tokens=("<bos>", "<start_of_turn>", "<end_of_turn>"),
-        bos="<bos>",
-        before_dialogues="<bos>",
+        default="Be kind.\n\n",
     ),
-    "USER and ASSISTANT": Shape(
-        loop(
-            "{% if role == 'system' %}{{ text }} {% elif role == 'user' %}USER: {{ text }} "
-            "{% else %}ASSISTANT: {{ text }}</s>{% endif %}",
-            end=PROMPT("ASSISTANT:"),
-        ),
+    "USER and ASSISTANT, texts only": Shape(
+        "{% for message in messages %}{% if message.role == 'system' %}{{ message.content }} "
+        "{% elif message.role == 'user' %}USER: {{ message.content }} {% else %}ASSISTANT: {{ message.content }}</s>"
+        "{% endif %}{% endfor %}" + PROMPT("ASSISTANT:"),
         question="USER: {} ",
         opening="ASSISTANT:",
         said=" {}</s>",
@@ -245,7 +259,9 @@ SHAPES = {
     ),
     "USER and ASSISTANT, no end": Shape(
         loop(
-            "{% if role != 'system' %}{{ role.upper() + ': ' }}{% endif %}{{ text + ' ' }}", end=PROMPT("ASSISTANT:")
+            "{% if role != 'system' %}{{ role.upper() + ': ' }}{% endif %}{{ text + ' ' }}",
+            start="{% if messages[0]['role'] != 'system' %}Be kind. {% endif %}",
+            end=PROMPT("ASSISTANT:"),
         ),
         question="USER: {} ",
         opening="ASSISTANT:",
@@ -255,6 +271,7 @@ SHAPES = {
         system="{} ",
         tokens=("</s>",),
         has_no_end=True,
+        before_dialogues="Be kind. ",
     ),
     "eos at the very end": Shape(
         loop(
@@ -414,7 +431,7 @@ def test_shapes_are_what_their_templates_say(shape):
     tokenizer = tokenizer_of(shape)
     for seed, count in itertools.product(range(8), (1, 3, 5)):
         messages = dialogue(*contents(count, seed))
-        given = in_blocks(messages) if "is not string" in shape.template else messages
+        given = in_blocks(messages) if shape.takes_blocks_only else messages
         theirs = render(tokenizer, given).replace(shape.default, "")
         ours = shape.before_dialogues + shape.text(messages)
         if shape.has_no_end:
@@ -455,7 +472,7 @@ def test_system_messages_are_turns_or_raise(shape):
         in_the_middle = [*questions, messages[0], *questions]
         assert render(tokenizer, in_the_middle, chat_template=form.template) == shape.text(questions) + text
         if system:
-            given = in_blocks(messages) if "is not string" in shape.template else messages
+            given = in_blocks(messages) if shape.takes_blocks_only else messages
             theirs = render(tokenizer, given).replace(shape.eos * shape.has_no_end, "")
             assert theirs.endswith(text.replace(shape.eos * shape.has_no_end, ""))
 
@@ -482,7 +499,7 @@ def test_the_small_tokenizer_is_chatml(heard):
     assert tokenizer.chat_template == TINY_TEMPLATE
     assert dialogue_template(tokenizer) == (DIALOGUE_TEMPLATE, "<|im_end|>")
     assert image_placeholder(tokenizer, "<|image_pad|>") == PLACEHOLDER
-    assert bos_prefix(tokenizer) == []
+    assert tokens_before(tokenizer) == []
     assert not heard
 
 
@@ -551,7 +568,7 @@ def without_chatml(template=None, post_processor=None, eos="</s>"):
 
 
 def test_a_blank_before_an_answer_is_said_as_a_part_of_its_first_word():
-    shape = SHAPES["USER and ASSISTANT"]
+    shape = SHAPES["USER and ASSISTANT, texts only"]
     tokenizer = without_chatml(shape.template)
     template = dialogue_template(tokenizer).template
     row = tokenizer.apply_chat_template(
@@ -573,9 +590,9 @@ def test_a_turn_needs_an_end():
 
 
 def test_tokens_that_only_look_special_end_a_turn():
-    tokenizer = make_tokenizer(loop("<|{{ role }}|>{{ text }}<|stop|>"))
-    tokenizer.add_tokens(["<|stop|>", "<|user|>"], special_tokens=False)
-    assert dialogue_template(tokenizer).end_of_turn == "<|stop|>"
+    tokenizer = make_tokenizer(loop("<|{{ role }}|>{{ text }}<|stop|>>"))
+    tokenizer.add_tokens(["<|stop|>>", "<|stop|>", "<|user|>"], special_tokens=False)
+    assert dialogue_template(tokenizer).end_of_turn == "<|stop|>>"  # and not the beginning of it
 
 
 def test_a_processor_speaks_for_its_tokenizer_if_it_has_a_template():
@@ -635,8 +652,9 @@ def test_without_a_place_the_image_token_alone_is_the_placeholder(template):
     assert image_placeholder(make_tokenizer(template), "<image>") == "<image>"
 
 
-def test_input_template_of_the_usual_placeholder_is_the_usual_template():
-    assert input_template(PLACEHOLDER) == INPUT_TEMPLATE
+def test_the_template_of_the_usual_placeholder_is_that_of_older_folders():
+    saved = Path(__file__).parents[1] / "golden" / "older_folder" / "chat_template.jinja"
+    assert input_template(PLACEHOLDER) == saved.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("odd", ODD, ids=ascii)
@@ -653,7 +671,7 @@ def test_a_placeholder_may_be_any_text(odd):
 )
 def test_bos_is_what_stands_before_every_text(post_processor, ids):
     tokenizer = without_chatml(post_processor=post_processor)
-    assert bos_prefix(tokenizer) == ids
+    assert tokens_before(tokenizer) == ids
     for text in ("an apple", "where is it"):
         bare = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer(text)["input_ids"][: len(ids) + len(bare)] == ids + bare

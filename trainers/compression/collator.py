@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -57,30 +58,39 @@ class ComaCompressionCollator:
         on_bad_row: Literal["raise", "skip"] = "raise",
     ) -> None:
         self.processor = processor
-        self.options = {"compression_instruction": compression_instruction}
+        self.options = {"compression_instruction": compression_instruction, "return_images": True}
         if max_length is not None:
             self.options["max_length"] = max_length
         self.dialogue_max_length = dialogue_max_length
         self.bad_rows = BadRows(on_bad_row)
+        self.counts_images = False
 
     @classmethod
     def of(cls, processor: ComaProcessor, args: ComaCompressionConfig) -> ComaCompressionCollator:
         """The collator that a trainer with these settings makes for itself, with a caching processor for instance."""
         return cls(processor, args.max_length, args.dialogue_max_length, args.compression_instruction, args.on_bad_row)
 
+    def counting_images(self) -> ComaCompressionCollator:
+        """The same, whose batches have `num_images`, too: whoever uses it takes that out before the model."""
+        counting = copy.copy(self)
+        counting.counts_images = True
+        return counting
+
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch, turns_cut = self.bad_rows.apply(self.collate, rows, self._nothing)
         self.bad_rows.count_cut(turns_cut)
-        return batch
+        images = batch.pop("images")
+        return {**batch, "num_images": torch.tensor(len(images))} if self.counts_images else batch
 
-    def _nothing(self) -> tuple[dict[str, torch.Tensor], int]:
+    def _nothing(self) -> tuple[dict[str, Any], int]:
         """A batch of one row of which nothing is trained on: other processes may have some that count."""
         turns = [{"role": "user", "content": "nothing"}, {"role": "assistant", "content": "nothing"}]
         batch, _ = self.collate([{"images": [], "text": "nothing", "messages": turns}])
         return {**batch, "labels": torch.full_like(batch["labels"], -100)}, 0
 
-    def collate(self, rows: list[dict[str, Any]]) -> tuple[dict[str, torch.Tensor], int]:
-        """The batch, and how many turns of its dialogues were left out."""
+    def collate(self, rows: list[dict[str, Any]]) -> tuple[dict[str, Any], int]:
+        """The batch, with what the processor made of each of its `images`, and how many turns of its dialogues were
+        left out."""
         inputs = [to_compression_input(row, place) for place, row in enumerate(rows)]
         batch = dict(self.processor.process(inputs, **self.options))
         for row in rows:

@@ -60,14 +60,20 @@ class ComaCompressionConfig(ComaTrainingArguments):
     """
 
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the data."})
-    dialogue_max_length: int = field(default=8192, metadata={"help": "Limit of a dialogue in tokens."})
-    compression_instruction: bool = field(default=True, metadata={"help": "Instruction before the tokens."})
-    max_tokens_per_batch: int | None = field(default=None, metadata={"help": "Token budget of a batch."})
+    dialogue_max_length: int = field(
+        default=8192, metadata={"help": "Most tokens of a dialogue; turns beyond are left out."}
+    )
+    compression_instruction: bool = field(
+        default=True, metadata={"help": "The processor's instruction stands before the K tokens."}
+    )
+    max_tokens_per_batch: int | None = field(
+        default=None, metadata={"help": "Most tokens of a batch; needs group_by_length."}
+    )
     train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = field(
-        default="random", metadata={"help": "Order of the rows; group_by_length: of similar length."}
+        default="random", metadata={"help": "Order of the rows: random, sequential or group_by_length."}
     )
 
-    cross_entropy_weight: float = field(default=1.0, metadata={"help": "Weight of the cross-entropy."})
+    cross_entropy_weight: float = field(default=1.0, metadata={"help": "Weight of the cross-entropy of the answers."})
     kl_weight: float = field(default=0.0, metadata={"help": "Weight of the KL from the uncompressed teacher."})
     kl_temperature: float = field(default=1.0, metadata={"help": "Temperature of the KL."})
 

@@ -25,7 +25,10 @@ METRICS = ("loss", "loss_shuffled_tokens", "loss_without_tokens", "answer_accura
 
 @torch.no_grad()
 def evaluate_compression(
-    model: ComaForEmbedding, dataloader: Iterable[dict[str, torch.Tensor]], accelerator: Accelerator, description: str
+    model: ComaForEmbedding,
+    dataloader: Iterable[dict[str, torch.Tensor]],
+    accelerator: Accelerator,
+    description: str | None = None,
 ) -> tuple[dict[str, float], torch.Tensor, int]:
     r"""
     Losses per answer token over a whole set, exact whatever the batches are.
@@ -38,14 +41,14 @@ def evaluate_compression(
             accelerate may have filled them up, see [`~trainers.evaluation_rows.EvaluationCollator`].
         accelerator (`Accelerator`):
             Adds up what the processes have seen.
-        description (`str`):
-            Text of the progress bar.
+        description (`str`, *optional*):
+            Text of the progress bar; without one there is none.
 
     Returns:
-        `tuple`: metrics `loss`, `loss_shuffled_tokens` (each row answers from the tokens of the row before it),
-        `loss_without_tokens` and `answer_accuracy`; the mean similarity of the compression tokens to each other, of
-        shape `(K, K)` (paper, figure 3); the number of rows. Where rows were left out as bad, `rows_skipped` says how
-        many.
+        `tuple`: metrics `loss`, `loss_shuffled_tokens` (each row answers from the tokens of the row before it; not of
+        a single row), `loss_without_tokens` and `answer_accuracy`; the mean similarity of the compression tokens to
+        each other, of shape `(K, K)` (paper, figure 3); the number of rows. Where rows were left out as bad,
+        `rows_skipped` says how many.
 
     Raises:
         ValueError: if all rows were left out as bad.
@@ -57,7 +60,7 @@ def evaluate_compression(
     sums = dict.fromkeys((*METRICS, "num_answer_tokens", "num_rows"), zero)
     similarity = torch.zeros(k, k, device=accelerator.device)
     before, once = None, RowsOnce()
-    for batch in tqdm(dataloader, desc=description, disable=not accelerator.is_main_process):
+    for batch in tqdm(dataloader, desc=description, disable=description is None or not accelerator.is_main_process):
         num_rows = _num_real_rows(batch, once)
         dialogue = {name: batch.pop(name) for name in DIALOGUE}
         dialogue["labels"][num_rows:] = -100
@@ -73,6 +76,8 @@ def evaluate_compression(
     sums, similarity = accelerator.reduce((sums, similarity))
     metrics: dict[str, Any] = {name: (sums[name] / sums["num_answer_tokens"]).item() for name in METRICS}
     metrics |= {"rows_skipped": len(once.skipped)} if once.skipped else {}
+    if sums["num_rows"] == 1:
+        del metrics["loss_shuffled_tokens"]  # there is no other row
     return metrics, (similarity / sums["num_rows"]).float().cpu(), int(sums["num_rows"])
 
 
@@ -89,7 +94,8 @@ def _answer(
 
 
 def _num_real_rows(batch: dict[str, Tensor], once: RowsOnce) -> int:
-    """How many rows of a batch count: those at its end may have been there already. Takes the numbers out of it."""
+    """How many rows of a batch count: those at its end may have been there already. Takes all numbers out of it."""
+    batch.pop("num_images", None)
     rows, skipped = batch.pop("rows", None), batch.pop("skipped", None)
     if rows is None:
         return len(batch["labels"])

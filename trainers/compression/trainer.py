@@ -22,6 +22,7 @@ from trainers.compression.config import ComaCompressionConfig
 from trainers.compression.evaluation import evaluate_compression
 from trainers.compression.loss import answer_hits, answer_kl
 from trainers.compression.token_similarity import TokenSimilarity
+from trainers.log_lines import shows_bars
 from trainers.samplers import LengthGroupedBatches
 
 
@@ -39,7 +40,8 @@ class ComaCompressionTrainer(ComaTrainer):
         args ([`ComaCompressionConfig`], *optional*):
             Settings; the defaults of the stage by default.
         data_collator (`Callable`, *optional*):
-            Rows to a batch; by default a [`ComaCompressionCollator`] as `args` say.
+            Rows to a batch; by default a [`ComaCompressionCollator`] as `args` say. Another may add `num_images` to be
+            counted.
         train_dataset, eval_dataset, kwargs:
             As in [`~trainers.base.ComaTrainer`].
         processing_class ([`ComaProcessor`], *optional*):
@@ -65,6 +67,7 @@ class ComaCompressionTrainer(ComaTrainer):
 
     config_class = ComaCompressionConfig
     collator_class = ComaCompressionCollator
+    metric_names = ("loss", "answer_accuracy")
     stage = "compression"  # its name in the record of a training
 
     def __init__(
@@ -104,6 +107,8 @@ class ComaCompressionTrainer(ComaTrainer):
             if not hasattr(teacher, "hf_device_map") and not any(weight.is_meta for weight in teacher.parameters()):
                 teacher = teacher.to(self.accelerator.device)
         self.teacher = teacher
+        if isinstance(self.data_collator, ComaCompressionCollator):  # that of evaluation stays as it is
+            self.data_collator = self.data_collator.counting_images()
         self.token_similarity = TokenSimilarity()
         self.add_callback(self.token_similarity)
 
@@ -115,6 +120,7 @@ class ComaCompressionTrainer(ComaTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Weighted sum of cross-entropy and KL over the answer tokens of the whole optimizer step."""
+        num_images = inputs.pop("num_images", 0)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         args, meter = self.args, self.meter
         loss = args.cross_entropy_weight * loss
@@ -125,7 +131,7 @@ class ComaCompressionTrainer(ComaTrainer):
             hits = answer_hits(outputs.answer_states, self.coma.get_output_embeddings(), labels)
             meter.add("answer_accuracy", hits.sum(), hits.numel())
         counts = (inputs["labels"] != -100).any()  # not the batch that stands for rows left out
-        images = counts * len(inputs.get("image_grid_thw", ()))
+        images = counts * num_images
         tokens = counts * (inputs["attention_mask"].sum() + inputs["dialogue_attention_mask"].sum())
         meter.add_rate("tokens_per_second", tokens)
         meter.add_rate("images_per_second", images)
@@ -205,7 +211,10 @@ class ComaCompressionTrainer(ComaTrainer):
         """Loss per answer token: from the compression tokens, from those of another row, and from none at all."""
         model = self._wrap_model(self.model, training=False, dataloader=dataloader).eval()
         metrics, self.token_similarity.similarity, rows = evaluate_compression(
-            self.accelerator.unwrap_model(model), dataloader, self.accelerator, description
+            self.accelerator.unwrap_model(model),
+            dataloader,
+            self.accelerator,
+            description if shows_bars(self.args) else None,
         )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=rows)

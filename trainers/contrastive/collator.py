@@ -62,7 +62,7 @@ class ComaContrastiveCollator:
         on_bad_row: Literal["raise", "skip"] = "raise",
     ) -> None:
         self.processor = processor
-        self.options = {} if max_length is None else {"max_length": max_length}
+        self.options = {"return_images": True} | ({} if max_length is None else {"max_length": max_length})
         self.instructions = instructions or {}
         self.own_negatives_only = set(own_negatives_only or ())
         self.bad_rows = BadRows(on_bad_row)
@@ -104,7 +104,7 @@ class ComaContrastiveCollator:
         images_per_row = torch.tensor([item.num_images for item in unique.values()])
         sources = [row.get("source") for row in rows]
         return {
-            "inputs": PackedInputs.from_batch(batch, images_per_row),
+            "inputs": PackedInputs.from_batch(batch, images_per_row, self.processor.image_inputs),
             "queries": torch.tensor([number_of[item.key] for item in queries]),
             "documents": torch.tensor([number_of[item.key] for item in documents]),
             "owners": torch.tensor(owners),

@@ -72,28 +72,45 @@ class ComaContrastiveConfig(ComaTrainingArguments):
         hardness (`float`, *optional*, defaults to 0.0):
             Emphasis on hard negatives.
         matryoshka_dims (`list[int]`, *optional*):
-            Also trains the embeddings cut to these dimensions.
+            Also trains the embeddings cut to these dimensions. The loss is then the sum of the losses of all, as in
+            Kusupati et al. 2022 and in sentence-transformers; `loss_per_dimension` in the log is their mean.
         same_source_negatives (`bool`, *optional*, defaults to `False`):
             Takes negatives from the row's own source only.
         own_negatives_only (`list[str]`, *optional*):
             Sources whose rows have no negatives but their own, as in classification with listed wrong labels.
     """
 
-    per_device_train_batch_size: int = field(default=1024, metadata={"help": "Pairs of a batch on each process."})
-    instructions: dict | str | None = field(default=None, metadata={"help": "Instruction of each source."})
-    sub_batch_size: int | None = field(default=None, metadata={"help": "Neighbours from one source."})
+    per_device_train_batch_size: int = field(
+        default=1024, metadata={"help": "Pairs on each process; all are each other's negatives."}
+    )
+    instructions: dict | str | None = field(
+        default=None, metadata={"help": 'Before the queries of a source: {"shop": "Find it."}.'}
+    )
+    sub_batch_size: int | None = field(
+        default=None, metadata={"help": "So many neighbours are from one source; 64 in the paper."}
+    )
     source_caps: dict | str | None = field(default=None, metadata={"help": "Most rows of each source in an epoch."})
     source_weights: dict | str | None = field(default=None, metadata={"help": "Epochs of each source in an epoch."})
 
-    mini_batch_tokens: int = field(default=16384, metadata={"help": "Tokens of a forward pass."})
+    mini_batch_tokens: int = field(
+        default=16384, metadata={"help": "Tokens of a forward pass: the memory, not the result."}
+    )
 
-    temperature: float = field(default=0.03, metadata={"help": "Temperature of the softmax."})
-    bidirectional: bool = field(default=False, metadata={"help": "Both directions."})
-    false_negative_margin: float | None = field(default=None, metadata={"help": "Margin of false negatives."})
-    hardness: float = field(default=0.0, metadata={"help": "Emphasis on hard negatives."})
-    matryoshka_dims: list[int] | None = field(default=None, metadata={"help": "Dimensions to be trained beside."})
-    same_source_negatives: bool = field(default=False, metadata={"help": "Negatives of the same source only."})
-    own_negatives_only: list[str] | None = field(default=None, metadata={"help": "Sources with own negatives only."})
+    temperature: float = field(default=0.03, metadata={"help": "Divides similarities; lower: the nearest count more."})
+    bidirectional: bool = field(
+        default=False, metadata={"help": "Mean of both directions, documents to queries as well."}
+    )
+    false_negative_margin: float | None = field(
+        default=None, metadata={"help": "Negatives nearer than the positive by more are left out."}
+    )
+    hardness: float = field(default=0.0, metadata={"help": "Emphasis on near negatives; 9 in LLaVE."})
+    matryoshka_dims: list[int] | None = field(
+        default=None, metadata={"help": "Also train embeddings cut to these dimensions."}
+    )
+    same_source_negatives: bool = field(default=False, metadata={"help": "Negatives from the source of the row only."})
+    own_negatives_only: list[str] | None = field(
+        default=None, metadata={"help": "Sources whose rows have no negatives but their own."}
+    )
 
     def __post_init__(self) -> None:
         for name, values in PER_SOURCE.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 
 from trainers.contrastive.loss import InfoNCEOutput
 from trainers.contrastive.targets import PairIds
@@ -36,6 +37,7 @@ class EvaluationBlocks:
         self.queries = self.documents = self.ids = None
         self.waiting = 0  # rows without a loss, the last of those that are here
         self.num_rows, self.num_documents = 0, 0
+        self.similarity, self.num_pairs = 0.0, 0  # of different documents of a block
         self.outputs: list[InfoNCEOutput] = []
 
     def add(self, queries: torch.Tensor, documents: torch.Tensor, ids: PairIds, numbers: torch.Tensor) -> None:
@@ -65,13 +67,18 @@ class EvaluationBlocks:
             self.queries, self.documents, self.ids = self._rows(first, len(self.queries))
 
     def means(self) -> dict[str, float]:
-        """The loss, among how many documents a query was, on average, and what explains the loss."""
+        """
+        The loss, among how many documents a query was, on average, and what explains the loss; `document_similarity`
+        is the mean cosine of different documents of a block to each other.
+        """
         if self.waiting:
             self._finish(self.waiting)
         if not self.num_rows:
             raise ValueError(f"There is no row in {EVALUATION}, or none that can be used: no loss can be computed.")
         loss = sum(float(output.loss) for output in self.outputs)
         means = {"loss": loss / self.num_rows, "num_documents": self.num_documents / self.num_rows}
+        if self.num_pairs:
+            means["document_similarity"] = self.similarity / self.num_pairs
         total = InfoNCEOutput(loss, torch.stack([output.sums for output in self.outputs]).sum(dim=0))
         return means | {name: float(part / count) for name, (part, count) in total.fractions().items() if count}
 
@@ -81,6 +88,8 @@ class EvaluationBlocks:
         start = max(0, first + number - self.size)
         queries, documents, ids = self._rows(start, first + number)
         self.outputs.append(self.loss(queries, documents, ids, slice(first - start, first - start + number)))
+        similarity, pairs = _similarity(documents, ids.documents[:, 0])
+        self.similarity, self.num_pairs = self.similarity + similarity, self.num_pairs + pairs
         self.num_rows += number
         self.num_documents += number * len(documents)
         self.waiting -= number
@@ -89,3 +98,14 @@ class EvaluationBlocks:
         """Some of the rows with their documents."""
         ids, chosen = self.ids.select(torch.arange(start, end, device=self.queries.device))
         return self.queries[start:end], self.documents[chosen], ids
+
+
+def _similarity(documents: torch.Tensor, keys: torch.Tensor) -> tuple[float, int]:
+    """
+    The sum of the cosines of all pairs of different documents, and how many pairs there are: of unit vectors the
+    square of their sum, less those of each with itself.
+    """
+    unique, place = keys.unique(return_inverse=True)
+    first = torch.empty_like(unique).scatter_(0, place, torch.arange(len(keys), device=keys.device))
+    vectors = F.normalize(documents[first].float(), dim=1)
+    return float(vectors.sum(dim=0).square().sum()) - len(vectors), len(vectors) * (len(vectors) - 1)

@@ -2,20 +2,69 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
-from itertools import chain
 from typing import Any, Self
 
+import numpy as np
 import torch
-from transformers.utils import ModelOutput
 
-from modeling_coma import ComaForEmbedding
-from trainers.samplers import pack
+from modeling_coma.images_coma import join_images
 
 
-__all__ = ["PackedInputs", "encode_images", "select_images"]
+__all__ = ["PackedImages", "PackedInputs", "ranges"]
+
+
+@dataclass(frozen=True, eq=False)
+class PackedImages:
+    r"""
+    What the backbone takes of images, one after the other; it stays in the memory of the host.
+
+    Args:
+        tensors (`dict[str, torch.Tensor]`):
+            By name, those of all images in one; `input_ids` are the tokens that stand for them.
+        lengths (`dict[str, torch.LongTensor]` of shape `(num_images,)`):
+            How much of every tensor each image has along its axis.
+        axes (`dict[str, int]`):
+            Along which axis images follow each other.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    lengths: dict[str, torch.LongTensor]
+    axes: dict[str, int]
+
+    @classmethod
+    def of(cls, images: list[dict[str, np.ndarray]], axes: dict[str, int], **tensors: torch.Tensor) -> Self:
+        """Packs what the processor made of each image; `tensors` are those that are joined already."""
+        missing = {name: axis for name, axis in {"input_ids": 0, **axes}.items() if name not in tensors}
+        joined = {name: torch.from_numpy(array) for name, array in join_images(images, missing).items()}
+        axes = {**missing, **axes}
+        lengths = {name: torch.tensor([one[name].shape[axis] for one in images]) for name, axis in axes.items()}
+        return cls({**joined, **tensors}, lengths, axes)
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory."""
+        return replace(self, tensors={name: tensor.pin_memory() for name, tensor in self.tensors.items()})
+
+    def num_features(self, image_token_id: int) -> torch.LongTensor:
+        """How many features of the vision tower each image has: one for each of its image tokens."""
+        is_image = self.tensors["input_ids"] == image_token_id
+        before = torch.nn.functional.pad(is_image.cumsum(0), (1, 0))
+        ends = self.lengths["input_ids"].cumsum(0)
+        return before[ends] - before[ends - self.lengths["input_ids"]]
+
+    def select(
+        self, images: torch.LongTensor, device: torch.device, names: Collection[str] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of some images on a device: those of these names, or all that the backbone takes."""
+        images, selected = images.cpu(), {}
+        wanted = self.axes.keys() - {"input_ids"}
+        for name in wanted if names is None else wanted & names:
+            lengths = self.lengths[name]
+            places = ranges((lengths.cumsum(0) - lengths)[images], lengths[images])
+            of_images = self.tensors[name].index_select(self.axes[name], places)
+            selected[name] = of_images.to(device, non_blocking=True)
+        return selected
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,45 +79,53 @@ class PackedInputs:
             Tokens of each row.
         images_per_row (`torch.LongTensor` of shape `(num_rows,)`):
             Images of each row.
-        pixel_values (`torch.FloatTensor` of shape `(num_patches, patch_dim)`, *optional*):
-            The patches of all images; none where no row has an image.
-        image_grid_thw (`torch.LongTensor` of shape `(num_images, 3)`, *optional*):
-            The sizes of all images, in patches.
+        images ([`PackedImages`], *optional*):
+            All images; none where no row has one.
     """
 
     input_ids: torch.LongTensor
     lengths: torch.LongTensor
     images_per_row: torch.LongTensor
-    pixel_values: torch.FloatTensor | None = None
-    image_grid_thw: torch.LongTensor | None = None
+    images: PackedImages | None = None
 
     @classmethod
-    def from_batch(cls, batch: dict[str, torch.Tensor], images_per_row: torch.LongTensor) -> Self:
-        """Packs a padded batch of the processor, given how many images each row has."""
+    def from_batch(cls, batch: dict[str, Any], images_per_row: torch.LongTensor, axes: dict[str, int]) -> Self:
+        """
+        Packs a padded batch.
+
+        Args:
+            batch (`dict`): of the processor, with what it made of each image (`return_images`).
+            images_per_row (`torch.LongTensor` of shape `(num_rows,)`): how many images each row has.
+            axes (`dict[str, int]`): `image_inputs` of the processor.
+        """
         batch = dict(batch)
         mask = batch.pop("attention_mask").bool()
         batch["input_ids"] = batch["input_ids"][mask]
+        joined = {name: batch.pop(name) for name in axes if name in batch}
+        if images := batch.pop("images"):
+            batch["images"] = PackedImages.of(images, axes, **joined)
         return cls(lengths=mask.sum(dim=1), images_per_row=images_per_row, **batch)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Self:
-        """The same inputs on another device. Pixels stay where they are: a part of them is moved when it is needed."""
-        return self._with(lambda name, tensor: tensor if name == "pixel_values" else tensor.to(device, **kwargs))
+        """The same inputs on another device. Images stay where they are: a part of them is moved when it is needed."""
+        return self._with(lambda value: value if isinstance(value, PackedImages) else value.to(device, **kwargs))
 
     def pin_memory(self) -> Self:
         """The same inputs in page-locked memory, as a data loader asks for."""
-        return self._with(lambda name, tensor: tensor.pin_memory())
+        return self._with(lambda value: value.pin_memory())
 
-    def _with(self, change: Callable[[str, torch.Tensor], torch.Tensor]) -> Self:
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed = {name: change(name, tensor) for name, tensor in tensors.items() if tensor is not None}
-        return replace(self, **changed)
+    def _with(self, change: Callable[[Any], Any]) -> Self:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: change(value) for name, value in values.items() if value is not None})
 
     def images_of(self, rows: torch.LongTensor) -> torch.LongTensor:
         """Numbers of the images of some rows, in the order of the rows."""
         first = self.images_per_row.cumsum(0) - self.images_per_row
-        return _ranges(first[rows], self.images_per_row[rows])
+        return ranges(first[rows], self.images_per_row[rows])
 
-    def batch(self, rows: torch.LongTensor, pad_token_id: int, pixels: bool = True) -> dict[str, torch.Tensor]:
+    def batch(
+        self, rows: torch.LongTensor, pad_token_id: int, image_inputs: Collection[str] | None = None
+    ) -> dict[str, torch.Tensor]:
         r"""
         A batch of some rows for the model, padded on the left to the longest of them.
 
@@ -77,8 +134,8 @@ class PackedInputs:
                 Which rows, in any order.
             pad_token_id (`int`):
                 What fills shorter rows.
-            pixels (`bool`, *optional*, defaults to `True`):
-                Whether `pixel_values` are wanted; not where the features of the images are there already.
+            image_inputs (`Collection[str]`, *optional*):
+                Which tensors of the images are wanted, all by default; no pixels where there are their features.
         """
         lengths = self.lengths[rows]
         first = (self.lengths.cumsum(0) - self.lengths)[rows]
@@ -89,53 +146,11 @@ class PackedInputs:
         batch = {"input_ids": tokens.masked_fill(~mask, pad_token_id), "attention_mask": mask.long()}
         images = self.images_of(rows)
         if len(images):
-            batch["image_grid_thw"] = self.image_grid_thw[images]
-            if pixels:
-                batch["pixel_values"] = self.pixels_of(images)
+            batch |= self.images.select(images, rows.device, image_inputs)
         return batch
 
-    def pixels_of(self, images: torch.LongTensor) -> torch.FloatTensor:
-        """Patches of some images, where the inputs are."""
-        patches = self.image_grid_thw.prod(dim=1)
-        rows = _ranges((patches.cumsum(0) - patches)[images], patches[images])
-        return self.pixel_values[rows.to(self.pixel_values.device)].to(rows.device, non_blocking=True)
 
-
-def encode_images(model: ComaForEmbedding, packed: PackedInputs, max_patches: int) -> dict[str, ModelOutput]:
-    """What `ComaForEmbedding.encode_images` returns for all images, made of `max_patches` patches at a time."""
-    parts = []
-    for numbers in pack(packed.image_grid_thw.prod(dim=1).cpu(), max_patches, padded=False):
-        images = torch.tensor(numbers, device=packed.image_grid_thw.device)
-        output = model.encode_images(packed.pixels_of(images), packed.image_grid_thw[images])["image"]
-        output.last_hidden_state = None  # before merging, several times as large and needed no more
-        parts.append(_features(output))
-    features = [tuple(chain.from_iterable(of_layer)) for of_layer in zip(*parts, strict=True)]
-    return {"image": _with_features(output, features)}
-
-
-def select_images(outputs: dict[str, ModelOutput], images: torch.LongTensor) -> dict[str, ModelOutput]:
-    """What [`encode_images`] returned, for some of its images; empty for none."""
-    numbers = images.tolist()
-    if not numbers:
-        return {}
-    features = [tuple(of_layer[number] for number in numbers) for of_layer in _features(outputs["image"])]
-    return {"image": _with_features(outputs["image"], features)}
-
-
-def _features(output: ModelOutput) -> list[tuple[torch.Tensor, ...]]:
-    """Features of each image: those at the end of the tower and, of Qwen3-VL, those of several of its layers."""
-    return [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
-
-
-def _with_features(output: ModelOutput, features: list[tuple[torch.Tensor, ...]]) -> ModelOutput:
-    output = copy.copy(output)
-    output.pooler_output, *layers = features
-    if layers:
-        output.deepstack_features = layers
-    return output
-
-
-def _ranges(first: torch.LongTensor, lengths: torch.LongTensor) -> torch.LongTensor:
+def ranges(first: torch.LongTensor, lengths: torch.LongTensor) -> torch.LongTensor:
     """`first[0], first[0] + 1, …` for `lengths[0]` numbers, then the same for the others, as one vector."""
     ends = lengths.cumsum(0)
     offsets = torch.arange(int(ends[-1]) if len(ends) else 0, device=lengths.device)

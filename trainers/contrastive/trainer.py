@@ -11,18 +11,21 @@ from torch.utils.data import Sampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from modeling_coma.backbone_coma import position_inputs
 from trainers.base import ComaTrainer
 from trainers.contrastive.collator import ComaContrastiveCollator
 from trainers.contrastive.config import ComaContrastiveConfig
 from trainers.contrastive.evaluation import EvaluationBlocks
 from trainers.contrastive.grad_cache import cached_embeddings, plan_mini_batches
+from trainers.contrastive.image_features import encode_images
 from trainers.contrastive.loss import InfoNCEOptions, InfoNCEOutput, info_nce
-from trainers.contrastive.packing import PackedInputs, encode_images, select_images
+from trainers.contrastive.packing import PackedInputs
 from trainers.contrastive.sources import UnseenSources, check_sources, every_source
 from trainers.contrastive.targets import PairIds
 from trainers.distributed import gather_rows, gather_together
 from trainers.evaluation_rows import RowsOnce
 from trainers.samplers import SubBatchSampler
+from trainers.vision_side import vision_is_frozen
 
 
 __all__ = ["ComaContrastiveTrainer"]
@@ -56,6 +59,7 @@ class ComaContrastiveTrainer(ComaTrainer):
 
     config_class = ComaContrastiveConfig
     collator_class = ComaContrastiveCollator
+    metric_names = ("loss", "in_batch_accuracy")
     stage = "contrastive"  # its name in the record of a training
 
     def __init__(
@@ -129,18 +133,18 @@ class ComaContrastiveTrainer(ComaTrainer):
         self.unseen_sources.remove(inputs["sources"])
 
     def _embed(self, model: torch.nn.Module, packed: PackedInputs) -> torch.Tensor:
-        visual, pad = self.coma.backbone.model.visual, self.processing_class.tokenizer.pad_token_id
-        frozen = packed.pixel_values is not None and not any(p.requires_grad for p in visual.parameters())
-        patches = self.args.mini_batch_tokens * self.processing_class.image_processor.merge_size**2
-        features = encode_images(self.coma, packed, patches) if frozen else {}
+        pad, budget = self.processing_class.tokenizer.pad_token_id, self.args.mini_batch_tokens
+        frozen = packed.images is not None and vision_is_frozen(self.coma)
+        features = encode_images(self.coma, packed, budget) if frozen else None
+        image_inputs = position_inputs(self.coma.backbone) if frozen else None
 
         def embed(rows: torch.LongTensor) -> torch.Tensor:
-            batch = packed.batch(rows, pad, pixels=not frozen)
-            images = select_images(features, packed.images_of(rows)) if frozen else {}
+            batch = packed.batch(rows, pad, image_inputs)
+            images = features.select(packed.images_of(rows)) if frozen else {}
             with self.compute_loss_context_manager():  # autocast, also where backward embeds again
                 return model(**batch, mm_encoder_outputs=images or None).embeddings
 
-        mini_batches = plan_mini_batches(packed.lengths, self.args.mini_batch_tokens)
+        mini_batches = plan_mini_batches(packed.lengths, budget)
         return cached_embeddings(embed, mini_batches, lambda: self.accelerator.no_sync(model))
 
     def _loss_of_batch(self, queries: torch.Tensor, documents: torch.Tensor, ids: PairIds) -> InfoNCEOutput:
@@ -153,6 +157,8 @@ class ComaContrastiveTrainer(ComaTrainer):
         if self.model.training:
             self.meter.add("num_documents", len(all_documents) * len(queries), len(queries))
         output = self._summed_loss(queries, all_documents, all_queries, ids, own_rows)
+        if self.model.training and self.options.matryoshka:  # the loss is the sum of those of all dimensions
+            self.meter.add("loss_per_dimension", output.loss.detach() / len(self.options.matryoshka), len(queries))
         return output._replace(loss=output.loss / max(1, len(ids.rows)))
 
     def _summed_loss(
@@ -209,6 +215,8 @@ class ComaContrastiveTrainer(ComaTrainer):
         self._evaluation = None
         once.check()
         metrics = blocks.means()
+        if self.options.matryoshka:
+            metrics["loss_per_dimension"] = metrics["loss"] / len(self.options.matryoshka)
         if once.skipped:
             metrics["rows_skipped"] = len(once.skipped)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})

@@ -25,8 +25,8 @@ class CachingProcessor(ComaProcessor):
     A [`ComaProcessor`] that remembers the pixels of every image it has seen. The key is the content of the image,
     so the same image in two stages, two columns or two files is preprocessed once.
 
-    It is for sets that fit into memory: an image of N patches takes N x patch_dim x 4 bytes. Workers of a data loader
-    begin every epoch with what it has then, and what they add is lost, so fill it first with
+    It is for sets that fit into memory: an image takes four bytes for every number that the vision tower gets of it.
+    Workers of a data loader begin every epoch with what it has then, and what they add is lost, so fill it first with
     [`~CachingProcessor.fill_from`]. Give it to collators only: what a trainer saves beside its checkpoints is the
     processor itself.
 
@@ -40,26 +40,17 @@ class CachingProcessor(ComaProcessor):
     @classmethod
     def of(cls, processor: ComaProcessor) -> CachingProcessor:
         """A caching twin of a processor, whose tokenizer, image processor and settings it shares."""
-        caching = cls(
-            processor.image_processor,
-            processor.tokenizer,
-            chat_template=processor.chat_template,
-            num_compression_tokens=processor.num_compression_tokens,
-            image_instruction=processor.image_instruction,
-            text_instruction=processor.text_instruction,
-            max_length=processor.max_length,
-            max_image_pixels=processor.max_image_pixels,
-        )
-        caching.pixels = {}  # key -> patches and grid of one image
+        caching = cls.__new__(cls)
+        caching.__dict__.update(processor.__dict__)
+        caching.pixels = {}  # key -> what `process_images` makes of one image
         return caching
 
-    def process_images(self, images: list, rows: list[int], **images_kwargs: Any) -> dict[str, np.ndarray]:
+    def process_images(self, images: list, rows: list[int], **images_kwargs: Any) -> list[dict[str, np.ndarray]]:
         """As in [`ComaProcessor`]. Options of a call are part of the key."""
         keys = [(image_key(*pair), str(images_kwargs)) for pair in zip(images, rows, strict=True)]
         first = {key: place for place, key in reversed(list(enumerate(keys))) if key not in self.pixels}
         self.pixels |= self._preprocess([(key, images[i], rows[i]) for key, i in first.items()], **images_kwargs)
-        pixels, grids = zip(*(self.pixels[key] for key in keys), strict=True)
-        return {"pixel_values": np.concatenate(pixels), "image_grid_thw": np.stack(grids)}
+        return [self.pixels[key] for key in keys]
 
     def fill_from(self, dataset: Dataset, num_workers: int = 0) -> None:
         """Preprocesses all images of the rows of either stage beforehand, as [`~CachingProcessor.fill`]."""
@@ -79,7 +70,7 @@ class CachingProcessor(ComaProcessor):
                 self.pixels |= made
                 progress.update(min(batch_size, len(todo) - progress.n))
 
-    def _preprocess_good(self, keyed: list[tuple[tuple, Any, int]]) -> dict[tuple, tuple]:
+    def _preprocess_good(self, keyed: list[tuple[tuple, Any, int]]) -> dict[tuple, dict[str, np.ndarray]]:
         try:
             return self._preprocess(keyed)
         except ValueError as error:
@@ -88,11 +79,10 @@ class CachingProcessor(ComaProcessor):
                 return {}
         return {key: made for one in keyed for key, made in self._preprocess_good([one]).items()}
 
-    def _preprocess(self, keyed: list[tuple[tuple, Any, int]], **images_kwargs: Any) -> dict[tuple, tuple]:
+    def _preprocess(
+        self, keyed: list[tuple[tuple, Any, int]], **images_kwargs: Any
+    ) -> dict[tuple, dict[str, np.ndarray]]:
         if not keyed:
             return {}
         keys, images, rows = zip(*keyed, strict=True)
-        made = super().process_images(list(images), list(rows), **images_kwargs)
-        grids = np.asarray(made["image_grid_thw"])
-        patches = np.split(np.asarray(made["pixel_values"]), grids.prod(axis=1).cumsum()[:-1])
-        return dict(zip(keys, zip(patches, grids, strict=True), strict=True))
+        return dict(zip(keys, super().process_images(list(images), list(rows), **images_kwargs), strict=True))

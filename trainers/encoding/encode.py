@@ -57,7 +57,7 @@ def embed_items(
     *,
     batch_tokens: int = 16384,
     num_workers: int = 0,
-    description: str = "Embedding",
+    description: str | None = "Embedding",
     names: Callable[[int], str] = ROW,
     failures: dict[int, str] | None = None,
 ) -> torch.FloatTensor:
@@ -74,7 +74,8 @@ def embed_items(
         batch_tokens (`int`, *optional*, defaults to 16384): most tokens of a batch, padding included. A row that is
             longer is a batch of its own.
         num_workers (`int`, *optional*, defaults to 0): processes that decode and preprocess.
-        description (`str`, *optional*, defaults to `"Embedding"`): what stands before the progress bar.
+        description (`str`, *optional*, defaults to `"Embedding"`): what stands before the progress bar; with `None`
+            there is none.
         names (`Callable`, *optional*): what an item is called in messages, by its number; "Row 3" by default.
         failures (`dict[int, str]`, *optional*): takes, by place, what is wrong with items that cannot be embedded,
             whose embeddings then are NaN. Without it the first of them is an error.
@@ -92,7 +93,7 @@ def embed_items(
     """
     embeddings = torch.full((len(items), model.config.hidden_size), torch.nan)
     options = {"batch_tokens": batch_tokens, "num_workers": num_workers, "names": names}
-    with logging.tqdm(total=len(items), desc=description, unit="item") as progress:
+    with logging.tqdm(total=len(items), desc=description, unit="item", disable=description is None) as progress:
         for batch in encode_batches(model, processor, items, **options):
             if batch.failures and failures is None:
                 raise ValueError(next(iter(batch.failures.values())))
@@ -243,6 +244,7 @@ class _Inputs(torch.utils.data.Dataset):
             return {}
         images = self.items.images([row.place for row in rows])
         processor = copy.copy(self.processor)
+        processor.process_images = self.processor.process_images  # by the backbone's processor, made once
         processor.tokenizer = _KnownIds(processor.tokenizer, {row.text: row.ids for row in rows})
         return dict(processor(images, [row.text for row in rows], return_tensors="pt"))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Column, Dataset
+from PIL import Image
 
 from modeling_coma import ComaProcessor
 from modeling_coma.inputs_coma import open_image, to_messages
@@ -16,6 +18,8 @@ from trainers.data.images import as_image
 __all__ = ["ItemReader", "TokenizedRow", "token_lengths", "tokenize"]
 
 CHUNK = 1024  # rows that are rendered and tokenized at one time
+PROBE = 224  # pixels on a side of the image by which a processor is tried
+STEP = 32  # pixels by which sizes are told apart where a whole image must be made to count its tokens
 
 
 class TokenizedRow(NamedTuple):
@@ -24,7 +28,8 @@ class TokenizedRow(NamedTuple):
 
     Args:
         place (`int`): its place in the items.
-        length (`int`): its tokens, with those of its images and of compression; 0 if it cannot be read.
+        length (`int`): its tokens, with those of its images and of compression; 0 if it cannot be read. Of images
+            that the backbone's own processor makes it can be a few off.
         text (`str`): as the template renders it, with a placeholder for each image.
         ids (`np.ndarray`): of the text.
         error (`ValueError`, *optional*): what is wrong with it.
@@ -85,7 +90,8 @@ def tokenize(processor: ComaProcessor, items: ItemReader, places: range) -> Iter
             texts = processor.apply_chat_template(list(conversations.values()))
             ids_of_texts = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
             for (place, messages), text, ids in zip(conversations.items(), texts, ids_of_texts, strict=True):
-                length = len(ids) + _image_tokens(processor, messages) + processor.num_compression_tokens
+                around = len(processor._head) + processor.num_compression_tokens
+                length = around + len(ids) + _image_tokens(processor, messages)
                 if processor.max_length is not None:
                     length = min(length, processor.max_length)
                 rows.append(TokenizedRow(place, length, text, np.array(ids, dtype=np.int32)))
@@ -110,16 +116,49 @@ def _images_in(messages: list[dict]) -> list[Any]:
 
 def _image_tokens(processor: ComaProcessor, messages: list[dict]) -> int:
     """Tokens of the images of a row beyond the one placeholder each has in the text."""
-    area = processor.image_processor.merge_size**2
+    count = _count_by_stock if processor.stock_processor else _count_patches
     tokens = 0
     for image in _images_in(messages):
         try:
             with open_image(image, max_pixels=processor.max_image_pixels) as opened:
-                patches = processor.image_processor.get_number_of_image_patches(opened.height, opened.width, {})
+                tokens += count(processor, opened.height, opened.width) - 1
         except ValueError:  # it is reported, with its row, when it is decoded
             continue
-        tokens += patches // area - 1
     return tokens
+
+
+def _count_patches(processor: ComaProcessor, height: int, width: int) -> int:
+    patches = processor.image_processor.get_number_of_image_patches(height, width, {})
+    return patches // processor.image_processor.merge_size**2
+
+
+@functools.lru_cache(maxsize=65536)
+def _count_by_stock(processor: ComaProcessor, height: int, width: int) -> int:
+    """Tokens of an image by the backbone's own processor, where it says how many; else those of a blank one of about
+    this size: making one takes as long as making any, so that few sizes are told apart."""
+    if hasattr(processor._stock, "_get_num_multimodal_tokens"):  # by which vLLM counts them
+        return _said(processor, height, width) + _unsaid(processor)
+    return _tokens_of_blank(processor, _rounded(height), _rounded(width))
+
+
+def _said(processor: ComaProcessor, height: int, width: int) -> int:
+    return processor._stock._get_num_multimodal_tokens(image_sizes=[(height, width)])["num_image_tokens"][0]
+
+
+@functools.lru_cache(maxsize=64)
+def _unsaid(processor: ComaProcessor) -> int:
+    """Tokens that stand around those of an image, and that a processor does not count: what one image shows."""
+    return _tokens_of_blank(processor, PROBE, PROBE) - _said(processor, PROBE, PROBE)
+
+
+@functools.lru_cache(maxsize=65536)
+def _tokens_of_blank(processor: ComaProcessor, height: int, width: int) -> int:
+    (made,) = processor.process_images([Image.new("RGB", (width, height))], [0])
+    return len(made["input_ids"])
+
+
+def _rounded(size: int) -> int:
+    return max(size - size % STEP, min(size, STEP))
 
 
 def _undecoded(item: Any) -> Any:

@@ -9,6 +9,7 @@ from transformers.utils import logging
 
 from trainers.base import ComaTrainer
 from trainers.evaluation.retrieval import RetrievalSet, evaluate_set
+from trainers.log_lines import shows_bars
 
 
 __all__ = ["RetrievalCallback"]
@@ -39,6 +40,7 @@ class RetrievalCallback(TrainerCallback):
     def __init__(self, trainer: ComaTrainer, retrieval: RetrievalSet, name: str | None = None) -> None:
         self.trainer, self.retrieval = trainer, retrieval
         self.prefix = "eval_" if name is None else f"eval_{name}_"
+        self.metric_names = [f"{self.prefix}{short}".removeprefix("eval_") for short in METRICS.values()]
 
     def on_evaluate(
         self,
@@ -56,7 +58,7 @@ class RetrievalCallback(TrainerCallback):
             trainer.processing_class,
             skip_bad_rows=trainer.args.on_bad_row == "skip",
             batch_tokens=trainer.args.mini_batch_tokens,
-            description="Retrieval",
+            description="Retrieval" if shows_bars(trainer.args) else None,
         )
         for reason in left_out:
             logger.warning_once(f"A row of the retrieval is skipped. {reason}")

@@ -19,7 +19,7 @@ from trainers.evaluation.metrics import Relevance, rank_embeddings, retrieval_me
 from trainers.evaluation_rows import EVALUATION
 
 
-__all__ = ["RetrievalSet", "UniqueInputs", "evaluate_set", "score_set"]
+__all__ = ["RetrievalSet", "UniqueInputs", "embed_set", "evaluate_set", "score_set"]
 
 
 class RetrievalSet(NamedTuple):
@@ -213,6 +213,34 @@ class UniqueInputs:
         return self.places[key]
 
 
+def embed_set(
+    retrieval: RetrievalSet,
+    model: ComaForEmbedding,
+    processor: ComaProcessor,
+    skip_bad_rows: bool = False,
+    **options: Any,
+) -> tuple[RetrievalSet, torch.Tensor, list[str]]:
+    r"""
+    Embeds a set, on all processes together.
+
+    Args:
+        retrieval, model, processor, skip_bad_rows, options:
+            As in [`evaluate_set`].
+
+    Returns:
+        `tuple[RetrievalSet, torch.Tensor, list[str]]`: the set, without the rows that were left out; the embeddings of
+        its `items`, of shape `(len(items), dim)`; and what is wrong with those that could not be embedded.
+
+    Raises:
+        ValueError: as in [`evaluate_set`].
+    """
+    failures = {} if skip_bad_rows and retrieval.documents_of else None
+    embeddings = embed_shared(model, processor, retrieval.items, names=retrieval.names, failures=failures, **options)
+    if failures:
+        retrieval = retrieval.without(failures)
+    return retrieval, embeddings, list((failures or {}).values())
+
+
 def evaluate_set(
     retrieval: RetrievalSet,
     model: ComaForEmbedding,
@@ -236,8 +264,8 @@ def evaluate_set(
             `batch_tokens`, `num_workers` and `description` of [`~trainers.encoding.encode.embed_items`].
 
     Returns:
-        `tuple[dict[str, float], list[str]]`: the scores of [`score_set`], with `rows_skipped` if there are any, and
-        what is wrong with the inputs that could not be embedded.
+        `tuple[dict[str, float], list[str]]`: the scores of [`score_set`], and what is wrong with the inputs that could
+        not be embedded.
 
     Raises:
         ValueError: for an input that cannot be embedded, with where it stands; if all rows are bad.
@@ -247,14 +275,8 @@ def evaluate_set(
         >>> scores, _ = evaluate_set(RetrievalSet.from_rows(rows), model, processor)
         >>> scores["hit@1"]
     """
-    failures = {} if skip_bad_rows and retrieval.documents_of else None
-    embeddings = embed_shared(model, processor, retrieval.items, names=retrieval.names, failures=failures, **options)
-    if failures:
-        retrieval = retrieval.without(failures)
-    scores = score_set(retrieval, embeddings)
-    if retrieval.rows_skipped:
-        scores["rows_skipped"] = retrieval.rows_skipped
-    return scores, list((failures or {}).values())
+    retrieval, embeddings, left_out = embed_set(retrieval, model, processor, skip_bad_rows, **options)
+    return score_set(retrieval, embeddings), left_out
 
 
 def score_set(retrieval: RetrievalSet, embeddings: torch.Tensor) -> dict[str, float]:
@@ -267,7 +289,9 @@ def score_set(retrieval: RetrievalSet, embeddings: torch.Tensor) -> dict[str, fl
 
     Returns:
         `dict[str, float]`: `hit@k`, `recall@k` and `ndcg_linear@k` for k of 1, 5 and 10, `mrr`, and the number of
-        queries as `num_data` and `num_pred`. hit@1 is P@1. Ties count against the model.
+        queries as `num_data` and `num_pred`. hit@1 is P@1. Ties count against the model. Beside them stand
+        `chance_hit@1`, the hit@1 of a random order, `num_candidates`, the least and the most candidates of a query,
+        and `rows_skipped` where rows were left out.
 
     Raises:
         ValueError: for an embedding that is not finite.
@@ -277,7 +301,14 @@ def score_set(retrieval: RetrievalSet, embeddings: torch.Tensor) -> dict[str, fl
         rank_embeddings(queries, documents, retrieval.relevance, candidates=retrieval.candidates)
     )
     named = {name.replace("ndcg@", "ndcg_linear@"): score for name, score in scores.items()}
-    return {**dict(sorted(named.items())), "num_pred": len(queries), "num_data": len(queries)}
+    right = (retrieval.relevance.documents >= 0).sum(dim=1)
+    among = torch.full((len(queries),), len(documents))
+    if retrieval.candidates is not None:
+        among = (retrieval.candidates >= 0).sum(dim=1)
+    counts = {"num_pred": len(queries), "num_data": len(queries)}
+    counts |= {"num_candidates": [int(among.min()), int(among.max())], "chance_hit@1": (right / among).mean().item()}
+    counts |= {"rows_skipped": retrieval.rows_skipped} if retrieval.rows_skipped else {}
+    return {**dict(sorted(named.items())), **counts}
 
 
 def _inputs(row: dict[str, Any], name: str, instructions: dict[str, str]) -> list[tuple[str, ContrastiveInput]]:

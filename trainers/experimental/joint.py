@@ -100,4 +100,5 @@ class JointContrastiveCollator(ComaContrastiveCollator):
             images = [as_image(image) for image in images if image is not None]
             items.append({"images": images, "text": row["query"].get("text"), "messages": row["messages"]})
         batch, _ = self.dialogues.collate(items)
-        return PackedDialogues.from_batch(batch, torch.tensor([len(item["images"]) for item in items]))
+        images_per_row = torch.tensor([len(item["images"]) for item in items])
+        return PackedDialogues.from_batch(batch, images_per_row, self.processor.image_inputs)

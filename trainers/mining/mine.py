@@ -64,11 +64,20 @@ class MiningSettings:
 
     def limits(self, positives: torch.Tensor) -> torch.Tensor:
         """The largest score of a negative, by the scores of the positives, `(num_rows,)`."""
-        limits = torch.full_like(positives, torch.inf if self.max_score is None else self.max_score)
+        limits = torch.full_like(positives, torch.inf)
+        for limit in self.limits_by_setting(positives).values():
+            limits = limits.minimum(limit)
+        return limits
+
+    def limits_by_setting(self, positives: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The largest score that each setting which is set allows, `(num_rows,)`."""
+        limits = {}
         if self.relative_margin is not None:
-            limits = limits.minimum(positives - self.relative_margin * positives.abs())
+            limits["relative_margin"] = positives - self.relative_margin * positives.abs()
         if self.absolute_margin is not None:
-            limits = limits.minimum(positives - self.absolute_margin)
+            limits["absolute_margin"] = positives - self.absolute_margin
+        if self.max_score is not None:
+            limits["max_score"] = torch.full_like(positives, self.max_score)
         return limits
 
 
@@ -80,8 +89,10 @@ class Mined(NamedTuple):
         documents (`np.ndarray` of shape `(num_rows, number)`): the negatives of each row, the nearest first; -1: none.
         report (`dict`): `rows_by_number` says how many rows have how many, `rows_with_fewer` how many have fewer than
             was wanted, `rows_without_negatives` how many have none at all, neither mined nor their own, `too_near` how
-            many documents a margin has kept out. The mean scores are over the same rows, those with mined negatives
-            (`rows_with_mined`): of their positives, and of the mean score of the negatives of each.
+            many documents a margin has kept out. Of the rows without a mined one, `kept_out_by` says how many found
+            none because of a setting, and `would_help` at which value of it half of them would find one. The mean
+            scores are over the same rows, those with mined negatives (`rows_with_mined`): of their positives, and of
+            the mean score of the negatives of each.
     """
 
     documents: np.ndarray
@@ -144,6 +155,8 @@ class _Miner:
         # Of each row, the score of its positive and the mean score of its mined negatives (NaN without any).
         self.scores = np.full((len(index.queries), 2), np.nan)
         self.too_near = 0
+        # Of each row, the score of the farthest document that would be a negative but for the limits, inf without any.
+        self.farthest = np.full(len(index.queries), np.inf)
 
     def mine(self, rows: np.ndarray, pool: np.ndarray, progress: Any) -> None:
         """Fills in the negatives of some rows, which are documents of the pool."""
@@ -181,6 +194,7 @@ class _Miner:
         free[:, : self.settings.skip] = False
         near = scores > self.settings.limits(positives)[:, None]
         self.too_near += int((free & near).sum())
+        self.farthest[rows] = scores.where(free, torch.inf).amin(1).cpu().numpy()
         rank = (free & ~near).cumsum(1)
         taken = free & ~near & (rank <= self.settings.number)
         chosen = torch.full((len(rows), self.settings.number), -1, device=self.device)
@@ -204,11 +218,31 @@ class _Miner:
             "rows_with_fewer": sum(by_number[:-1]),
             "rows_by_number": {str(number): rows for number, rows in enumerate(by_number)},
             "too_near": self.too_near,
+            **self._reasons(counts),
             "rows_without_negatives": int((~has_own & (counts == 0)).sum()),
             "rows_with_mined": int((counts > 0).sum()),
             "mean_positive_score": positive and round(positive, 4),
             "mean_negative_score": negative and round(negative, 4),
         }
+
+    def _reasons(self, counts: np.ndarray) -> dict[str, Any]:
+        """Why rows have no mined negatives: by setting, how many, and the value at which half of them had one."""
+        rows = (counts == 0) & np.isfinite(self.farthest)
+        positives, farthest = torch.from_numpy(self.scores[rows, 0]), torch.from_numpy(self.farthest[rows])
+        values = {
+            "relative_margin": (positives - farthest) / positives.abs().clamp(min=1e-6),
+            "absolute_margin": positives - farthest,
+            "max_score": -farthest,
+        }
+        kept_out, would_help = {}, {}
+        for name, limits in self.settings.limits_by_setting(positives).items():
+            stopped = farthest > limits
+            if number := int(stopped.sum()):
+                kept_out[name] = number
+                # Rounded to the side of more negatives; a score is the smaller the more it keeps out.
+                value = math.floor(values[name][stopped].median().item() * 1000) / 1000
+                would_help[name] = -value if name == "max_score" else value
+        return {"kept_out_by": kept_out, "would_help": would_help}
 
 
 def add_negatives(dataset: Dataset, index: PairIndex, documents: np.ndarray, cache_file: Path) -> Dataset:

@@ -6,6 +6,8 @@ import pytest
 
 from hub_scripts.finetune import _parse as finetune
 from hub_scripts.pretrain import _parse as pretrain
+from trainers.data.dialogues import DialogueColumns
+from trainers.data.pairs import PairColumns
 
 
 NEEDED = ["--model", "m", "--data", "d", "--use_cpu", "true", "--report_to", "none"]
@@ -69,7 +71,7 @@ def test_a_scalar_is_what_it_is_on_the_command_line(name, value, tmp_path, capsy
         except ValueError as error:
             outcomes.append(str(error).removeprefix(f"{tmp_path}/my.yaml: "))
         except SystemExit:
-            outcomes.append(capsys.readouterr().err.partition("error: ")[2].strip())
+            outcomes.append(capsys.readouterr().err.partition("error: ")[2].partition("\n")[0])
     assert outcomes[0] == outcomes[1]
 
 
@@ -121,9 +123,12 @@ eval_data: null
         ("learning_rate: !!python/name:os.system 1", "learning_rate, line 1: expected a word or a number"),
         ("learning_rate: !secret 1", "learning_rate, line 1: expected a word or a number"),
         ("? [a, b]\n: 1\n", "a name of a setting must be a word"),
-        ("config: other.yaml", r"settings that do not exist: \['config'\]"),
-        ("help: true", r"settings that do not exist: \['help'\]"),
-        ("1: 2", r"settings that do not exist: \['1'\]"),
+        ("config: other.yaml", r"has a setting that does not exist: config[.;]"),
+        ("help: true", r"has a setting that does not exist: help[.;]"),
+        ("1: 2", r"has a setting that does not exist: 1\."),
+        ("learning-rat: 1", r"has a setting that does not exist: learning-rat; did you mean learning_rate\?"),
+        ("temperature: -1", r"my.yaml: temperature must be a number above 0, got -1"),
+        ("lora_r: 0\nlora_alpha: 8", r"my.yaml: lora_alpha cannot act without an adapter"),
     ],
 )
 def test_what_is_no_setting_is_said(text, message, tmp_path):
@@ -154,8 +159,12 @@ def test_a_file_that_is_no_text(tmp_path):
         (finetune, "--do_predict true", "leave out do_train, do_eval, do_predict"),
         (finetune, "--do_train false", "leave out do_train, do_eval, do_predict"),
         (finetune, "--do_eval true", "leave out do_train, do_eval, do_predict"),
-        (finetune, "--learn 1", "There are no settings --learn 1"),
-        (finetune, "--conf mmeb-finetune", "There are no settings --conf mmeb-finetune"),
+        (finetune, "--eval_query_text q", "eval_data_format|eval_query_text cannot act without a table"),
+        (finetune, "--data_format mmeb --eval_image_root x --query_text q", "query_text cannot act without a table"),
+        (finetune, "--eval_data emoji --eval_image_root x", "eval_image_root cannot act without paths"),
+        (finetune, "--eval_data emoji --eval_data_format triplets", "eval_data_format cannot act without eval_data"),
+        (finetune, "--eval_data d --eval_data_format mmeb --eval_group g", "eval_group cannot act without a table"),
+        (pretrain, "--eval_question q", "eval_question cannot act without a table"),
         (pretrain, "--turns 3", "turns cannot act without data emoji"),
         (pretrain, "--data emoji --images x", "images cannot act without a table"),
         (pretrain, "--data_format llava --question q", "question cannot act without a table"),
@@ -189,9 +198,84 @@ def test_evaluation_data_are_used(tmp_path):
     assert finetune([*NEEDED, "--eval_data", "d", "--eval_on_start"])[1].eval_strategy == "no"
 
 
-def test_a_wrong_command_line_is_short(capsys):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*NEEDED, "--learning_rate", "x"], "invalid float value: 'x'"),
+        ([*NEEDED, "--learning-rat", "1e-4"], "there is no option --learning-rat; did you mean --learning_rate?"),
+        ([*NEEDED, "--learn", "1"], "there is no option --learn"),  # the beginning of a name is not enough
+        ([*NEEDED, "pairs.csv"], "pairs.csv: a setting has a name, as in --data FILE"),
+        (["--model", "m"], "`data` is missing: give --data"),
+        ([], "`model` is missing: give --model"),
+    ],
+)
+def test_a_wrong_command_line_is_short(words, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        finetune([*NEEDED, "--learning_rate", "x"])
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and "usage: coma finetune" in error and "invalid float value: 'x'" in error
-    assert error.count("\n") == 2
+        finetune(words)
+    first, second = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and first.startswith("coma finetune: error: ") and message in first
+    assert "`coma finetune --help`" in second
+
+
+UNSET = """
+max_length: 7
+query_text: q
+positive_text: p
+matryoshka_dims: [4]
+eval_data: d
+eval_strategy: steps
+own_negatives_only: [a]
+image_root: x
+"""
+
+
+@pytest.mark.parametrize("nothing", ["none", "null"])
+def test_the_line_takes_back_what_a_file_says(nothing, tmp_path):
+    names = ("max_length", "query_text", "matryoshka_dims", "eval_data", "own_negatives_only", "image_root")
+    words = [word for name in names for word in (f"--{name}", nothing)]
+    arguments, config = read(finetune, tmp_path, UNSET, *words)
+    assert [getattr(arguments, name, getattr(config, name, None)) for name in names] == [None] * len(names)
+    assert arguments.positive_text == "p" and config.eval_strategy == "no"
+    assert read(finetune, tmp_path, UNSET)[1].max_length == 7
+
+
+def test_what_is_taken_back_need_not_act(tmp_path):
+    text = "data_format: pairs\nquery_text: q\n"
+    with pytest.raises(ValueError, match="query_text cannot act"):
+        read(finetune, tmp_path, f"{text}data: emoji\n", "--query_text", "q", "--data", "emoji")
+    assert read(finetune, tmp_path, text, "--query_text", "none", "--data", "emoji")[0].query_text is None
+
+
+def test_a_default_that_is_a_value_is_not_taken_back(capsys):
+    with pytest.raises(SystemExit):
+        finetune([*NEEDED, "--learning_rate", "none"])
+    assert "invalid float value: 'none'" in capsys.readouterr().err
+
+
+def test_rows_for_evaluation_are_as_those_for_training_or_as_is_said_of_them():
+    train = ["--query_text", "q", "--positive_image", "p", "--image_root", "here", "--eval_data", "d"]
+    arguments, _ = finetune([*NEEDED, *train])
+    assert arguments.rows_of(evaluation=True) == arguments.rows_of(evaluation=False)
+    arguments, _ = finetune([*NEEDED, *train, "--eval_query_text", "title", "--eval_positive_text", "body"])
+    assert arguments.rows_of(evaluation=False) == ("pairs", "here", PairColumns(query_text="q", positive_image="p"))
+    data_format, root, columns = arguments.rows_of(evaluation=True)
+    assert (data_format, root) == ("pairs", None)
+    assert columns == PairColumns(query_text="title", positive_text="body")
+    arguments, _ = finetune([*NEEDED, *train, "--eval_data_format", "pairs"])
+    assert arguments.rows_of(evaluation=True) == ("pairs", None, PairColumns())  # rows of the schema
+    arguments, _ = pretrain([*NEEDED, "--eval_data", "d", "--eval_images", "photo"])
+    assert arguments.rows_of(evaluation=True)[2] == DialogueColumns(images="photo")
+
+
+def test_bf16_without_a_gpu_names_itself_its_file_and_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainers.training_config.is_torch_bf16_gpu_available", lambda: False)
+    needed = ["--model", "m", "--data", "d"]
+    (tmp_path / "my.yaml").write_text("bf16: true\n")
+    with pytest.raises(ValueError, match=r"my\.yaml: bf16=True needs a GPU.* Set bf16 to false"):
+        finetune(["--config", str(tmp_path / "my.yaml"), *needed])
+    with pytest.raises(ValueError, match=r"mmeb-finetune\.yaml: bf16=True .*--bf16 goes before the recipe"):
+        finetune(["--config", "mmeb-finetune", *needed])
+    with pytest.raises(ValueError, match="^bf16=True needs a GPU"):
+        finetune(["--config", str(tmp_path / "my.yaml"), *needed, "--bf16", "true"])
+    assert not finetune(["--config", "mmeb-finetune", *needed, "--bf16", "false"])[1].bf16
+    assert finetune([*needed, "--bf16", "--use_cpu"])[1].bf16

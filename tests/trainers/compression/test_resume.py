@@ -24,7 +24,7 @@ class Collator:
     """Rows are numbers here, so that a data set has a column of lengths."""
 
     def __init__(self, processor, rows):
-        self.collator, self.rows = ComaCompressionCollator(processor), rows
+        self.collator, self.rows = ComaCompressionCollator(processor).counting_images(), rows
 
     def __call__(self, numbered):
         return self.collator([self.rows[row["number"]] for row in numbered])

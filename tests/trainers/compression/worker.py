@@ -47,7 +47,7 @@ def rows() -> tuple[list[dict], Dataset]:
 
 class Collator:
     def __init__(self, processor: ComaProcessor) -> None:
-        self.collator, (self.rows, _) = ComaCompressionCollator(processor), rows()
+        self.collator, (self.rows, _) = ComaCompressionCollator(processor).counting_images(), rows()
 
     def __call__(self, numbered: list[dict]) -> dict[str, torch.Tensor]:
         return self.collator([self.rows[row["number"]] for row in numbered])

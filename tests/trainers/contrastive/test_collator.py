@@ -59,7 +59,8 @@ def test_the_example_of_the_documentation(processor: ComaProcessor, picture: Cal
     assert batch["sources"].tolist() == batch["groups"].tolist() == [-1, -1]
     assert not batch["restricted"].any() and len(set(batch["document_keys"].tolist())) == 2
     assert len(set(batch["query_keys"].tolist()) | set(batch["document_keys"].tolist())) == 4
-    assert torch.equal(batch["inputs"].pixel_values, processor.process([cat, dog])["pixel_values"])
+    images, expected = batch["inputs"].images.tensors, processor.process([cat, dog])
+    assert all(torch.equal(images[name], expected[name]) for name in processor.image_inputs)
 
 
 def test_equal_pictures_are_one_input_in_whatever_form(processor: ComaProcessor, picture: Callable) -> None:
@@ -188,7 +189,10 @@ def test_rows_of_a_dataset_are_those_of_a_list(processor: ComaProcessor, contras
     for name in ("queries", "documents", "owners", "sources"):
         assert torch.equal(found[name], expected[name])
     assert torch.equal(found["inputs"].input_ids, expected["inputs"].input_ids)
-    assert torch.equal(found["inputs"].pixel_values, expected["inputs"].pixel_values)
+    images = found["inputs"].images.tensors, expected["inputs"].images.tensors
+    assert images[0].keys() == images[1].keys() and all(
+        torch.equal(images[0][name], images[1][name]) for name in images[0]
+    )
 
 
 BAD = [

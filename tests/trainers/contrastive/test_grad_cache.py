@@ -143,7 +143,7 @@ def test_what_is_computed(
     assert whole.calls == len(mini_batches) + len(again)
     assert whole.rows == 16 + sum(map(len, again))
     if vision == "frozen":
-        assert tower.rows == len(batch["inputs"].pixel_values)
+        assert tower.rows == len(batch["inputs"].images.tensors["pixel_values"])
     else:
         assert tower.calls == whole.calls
 

@@ -5,30 +5,33 @@ from typing import Any
 
 import torch
 
+from modeling_coma.backbone_coma import position_inputs
 from modeling_coma.inputs_coma import to_messages
-from trainers.contrastive.packing import PackedInputs, encode_images, select_images
+from trainers.contrastive.image_features import encode_images
+from trainers.contrastive.packing import PackedInputs
 
 
 def pack(processor: Any, inputs: list[Any]) -> PackedInputs:
     counts = [sum(block["type"] == "image" for m in to_messages(one) for block in m["content"]) for one in inputs]
-    return PackedInputs.from_batch(processor.process(inputs), torch.tensor(counts))
+    batch = processor.process(inputs, return_images=True)
+    return PackedInputs.from_batch(batch, torch.tensor(counts), processor.image_inputs)
 
 
 def test_any_rows_are_as_the_processor_pads_them(coma: tuple, mixed_inputs: list[Any]) -> None:
     model, processor = coma
     packed, pad = pack(processor, mixed_inputs), processor.tokenizer.pad_token_id
     with torch.no_grad():
-        features = encode_images(model, packed, max_patches=40)  # two or three images at a time
+        features = encode_images(model, packed, max_tokens=10)  # two or three images at a time
     for rows in ([0], [6, 0], [1], [4, 2, 5], [3, 0, 1], list(range(7))):
         expected, numbers = processor.process([mixed_inputs[row] for row in rows]), torch.tensor(rows)
         found = packed.batch(numbers, pad)
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
-        without = packed.batch(numbers, pad, pixels=False)
+        without = packed.batch(numbers, pad, position_inputs(model.backbone))
         assert without.keys() == expected.keys() - {"pixel_values"}
         with torch.no_grad():
             embeddings = model(**expected).embeddings
-            images = select_images(features, packed.images_of(numbers))
+            images = features.select(packed.images_of(numbers))
             shared = model(**without, mm_encoder_outputs=images or None).embeddings
         torch.testing.assert_close(shared, embeddings, rtol=1e-5, atol=1e-6)
 
@@ -37,7 +40,9 @@ def test_padding_on_the_right_packs_to_the_same(make_coma: Callable, mixed_input
     _, processor = make_coma()
     counts = pack(processor, mixed_inputs).images_per_row
     left, right = (
-        PackedInputs.from_batch(processor.process(mixed_inputs, padding_side=side), counts)
+        PackedInputs.from_batch(
+            processor.process(mixed_inputs, padding_side=side, return_images=True), counts, processor.image_inputs
+        )
         for side in ("left", "right")
     )
     assert torch.equal(left.input_ids, right.input_ids) and torch.equal(left.lengths, right.lengths)
@@ -48,4 +53,4 @@ def test_texts_have_no_images(make_coma: Callable) -> None:
     _, processor = make_coma()
     packed = pack(processor, ["a", "an apple"]).to("cpu")
     assert packed.batch(torch.tensor([1]), 0).keys() == {"input_ids", "attention_mask"}
-    assert packed.pixel_values is None and packed.images_of(torch.tensor([0, 1])).tolist() == []
+    assert packed.images is None and packed.images_of(torch.tensor([0, 1])).tolist() == []

@@ -71,6 +71,25 @@ def test_what_changes_the_loss(make_coma: Callable, contrastive_rows: Callable, 
     assert losses["false_negative_margin"] < losses["plain"]
 
 
+def test_of_matryoshka_the_loss_is_a_sum_and_its_mean_is_logged(
+    make_coma: Callable, contrastive_rows: Callable, contrastive_trainer: Callable
+) -> None:
+    coma, rows = make_coma(), contrastive_rows("text", 6)
+    settings = {"per_device_train_batch_size": 6, "max_steps": 1, "bidirectional": True}
+    trainer = contrastive_trainer(coma, rows, matryoshka_dims=[8, 16], eval_dataset=rows, **settings)
+    metrics = trainer.evaluate()
+    trainer.train()
+    logged = next(line for line in trainer.state.log_history if "loss" in line)
+    for name in ("eval_loss", "loss"):
+        line = metrics if name == "eval_loss" else logged
+        assert line[f"{name}_per_dimension"] == pytest.approx(line[name] / 3, rel=1e-4)
+    plain = contrastive_trainer(make_coma(), rows, eval_dataset=rows, **settings)
+    alone = plain.evaluate()
+    assert "eval_loss_per_dimension" not in alone and metrics["eval_loss"] > 2 * alone["eval_loss"]
+    plain.train()
+    assert "loss_per_dimension" not in plain.state.log_history[-2]
+
+
 def test_settings_from_a_command_line_are_json(contrastive_trainer: Callable, make_coma: Callable) -> None:
     args = contrastive_trainer(make_coma(), instructions='{"a": "Find it."}', sub_batch_size=2, source_caps='{"a": 2}')
     assert args.args.instructions == {"a": "Find it."} and args.args.source_caps == {"a": 2}

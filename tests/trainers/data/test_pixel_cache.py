@@ -54,7 +54,9 @@ def test_workers_fill_the_same(make_coma: Callable, picture: Callable) -> None:
     here.fill(pictures)
     there.fill(pictures, num_workers=1, batch_size=3)
     assert here.pixels.keys() == there.pixels.keys()
-    assert all(np.array_equal(here.pixels[key][0], there.pixels[key][0]) for key in here.pixels)
+    for key, made in here.pixels.items():
+        assert made.keys() == there.pixels[key].keys() > processor.image_inputs.keys()
+        assert all(np.array_equal(array, there.pixels[key][name]) for name, array in made.items())
 
 
 def test_keys_tell_contents_apart(picture: Callable, tmp_path: Path) -> None:

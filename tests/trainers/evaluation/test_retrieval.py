@@ -77,6 +77,8 @@ def test_scores_by_hand():
         "recall@10": 1,
         "num_pred": 3,
         "num_data": 3,
+        "num_candidates": [3, 4],
+        "chance_hit@1": pytest.approx((1 / 3 + 1 / 4 + 2 / 4) / 3),
     }
 
 

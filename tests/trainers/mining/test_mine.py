@@ -101,6 +101,26 @@ def test_who_got_fewer_is_counted() -> None:
     assert mined.report["mean_negative_score"] == pytest.approx(0.65, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("settings", "kept_out_by", "would_help"),
+    [
+        ({"relative_margin": 0.3}, {"relative_margin": 1}, {"relative_margin": (0.8 - 0.7) / 0.8}),
+        ({"relative_margin": None, "absolute_margin": 0.2}, {"absolute_margin": 1}, {"absolute_margin": 0.1}),
+        ({"relative_margin": None, "max_score": 0.6}, {"max_score": 1}, {"max_score": 0.7}),
+        ({"relative_margin": None}, {}, {}),
+    ],
+)
+def test_why_a_row_found_none_and_what_would_help(settings: dict, kept_out_by: dict, would_help: dict) -> None:
+    index = index_pairs([row("q", "p"), row("r", "a"), row("s", "b")])
+    documents = shards([[0.8, 0.0, 0.0], [0.75, 1.0, 0.0], [0.7, 0.0, 1.0]])  # all near to q, each near to its own
+    mined = mine(index, shards(torch.eye(3).tolist()), documents, MiningSettings(number=1, **settings))
+    assert mined.report["kept_out_by"] == kept_out_by
+    assert mined.report["would_help"] == pytest.approx(would_help, abs=2e-3)
+    more = MiningSettings(number=1, **{**settings, **mined.report["would_help"]})
+    again = mine(index, shards(torch.eye(3).tolist()), documents, more)
+    assert again.report["rows_with_mined"] == 3 and not again.report["kept_out_by"]
+
+
 def oracle(rows: list[dict], index: PairIndex, scores: np.ndarray, settings: MiningSettings) -> list[list[int]]:
     """One row after the other, one document after the other."""
     found = []
