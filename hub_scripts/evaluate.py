@@ -150,17 +150,15 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     from trainers.data.pairs import PairColumns
     from trainers.files import one_writer
 
-    model, data = str(model), [data] if isinstance(data, str | Path) else data
-    pair_columns = PairColumns(**(columns or {}))
-    named_sets = open_sets(map(str, data), sets, image_root, instructions, among_all, on_bad_row, pair_columns)
+    model, data = str(model), map(str, [data] if isinstance(data, str | Path) else data)
+    named_sets = open_sets(data, sets, image_root, instructions, among_all, on_bad_row, PairColumns(**(columns or {})))
     state = PartialState(cpu=device == "cpu")
-    if tell is None or not state.is_main_process:
-        tell = _say_nothing
+    tell = _say_nothing if tell is None or not state.is_main_process else tell
     with ExitStack() as stack:
         _on_main(state, lambda: stack.enter_context(one_writer(output)))
         coma = load_model(model, dtype, str(state.device) if state.num_processes > 1 else device)
-        settings = _settings_of_data(among_all, instructions, on_bad_row)
-        folder = ResultsFolder(output, model_settings(model, *coma) | settings)
+        settings = model_settings(model, *coma) | _settings_of_data(among_all, instructions, on_bad_row)
+        folder = ResultsFolder(output, settings)
         _on_main(state, lambda: folder.check(named_sets))
         page = None if html is None else _on_main(state, lambda: _page(html, model, coma[1]))
         options = {"skip_bad_rows": on_bad_row == "skip", "batch_tokens": batch_tokens, "num_workers": num_workers}

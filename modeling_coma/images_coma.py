@@ -23,7 +23,13 @@ def make_stock_processor(settings: dict[str, Any], image_processor: Any, tokeniz
         parts |= {"image_processor": image_processor, "tokenizer": tokenizer}
         return stock(**{key: value for key, value in settings.items() if key != "processor_class"} | parts)
     except ImportError as error:
-        raise ImportError(f"Images of this backbone need libraries that are missing ({name}): {error}") from error
+        why = f"Images of this backbone need its {name}, and {first_sentence(error)}"
+        raise ImportError(f"{why}: install what is missing (`pip install torchvision`).") from error
+
+
+def first_sentence(error: Exception) -> str:
+    """What is wrong, on one line: transformers goes on with where to read about it."""
+    return " ".join(str(error).split()).partition(". ")[0].rstrip(".")
 
 
 def images_by_grid(image_processor: Any, image_token_id: int, images: list[Image.Image], **kwargs: Any) -> list[dict]:
@@ -40,7 +46,8 @@ def images_by_grid(image_processor: Any, image_token_id: int, images: list[Image
 
 def images_by_stock(stock: Any, image_token: str, images: list[Image.Image], **kwargs: Any) -> dict[str, np.ndarray]:
     """Of any other: the tokens by which it replaces `image_token`, a row for each image, and all its tensors."""
-    options = {"images_kwargs": kwargs, "text_kwargs": {"add_special_tokens": False}, "return_tensors": "pt"}
+    text_kwargs = {"add_special_tokens": False, "max_length": None}  # a limit of the tokenizer is one of whole rows
+    options = {"images_kwargs": kwargs, "text_kwargs": text_kwargs, "return_tensors": "pt"}
     made = stock(images=[[image] for image in images], text=[image_token] * len(images), **options)
     return {name: (value.float() if value.is_floating_point() else value).numpy() for name, value in made.items()}
 
@@ -73,4 +80,4 @@ def _cut_into(parts: list[np.ndarray]) -> np.ndarray | None:
     return whole if [*starts, whole.nbytes] == ends else None
 
 
-__all__ = ["images_by_grid", "images_by_stock", "join_images", "make_stock_processor"]
+__all__ = ["first_sentence", "images_by_grid", "images_by_stock", "join_images", "make_stock_processor"]

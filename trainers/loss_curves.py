@@ -36,7 +36,7 @@ def draw_losses(history: Sequence[dict[str, Any]], folder: Path) -> None:
     retrieval = {name.removeprefix(EVALUATION): name for name in names if name.endswith(RETRIEVAL)}
     if not losses:
         return
-    panels = [("loss", losses)] + ([("retrieval, of 1", retrieval)] if retrieval else [])
+    panels = [("loss", losses)] + ([("retrieval", retrieval)] if retrieval else [])
     figure = Figure(figsize=(7, 1 + 3 * len(panels)), layout="constrained")
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (label, curves) in zip(all_axes, panels, strict=True):
@@ -46,7 +46,7 @@ def draw_losses(history: Sequence[dict[str, Any]], folder: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
     if retrieval:
-        all_axes[-1].set_ylim(-0.02, 1.02)
+        all_axes[-1].set_ylim(bottom=0)
     all_axes[-1].set_xlabel("step")
     all_axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.savefig(folder / LOSS_PICTURE, dpi=100)

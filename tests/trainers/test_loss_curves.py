@@ -34,7 +34,7 @@ def test_what_is_drawn(drawn, tmp_path):
         {"train_loss": 2.5, "step": 2},
     ]
     (loss, losses), (retrieval, metrics) = drawn(history)
-    assert loss == "loss" and retrieval == "retrieval, of 1"
+    assert loss == "loss" and retrieval == "retrieval"
     assert losses == {
         "training": [[1, 3], [2, 2]],
         "evaluation": [[2, 2.5]],
