@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from modeling_coma import processing_coma
 from tests.families.folders import FAMILIES, STRANGERS
+from trainers.compression.collator import ComaCompressionCollator
 from trainers.contrastive.config import ComaContrastiveConfig
 from trainers.contrastive.grad_cache import plan_mini_batches
 from trainers.contrastive.targets import PairIds
@@ -124,6 +126,15 @@ def test_embedding_many_is_embedding_each(family, family_coma, items):
         assert (found - expected).abs().max() < tolerance
 
 
+def test_the_processor_of_the_backbone_is_made_once(family_coma, items, monkeypatch):
+    model, processor = family_coma("smolvlm")
+    vars(processor).pop("stock", None)
+    made, make = [], processing_coma.make_stock_processor
+    monkeypatch.setattr(processing_coma, "make_stock_processor", lambda *given: made.append(given) or make(*given))
+    embed_items(model, processor, given(items), batch_tokens=50)
+    assert len(made) == 1
+
+
 @every_family
 def test_lengths_that_are_counted_are_those_of_the_tensors(family, family_coma, items):
     _, processor = family_coma(family)
@@ -138,8 +149,22 @@ def test_images_of_about_one_size_are_made_once_to_count_their_tokens(family_com
     _, processor = family_coma("smolvlm")
     made, process_images = [], processor.process_images
     monkeypatch.setattr(processor, "process_images", lambda *given: made.append(given) or process_images(*given))
-    lengths = token_lengths(processor, [picture(1000 + width, 40 + height) for width in (0, 1, 2) for height in (0, 1)])
+    lengths = token_lengths(
+        processor, [picture(1000 + width, 40 + height) for width in (0, 1, 2) for height in (0, 1)]
+    )
     assert len(made) == 2 and len(set(lengths[::2])) == 1
+
+
+def test_a_batch_of_stage_one_says_how_many_images_it_has(family_coma, items):
+    """And not how many tiles."""
+    _, processor = family_coma("internvl")
+    answer = [{"role": "user", "content": "what is it?"}, {"role": "assistant", "content": "it"}]
+    images = [item["image"] if isinstance(item["image"], list) else [item["image"]] for item in items[1:5]]
+    rows = [{"images": of_row, "text": None, "messages": answer} for of_row in images]
+    collator = ComaCompressionCollator(processor)
+    counted, batch = collator.counting_images()(rows), collator(rows)
+    assert counted.pop("num_images") == 6 < len(batch["pixel_values"])
+    assert counted.keys() == batch.keys()
 
 
 @every_family
