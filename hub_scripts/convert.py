@@ -78,7 +78,8 @@ def convert_model(
     revision: str | None = None,
 ) -> Conversion:
     """
-    Makes a CoMa model of a plain checkpoint whose tokenizer has compression tokens, or the other way round.
+    Makes a CoMa model of a plain checkpoint whose tokenizer has compression tokens, or the other way round. A plain
+    checkpoint has no room for the projection of a memory of states: it embeds as before, and answers nothing.
 
     Args:
         model (`str` or `Path`): the plain checkpoint, or the CoMa model: a folder, or a name on the Hub.

@@ -42,6 +42,7 @@ def main(argv: list[str]) -> int:
             arguments.backbone,
             num_compression_tokens=arguments.num_compression_tokens,
             pooling=arguments.pooling,
+            memory=arguments.memory,
             min_pixels=arguments.min_pixels,
             max_pixels=arguments.max_pixels,
             max_length=arguments.max_length,
@@ -86,7 +87,8 @@ def create_model(  # noqa: PLR0913 - what can be set
         size (`str`, *optional*): of a tiny one: `"tiny"`, the default, is the smallest that has every part, and
             learns next to nothing; `"demo"` has three million parameters, 2x2 tokens for an image unless the pixel
             budget says otherwise, and learns in minutes on a CPU (it is that of `coma demo`).
-        kwargs: passed to `from_pretrained` of the backbone, `dtype` for instance; `None` is as if it were not there.
+        kwargs: passed to [`~trainers.backbone.model_from_backbone`], `memory` or `dtype` for instance; `None` is as if
+            it were not there.
 
     Returns:
         `tuple[ComaForEmbedding, ComaProcessor]`
@@ -173,6 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-pixels", type=positive, metavar="N", help="images are shrunk to this (default: as the backbone)")
     add("--max-length", type=positive, metavar="N", help="longest row in tokens; text is cut there (default: none)")
     add("--pooling", choices=("mean", "last"), default="mean", help="of the compression tokens (default: mean)")
+    add("--memory", choices=("cache", "states"), help="that stage 1 answers from (default: cache, where that works)")
     add("--dtype", choices=DTYPES, default="auto", help="of the weights; auto is that of the backbone")
     add("--revision", help="branch, tag or commit on the Hub")
     add("--tiny", action="store_true", help="BACKBONE is qwen2_vl, qwen2_5_vl or qwen3_vl: make a small random one")
@@ -219,6 +222,16 @@ def _describe_images(processor: "ComaProcessor") -> str:
     return f"{size}: {least} to {most - 2} image tokens"
 
 
+def _memory(model: "ComaForEmbedding") -> str:
+    """What stage 1 answers from, and why not from the cache where it cannot."""
+    from trainers.capabilities import capabilities
+
+    if model.config.memory == "cache":
+        return "cache: keys and values of the compression tokens in every layer"
+    why = capabilities(model.backbone).cache
+    return f"states: last hidden states of the compression tokens{f' ({why})' if why else ''}"
+
+
 def _report(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: argparse.Namespace) -> str:
     out = arguments.out
     megabytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
@@ -226,6 +239,7 @@ def _report(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: ar
     rows = {
         "backbone": f"{arguments.backbone}{' (tiny, random)' if arguments.tiny else ''}",
         "compression tokens": f"{model.config.num_compression_tokens}, pooling {model.config.pooling}",
+        "memory": _memory(model),
         "embedding size": model.config.hidden_size,
         "pixels of an image": _describe_images(processor),
         "longest row": f"{processor.max_length or 'no limit'}",

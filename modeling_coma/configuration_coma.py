@@ -21,10 +21,12 @@ class ComaConfig(PreTrainedConfig):
         compression_token_ids (`list[int]`): vocabulary ids of the K tokens (1 to 256), in the order of the input.
         pooling (`str`): how their last hidden states become one embedding, `"mean"` (section 3.2) or `"last"`.
         normalize (`bool`): whether embeddings are L2-normalised.
+        memory (`str`): what of these tokens dialogues are answered from: `"cache"`, keys and values in every layer
+            (section 3.1), or `"states"`, their last hidden states, which is not the paper's form but fits any layers.
         tested_transformers (`list[str]`): oldest and newest transformers that the code of a folder was tested with, of
             which loading by another says a line. What is saved next has the range of the code that is saved.
         kwargs: `eos_token_id`, at which `generate` stops, `pad_token_id`, and what `PreTrainedConfig` takes.
-    Raises `ValueError` for a pooling that does not exist, and for ids that are repeated, out of range or too many.
+    Raises `ValueError` for a pooling or memory that does not exist, and for ids repeated, out of range or too many.
     """
 
     model_type = "coma"
@@ -36,6 +38,7 @@ class ComaConfig(PreTrainedConfig):
         compression_token_ids: list[int] | None = None,
         pooling: str = "mean",
         normalize: bool = True,
+        memory: str = "cache",
         tested_transformers: list[str] | None = None,
         **kwargs,
     ):
@@ -47,6 +50,7 @@ class ComaConfig(PreTrainedConfig):
         self.compression_token_ids = compression_token_ids or []
         self.pooling = pooling
         self.normalize = normalize
+        self.memory = memory
         if backbone_config is not None:
             self._validate()
             self.tested_transformers = list(TESTED_TRANSFORMERS)
@@ -65,6 +69,8 @@ class ComaConfig(PreTrainedConfig):
         ids, vocab_size = self.compression_token_ids, self.get_text_config().vocab_size
         if self.pooling not in ("mean", "last"):
             raise ValueError(f"pooling={self.pooling!r} does not exist; choose 'mean' or 'last'.")
+        if self.memory not in ("cache", "states"):
+            raise ValueError(f"memory={self.memory!r} does not exist; choose 'cache' or 'states'.")
         if not 1 <= len(ids) <= 256 or len(set(ids)) != len(ids) or not 0 <= min(ids) <= max(ids) < vocab_size:
             raise ValueError(f"compression_token_ids must be 1 to 256 distinct ids below {vocab_size}, got {ids}.")
 

@@ -39,13 +39,10 @@ def sequences_per_row(kwargs: dict[str, Any], defaults: GenerationConfig) -> int
         defaults (`GenerationConfig`): the model's own, for what neither of them says.
     Raises `ValueError` for settings that a memory cannot serve, `TypeError` for arguments that nothing knows.
     """
-    config = kwargs.get("generation_config")
 
     def setting(name: str) -> Any:
-        given = [kwargs.get(name), getattr(config, name, None), getattr(defaults, name, None)]
         # Saved after training with gradient checkpointing, a backbone may say `use_cache=False`, and means training.
-        given = given[:2] if name == "use_cache" else given
-        return next((value for value in given if value is not None), None)
+        return _setting(name, kwargs, None if name == "use_cache" else defaults)
 
     for name, (neutral, why) in REFUSED.items():
         if setting(name) not in (None, neutral):
@@ -59,6 +56,25 @@ def sequences_per_row(kwargs: dict[str, Any], defaults: GenerationConfig) -> int
     return max(setting("num_beams") or 1, setting("num_return_sequences") or 1)
 
 
+def _setting(name: str, kwargs: dict[str, Any], defaults: GenerationConfig | None) -> Any:
+    """What a call says, or its `generation_config`, or the model."""
+    given = [
+        kwargs.get(name),
+        *(getattr(config, name, None) for config in (kwargs.get("generation_config"), defaults)),
+    ]
+    return next((value for value in given if value is not None), None)
+
+
+def with_new_token_limits(kwargs: dict[str, Any], defaults: GenerationConfig, length: int) -> dict[str, Any]:
+    """Lengths that count a dialogue, as numbers of new tokens: beside embeddings, `generate` counts these."""
+    kwargs = dict(kwargs)
+    for total, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+        limit = _setting(total, kwargs, defaults)
+        if limit is not None and _setting(new, kwargs, defaults) is None:
+            kwargs |= {total: None, new: max(limit - length, 0)}
+    return kwargs
+
+
 def with_special_ids(kwargs: dict[str, Any], **special_ids: Any) -> dict[str, Any]:
     """Arguments for the backbone's `generate`: these token ids, and a cache in use, where a call says nothing."""
     kwargs = {name: value for name, value in kwargs.items() if name in KNOWN - REFUSED.keys()}
@@ -70,4 +86,4 @@ def with_special_ids(kwargs: dict[str, Any], **special_ids: Any) -> dict[str, An
     return {**kwargs, "generation_config": config}
 
 
-__all__ = ["sequences_per_row", "with_special_ids"]
+__all__ = ["sequences_per_row", "with_new_token_limits", "with_special_ids"]

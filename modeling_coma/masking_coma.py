@@ -68,6 +68,23 @@ def add_dialogue(
     Raises `ValueError` for another view, and where the attention implementation takes no such mask.
     """
     input_length = inputs["input_ids"].shape[1]
+    inputs, places, is_seen = join_dialogue(
+        inputs, columns, dialogue_input_ids, dialogue_attention_mask, dialogue_view, backbone
+    )
+    mask = _masks(backbone, inputs, inputs["attention_mask"], input_length, places, is_seen)
+    return {**inputs, "attention_mask": mask}
+
+
+def join_dialogue(
+    inputs: dict,
+    columns: Tensor,
+    dialogue_input_ids: Tensor,
+    dialogue_attention_mask: Tensor,
+    dialogue_view: str,
+    backbone: PreTrainedModel,
+) -> tuple[dict, Tensor, Tensor]:
+    """The same before the mask is made: its `attention_mask`, where the tokens stand, and what of them the dialogue
+    sees are of shape `(batch_size, total)`."""
     input_places = count_positions(inputs["attention_mask"])
     first_compression_place = input_places.gather(1, columns[:, :1])
     is_compression = torch.zeros_like(inputs["input_ids"], dtype=torch.bool).scatter(1, columns, True)
@@ -89,7 +106,7 @@ def add_dialogue(
     dialogue = {"input_ids": dialogue_input_ids, "position_ids": text_positions(backbone, positions)}
     dialogue |= token_types(backbone, torch.zeros_like(dialogue_input_ids))
     inputs = inputs | {name: torch.cat([inputs[name], tensor], dim=-1) for name, tensor in dialogue.items()}
-    return {**inputs, "attention_mask": _masks(backbone, inputs, mask, input_length, places, is_seen_by_dialogue)}
+    return {**inputs, "attention_mask": mask}, places, is_seen_by_dialogue
 
 
 def _masks(
@@ -132,4 +149,4 @@ def _masks(
     return masks if len(of_layers) > 1 else next(iter(of_layers.values()))
 
 
-__all__ = ["add_dialogue", "find_compression_tokens"]
+__all__ = ["add_dialogue", "find_compression_tokens", "join_dialogue"]

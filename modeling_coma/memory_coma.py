@@ -1,4 +1,4 @@
-"""An input compressed to K columns of key-value cache."""
+"""An input compressed to K columns of key-value cache, or to the K last hidden states."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,11 @@ from transformers.cache_utils import DynamicLayer
 
 @dataclass
 class CompressionMemory:
-    """What is left of a batch after compression: keys and values of its K compression tokens in every layer. Dialogues
-    are answered from it alone (paper, section 3.1). `next_position` is the position id of the first token of them."""
+    """What is left of a batch after compression, from which alone dialogues are answered: keys and values of its K
+    compression tokens in every layer (paper, section 3.1), or, with `memory="states"`, no layers and the last hidden
+    states of these tokens. `next_position` is the position id of the first token of a dialogue."""
 
-    layers: list[tuple[torch.Tensor, torch.Tensor]]  # (batch_size, num_key_value_heads, K, head_dim), both
+    layers: list[tuple[torch.Tensor, torch.Tensor]]  # (batch_size, num_key_value_heads, K, head_dim), both; or none
     next_position: torch.LongTensor  # (batch_size,)
     compression_states: torch.FloatTensor  # (batch_size, K, hidden_size), last hidden states
 
@@ -21,11 +22,11 @@ class CompressionMemory:
 
     @property
     def num_columns(self) -> int:
-        return self.layers[0][0].shape[2]
+        return self.layers[0][0].shape[2] if self.layers else self.compression_states.shape[1]
 
     @property
     def num_bytes(self) -> int:
-        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+        return sum(keys.nbytes + values.nbytes for keys, values in self.layers) or self.compression_states.nbytes
 
     def select(self, rows: torch.LongTensor) -> "CompressionMemory":
         """The memory of some rows, in any order, repeats allowed."""

@@ -1,5 +1,6 @@
 """CoMa: a vision-language model whose compression tokens carry its input, as an embedding and as a memory."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +21,11 @@ from .backbone_coma import (
 )
 from .cache_coma import cache_argument
 from .configuration_coma import ComaConfig
-from .generation_coma import sequences_per_row, with_special_ids
+from .generation_coma import sequences_per_row, with_new_token_limits, with_special_ids
 from .loss_coma import IGNORE_INDEX, answer_cross_entropy
-from .masking_coma import add_dialogue, find_compression_tokens
+from .masking_coma import add_dialogue, find_compression_tokens, join_dialogue
 from .memory_coma import CompressionMemory, gather_columns, padding_first
+from .states_coma import behind_states, keeps_keys_and_values, pad_left
 
 
 @dataclass
@@ -57,7 +59,14 @@ class ComaForEmbedding(PreTrainedModel):
     def __init__(self, config: ComaConfig):
         super().__init__(config)
         self.backbone = AutoModelForImageTextToText.from_config(config.backbone_config)
+        if config.memory == "states":
+            self.memory_projection = torch.nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.post_init()
+
+    def _init_weights(self, module: torch.nn.Module):
+        super()._init_weights(module)
+        if module is getattr(self, "memory_projection", None):
+            torch.nn.init.eye_(module.weight)
 
     def get_output_embeddings(self) -> torch.nn.Module:
         return self.backbone.get_output_embeddings()
@@ -115,13 +124,14 @@ class ComaForEmbedding(PreTrainedModel):
         if dialogue_input_ids is None:
             outputs, states = self._run(inputs, columns)
             output = ComaOutput(embeddings=self.pool(states), compression_states=states)
-        elif dialogue_view == "compressed" and not self._is_checkpointing:
+        elif dialogue_view == "compressed" and (self.config.memory == "states" or not self._is_checkpointing):
             memory, outputs = self._compress(inputs, columns)
             output = self.answer(memory, dialogue_input_ids, dialogue_attention_mask, labels, num_items_in_batch)
         else:  # checkpointing does without a key-value cache: the two passes become one, behind a mask
             mask = dialogue_attention_mask
-            outputs, states = self._masked_pass(inputs, columns, dialogue_input_ids, mask, dialogue_view)
-            hidden = outputs.last_hidden_state[:, input_ids.shape[1] :]
+            is_split = dialogue_view == "full" and not keeps_keys_and_values(self.config)
+            run = self._full_view if is_split else self._masked_pass
+            outputs, states, hidden = run(inputs, columns, dialogue_input_ids, mask, dialogue_view)
             output = self._output(states, hidden, mask, labels, num_items_in_batch)
         output.hidden_states = outputs.hidden_states
         output.attentions = outputs.attentions
@@ -134,7 +144,7 @@ class ComaForEmbedding(PreTrainedModel):
             return {"image": self.backbone.model.get_image_features(pixel_values, **images, return_dict=True)}
 
     def compress(self, *args, **kwargs) -> CompressionMemory:
-        """Compresses a batch to K columns of key-value cache per row; inputs as in `forward`, without a dialogue."""
+        """Compresses a batch to its [`CompressionMemory`]; inputs as in `forward`, without a dialogue."""
         inputs, columns = self._prepare(*args, **kwargs)
         memory, _ = self._compress(inputs, columns)
         return memory
@@ -148,15 +158,12 @@ class ComaForEmbedding(PreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> ComaOutput:
         """Second half of `forward`: dialogues that see a memory and their own past."""
-        mask, position_ids, order = self._after(memory, dialogue_attention_mask)
-        hidden = self.backbone.model(
-            input_ids=dialogue_input_ids,
-            attention_mask=mask,
-            position_ids=position_ids,
-            use_cache=True,
-            return_dict=True,
-            **{cache_argument(type(self.backbone.model).forward): memory.to_cache(order)},
-        ).last_hidden_state
+        function = type(self.backbone.model).forward
+        inputs, columns = self._behind(memory, dialogue_input_ids, dialogue_attention_mask, function)
+        if columns is None:
+            inputs["input_ids"] = dialogue_input_ids
+        hidden = self.backbone.model(**inputs, use_cache=columns is None, return_dict=True).last_hidden_state
+        hidden = hidden if columns is None else gather_columns(hidden, columns)
         return self._output(memory.compression_states, hidden, dialogue_attention_mask, labels, num_items_in_batch)
 
     @torch.no_grad()
@@ -164,7 +171,7 @@ class ComaForEmbedding(PreTrainedModel):
         self, memory: CompressionMemory, dialogue_input_ids: Tensor, dialogue_attention_mask: Tensor, **kwargs
     ) -> torch.LongTensor | ModelOutput:
         r"""
-        Continues dialogues from K columns of memory. (A remote model with a method `generate` is made another class by
+        Continues dialogues from a memory. (A remote model with a method `generate` is made another class by
         transformers, which cannot be pickled.)
 
         Args:
@@ -179,16 +186,14 @@ class ComaForEmbedding(PreTrainedModel):
         """
         if not dialogue_attention_mask[:, -1].all():
             raise ValueError("Dialogues to be continued are padded on the left; a row here ends with padding.")
-        mask, position_ids, order = self._after(memory, dialogue_attention_mask)
         copies = sequences_per_row(kwargs, self.backbone.generation_config)
-        if copies > 1:  # the backbone repeats the rows of everything but a cache
-            memory = memory.select(torch.arange(len(memory)).repeat_interleave(copies))
-            order = None if order is None else order.repeat_interleave(copies, dim=0)
+        function = GenerationMixin.prepare_inputs_for_generation
+        inputs, _ = self._behind(memory, dialogue_input_ids, dialogue_attention_mask, function, copies)
+        if not memory.layers:
+            kwargs = with_new_token_limits(kwargs, self.backbone.generation_config, dialogue_input_ids.shape[1])
         output = self.backbone.generate(
-            dialogue_input_ids,
-            attention_mask=mask,
-            position_ids=position_ids,
-            **{cache_argument(GenerationMixin.prepare_inputs_for_generation): memory.to_cache(order)},
+            dialogue_input_ids,  # also beside embeddings: some settings go by the tokens of the dialogue
+            **inputs,
             **with_special_ids(kwargs, eos_token_id=self.config.eos_token_id, pad_token_id=self.config.pad_token_id),
         )
         if isinstance(output, Tensor):
@@ -243,32 +248,55 @@ class ComaForEmbedding(PreTrainedModel):
         return outputs, gather_columns(outputs.last_hidden_state, columns)
 
     def _compress(self, inputs: dict, columns: Tensor) -> tuple[CompressionMemory, ModelOutput]:
+        next_position = first_axis(inputs["position_ids"]).gather(1, columns[:, -1:])[:, 0] + 1
+        if self.config.memory == "states":
+            outputs, states = self._run(inputs, columns)
+            return CompressionMemory([], next_position, states), outputs
+        self._check_cache()
         cache = DynamicCache()  # without a config it keeps whole layers, also those with a sliding window
         argument = cache_argument(type(self.backbone.model).forward)
         outputs, states = self._run({**inputs, argument: cache}, columns, use_cache=True)
-        next_position = first_axis(inputs["position_ids"]).gather(1, columns[:, -1:])[:, 0] + 1
         return CompressionMemory.from_cache(cache, columns, next_position, states), outputs
 
-    def _after(
-        self, memory: CompressionMemory, dialogue_attention_mask: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The mask over a memory and dialogues, the positions of the dialogues, and the order of their columns."""
-        mask = dialogue_attention_mask
+    def _check_cache(self):
+        if not keeps_keys_and_values(self.config):
+            raise ValueError(
+                "Some layers of this backbone keep more of an input than keys and values: stage 1 needs a model that "
+                "was made with memory='states'; embeddings and stage 2 do without."
+            )
+
+    def _behind(
+        self, memory: CompressionMemory, input_ids: Tensor, mask: Tensor, function: Callable, copies: int = 1
+    ) -> tuple[dict, Tensor | None]:
+        """Arguments of a function of the backbone for dialogues behind a memory, of which it wants so many copies; and
+        the columns in which the dialogues stand then, if they were moved."""
         if len(memory) != len(mask):
             message = f"{len(mask)} dialogues cannot be answered from a memory of {len(memory)} rows"
             raise ValueError(f"{message}: `memory.select(rows)` takes, and repeats, some of them.")
+        if not memory.layers:
+            soft_tokens = self.memory_projection(memory.compression_states)
+            return behind_states(self.backbone, soft_tokens, memory.next_position, input_ids, mask)
         if self._is_checkpointing:
             raise ValueError("Layers with gradient checkpointing would pass the memory over: `eval()` the model.")
         positions = memory.next_position.to(mask.device)[:, None] + count_positions(mask)
         order = padding_first(mask, memory.num_columns)
         mask = F.pad(mask, (memory.num_columns, 0), value=1)
         mask = mask if order is None else mask.take_along_dim(order, 1)
-        return mask, text_positions(self.backbone, positions), order
+        if copies > 1:  # the backbone repeats the rows of everything but a cache
+            memory = memory.select(torch.arange(len(memory)).repeat_interleave(copies))
+            order = None if order is None else order.repeat_interleave(copies, dim=0)
+        return {
+            "attention_mask": mask,
+            "position_ids": text_positions(self.backbone, positions),
+            cache_argument(function): memory.to_cache(order),
+        }, None
 
     def _masked_pass(
         self, inputs: dict, columns: Tensor, dialogue_input_ids: Tensor, mask: Tensor, view: str
-    ) -> tuple[ModelOutput, Tensor]:
+    ) -> tuple[ModelOutput, Tensor, Tensor]:
         """Input and dialogue in one pass. States and attentions of the layers are given of the input alone."""
+        if view == "compressed":
+            self._check_cache()
         length = inputs["input_ids"].shape[1]
         inputs = add_dialogue(inputs, columns, dialogue_input_ids, mask, view, self.backbone)
         outputs, states = self._run(inputs, columns)
@@ -277,11 +305,23 @@ class ComaForEmbedding(PreTrainedModel):
             outputs.hidden_states = tuple(layers)
         if outputs.attentions:
             outputs.attentions = tuple(weights[..., :length, :length] for weights in outputs.attentions)
-        return outputs, states
+        return outputs, states, outputs.last_hidden_state[:, length:]
+
+    def _full_view(
+        self, inputs: dict, columns: Tensor, dialogue_input_ids: Tensor, mask: Tensor, view: str
+    ) -> tuple[ModelOutput, Tensor, Tensor]:
+        """The same where no mask can hide the compression tokens: the dialogue has a pass of its own without them."""
+        outputs, states = self._run(inputs, columns)
+        both, _, is_seen = join_dialogue(inputs, columns, dialogue_input_ids, mask, view, self.backbone)
+        both, places = pad_left(both, both["attention_mask"] * is_seen)
+        places = places[:, inputs["input_ids"].shape[1] :]
+        return outputs, states, self._run(both, places)[1]
 
     def _output(self, states: Tensor, hidden: Tensor, mask: Tensor, labels: Tensor | None, items: Any) -> ComaOutput:
         """Embeddings of the states of the compression tokens, and the loss of a dialogue that has labels."""
-        output = ComaOutput(embeddings=self.pool(states), compression_states=states)
+        output = ComaOutput(compression_states=states)
+        if states.shape[1] > 0:  # not where it is asked what is answered from nothing
+            output.embeddings = self.pool(states)
         if labels is not None:
             is_answer = labels != IGNORE_INDEX
             is_predicted = F.pad(mask[:, 1:].bool() & mask[:, :-1].bool(), (1, 0))

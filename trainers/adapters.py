@@ -30,6 +30,8 @@ __all__ = [
     "public_base",
 ]
 
+MEMORY = "memory_projection"
+
 
 def lora_config(model: str | ComaForEmbedding, r: int = 16, lora_alpha: int = 64, **kwargs: Any) -> LoraConfig:
     r"""
@@ -37,7 +39,7 @@ def lora_config(model: str | ComaForEmbedding, r: int = 16, lora_alpha: int = 64
     dropout 0.1, Gaussian initialisation. Where layers of the language model mix positions by linear attention or
     convolutions, the projections of these are adapted likewise. The rows of the compression tokens are trained beside
     it, and only they: the adapter file has K rows of the embedding matrix, never the matrix (and K of a per-layer
-    table, where there is one).
+    table, where there is one). So is the projection of a memory of states, as a copy.
 
     Args:
         model (`str` or [`ComaForEmbedding`]):
@@ -67,6 +69,8 @@ def lora_config(model: str | ComaForEmbedding, r: int = 16, lora_alpha: int = 64
     }
     if "target_modules" not in kwargs:
         recipe["target_modules"] = pattern_of(mixer_projections(model))
+    if model.config.memory == "states":
+        recipe["modules_to_save"] = [MEMORY]
     return LoraConfig(r=r, lora_alpha=lora_alpha, **{**recipe, **kwargs})
 
 
@@ -77,8 +81,8 @@ def add_adapter(
     The model with a new adapter that trains of the vision tower what the settings say.
 
     What LoRA does not reach is trained as a copy, which goes into the adapter and into a merged model
-    (`modules_to_save`): the tower, or its merger. Only modules can be copied: a bare parameter of the backbone beside
-    them, such as an embedding of line breaks, stays as it is.
+    (`modules_to_save`): the projection of a memory of states, the tower, or its merger. Only modules can be copied: a
+    bare parameter of the backbone beside them, such as an embedding of line breaks, stays as it is.
 
     Args:
         model ([`ComaForEmbedding`]):
@@ -100,6 +104,8 @@ def add_adapter(
     copies = list(peft_config.modules_to_save or [])
     parts, mergers = vision_parts(model), merger_parts(model) if freeze_vision and train_merger else []
     names = [name for name, _ in model.named_modules()]
+    if MEMORY in names and not _is_adapted(peft_config, MEMORY) and not _is_copied(copies, MEMORY):
+        peft_config.modules_to_save = copies = [*copies, MEMORY]
     tower = [name for name in names if is_part_of(name, parts)]
     trained = [name for name in tower if _is_adapted(peft_config, name) or _is_copied(copies, name)]
     frozen = [name for name in trained if not is_part_of(name, mergers)]

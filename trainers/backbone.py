@@ -9,8 +9,10 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedM
 from modeling_coma import ComaConfig, ComaForEmbedding, ComaProcessor
 from modeling_coma.processing_coma import compression_tokens
 from modeling_coma.templates_coma import input_template
+from trainers.capabilities import capabilities
 from trainers.chat_format import dialogue_template
 from trainers.image_format import image_format
+from trainers.memory_projection import memory_projection
 from trainers.token_rows import make_rows
 
 
@@ -24,6 +26,7 @@ def model_from_backbone(
     name_or_path: str | PathLike[str],
     num_compression_tokens: int = 32,
     pooling: Literal["mean", "last"] = "mean",
+    memory: Literal["cache", "states"] | None = None,
     **kwargs: Any,
 ) -> tuple[ComaForEmbedding, ComaProcessor]:
     r"""
@@ -36,14 +39,16 @@ def model_from_backbone(
         name_or_path (`str` or `PathLike`): name of the backbone on the Hub, or its folder.
         num_compression_tokens (`int`, *optional*, defaults to 32): K, from 1 to 256.
         pooling (`str`, *optional*, defaults to `"mean"`): of the compression tokens, `"mean"` or `"last"`.
+        memory (`str`, *optional*): what dialogues of stage 1 are answered from, `"cache"` or `"states"`, see
+            [`ComaConfig`]. By default the cache, and states where layers of the backbone keep more than that.
         kwargs: passed to `AutoModelForImageTextToText.from_pretrained`: `dtype`, `attn_implementation`, `revision` …
 
     Returns:
         `tuple[ComaForEmbedding, ComaProcessor]`: the model is in evaluation mode.
 
     Raises:
-        ValueError: for K out of range, for another pooling, and for weights that are missing, of another shape,
-            offloaded or not finite.
+        ValueError: for K out of range, for another pooling, for a model that cannot be a backbone, or not with this
+            memory, and for weights that are missing, of another shape, offloaded or not finite.
 
     Example:
 
@@ -55,6 +60,7 @@ def model_from_backbone(
     hub_kwargs = {name: kwargs[name] for name in HUB_KEYWORDS if name in kwargs}
     tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_kwargs)
     backbone = _load_backbone(name_or_path, **kwargs)
+    memory = _memory(name_or_path, backbone, memory)
     images = image_format(name_or_path, backbone, tokenizer, **hub_kwargs)
     dialogues = dialogue_template(tokenizer)
     num_tokens_before = len(tokenizer)
@@ -70,6 +76,7 @@ def model_from_backbone(
         backbone.config.to_dict(),
         compression_token_ids=processor.compression_token_ids,
         pooling=pooling,
+        memory=memory,
         eos_token_id=ends[0] if len(ends) == 1 else ends,
         pad_token_id=tokenizer.pad_token_id,
         attn_implementation=backbone.config._attn_implementation,
@@ -78,7 +85,22 @@ def model_from_backbone(
         model = ComaForEmbedding(config)
     model.backbone = backbone
     model.config.backbone_config = backbone.config
+    if memory == "states":
+        model.memory_projection = memory_projection(backbone)
     return model.eval(), processor
+
+
+def _memory(name: str | PathLike[str], backbone: PreTrainedModel, memory: str | None) -> str:
+    """The memory that was asked for, if a backbone can have it; the better one that it can have by default."""
+    found = capabilities(backbone)
+    if found.embedding is not None:
+        raise ValueError(
+            f"{name} cannot be a backbone: {found.embedding}. It takes a causal language model that reads images as "
+            "tokens: its `model` has `get_image_features`, and a `forward` that takes them as `mm_encoder_outputs`."
+        )
+    if why := {"cache": found.cache, "states": found.states}.get(memory):
+        raise ValueError(f"{name} cannot have memory={memory!r}: {why}. What works: {found}.")
+    return memory or found.memory
 
 
 def _load_backbone(name_or_path: str | PathLike[str], **kwargs: Any) -> PreTrainedModel:

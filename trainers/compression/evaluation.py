@@ -121,4 +121,5 @@ def _of_the_row_before(memory: CompressionMemory, before: CompressionMemory | No
 def _nothing(memory: CompressionMemory) -> CompressionMemory:
     """A memory without columns, after which dialogues stand where they would stand."""
     layers = [(keys[:, :, :0], values[:, :, :0]) for keys, values in memory.layers]
-    return CompressionMemory(layers, memory.next_position, memory.compression_states)
+    states = memory.compression_states if layers else memory.compression_states[:, :0]
+    return CompressionMemory(layers, memory.next_position, states)

@@ -85,11 +85,18 @@ class ComaContrastiveTrainer(ComaTrainer):
             **kwargs,
         )
         args = self.args
+        if not self.answers_dialogues:  # DDP would wait for a gradient that nothing gives
+            getattr(self.coma, "memory_projection", torch.nn.Identity()).requires_grad_(False)
         check_sources(self.train_dataset, args)
         self.unseen_sources = UnseenSources(self.train_dataset, args, self.accelerator)
         self.add_callback(self.unseen_sources)
         self._evaluation: tuple[RowsOnce, EvaluationBlocks] | None = None
         self.options = _options(args, self.coma.config.hidden_size)
+
+    @property
+    def answers_dialogues(self) -> bool:
+        """Whether dialogues are answered beside the pairs, which trains the projection of a memory of states."""
+        return False
 
     def temperature(self, sources: torch.LongTensor) -> torch.Tensor:
         """What divides the similarities of rows with these sources (hashes), `(num_rows,)`."""

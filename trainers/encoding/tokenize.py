@@ -90,7 +90,7 @@ def tokenize(processor: ComaProcessor, items: ItemReader, places: range) -> Iter
             texts = processor.apply_chat_template(list(conversations.values()))
             ids_of_texts = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
             for (place, messages), text, ids in zip(conversations.items(), texts, ids_of_texts, strict=True):
-                around = len(processor._head) + processor.num_compression_tokens
+                around = len(processor.head_ids) + processor.num_compression_tokens
                 length = around + len(ids) + _image_tokens(processor, messages)
                 if processor.max_length is not None:
                     length = min(length, processor.max_length)
@@ -136,13 +136,13 @@ def _count_patches(processor: ComaProcessor, height: int, width: int) -> int:
 def _count_by_stock(processor: ComaProcessor, height: int, width: int) -> int:
     """Tokens of an image by the backbone's own processor, where it says how many; else those of a blank one of about
     this size: making one takes as long as making any, so that few sizes are told apart."""
-    if hasattr(processor._stock, "_get_num_multimodal_tokens"):  # by which vLLM counts them
+    if hasattr(processor.stock, "_get_num_multimodal_tokens"):  # by which vLLM counts them
         return _said(processor, height, width) + _unsaid(processor)
     return _tokens_of_blank(processor, _rounded(height), _rounded(width))
 
 
 def _said(processor: ComaProcessor, height: int, width: int) -> int:
-    return processor._stock._get_num_multimodal_tokens(image_sizes=[(height, width)])["num_image_tokens"][0]
+    return processor.stock._get_num_multimodal_tokens(image_sizes=[(height, width)])["num_image_tokens"][0]
 
 
 @functools.lru_cache(maxsize=64)

@@ -48,6 +48,11 @@ class ExperimentalContrastiveTrainer(ComaContrastiveTrainer):
         self.trained_temperature = TrainedTemperature(self.args.temperature, sources, self.accelerator.device)
         self.add_callback(self.trained_temperature)
 
+    @property
+    def answers_dialogues(self) -> bool:
+        """Whether the loss of stage 1 is beside that of stage 2."""
+        return self.args.joint_weight > 0
+
     def temperature(self, sources: torch.LongTensor) -> torch.Tensor:
         """What divides the similarities of rows with these sources (hashes), `(num_rows,)`."""
         if self.trained_temperature is None:
