@@ -114,7 +114,7 @@ test-min: $(MIN)/.dev  ## the default tests with the oldest supported versions
 
 # Any family of any file can be the next one, so that the processes end together.
 test-vision: $(VIS)/.dev  ## the tests over backbone families, with torchvision
-	@$(ONE) $(VIS)/bin/python -m pytest tests/families -n $(JOBS) --dist load
+	@$(ONE) $(VIS)/bin/python -m pytest tests/families -n $(JOBS) --dist loadfile
 
 # The newest versions are looked for anew every time.
 test-newest:  ## the default tests with the newest versions that setup.py allows; says which libraries moved

@@ -150,9 +150,8 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     from trainers.data.pairs import PairColumns
     from trainers.files import one_writer
 
-    model, data = str(model), [data] if isinstance(data, str | Path) else data
-    pair_columns = PairColumns(**(columns or {}))
-    named_sets = open_sets(map(str, data), sets, image_root, instructions, among_all, on_bad_row, pair_columns)
+    model, data = str(model), map(str, [data] if isinstance(data, str | Path) else data)
+    named_sets = open_sets(data, sets, image_root, instructions, among_all, on_bad_row, PairColumns(**(columns or {})))
     state = PartialState(cpu=device == "cpu")
     tell = _say_nothing if tell is None or not state.is_main_process else tell
     with ExitStack() as stack:

@@ -23,7 +23,13 @@ def make_stock_processor(settings: dict[str, Any], image_processor: Any, tokeniz
         parts |= {"image_processor": image_processor, "tokenizer": tokenizer}
         return stock(**{key: value for key, value in settings.items() if key != "processor_class"} | parts)
     except ImportError as error:
-        raise ImportError(f"Images of this backbone need libraries that are missing ({name}): {error}") from error
+        why = f"Images of this backbone need its {name}, and {first_sentence(error)}"
+        raise ImportError(f"{why}: install what is missing (`pip install torchvision`).") from error
+
+
+def first_sentence(error: Exception) -> str:
+    """What is wrong, on one line: transformers goes on with where to read about it."""
+    return " ".join(str(error).split()).partition(". ")[0].rstrip(".")
 
 
 def images_by_grid(image_processor: Any, image_token_id: int, images: list[Image.Image], **kwargs: Any) -> list[dict]:
@@ -40,7 +46,8 @@ def images_by_grid(image_processor: Any, image_token_id: int, images: list[Image
 
 def images_by_stock(stock: Any, image_token: str, images: list[Image.Image], **kwargs: Any) -> dict[str, np.ndarray]:
     """Of any other: the tokens by which it replaces `image_token`, a row for each image, and all its tensors."""
-    options = {"images_kwargs": kwargs, "text_kwargs": {"add_special_tokens": False}, "return_tensors": "pt"}
+    text_kwargs = {"add_special_tokens": False, "max_length": None}  # a limit of the tokenizer is one of whole rows
+    options = {"images_kwargs": kwargs, "text_kwargs": text_kwargs, "return_tensors": "pt"}
     made = stock(images=[[image] for image in images], text=[image_token] * len(images), **options)
     return {name: (value.float() if value.is_floating_point() else value).numpy() for name, value in made.items()}
 
@@ -51,6 +58,9 @@ def join_images(images: list[dict[str, np.ndarray]], axes: dict[str, int]) -> di
     joined = {}
     for name, axis in axes.items():
         parts = [image[name] for image in images]
+        if axis == 0 and (whole := _cut_into(parts)) is not None:
+            joined[name] = whole
+            continue
         shapes = np.array([part.shape for part in parts])
         shapes[:, axis] = 0
         missing = shapes.max(axis=0) - shapes
@@ -60,4 +70,14 @@ def join_images(images: list[dict[str, np.ndarray]], axes: dict[str, int]) -> di
     return joined
 
 
-__all__ = ["images_by_grid", "images_by_stock", "join_images", "make_stock_processor"]
+def _cut_into(parts: list[np.ndarray]) -> np.ndarray | None:
+    """The array of which these are all the parts, in their order: large ones need not be copied."""
+    whole = parts[0].base
+    if not isinstance(whole, np.ndarray) or whole.ndim != parts[0].ndim or not whole.flags.c_contiguous:
+        return None
+    ends = np.cumsum([0] + [part.nbytes for part in parts]).tolist()
+    starts = [part.ctypes.data - whole.ctypes.data if part.base is whole else None for part in parts]
+    return whole if [*starts, whole.nbytes] == ends else None
+
+
+__all__ = ["first_sentence", "images_by_grid", "images_by_stock", "join_images", "make_stock_processor"]

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from modeling_coma.backbone_coma import argument_names
-from modeling_coma.images_coma import images_by_grid, images_by_stock, make_stock_processor
+from modeling_coma.images_coma import first_sentence, images_by_grid, images_by_stock, make_stock_processor
 from trainers.chat_format import image_placeholder
 
 
@@ -49,18 +49,10 @@ def image_format(
         stock = AutoProcessor.from_pretrained(name_or_path, **hub_kwargs)
         if not isinstance(stock, ProcessorMixin):
             raise TypeError(f"it is a {type(stock).__name__}, which is none of images and texts")
-    except CANNOT_MAKE as error:
-        stock, why = None, error
-    if stock is None:
-        image_processor = AutoImageProcessor.from_pretrained(name_or_path, **hub_kwargs)
-    else:
         image_processor = stock.image_processor
+    except CANNOT_MAKE as error:
+        stock, image_processor = None, _image_processor_that_counts(name_or_path, error, **hub_kwargs)
     counts_patches = hasattr(image_processor, "merge_size")
-    if stock is None and not counts_patches:
-        raise ValueError(
-            f"{name_or_path}: its processor cannot be made: {why}. Install what is missing (torchvision: "
-            "`pip install coma-embedding[vision]`)."
-        ) from why
     if stock is None:
         image_token = tokenizer.convert_ids_to_tokens(backbone.config.image_token_id)
         speaker: Any = tokenizer
@@ -81,6 +73,18 @@ def image_format(
     takes = argument_names(type(backbone.model).get_image_features)
     axes = {name: _growing_axis(name, one[name], two[name]) for name in sorted(takes & one.keys())}
     return {**common, "stock_processor": settings, "image_inputs": axes}
+
+
+def _image_processor_that_counts(name_or_path: str | PathLike[str], why: Exception, **hub_kwargs: Any) -> Any:
+    """That of a backbone whose processor cannot be made, if it is one that counts patches."""
+    try:
+        image_processor = AutoImageProcessor.from_pretrained(name_or_path, **hub_kwargs)
+    except CANNOT_MAKE:  # for want of the same library
+        image_processor = None
+    if not hasattr(image_processor, "merge_size"):
+        way_out = "install what is missing (torchvision: `pip install coma-embedding[vision]`)"
+        raise ValueError(f"{name_or_path}: its processor cannot be made, {first_sentence(why)}: {way_out}.") from why
+    return image_processor
 
 
 def _picture() -> Image.Image:
