@@ -1,12 +1,13 @@
 """Anything that can be embedded, as chat messages with checked RGB images."""
 
+import importlib
 import os
 import reprlib
 import stat
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from io import BytesIO
 from typing import Any, BinaryIO
 
@@ -21,6 +22,10 @@ MAX_IMAGE_PIXELS = 2**30 // 12  # that of Pillow: 256 MB of RGB
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, AttributeError, RuntimeError, LookupError)
 DECODE_ERRORS += (ArithmeticError, EOFError, MemoryError, AssertionError, BufferError, struct.error, zlib.error)
 DECODE_ERRORS += (Image.DecompressionBombError, Warning)
+# What files begin with, in HEIC and AVIF after the length of their first part.
+SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftyphevx", b"ftypheim", b"ftypheis", b"ftypmif1", b"ftypmsf1")
+AVIF = (b"ftypavif", b"ftypavis")
 UNKNOWN_WHITE = "no telling which number is white; scale the pixels to np.uint8"
 
 
@@ -162,7 +167,9 @@ def open_image(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> 
                 raise TypeError("an image is a PIL image, a np.ndarray, the path or the bytes of a file")
             if opened.width * opened.height > max_pixels:
                 size = f"{opened.width}x{opened.height} pixels are over the limit of {max_pixels}"
-                raise ValueError(f"{size}; shrink it, or raise `max_image_pixels` of the processor")
+                raise ValueError(
+                    f"{size}; shrink it, or raise `max_image_pixels` of the processor (--max-image-pixels)"
+                )
             yield opened
     except DECODE_ERRORS as error:
         why = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
@@ -190,6 +197,9 @@ def _identify(file: BinaryIO) -> Image.Image:
     prefix = file.read(16)
     Image.preinit()  # the common formats come first
     Image.init()
+    if prefix[4:12] in HEIC and "HEIF" not in Image.OPEN:
+        with suppress(ImportError):
+            importlib.import_module("pillow_heif").register_heif_opener()
     for factory, accept in (Image.OPEN[name] for name in Image.ID):
         try:
             accepted = accept is None or accept(prefix)
@@ -198,7 +208,21 @@ def _identify(file: BinaryIO) -> Image.Image:
                 return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error):  # it is of another format
             continue
-    raise UnidentifiedImageError("it is in no format that Pillow can read")
+    raise UnidentifiedImageError(_needed_library(prefix) or "it is in no format that Pillow can read")
+
+
+def looks_like_an_image(prefix: bytes) -> bool:
+    """Whether a file that begins with these 16 bytes is an image, of a format that is common in folders."""
+    is_bmp = prefix[:2] == b"BM" and prefix[6:10] == bytes(4)
+    is_webp = prefix[:4] == b"RIFF" and prefix[8:12] == b"WEBP"
+    return is_bmp or is_webp or prefix.startswith(SIGNATURES) or prefix[4:12] in HEIC + AVIF
+
+
+def _needed_library(prefix: bytes) -> str:
+    """What reads a file that Pillow cannot read here, if it is known; the file begins with `prefix`."""
+    if prefix[4:12] in AVIF:
+        return "it is AVIF, which this Pillow was built without: `pip install --upgrade --force-reinstall pillow`"
+    return "it is HEIC: `pip install pillow-heif`, and it is read" if prefix[4:12] in HEIC else ""
 
 
 def _name(image: Any) -> str:
@@ -216,4 +240,12 @@ def _name(image: Any) -> str:
     return f"{type(image).__name__} {reprlib.repr(image)}"
 
 
-__all__ = ["MAX_IMAGE_PIXELS", "check_dialogues", "open_image", "open_regular_file", "to_messages", "to_rgb"]
+__all__ = [
+    "MAX_IMAGE_PIXELS",
+    "check_dialogues",
+    "looks_like_an_image",
+    "open_image",
+    "open_regular_file",
+    "to_messages",
+    "to_rgb",
+]
