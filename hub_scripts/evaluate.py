@@ -27,7 +27,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hub_scripts.common.arguments import add_model_options, command_parser, positive, whole
+from hub_scripts.common.arguments import (
+    add_model_options,
+    add_table_options,
+    command_parser,
+    positive,
+    take_text_format,
+    whole,
+)
 from hub_scripts.common.terminal import one_line
 
 
@@ -36,6 +43,7 @@ if TYPE_CHECKING:
 
     from hub_scripts.evaluation.data import NamedSet
     from hub_scripts.evaluation.files import ResultsFolder
+    from trainers.data.text_format import TextFormat
 
 
 __all__ = ["evaluate_model", "main"]
@@ -45,6 +53,7 @@ def main(argv: list[str]) -> int:
     """Runs `coma evaluate`; returns the exit code."""
     arguments = _parser().parse_args(argv)
     options = vars(arguments)
+    options["text_format"] = take_text_format(options)
     options["instructions"] = _instructions(options.pop("instruction"))
     options["sets"] = options["sets"].split(",") if options["sets"] else None
 
@@ -78,6 +87,8 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     num_workers: int = 0,
     dtype: str = "auto",
     device: str = "auto",
+    max_image_pixels: int | None = None,
+    text_format: "TextFormat | None" = None,
     tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     r"""
@@ -106,6 +117,10 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
             Processes that decode images.
         dtype, device (`str`, *optional*, defaults to `"auto"`):
             Precision, and where to compute.
+        max_image_pixels (`int`, *optional*):
+            Images with more are refused; by default as the model has it.
+        text_format (`TextFormat`, *optional*):
+            Of tables of pairs that are text; by default what is found by looking.
         tell (`Callable`, *optional*):
             Is given a line about each set, on the main process.
 
@@ -129,24 +144,30 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     from trainers.files import one_writer
 
     model, data = str(model), [data] if isinstance(data, str | Path) else data
-    named_sets = open_sets(map(str, data), sets, image_root, instructions, among_all, on_bad_row)
+    named_sets = open_sets(map(str, data), sets, image_root, instructions, among_all, on_bad_row, text_format)
     state = PartialState(cpu=device == "cpu")
     if tell is None or not state.is_main_process:
         tell = _say_nothing
     with ExitStack() as stack:
         _on_main(state, lambda: stack.enter_context(one_writer(output)))
-        coma = load_model(model, dtype, str(state.device) if state.num_processes > 1 else device)
+        coma = load_model(model, dtype, str(state.device) if state.num_processes > 1 else device, max_image_pixels)
         settings = model_settings(model, *coma) | {"candidates": "all" if among_all else "own"}
         settings["instructions"] = {source or "": text for source, text in (instructions or {}).items()}
-        if on_bad_row == "skip":
-            settings["on_bad_row"] = "skip"
-        folder = ResultsFolder(output, settings)
+        folder = ResultsFolder(output, settings | _left_out_by(on_bad_row, max_image_pixels))
         _on_main(state, lambda: folder.check(named_sets))
         options = {"skip_bad_rows": on_bad_row == "skip", "batch_tokens": batch_tokens, "num_workers": num_workers}
         for number, named_set in enumerate(named_sets, 1):
             tell(f"{named_set.name} ({number} of {len(named_sets)})")
             _evaluate(named_set, coma, folder, state, tell, options)
         return _on_main(state, lambda: folder.write_results(named_sets, coma[0]))
+
+
+def _left_out_by(on_bad_row: str, max_image_pixels: int | None) -> dict[str, Any]:
+    """Settings that decide which rows are left out, if any is."""
+    if on_bad_row == "raise":
+        return {}
+    limit = {} if max_image_pixels is None else {"max_image_pixels": max_image_pixels}
+    return {"on_bad_row": on_bad_row, **limit}
 
 
 def _say_nothing(line: str) -> None:
@@ -213,6 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     default = min(8, (os.cpu_count() or 1) // 2)
     workers = f"processes that decode (default here: {default})"
     add("--workers", dest="num_workers", type=whole, default=default, metavar="N", help=workers)
+    add_table_options(parser)
     add_model_options(parser)
     return parser
 

@@ -104,7 +104,7 @@ def _load(
     if arguments.data_format == "mmeb":
         return load_mmeb_train(path, arguments.mmeb_sets, arguments.mmeb_split, arguments.image_root, on_bad_row)
     if arguments.data_format == "triplets":
-        return load_triplets(path, arguments.image_root, on_bad_row)
+        return load_triplets(path, arguments.image_root, on_bad_row, arguments.text_format)
     if arguments.data_format == "webdataset":
         return stream_pairs(path, arguments, on_bad_row, arguments.image_root)
-    return load_pairs(path, arguments, arguments.image_root, on_bad_row)
+    return load_pairs(path, arguments, arguments.image_root, on_bad_row, arguments.text_format)

@@ -131,6 +131,7 @@ def _coma_folder(arguments: PretrainArguments, base: Path, begin: Callable[[], N
             num_compression_tokens=arguments.num_compression_tokens,
             min_pixels=arguments.min_pixels,
             max_pixels=arguments.max_pixels,
+            max_image_pixels=arguments.max_image_pixels,
             dtype=arguments.dtype,
         )
         with new_folder(base) as folder:
@@ -169,6 +170,6 @@ def _load(
     if arguments.data_format == "webdataset":
         return stream_dialogues(path, columns, on_bad_row, arguments.image_root)
     if arguments.data_format == "messages":
-        return load_dialogues(path, arguments.image_root, columns, on_bad_row)
+        return load_dialogues(path, arguments.image_root, columns, on_bad_row, arguments.text_format)
     load = load_llava if arguments.data_format == "llava" else load_coma_sft
-    return load(path, arguments.image_root, on_bad_row)
+    return load(path, arguments.image_root, on_bad_row, arguments.text_format)

@@ -22,10 +22,8 @@ MAX_IMAGE_PIXELS = 2**30 // 12  # that of Pillow: 256 MB of RGB
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, AttributeError, RuntimeError, LookupError)
 DECODE_ERRORS += (ArithmeticError, EOFError, MemoryError, AssertionError, BufferError, struct.error, zlib.error)
 DECODE_ERRORS += (Image.DecompressionBombError, Warning)
-# What files begin with, in HEIC and AVIF after the length of their first part.
-SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+# What a file begins with, after the length of its first part.
 HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftyphevx", b"ftypheim", b"ftypheis", b"ftypmif1", b"ftypmsf1")
-AVIF = (b"ftypavif", b"ftypavis")
 UNKNOWN_WHITE = "no telling which number is white; scale the pixels to np.uint8"
 
 
@@ -200,29 +198,18 @@ def _identify(file: BinaryIO) -> Image.Image:
     if prefix[4:12] in HEIC and "HEIF" not in Image.OPEN:
         with suppress(ImportError):
             importlib.import_module("pillow_heif").register_heif_opener()
+    why = "it is in no format that Pillow can read"
     for factory, accept in (Image.OPEN[name] for name in Image.ID):
         try:
             accepted = accept is None or accept(prefix)
-            if accepted and not isinstance(accepted, str):  # a text says which library is not there
+            if isinstance(accepted, str):  # which library is not there
+                why = accepted
+            elif accepted:
                 file.seek(0)
                 return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error):  # it is of another format
             continue
-    raise UnidentifiedImageError(_needed_library(prefix) or "it is in no format that Pillow can read")
-
-
-def looks_like_an_image(prefix: bytes) -> bool:
-    """Whether a file that begins with these 16 bytes is an image, of a format that is common in folders."""
-    is_bmp = prefix[:2] == b"BM" and prefix[6:10] == bytes(4)
-    is_webp = prefix[:4] == b"RIFF" and prefix[8:12] == b"WEBP"
-    return is_bmp or is_webp or prefix.startswith(SIGNATURES) or prefix[4:12] in HEIC + AVIF
-
-
-def _needed_library(prefix: bytes) -> str:
-    """What reads a file that Pillow cannot read here, if it is known; the file begins with `prefix`."""
-    if prefix[4:12] in AVIF:
-        return "it is AVIF, which this Pillow was built without: `pip install --upgrade --force-reinstall pillow`"
-    return "it is HEIC: `pip install pillow-heif`, and it is read" if prefix[4:12] in HEIC else ""
+    raise UnidentifiedImageError("it is HEIC: `pip install pillow-heif` to read it" if prefix[4:12] in HEIC else why)
 
 
 def _name(image: Any) -> str:
@@ -243,7 +230,6 @@ def _name(image: Any) -> str:
 __all__ = [
     "MAX_IMAGE_PIXELS",
     "check_dialogues",
-    "looks_like_an_image",
     "open_image",
     "open_regular_file",
     "to_messages",

@@ -43,6 +43,7 @@ MATTER = {
 }
 OF_THE_BASE = {"num_compression_tokens", "min_pixels", "max_pixels", "dtype"}
 DO_NOT_MATTER = {"model", "data", "eval_data", "image_root", "cache_pixels", "on_bad_row", "mini_batch_tokens"}
+DO_NOT_MATTER |= {"max_image_pixels"}
 
 
 @contextmanager

@@ -23,6 +23,8 @@ from trainers.ranges import BELOW_1, COUNT, WHOLE, Range, check_choices, check_r
 if TYPE_CHECKING:
     from transformers import HfArgumentParser, TrainingArguments
 
+    from trainers.data.text_format import TextFormat
+
 
 __all__ = ["EMOJI", "RECIPES", "ModelAndData", "parse_settings", "refuse_without"]
 
@@ -54,16 +56,33 @@ class ModelAndData:
         default=None, metadata={"help": "The same for evaluation: after every epoch, or as eval_strategy says."}
     )
     image_root: str | None = field(default=None, metadata={"help": "Folder of relative paths of images."})
+    encoding: str | None = field(default=None, metadata={"help": "Of a table of text; by default found by looking."})
+    csv_separator: str | None = field(default=None, metadata={"help": "Between its fields; by default found, too."})
+    max_image_pixels: int | None = field(
+        default=None, metadata={"help": "Images with more are bad rows; by default as the model has it."}
+    )
     cache_pixels: bool = field(default=False, metadata={"help": "Keep preprocessed images of small sets in memory."})
 
     given: ClassVar[Mapping[str, int]] = {}  # settings that are no defaults: IN_FILE or ON_LINE
-    ranges: ClassVar[Mapping[str, Range]] = {"lora_r": WHOLE, "lora_alpha": COUNT, "lora_dropout": BELOW_1}
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "lora_r": WHOLE,
+        "lora_alpha": COUNT,
+        "lora_dropout": BELOW_1,
+        "max_image_pixels": COUNT,
+    }
     columns: ClassVar[type]  # dataclass of the names of columns, of which a command inherits
     formats_without_columns: ClassVar[tuple[str, ...]]
 
     def __post_init__(self) -> None:
         check_choices(self)
         check_ranges(self, self.ranges)
+
+    @property
+    def text_format(self) -> "TextFormat":
+        """How tables of text are written."""
+        from trainers.data.text_format import TextFormat
+
+        return TextFormat(self.encoding, self.csv_separator)
 
     @property
     def is_emoji(self) -> bool:
@@ -165,6 +184,8 @@ def _refuse_idle(arguments: ModelAndData, config: "TrainingArguments") -> None:
         refuse_without(arguments, [column.name for column in dataclasses.fields(arguments.columns)], table, reasons)
     if arguments.is_emoji or arguments.data_format == "webdataset":
         refuse_without(arguments, ["image_root"], "paths of images in a table", reasons)
+    if arguments.is_emoji or arguments.data_format in ("webdataset", "mmeb"):
+        refuse_without(arguments, ["encoding", "csv_separator"], "a table of text", reasons)
 
 
 def refuse_without(arguments: ModelAndData, names: Iterable[str], need: str, reasons: Iterable[str]) -> None:

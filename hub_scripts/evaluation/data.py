@@ -19,7 +19,8 @@ from trainers.data.mmeb.sets import SETS
 from trainers.data.pairs import load_pairs
 from trainers.data.rows import ROW, BadRows
 from trainers.data.schema import check_text
-from trainers.data.tables import open_records, saved_dataset
+from trainers.data.tables import open_records, refuse_format, saved_dataset
+from trainers.data.text_format import TextFormat
 from trainers.evaluation.mmeb import read_image_set
 from trainers.evaluation.retrieval import RetrievalSet
 from trainers.evaluation.visual_documents import TABLES, read_visual_documents
@@ -56,6 +57,7 @@ def open_sets(
     instructions: dict[str | None, str] | None = None,
     among_all: bool = False,
     on_bad_row: Literal["raise", "skip"] = "raise",
+    text_format: TextFormat | None = None,
 ) -> list[NamedSet]:
     """
     Finds the sets.
@@ -69,6 +71,8 @@ def open_sets(
         instructions (`dict`, *optional*): for the queries of pairs, by their `source`, `None` being without one.
         among_all (`bool`, *optional*, defaults to `False`): in image sets, rank among the candidates of all rows.
         on_bad_row (`str`, *optional*, defaults to `"raise"`): of pairs, `"skip"` leaves bad rows out and counts them.
+        text_format (`TextFormat`, *optional*): encoding and separator of tables of pairs that are text; by default
+            what is found by looking.
 
     Returns:
         `list[NamedSet]`: in the order of the benchmark, then others.
@@ -77,7 +81,7 @@ def open_sets(
         ValueError: for data that is not there or is no such thing, sets that are there twice, and sets that are not;
             for instructions of a source that no row has, and for rows of a benchmark that are to be left out.
     """
-    finder = _Finder(image_root, instructions or {}, among_all, on_bad_row)
+    finder = _Finder(image_root, instructions or {}, among_all, on_bad_row, text_format)
     found: dict[str, NamedSet] = {}
     for place in data:
         for named_set in finder.sets_in(place):
@@ -110,14 +114,18 @@ class _Finder(NamedTuple):
     instructions: dict[str | None, str]
     among_all: bool
     on_bad_row: str
+    text_format: TextFormat | None
 
     def sets_in(self, place: str) -> list[NamedSet]:
         """What is in a folder or file, in the package, or on the Hub."""
         if not os.path.exists(place):
+            refuse_format(self.text_format, place)
             return self.packaged_or_on_hub(place)
         path = Path(place)
         if not path.is_dir() or saved_dataset(path) is not None:
-            return [self.pairs(path.stem, partial(load_pairs, place, None, self.image_root))]
+            load = partial(load_pairs, place, None, self.image_root, text_format=self.text_format)
+            return [self.pairs(path.stem, load)]
+        refuse_format(self.text_format, place)
         inside = {name: file for name in SETS if (file := _part(path, name)) is not None}
         if not inside:
             raise ValueError(

@@ -51,7 +51,7 @@ def test_folder_of_pictures(coma_folder: Path, coma_command: Callable, photos: P
     (photos / "notes.txt").touch()
     out = tmp_path / "new.parquet"
     (photos / "broken.png").touch()
-    left_alone = f"1 files of {photos} are no images and are left alone"
+    left_alone = f"{photos}: 1 files are left alone: notes.md (no image)"
     assert coma_command("embed", coma_folder, photos, out, "--part-rows", 3)[:2] == (1, f"{left_alone}\n")
     (photos / "broken.png").unlink()
     shutil.rmtree(tmp_path / "new.parquet.parts")

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from modeling_coma.inputs_coma import looks_like_an_image, open_regular_file
+from modeling_coma.inputs_coma import HEIC, open_regular_file
 from trainers.data.images import IMAGE_SUFFIXES
 from trainers.data.tables import Records
 from trainers.data.text_files import printable
@@ -17,6 +17,9 @@ __all__ = ["FoundImage", "ImageFolder", "describe_left_alone", "folder_records",
 
 # What systems leave between the files of people, beside everything that begins with a dot (`._a.jpg`, `.DS_Store`).
 SYSTEM_NAMES = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db"}
+# What images begin with.
+SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+AFTER_LENGTH = (*HEIC, b"ftypavif", b"ftypavis")
 MOST_NAMED = 8  # of the files that are left alone
 
 
@@ -117,21 +120,27 @@ def _walk(folder: str, inside: PurePath, above: tuple[str, ...], found: ImageFol
 def _add_file(path: str, place: PurePath, found: ImageFolder) -> None:
     """Adds a file, or something else that is no folder. What is not called like an image may be one nevertheless."""
     is_image, name = place.suffix.lower() in IMAGE_SUFFIXES, printable(place)
-    error = None
+    is_there, error = True, None
     try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
+        is_there = os.path.exists(path)
+        if not stat.S_ISREG(os.stat(path).st_mode):
             error = "a FIFO, a device or a socket, and no file"
         elif not is_image:
             with open_regular_file(path) as file:
-                is_image = looks_like_an_image(file.read(16))
+                is_image = _begins_like_an_image(file.read(16))
     except OSError as why:
-        what = "a link that leads nowhere" if os.path.islink(path) else "it cannot be read"
+        what = "it cannot be read" if is_there else "a link that leads nowhere"
         error = f"{what}: {why.strerror}"
-        is_image = is_image or not place.suffix  # what has no suffix may be a folder of images
+        is_image = is_image or not (is_there or place.suffix)  # which may have been a folder of images
     if name != str(place):
         error = error or "its name, or that of a folder it is in, is not UTF-8: rename it"
     if is_image:
         found.images.append(FoundImage(name, error))
     else:
         found.left_alone.append(FoundImage(name, error or "no image"))
+
+
+def _begins_like_an_image(prefix: bytes) -> bool:
+    is_bmp = prefix[:2] == b"BM" and prefix[6:10] == bytes(4)
+    is_webp = prefix[:4] == b"RIFF" and prefix[8:12] == b"WEBP"
+    return is_bmp or is_webp or prefix.startswith(SIGNATURES) or prefix[4:12] in AFTER_LENGTH

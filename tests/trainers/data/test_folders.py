@@ -61,7 +61,7 @@ def test_a_caption_that_changes_is_seen(photos: Path) -> None:
 def test_what_is_missing_is_said(photos: Path) -> None:
     files = sorted(photos.rglob("*.txt"))
     files[0].unlink()
-    files[1].write_bytes(b"\xff\xfe\xff")
+    files[1].write_bytes("é".encode() + b"\xe9")
     files[2].write_text("  ")
     bad_rows = BadRows("skip")
     rows = load_folder_pairs(photos, "sidecar", bad_rows)

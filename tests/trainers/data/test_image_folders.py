@@ -36,7 +36,9 @@ def test_what_systems_leave_is_no_image(photos: Path) -> None:
     assert len(load_folder_dialogues(photos, "folders")) == 2
     corpus = open_corpus(photos, Columns())
     assert [row["id"] for row in corpus.read(0, 2)] == ["a.jpg", "more/b.PNG"]
-    assert corpus.left_alone == 8  # files, and folders of the system
+    assert ": 8 files are left alone: " in corpus.left_alone  # folders of the system among them
+    told = ("._a.jpg (hidden)", "__MACOSX (of the system)", "Thumbs.db (of the system)", "notes.md (no image)")
+    assert all(words in corpus.left_alone for words in told)
 
 
 def break_it(photos: Path) -> dict[str, str]:
@@ -126,6 +128,9 @@ def test_a_caption_beside_an_image(photos: Path) -> None:
     assert list(rows["positive"]) == [{"text": "a b", "image": None}]
     assert "it is a FIFO" in bad_rows.reasons[0]
     (photos / "a.txt").unlink()
-    (photos / "a.txt").write_text("a b", encoding="utf-16")
-    with pytest.raises(ValueError, match="^Row 0 of photos is bad: column sidecar: .*is UTF-16"):
+    for encoding in ("utf-16", "cp1252"):
+        (photos / "a.txt").write_text("schön", encoding=encoding)
+        assert load_folder_pairs(photos, "sidecar")[0]["positive"]["text"] == "schön"
+    (photos / "a.txt").write_text("schön", encoding="utf-32")
+    with pytest.raises(ValueError, match="^Row 0 of photos is bad: column sidecar: .*is UTF-32"):
         load_folder_pairs(photos, "sidecar")
