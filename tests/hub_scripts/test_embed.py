@@ -48,7 +48,7 @@ def expected(folder: Path, items: list) -> np.ndarray:
 
 
 def test_folder_of_pictures(coma_folder: Path, coma_command: Callable, photos: Path, tmp_path: Path) -> None:
-    (photos / "notes.txt").touch()
+    (photos / "notes.md").touch()
     out = tmp_path / "new.parquet"
     (photos / "broken.png").touch()
     left_alone = f"{photos}: 1 files are left alone: notes.md (no image)"

@@ -45,7 +45,7 @@ OTHERS = "cp1251 (Cyrillic), cp850 (DOS), mac_roman, gb18030 (Chinese) or shift_
 
 SIGNS = set("€„“”‚‘’–—…«»‹›°§©®™£¥¢½¼¾²³¹·¿¡×÷±µªº•†‰´")
 AFTER_LETTERS = set("“”‘’–—…«»‹›°©®™²³¹ªº´")  # what may touch a letter before it, and one behind it
-BEFORE_LETTERS = set("“”„‚‘’–—…«»‹›¿¡µ´")
+BEFORE_LETTERS = set("“”„‚‘’–—…«»‹›¿¡µ´°")
 BETWEEN_LETTERS = set("’‘–—…´")
 BLANKS = "\u00a0\u00ad"  # no-break space, soft hyphen
 
