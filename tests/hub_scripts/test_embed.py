@@ -378,8 +378,8 @@ def test_an_error_names_row_and_path(coma_folder: Path, coma_command: Callable, 
 
 def test_bad_rows_obey_the_command(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
     """Of a table and of a folder: named, or listed with the reason, and the others are embedded."""
-    lines = ["text,image", "a,", "b", "caf\xe9,", "c,../x.png", f"d,{'x' * 5000}", "e,"]
-    (tmp_path / "t.csv").write_bytes("\n".join(lines).encode("latin-1"))
+    lines = ["text,image", "a,", "b", "é \udce9,", "c,../x.png", f"d,{'x' * 5000}", "e,"]
+    (tmp_path / "t.csv").write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (28, 28)).save(tmp_path / "photos" / "a.png")
     (tmp_path / "photos" / "b.png").symlink_to("nowhere")
