@@ -165,7 +165,7 @@ def _load(
     data: "str | Path | Dataset",
     columns: Mapping[str, str | None],
     image_root: str | Path | None,
-    text_format: "TextFormat | None",
+    text_format: "TextFormat | None" = None,
 ) -> "Dataset":
     from hub_scripts.common.training import EMOJI, emoji_styles
     from trainers.data.emoji import emoji_pairs, load_emoji
