@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hub_scripts.common.arguments import DTYPES, command_parser, positive
-from hub_scripts.common.image_size import describe_image_size, image_size, image_tokens
+from hub_scripts.common.image_size import describe_image_size, image_size, image_tokens, limit_image_pixels
 from hub_scripts.common.terminal import one_line
 
 
@@ -32,11 +32,15 @@ __all__ = ["create_model", "main"]
 def main(argv: list[str]) -> int:
     """Runs `coma create`; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    texts = arguments.texts.read_text(encoding="utf-8").splitlines() if arguments.texts else None
 
     from hub_scripts.common.folders import new_folder, save_model
     from hub_scripts.hub.training_record import write_stages
+    from trainers.data.text_files import open_text
 
+    texts = None
+    if arguments.texts is not None:
+        with open_text(arguments.texts) as file:
+            texts = file.read().splitlines()
     with new_folder(arguments.out) as folder:
         model, processor = create_model(
             arguments.backbone,
@@ -46,6 +50,7 @@ def main(argv: list[str]) -> int:
             min_pixels=arguments.min_pixels,
             max_pixels=arguments.max_pixels,
             max_length=arguments.max_length,
+            max_image_pixels=arguments.max_image_pixels,
             tiny=arguments.tiny,
             texts=texts,
             size=arguments.size,
@@ -66,6 +71,7 @@ def create_model(  # noqa: PLR0913 - what can be set
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     max_length: int | None = None,
+    max_image_pixels: int | None = None,
     tiny: bool = False,
     texts: Sequence[str] | None = None,
     size: Literal["tiny", "demo"] | None = None,
@@ -82,6 +88,7 @@ def create_model(  # noqa: PLR0913 - what can be set
         min_pixels (`int`, *optional*): images are enlarged to this; by default as the backbone does.
         max_pixels (`int`, *optional*): images are shrunk to this; by default as the backbone does.
         max_length (`int`, *optional*): limit of a row in tokens; by default there is none.
+        max_image_pixels (`int`, *optional*): images with more are refused undecoded; by default 89478485.
         tiny (`bool`, *optional*, defaults to `False`): makes a small random backbone, and downloads nothing.
         texts (`Sequence[str]`, *optional*): trains the tokenizer of a tiny one; by default, talk about emoji.
         size (`str`, *optional*): of a tiny one: `"tiny"`, the default, is the smallest that has every part, and
@@ -117,6 +124,7 @@ def create_model(  # noqa: PLR0913 - what can be set
         model.config.backbone_config._name_or_path = f"tiny random {backbone}"
     _set_pixel_budget(processor, min_pixels, max_pixels)
     _set_max_length(processor, max_length)
+    limit_image_pixels(processor, max_image_pixels)
     return model, processor
 
 
@@ -173,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--num-compression-tokens", type=int, default=32, metavar="K", help="1 to 256 (default: %(default)s)")
     add("--min-pixels", type=positive, metavar="N", help="images are enlarged to this (default: as the backbone)")
     add("--max-pixels", type=positive, metavar="N", help="images are shrunk to this (default: as the backbone)")
+    add("--max-image-pixels", type=positive, metavar="N", help="images with more are refused (default: 89478485)")
     add("--max-length", type=positive, metavar="N", help="longest row in tokens; text is cut there (default: none)")
     add("--pooling", choices=("mean", "last"), default="mean", help="of the compression tokens (default: mean)")
     add("--memory", choices=("cache", "states"), help="that stage 1 answers from (default: cache, where that works)")

@@ -23,13 +23,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from hub_scripts.common.arguments import Dtype, add_encode_options, command_parser
+from hub_scripts.common.arguments import Dtype, add_encode_options, add_table_options, command_parser, take_text_format
 from hub_scripts.common.terminal import one_line
 from trainers.files import RECORD
 
 
 if TYPE_CHECKING:
     from trainers.data.corpus import Corpus
+    from trainers.data.text_format import TextFormat
     from trainers.encoding.shards import Part
 
 
@@ -61,7 +62,9 @@ class EmbeddedTable(NamedTuple):
 def main(argv: list[str]) -> int:
     """Runs `coma embed`; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    made = embed_table(**vars(arguments), tell=lambda line: print(one_line(line), flush=True))
+    options = vars(arguments)
+    options["text_format"] = take_text_format(options)
+    made = embed_table(**options, tell=lambda line: print(one_line(line), flush=True))
     print(f"{made.num_rows} rows of {made.model['dim']} numbers in {one_line(arguments.out)}")
     rate = f"{made.num_embedded / made.seconds:.1f} a second"
     print(f"{made.num_embedded} embedded now, in {made.seconds:.1f} s: {rate}")
@@ -85,6 +88,8 @@ def embed_table(  # noqa: PLR0913 - what can be set
     num_workers: int = 0,
     dtype: Dtype = "auto",
     device: str = "auto",
+    max_image_pixels: int | None = None,
+    text_format: "TextFormat | None" = None,
     tell: Callable[[str], None] | None = None,
 ) -> EmbeddedTable:
     r"""
@@ -102,6 +107,8 @@ def embed_table(  # noqa: PLR0913 - what can be set
         part_rows (`int`, *optional*, defaults to 2048): rows that are lost at most by an interruption.
         num_workers (`int`, *optional*, defaults to 0): processes that decode images.
         dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.
+        max_image_pixels (`int`, *optional*): images with more are refused; by default as the model has it.
+        text_format (`TextFormat`, *optional*): encoding and separator of a table; by default what is found by looking.
         tell (`Callable`, *optional*): is given a line for a person, if files are left alone.
 
     Returns:
@@ -125,13 +132,16 @@ def embed_table(  # noqa: PLR0913 - what can be set
     model, out, columns = str(model), Path(out), Columns(id_column, text_column, image_column)
     made_of = {"inputs": os.path.abspath(data), "columns": list(columns), "part_rows": part_rows}
     made_of["image_root"] = image_root and os.path.abspath(image_root)
+    if max_image_pixels is not None and on_error == "skip":  # it decides which rows are in the parts
+        made_of["max_image_pixels"] = max_image_pixels
     options = {"batch_tokens": batch_tokens, "num_workers": num_workers, "skip_errors": on_error == "skip"}
     with one_writer(out):
         _check_free(out)
-        corpus = open_corpus(Path(data), columns, image_root)
+        corpus = open_corpus(Path(data), columns, image_root, text_format)
         if corpus.left_alone and tell is not None:
-            tell(f"{corpus.left_alone} files of {data} are no images and are left alone")
-        return _embed(corpus, out, model, load_model(model, dtype, device), made_of, options)
+            tell(corpus.left_alone)
+        coma = load_model(model, dtype, device, max_image_pixels)
+        return _embed(corpus, out, model, coma, made_of, options)
 
 
 def _check_free(out: Path) -> None:
@@ -204,5 +214,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--id-column", metavar="NAME", help="column that names rows (default: id, or else the number of the row)")
     add("--image-root", metavar="FOLDER", type=Path, help="where paths begin (default: at the folder of the table)")
     add("--on-error", choices=("raise", "skip"), default="raise", help="for rows that cannot be embedded")
+    add_table_options(parser)
     add_encode_options(parser, part_rows=2048)
     return parser

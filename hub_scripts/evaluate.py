@@ -33,8 +33,10 @@ from hub_scripts.common.arguments import (
     PAIR_COLUMNS,
     add_column_options,
     add_model_options,
+    add_table_options,
     command_parser,
     positive,
+    take_text_format,
     whole,
 )
 from hub_scripts.common.terminal import one_line
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from hub_scripts.evaluation.files import ResultsFolder
     from hub_scripts.evaluation.page import ResultsPage
     from modeling_coma import ComaForEmbedding, ComaProcessor
+    from trainers.data.text_format import TextFormat
 
 
 __all__ = ["evaluate_model", "main"]
@@ -56,6 +59,7 @@ def main(argv: list[str]) -> int:
     """Runs `coma evaluate`; returns the exit code."""
     arguments = _parser().parse_args(argv)
     options = vars(arguments)
+    options["text_format"] = take_text_format(options)
     options["instructions"] = _instructions(options.pop("instruction"))
     options["sets"] = options["sets"].split(",") if options["sets"] else None
     options["columns"] = {name: options.pop(name) for name in PAIR_COLUMNS}
@@ -93,6 +97,8 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     num_workers: int = 0,
     dtype: str = "auto",
     device: str = "auto",
+    max_image_pixels: int | None = None,
+    text_format: "TextFormat | None" = None,
     tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     r"""
@@ -127,6 +133,10 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
             Processes that decode images.
         dtype, device (`str`, *optional*, defaults to `"auto"`):
             Precision, and where to compute.
+        max_image_pixels (`int`, *optional*):
+            Images with more are refused; by default as the model has it.
+        text_format (`TextFormat`, *optional*):
+            Of tables of pairs that are text; by default what is found by looking.
         tell (`Callable`, *optional*):
             Is given a line about each set, on the main process.
 
@@ -151,14 +161,15 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     from trainers.files import one_writer
 
     model, data = str(model), map(str, [data] if isinstance(data, str | Path) else data)
-    named_sets = open_sets(data, sets, image_root, instructions, among_all, on_bad_row, PairColumns(**(columns or {})))
+    columns = PairColumns(**(columns or {}))
+    named_sets = open_sets(data, sets, image_root, instructions, among_all, on_bad_row, columns, text_format)
     state = PartialState(cpu=device == "cpu")
     tell = _say_nothing if tell is None or not state.is_main_process else tell
     with ExitStack() as stack:
         _on_main(state, lambda: stack.enter_context(one_writer(output)))
-        coma = load_model(model, dtype, str(state.device) if state.num_processes > 1 else device)
-        settings = model_settings(model, *coma) | _settings_of_data(among_all, instructions, on_bad_row)
-        folder = ResultsFolder(output, settings)
+        coma = load_model(model, dtype, str(state.device) if state.num_processes > 1 else device, max_image_pixels)
+        of_data = _settings_of_data(among_all, instructions, on_bad_row, max_image_pixels)
+        folder = ResultsFolder(output, model_settings(model, *coma) | of_data)
         _on_main(state, lambda: folder.check(named_sets))
         page = None if html is None else _on_main(state, lambda: _page(html, model, coma[1]))
         options = {"skip_bad_rows": on_bad_row == "skip", "batch_tokens": batch_tokens, "num_workers": num_workers}
@@ -168,11 +179,14 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
         return _on_main(state, lambda: _write(folder, page, named_sets, coma[0]))
 
 
-def _settings_of_data(among_all: bool, instructions: dict[str | None, str] | None, on_bad_row: str) -> dict[str, Any]:
-    """What scores depend on beside the model and the data."""
+def _settings_of_data(
+    among_all: bool, instructions: dict[str | None, str] | None, on_bad_row: str, max_image_pixels: int | None
+) -> dict[str, Any]:
+    """What scores depend on beside the model and the data; which rows are left out, if any is."""
     settings = {"candidates": "all" if among_all else "own"}
     settings["instructions"] = {source or "": text for source, text in (instructions or {}).items()}
-    return settings | ({"on_bad_row": "skip"} if on_bad_row == "skip" else {})
+    left_out_by = {"on_bad_row": on_bad_row, "max_image_pixels": max_image_pixels} if on_bad_row == "skip" else {}
+    return settings | {name: value for name, value in left_out_by.items() if value is not None}
 
 
 def _say_nothing(line: str) -> None:
@@ -266,6 +280,7 @@ def _parser() -> argparse.ArgumentParser:
     default = min(8, (os.cpu_count() or 1) // 2)
     workers = f"processes that decode (default here: {default})"
     add("--workers", dest="num_workers", type=whole, default=default, metavar="N", help=workers)
+    add_table_options(parser)
     add_model_options(parser)
     add_column_options(parser)
     return parser

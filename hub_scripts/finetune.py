@@ -108,7 +108,7 @@ def _load(
     if data_format == "mmeb":
         return load_mmeb_train(path, arguments.mmeb_sets, arguments.mmeb_split, image_root, on_bad_row)
     if data_format == "triplets":
-        return load_triplets(path, image_root, on_bad_row)
+        return load_triplets(path, image_root, on_bad_row, arguments.text_format)
     if data_format == "webdataset":
         return stream_pairs(path, columns, on_bad_row, image_root)
-    return load_pairs(path, columns, image_root, on_bad_row)
+    return load_pairs(path, columns, image_root, on_bad_row, arguments.text_format)

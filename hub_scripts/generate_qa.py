@@ -25,15 +25,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub_scripts.common.arguments import DTYPES, command_parser, positive
+from hub_scripts.common.arguments import DTYPES, add_table_options, command_parser, positive, take_text_format
 from hub_scripts.common.terminal import one_line
 from trainers.data.qa.prompts import FORMATS, QAFormat
 
 
 if TYPE_CHECKING:
-    from trainers.data.corpus import Corpus
+    from trainers.data.corpus import Columns, Corpus
     from trainers.data.qa.chat import Chat
     from trainers.data.qa.generation import Source
+    from trainers.data.text_format import TextFormat
 
 
 __all__ = ["generate_dialogues", "main"]
@@ -51,6 +52,7 @@ def main(argv: list[str]) -> int:
         parser.error("--server and --model go together: --model is the name by which the server knows it")
     if "turns" in arguments and arguments["format"] != "multi-turn":
         parser.error(f"--turns is for the format multi-turn; {arguments['format']} has one")
+    arguments["text_format"] = take_text_format(arguments)
     key_file = arguments.pop("api_key_file")
     for name in OF_THIS_MACHINE if arguments["local"] is None else OF_A_SERVER:
         arguments.pop(name, None)
@@ -87,6 +89,8 @@ def generate_dialogues(  # noqa: PLR0913 - what can be set
     id_column: str | None = None,
     image_column: str | None = None,
     image_root: str | Path | None = None,
+    max_image_pixels: int | None = None,
+    text_format: "TextFormat | None" = None,
     tell: Callable[[str], None] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -117,6 +121,10 @@ def generate_dialogues(  # noqa: PLR0913 - what can be set
             Try failed images again, after the others.
         id_column, image_column, image_root (*optional*):
             Of a table: the columns with names of rows and with images, and where paths begin.
+        max_image_pixels (`int`, *optional*):
+            Images with more get no dialogue; by default 89478485.
+        text_format (`TextFormat`, *optional*):
+            Encoding and separator of a table of text; by default what is found by looking.
         tell (`Callable`, *optional*):
             Is given a line for a person, if files are left alone.
         options:
@@ -139,7 +147,7 @@ def generate_dialogues(  # noqa: PLR0913 - what can be set
         >>> report["rows"]
         {'good': 120, 'failed': 2}
     """
-    from trainers.data.corpus import Columns, open_corpus
+    from trainers.data.corpus import Columns
     from trainers.data.qa import generation
     from trainers.data.qa.dialogue import QASettings
     from trainers.data.qa.filters import Limits
@@ -148,10 +156,8 @@ def generate_dialogues(  # noqa: PLR0913 - what can be set
 
     if (server is None) == (local is None):
         raise ValueError("Give the address of a server, or a model for this machine: one of `server` and `local`.")
-    settings = QASettings(format, *turns, Limits(max_question, max_answer), attempts, seed)
-    corpus = open_corpus(Path(inputs), Columns(id_column, None, image_column), image_root)
-    if corpus.left_alone and tell is not None:
-        tell(f"{corpus.left_alone} files of {inputs} are no images and are left alone")
+    settings = QASettings(format, *turns, Limits(max_question, max_answer), attempts, seed, max_image_pixels)
+    corpus = _open(inputs, Columns(id_column, None, image_column), image_root, text_format, tell)
 
     async def write() -> None:
         async with _open_chat(server, local, options) as chat:
@@ -162,6 +168,22 @@ def generate_dialogues(  # noqa: PLR0913 - what can be set
 
     _run(write())
     return write_report(Path(out))
+
+
+def _open(
+    inputs: str | Path,
+    columns: "Columns",
+    image_root: str | Path | None,
+    text_format: "TextFormat | None",
+    tell: Callable[[str], None] | None,
+) -> "Corpus":
+    """The images, after it is said which files are none."""
+    from trainers.data.corpus import open_corpus
+
+    corpus = open_corpus(Path(inputs), columns, image_root, text_format)
+    if corpus.left_alone and tell is not None:
+        tell(corpus.left_alone)
+    return corpus
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:
@@ -221,6 +243,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--image-column", metavar="NAME", help="column with images (default: image)")
     add("--id-column", metavar="NAME", help="column that names rows (default: id, or else the number of the row)")
     add("--image-root", metavar="FOLDER", type=Path, help="where paths begin (default: at the folder of the table)")
+    add("--max-image-pixels", type=positive, metavar="N", help="images with more have failed (default: 89478485)")
+    add_table_options(parser)
     add = partial(add, default=argparse.SUPPRESS)  # the defaults of these are those of what they are given to
     add("--turns", type=positive, nargs=2, metavar=("MIN", "MAX"), help="of multi-turn (default: 3 5)")
     add("--temperature", type=float, metavar="T", help="of the model (default: 0.7 of a server, 0 here)")

@@ -28,10 +28,12 @@ from hub_scripts.common.arguments import (
     Dtype,
     add_column_options,
     add_encode_options,
+    add_table_options,
     command_parser,
     instructions_by_source,
     number_within,
     positive,
+    take_text_format,
     whole,
 )
 from hub_scripts.common.terminal import one_line
@@ -40,6 +42,7 @@ from hub_scripts.common.terminal import one_line
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from trainers.data.text_format import TextFormat
     from trainers.mining.mine import MiningSettings
     from trainers.mining.pairs import PairIndex
 
@@ -52,6 +55,7 @@ MOST = 0.5  # of the rows; with fewer negatives than that, training on them is h
 def main(argv: list[str]) -> int:
     """Runs `coma mine`; returns the exit code."""
     arguments = vars(_parser().parse_args(argv))
+    arguments["text_format"] = take_text_format(arguments)
     columns = {name: arguments.pop(name) for name in PAIR_COLUMNS}
     report = mine_negatives(columns=columns, **arguments)
     sys.stdout.writelines(f"{one_line(line)}\n" for line in _lines(report))
@@ -73,6 +77,8 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
     num_workers: int = 0,
     dtype: Dtype = "auto",
     device: str = "auto",
+    max_image_pixels: int | None = None,
+    text_format: "TextFormat | None" = None,
     **settings: float | None,
 ) -> dict[str, Any]:
     r"""
@@ -89,6 +95,8 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
         part_rows (`int`, *optional*, defaults to 8192): rows that are lost at most by an interruption.
         num_workers (`int`, *optional*, defaults to 0): processes that decode images.
         dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.
+        max_image_pixels (`int`, *optional*): images with more are refused; by default as the model has it.
+        text_format (`TextFormat`, *optional*): encoding and separator of a table; by default what is found by looking.
         settings: what a hard negative is: `number`, `depth`, `skip`, `relative_margin`, `absolute_margin`, `max_score`
             of [`~trainers.mining.mine.MiningSettings`].
 
@@ -107,7 +115,6 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
     """
     from hub_scripts.common.folders import new_folder
     from hub_scripts.common.loading import load_model
-    from hub_scripts.embedding.model_record import begin_shards
     from trainers.files import one_writer, write_record
     from trainers.mining.mine import MiningSettings
 
@@ -120,17 +127,23 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
     with one_writer(out):
         _check_report(_report_file(out))
         with new_folder(out) as folder:
-            dataset = _load(data, columns or {}, image_root)
+            dataset = _load(data, columns or {}, image_root, text_format)
             index = _index(dataset, instructions)
-            coma = load_model(model, dtype, device)
-            record = begin_shards(parts, model, coma, {"data": _known_as(data), "instructions": instructions})
-            options["made_by"] = json.dumps(record["probe"])
+            coma = load_model(model, dtype, device, max_image_pixels)
+            options["made_by"] = _begin(parts, model, coma, {"data": _known_as(data), "instructions": instructions})
             rows, found = _mine(dataset, index, instructions, what, coma, parts, options)
             rows.save_to_disk(folder)
         shutil.rmtree(parts)
         report = {"model": model, **vars(what), **found, "warnings": _warnings(what, found)}
         write_record(_report_file(out), report)
     return report
+
+
+def _begin(parts: Path, model: str, coma: tuple, made_of: dict[str, Any]) -> str:
+    """Begins the folder of embeddings, or goes on in it; gives what the model is known by."""
+    from hub_scripts.embedding.model_record import begin_shards
+
+    return json.dumps(begin_shards(parts, model, coma, made_of)["probe"])
 
 
 def _known_as(data: "str | Path | Dataset") -> str:
@@ -150,14 +163,21 @@ def _check_report(file: Path) -> None:
         raise ValueError(f"{file} is there already and is no {what}: move it, or give another OUT.")
 
 
-def _load(data: "str | Path | Dataset", columns: Mapping[str, str | None], image_root: str | Path | None) -> "Dataset":
+def _load(
+    data: "str | Path | Dataset",
+    columns: Mapping[str, str | None],
+    image_root: str | Path | None,
+    text_format: "TextFormat | None" = None,
+) -> "Dataset":
     from hub_scripts.common.training import EMOJI, emoji_styles
     from trainers.data.emoji import emoji_pairs, load_emoji
     from trainers.data.pairs import PairColumns, load_pairs
+    from trainers.data.tables import refuse_format
 
     if isinstance(data, str) and data == EMOJI:
+        refuse_format(text_format, EMOJI)
         return emoji_pairs(load_emoji(emoji_styles(evaluation=False)))
-    return load_pairs(data, PairColumns(**columns), image_root)
+    return load_pairs(data, PairColumns(**columns), image_root, text_format=text_format)
 
 
 def _index(dataset: "Dataset", instructions: Mapping[str, str] | None) -> "PairIndex":
@@ -215,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
         help='of queries by source, as in finetune: {"a": "Find it."}',
     )
     add("--image-root", metavar="FOLDER", help="where paths of images begin (default: at the folder of the table)")
+    add_table_options(parser)
     add_column_options(parser)
     add_encode_options(parser, part_rows=8192)
     return parser

@@ -134,6 +134,7 @@ def _coma_folder(arguments: PretrainArguments, base: Path, begin: Callable[[], N
             num_compression_tokens=arguments.num_compression_tokens,
             min_pixels=arguments.min_pixels,
             max_pixels=arguments.max_pixels,
+            max_image_pixels=arguments.max_image_pixels,
             dtype=arguments.dtype,
         )
         with new_folder(base) as folder:
@@ -172,6 +173,6 @@ def _load(
     if data_format == "webdataset":
         return stream_dialogues(path, columns, on_bad_row, image_root)
     if data_format == "messages":
-        return load_dialogues(path, image_root, columns, on_bad_row)
+        return load_dialogues(path, image_root, columns, on_bad_row, arguments.text_format)
     load = load_llava if data_format == "llava" else load_coma_sft
-    return load(path, image_root, on_bad_row)
+    return load(path, image_root, on_bad_row, arguments.text_format)

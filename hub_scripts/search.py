@@ -52,6 +52,7 @@ def search_index(
     k: int = 10,
     dtype: Dtype = "auto",
     device: str = "auto",
+    max_image_pixels: int | None = None,
 ) -> "list[Hit]":
     r"""
     Finds in a file of [`~hub_scripts.embed.embed_table`] what is nearest to a query, as `coma search` does.
@@ -64,6 +65,7 @@ def search_index(
             default what it was called by then; loaded already, if there are several queries.
         k (`int`, *optional*, defaults to 10): how many rows; fewer if there are fewer.
         dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.
+        max_image_pixels (`int`, *optional*): images with more are refused; by default as the model has it.
 
     Returns:
         `list[Hit]`: best first, each with its `score`, the cosine, and its `row`: `row`, `id`, `text` and `image`.
@@ -86,7 +88,7 @@ def search_index(
     index = Path(index)
     metadata = index_metadata(index)
     name = metadata["model"] if model is None else model
-    coma, processor = name if isinstance(name, tuple) else load_model(str(name), dtype, device)
+    coma, processor = name if isinstance(name, tuple) else load_model(str(name), dtype, device, max_image_pixels)
     (distance,) = distances(probe(coma, processor), metadata["probe"])
     if distance > ANY_PRECISION:
         made = f"{metadata['model']}, K {metadata['num_compression_tokens']}, {metadata['dim']} dimensions"

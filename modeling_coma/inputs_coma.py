@@ -1,12 +1,13 @@
 """Anything that can be embedded, as chat messages with checked RGB images."""
 
+import importlib
 import os
 import reprlib
 import stat
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from io import BytesIO
 from typing import Any, BinaryIO
 
@@ -21,6 +22,8 @@ MAX_IMAGE_PIXELS = 2**30 // 12  # that of Pillow: 256 MB of RGB
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, AttributeError, RuntimeError, LookupError)
 DECODE_ERRORS += (ArithmeticError, EOFError, MemoryError, AssertionError, BufferError, struct.error, zlib.error)
 DECODE_ERRORS += (Image.DecompressionBombError, Warning)
+# What a file begins with, after the length of its first part.
+HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftyphevx", b"ftypheim", b"ftypheis", b"ftypmif1", b"ftypmsf1")
 UNKNOWN_WHITE = "no telling which number is white; scale the pixels to np.uint8"
 
 
@@ -162,7 +165,9 @@ def open_image(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> 
                 raise TypeError("an image is a PIL image, a np.ndarray, the path or the bytes of a file")
             if opened.width * opened.height > max_pixels:
                 size = f"{opened.width}x{opened.height} pixels are over the limit of {max_pixels}"
-                raise ValueError(f"{size}; shrink it, or raise `max_image_pixels` of the processor")
+                raise ValueError(
+                    f"{size}; shrink it, or raise `max_image_pixels` of the processor (--max-image-pixels)"
+                )
             yield opened
     except DECODE_ERRORS as error:
         why = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
@@ -190,15 +195,21 @@ def _identify(file: BinaryIO) -> Image.Image:
     prefix = file.read(16)
     Image.preinit()  # the common formats come first
     Image.init()
+    if prefix[4:12] in HEIC and "HEIF" not in Image.OPEN:
+        with suppress(ImportError):
+            importlib.import_module("pillow_heif").register_heif_opener()
+    why = "it is in no format that Pillow can read"
     for factory, accept in (Image.OPEN[name] for name in Image.ID):
         try:
             accepted = accept is None or accept(prefix)
-            if accepted and not isinstance(accepted, str):  # a text says which library is not there
+            if isinstance(accepted, str):  # which library is not there
+                why = accepted
+            elif accepted:
                 file.seek(0)
                 return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error):  # it is of another format
             continue
-    raise UnidentifiedImageError("it is in no format that Pillow can read")
+    raise UnidentifiedImageError("it is HEIC: `pip install pillow-heif` to read it" if prefix[4:12] in HEIC else why)
 
 
 def _name(image: Any) -> str:
@@ -216,4 +227,11 @@ def _name(image: Any) -> str:
     return f"{type(image).__name__} {reprlib.repr(image)}"
 
 
-__all__ = ["MAX_IMAGE_PIXELS", "check_dialogues", "open_image", "open_regular_file", "to_messages", "to_rgb"]
+__all__ = [
+    "MAX_IMAGE_PIXELS",
+    "check_dialogues",
+    "open_image",
+    "open_regular_file",
+    "to_messages",
+    "to_rgb",
+]

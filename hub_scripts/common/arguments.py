@@ -7,9 +7,13 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
-from typing import Any, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 from hub_scripts.common.terminal import one_line
+
+
+if TYPE_CHECKING:
+    from trainers.data.text_format import TextFormat
 
 
 __all__ = [
@@ -21,8 +25,8 @@ __all__ = [
     "add_column_options",
     "add_encode_options",
 ]
-__all__ += ["add_model_options", "command_parser", "did_you_mean", "instructions_by_source", "number_within"]
-__all__ += ["positive", "whole"]
+__all__ += ["add_model_options", "add_table_options", "command_parser", "did_you_mean", "instructions_by_source"]
+__all__ += ["number_within", "positive", "take_text_format", "whole"]
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES = get_args(Dtype)
@@ -105,6 +109,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Options for a command that computes with a model."""
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="precision; auto is that of the checkpoint")
     parser.add_argument("--device", default="auto", help="for instance cpu or cuda:1; auto takes an accelerator")
+    limit = "images with more are refused, not shrunk (default: as the model has it)"
+    parser.add_argument("--max-image-pixels", type=positive, metavar="N", help=limit)
+
+
+def add_table_options(parser: argparse.ArgumentParser) -> None:
+    """Options for a command that reads tables."""
+    parser.add_argument("--encoding", metavar="NAME", help="of a table of text (default: found by looking)")
+    parser.add_argument("--csv-separator", metavar="SIGN", help="between its fields (default: found by looking)")
 
 
 def add_encode_options(parser: argparse.ArgumentParser, part_rows: int) -> None:
@@ -116,6 +128,13 @@ def add_encode_options(parser: argparse.ArgumentParser, part_rows: int) -> None:
     decode = "processes that decode (default here: %(default)s)"
     add("--workers", dest="num_workers", type=whole, default=workers, metavar="N", help=decode)
     add_model_options(parser)
+
+
+def take_text_format(arguments: dict[str, Any]) -> "TextFormat":
+    """What the options of [`add_table_options`] say, which are taken out of the arguments."""
+    from trainers.data.text_format import TextFormat
+
+    return TextFormat(arguments.pop("encoding"), arguments.pop("csv_separator"))
 
 
 def _whole_from(least: int) -> Callable[[str], int]:

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from modeling_coma import ComaProcessor
 
 
-__all__ = ["describe_image_size", "image_size", "image_tokens"]
+__all__ = ["describe_image_size", "image_size", "image_tokens", "limit_image_pixels"]
 
 ImageSize = list[int] | dict[str, Any]
 
@@ -25,6 +25,15 @@ def describe_image_size(size: ImageSize) -> str:
     if isinstance(size, dict):
         return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in size.items()) or "as the backbone"
     return "{} to {}".format(*size)
+
+
+def limit_image_pixels(processor: "ComaProcessor", max_image_pixels: int | None) -> None:
+    """Has a processor refuse images with more pixels, before they are decoded; `None` changes nothing."""
+    if max_image_pixels is None:
+        return
+    if max_image_pixels < 1:
+        raise ValueError(f"max_image_pixels={max_image_pixels} must be 1 or more.")
+    processor.max_image_pixels = max_image_pixels
 
 
 def image_tokens(processor: "ComaProcessor", width: int, height: int) -> int:

@@ -7,6 +7,7 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers.utils import find_adapter_config_file, has_file
 
+from hub_scripts.common.image_size import limit_image_pixels
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.checkpoints import check_files, load_weights
 
@@ -28,7 +29,9 @@ __all__ = [
 ADAPTER = "adapter_config.json"
 
 
-def load_model(name_or_path: str, dtype: str = "auto", device: str = "auto") -> tuple[ComaForEmbedding, ComaProcessor]:
+def load_model(
+    name_or_path: str, dtype: str = "auto", device: str = "auto", max_image_pixels: int | None = None
+) -> tuple[ComaForEmbedding, ComaProcessor]:
     """
     Loads a model, on its device and ready to embed, and its processor.
 
@@ -36,6 +39,8 @@ def load_model(name_or_path: str, dtype: str = "auto", device: str = "auto") -> 
         name_or_path (`str`): a folder, or a name on the Hub; an adapter is loaded with its base.
         dtype (`str`, *optional*, defaults to `"auto"`): as in `from_pretrained`.
         device (`str`, *optional*, defaults to `"auto"`): by default the accelerator, if there is one.
+        max_image_pixels (`int`, *optional*): images with more are refused; by default what the processor was saved
+            with.
 
     Returns:
         `tuple[ComaForEmbedding, ComaProcessor]`
@@ -53,6 +58,7 @@ def load_model(name_or_path: str, dtype: str = "auto", device: str = "auto") -> 
     else:
         check_folder(name_or_path)
         model, processor = load_weights(name_or_path, dtype), load_processor(name_or_path)
+    limit_image_pixels(processor, max_image_pixels)
     return model.to(found_device).eval(), processor
 
 

@@ -43,7 +43,7 @@ MATTER = {
 }
 OF_THE_BASE = {"num_compression_tokens", "min_pixels", "max_pixels", "dtype"}
 DO_NOT_MATTER = {"model", "data", "image_root", "cache_pixels", "on_bad_row", "mini_batch_tokens"}
-DO_NOT_MATTER |= {"keep_best", "early_stopping_patience"}
+DO_NOT_MATTER |= {"keep_best", "early_stopping_patience", "max_image_pixels"}
 
 
 @contextmanager

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from hub_scripts.common.settings_help import SettingsParser
+    from trainers.data.text_format import TextFormat
 
 
 __all__ = ["EMOJI", "ModelAndData", "for_evaluation", "parse_settings", "refuse_without"]
@@ -61,16 +62,33 @@ class ModelAndData:
         default=None, metadata={"help": "Where paths of images begin; else at the folder of the table."}
     )
     eval_image_root: str | None = field(default=None, metadata={"help": "Where paths of images of eval_data begin."})
+    encoding: str | None = field(default=None, metadata={"help": "Of a table of text; by default found by looking."})
+    csv_separator: str | None = field(default=None, metadata={"help": "Between its fields; by default found, too."})
+    max_image_pixels: int | None = field(
+        default=None, metadata={"help": "Images with more are bad rows; by default as the model has it."}
+    )
     cache_pixels: bool = field(default=False, metadata={"help": "Keep the images of a small set in memory, prepared."})
 
     given: ClassVar[Mapping[str, int]] = {}  # settings that are no defaults: IN_FILE or ON_LINE
-    ranges: ClassVar[Mapping[str, Range]] = {"lora_r": WHOLE, "lora_alpha": COUNT, "lora_dropout": BELOW_1}
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "lora_r": WHOLE,
+        "lora_alpha": COUNT,
+        "lora_dropout": BELOW_1,
+        "max_image_pixels": COUNT,
+    }
     columns: ClassVar[type]  # dataclass of the names of columns, of which a command inherits
     formats_without_columns: ClassVar[tuple[str, ...]]
 
     def __post_init__(self) -> None:
         check_choices(self)
         check_ranges(self, self.ranges)
+
+    @property
+    def text_format(self) -> "TextFormat":
+        """How tables of text are written."""
+        from trainers.data.text_format import TextFormat
+
+        return TextFormat(self.encoding, self.csv_separator)
 
     @property
     def is_emoji(self) -> bool:
@@ -218,6 +236,8 @@ def _refuse_idle_rows(arguments: ModelAndData, paths: Collection[str | None], pr
         refuse_without(arguments, [f"{prefix}{column.name}" for column in fields(arguments.columns)], table, reasons)
     if not is_read or data_format == "webdataset":
         refuse_without(arguments, [f"{prefix}image_root"], "paths of images in a table", reasons)
+    if not prefix and (not is_read or data_format in ("webdataset", "mmeb")):
+        refuse_without(arguments, ["encoding", "csv_separator"], "a table of text", reasons)
 
 
 def refuse_without(arguments: ModelAndData, names: Iterable[str], need: str, reasons: Iterable[str]) -> None:

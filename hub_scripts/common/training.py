@@ -57,7 +57,7 @@ def load_trainable(arguments: ModelAndData) -> tuple["ComaForEmbedding", "ComaPr
             f"{name} is an adapter, and a new adapter upon it would name the base below both, and lose this one: make "
             f"a model of it first, `coma merge {arguments.model} NEW_FOLDER`, and train that."
         )
-    model, processor = load_model(name, arguments.dtype, "cpu")
+    model, processor = load_model(name, arguments.dtype, "cpu", arguments.max_image_pixels)
     return model.requires_grad_(), processor  # of a base with a merged adapter all weights are frozen
 
 

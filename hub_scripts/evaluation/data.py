@@ -19,7 +19,8 @@ from trainers.data.mmeb.sets import SETS
 from trainers.data.pairs import PairColumns, load_pairs
 from trainers.data.rows import ROW, BadRows
 from trainers.data.schema import check_text
-from trainers.data.tables import open_records, saved_dataset
+from trainers.data.tables import open_records, refuse_format, saved_dataset
+from trainers.data.text_format import TextFormat
 from trainers.evaluation.mmeb import read_image_set
 from trainers.evaluation.retrieval import RetrievalSet
 from trainers.evaluation.visual_documents import TABLES, read_visual_documents
@@ -59,6 +60,7 @@ def open_sets(
     among_all: bool = False,
     on_bad_row: Literal["raise", "skip"] = "raise",
     columns: PairColumns | None = None,
+    text_format: TextFormat | None = None,
 ) -> list[NamedSet]:
     """
     Finds the sets.
@@ -73,6 +75,8 @@ def open_sets(
         among_all (`bool`, *optional*, defaults to `False`): in image sets, rank among the candidates of all rows.
         on_bad_row (`str`, *optional*, defaults to `"raise"`): of pairs, `"skip"` leaves bad rows out and counts them.
         columns ([`PairColumns`], *optional*): of tables of pairs; rows with `query` and `positive` need none.
+        text_format (`TextFormat`, *optional*): encoding and separator of tables of pairs that are text; by default
+            what is found by looking.
 
     Returns:
         `list[NamedSet]`: in the order of the benchmark, then others.
@@ -83,7 +87,7 @@ def open_sets(
             names of columns where no table of pairs has any.
     """
     columns = columns or PairColumns()
-    finder = _Finder(image_root, instructions or {}, among_all, on_bad_row, columns)
+    finder = _Finder(image_root, instructions or {}, among_all, on_bad_row, columns, text_format)
     found: dict[str, NamedSet] = {}
     for place in data:
         for named_set in finder.sets_in(place):
@@ -119,14 +123,18 @@ class _Finder(NamedTuple):
     among_all: bool
     on_bad_row: str
     columns: PairColumns
+    text_format: TextFormat | None
 
     def sets_in(self, place: str) -> list[NamedSet]:
         """What is in a folder or file, in the package, or on the Hub."""
         if not os.path.exists(place):
+            refuse_format(self.text_format, place)
             return self.packaged_or_on_hub(place)
         path = Path(place)
         if not path.is_dir() or saved_dataset(path) is not None:
-            return [self.pairs(path.stem, partial(load_pairs, place, self.columns, self.image_root), has_columns=True)]
+            load = partial(load_pairs, place, self.columns, self.image_root, text_format=self.text_format)
+            return [self.pairs(path.stem, load, has_columns=True)]
+        refuse_format(self.text_format, place)
         inside = {name: file for name in SETS if (file := _part(path, name)) is not None}
         if not inside:
             raise ValueError(

@@ -22,7 +22,7 @@ def test_settings_are_saved_and_act(
     make_backbone: Callable, coma_command: Callable, picture: Callable, tmp_path: Path
 ) -> None:
     backbone, out = make_backbone(), tmp_path / "new" / "coma"
-    options = ["--num-compression-tokens", 5, "--pooling", "last", "--max-length", 40]
+    options = ["--num-compression-tokens", 5, "--pooling", "last", "--max-length", 40, "--max-image-pixels", 500**2]
     pixels = ["--min-pixels", 4 * 28**2, "--max-pixels", 9 * 28**2]
     code, text, _ = coma_command("create", backbone, out, *options, *pixels)
     assert code == 0 and "4 to 9 image tokens" in text and f'AutoModel.from_pretrained("{out}"' in text
@@ -33,6 +33,8 @@ def test_settings_are_saved_and_act(
     for side, tokens in ((28, 4), (500, 9)):
         batch = processor.process([picture(side, side)])
         assert int(batch["image_grid_thw"].prod()) // 4 == tokens
+    with pytest.raises(ValueError, match="501x500 pixels are over the limit of 250000; .* .--max-image-pixels."):
+        processor.process([picture(501, 500)])
     expected, _ = create_model(str(backbone), 5, "last")
     with torch.no_grad():
         assert torch.equal(model(**batch).embeddings, expected(**batch).embeddings)

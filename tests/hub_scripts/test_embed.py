@@ -48,10 +48,10 @@ def expected(folder: Path, items: list) -> np.ndarray:
 
 
 def test_folder_of_pictures(coma_folder: Path, coma_command: Callable, photos: Path, tmp_path: Path) -> None:
-    (photos / "notes.txt").touch()
+    (photos / "notes.md").touch()
     out = tmp_path / "new.parquet"
     (photos / "broken.png").touch()
-    left_alone = f"1 files of {photos} are no images and are left alone"
+    left_alone = f"{photos}: 1 files are left alone: notes.md (no image)"
     assert coma_command("embed", coma_folder, photos, out, "--part-rows", 3)[:2] == (1, f"{left_alone}\n")
     (photos / "broken.png").unlink()
     shutil.rmtree(tmp_path / "new.parquet.parts")
@@ -378,8 +378,8 @@ def test_an_error_names_row_and_path(coma_folder: Path, coma_command: Callable, 
 
 def test_bad_rows_obey_the_command(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
     """Of a table and of a folder: named, or listed with the reason, and the others are embedded."""
-    lines = ["text,image", "a,", "b", "caf\xe9,", "c,../x.png", f"d,{'x' * 5000}", "e,"]
-    (tmp_path / "t.csv").write_bytes("\n".join(lines).encode("latin-1"))
+    lines = ["text,image", "a,", "b", "é \udce9,", "c,../x.png", f"d,{'x' * 5000}", "e,"]
+    (tmp_path / "t.csv").write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (28, 28)).save(tmp_path / "photos" / "a.png")
     (tmp_path / "photos" / "b.png").symlink_to("nowhere")

@@ -185,13 +185,18 @@ def test_from_python(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         options = {"server": server.url, "model": "m", "api_key": "secret", "concurrency": 2, "temperature": 0.1}
         report = generate_dialogues(tmp_path / "photos", out, **options, seed=5, tell=told.append)
         assert report == json.loads(out.with_name("out.jsonl.report.json").read_text())
-        assert report["rows"] == {"good": 3, "failed": 0} and "1 files of" in told[0]
+        assert report["rows"] == {"good": 3, "failed": 0} and "1 files are left alone: notes.md" in told[0]
         check_rows(out, names, tmp_path / "photos")
         assert server.headers["Authorization"] == "Bearer secret" and server.requests[0][1]["temperature"] == 0.1
 
         asked = len(server.requests)
         assert generate_dialogues(str(tmp_path / "photos"), str(out), **options, seed=5) == report
         assert len(server.requests) == asked  # everything was there
+        limited = generate_dialogues(tmp_path / "photos", tmp_path / "limited.jsonl", **options, max_image_pixels=10)
+        assert limited["rows"] == {"good": 0, "failed": 3} and len(server.requests) == asked
+        raised = {"max_image_pixels": 2**27, "retry_failed": True}
+        again = generate_dialogues(tmp_path / "photos", tmp_path / "limited.jsonl", **options, **raised)
+        assert again["rows"] == {"good": 3, "failed": 0}
 
         async def in_a_notebook() -> dict:
             return generate_dialogues(tmp_path / "photos", tmp_path / "captions.jsonl", **options, format="caption")

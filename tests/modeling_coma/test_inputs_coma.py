@@ -6,13 +6,15 @@ import os
 import re
 import socket
 import struct
+import sys
 import warnings
 import zlib
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from modeling_coma.inputs_coma import MAX_IMAGE_PIXELS, open_image, to_messages, to_rgb
 
@@ -470,3 +472,42 @@ def test_the_aspect_limit():
     for size in ((201, 1), (1, 201), (403, 2)):
         with pytest.raises(ValueError, match=f"Row 2: .*{size[0]}x{size[1]} pixels"):
             to_rgb(Image.new("RGB", size), 2)
+
+
+HEIC = (24).to_bytes(4) + b"ftypheic" + bytes(4) + b"mif1heic"
+
+
+def test_heic_names_the_library_that_reads_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # not installed
+    with pytest.raises(ValueError, match="Row 1: cannot decode .*: it is HEIC: `pip install pillow-heif` to read it$"):
+        to_rgb(HEIC, 1)
+
+
+def test_heic_is_read_where_the_library_is(monkeypatch, picture):
+    """A stand-in for it, which registers itself with Pillow as it does."""
+
+    class HeicFile(ImageFile.ImageFile):
+        format = "HEIF"
+
+        def _open(self):
+            self._mode, self._size = "RGB", (3, 2)
+
+        def load(self):
+            self.im = picture(3, 2).im
+            return self.im.pixel_access(False)
+
+    library = ModuleType("pillow_heif")
+    library.register_heif_opener = lambda: Image.register_open("HEIF", HeicFile, lambda prefix: b"heic" in prefix)
+    monkeypatch.setitem(sys.modules, "pillow_heif", library)
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    assert np.array_equal(np.asarray(to_rgb(HEIC)), np.asarray(picture(3, 2)))
+
+
+def test_a_decoder_that_pillow_lacks_is_named(monkeypatch, picture):
+    content = file_bytes(picture(8, 8), "AVIF")
+    factory, _ = Image.OPEN["AVIF"]
+    missing = (factory, lambda prefix: "AVIF support not installed" if b"avif" in prefix else False)
+    monkeypatch.setitem(Image.OPEN, "AVIF", missing)
+    with pytest.raises(ValueError, match="AVIF support not installed$"):
+        to_rgb(content)

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 from trainers.data.column_names import refuse_misnamed, tell_unread
 from trainers.data.faults import describe, fault
-from trainers.data.image_folders import folder_records
-from trainers.data.images import IMAGE_SUFFIXES, ImageRoot, as_image, as_stored, root_of
+from trainers.data.image_folders import describe_left_alone, folder_records
+from trainers.data.images import ImageRoot, as_image, as_stored, root_of
 from trainers.data.schema import as_text, check_text
-from trainers.data.tables import TABLE_SUFFIXES, Record, Records, open_records, saved_dataset
+from trainers.data.tables import TABLE_SUFFIXES, Record, Records, open_records, refuse_format, saved_dataset
 from trainers.data.text_files import printable
+from trainers.data.text_format import TextFormat
 
 
 __all__ = ["Columns", "Corpus", "open_corpus"]
@@ -46,14 +47,14 @@ class Corpus:
         num_rows (`int`): how many rows it has.
         fill (`Callable[[Row, dict], None]`): fills a row with what is in a record; raises `ValueError` for a bad one.
         columns (`list[str]`, *optional*): those that are read; by default all.
-        left_alone (`int`, *optional*, defaults to 0): files of a folder that are no images.
+        left_alone (`str`, *optional*): which files of a folder are no images, in a line; empty where all are.
     """
 
     records: Records
     num_rows: int
     fill: Callable[[Row, dict[str, Any]], None]
     columns: list[str] | None = None
-    left_alone: int = 0
+    left_alone: str = ""
     _rest: Iterator[Record] = iter(())
     _next: int = -1
 
@@ -95,7 +96,9 @@ class Corpus:
         return row
 
 
-def open_corpus(path: Path, columns: Columns, image_root: Path | None = None) -> Corpus:
+def open_corpus(
+    path: Path, columns: Columns, image_root: Path | None = None, text_format: TextFormat | None = None
+) -> Corpus:
     """
     Opens a source by its kind, which is that of its name.
 
@@ -105,6 +108,7 @@ def open_corpus(path: Path, columns: Columns, image_root: Path | None = None) ->
         columns (`Columns`): columns of a table.
         image_root (`Path`, *optional*): folder that relative paths of a table begin at, by default that of the table.
             Paths may not leave it.
+        text_format (`TextFormat`, *optional*): encoding and separator of a table of text; by default what is found.
 
     Returns:
         `Corpus`
@@ -123,17 +127,17 @@ def open_corpus(path: Path, columns: Columns, image_root: Path | None = None) ->
         raise ValueError(f"{printable(path)} is not there; it must be {KINDS}.")
     is_folder = os.path.isdir(path)
     if is_folder and saved_dataset(path) is None:
+        refuse_format(text_format, "a folder of images")
         return _open_folder(path)
     if not is_folder and path.suffix.lower() not in TABLE_SUFFIXES:
         raise ValueError(f"{printable(path)} must be {KINDS}.")
-    return _open_table(path, columns, root_of(path, image_root))
+    return _open_table(open_records(path, text_format), path, columns, root_of(path, image_root))
 
 
 def _open_folder(folder: Path) -> Corpus:
     records, left_alone = folder_records(folder)
     if not records.num_rows:
-        kinds = ", ".join(IMAGE_SUFFIXES)
-        raise ValueError(f"{folder} has no images ({kinds}) among its {left_alone} files.")
+        raise ValueError(f"{folder} has no images. {describe_left_alone(folder, left_alone) or 'It is empty.'}")
     root = os.path.abspath(folder)
 
     def fill(row: Row, record: dict[str, Any]) -> None:
@@ -142,11 +146,10 @@ def _open_folder(folder: Path) -> Corpus:
             raise ValueError(f"{record['name']}: {record['error']}")
         row |= {"image": os.path.join(root, record["name"]), "path": record["name"]}
 
-    return Corpus(records, records.num_rows, fill, left_alone=left_alone)
+    return Corpus(records, records.num_rows, fill, left_alone=describe_left_alone(folder, left_alone))
 
 
-def _open_table(path: Path, columns: Columns, root: ImageRoot) -> Corpus:
-    records = open_records(path)
+def _open_table(records: Records, path: Path, columns: Columns, root: ImageRoot) -> Corpus:
     no_text = "" if path.suffix.lower() == ".txt" else None  # a blank line is a text without words
     num_rows, there = _size_of(records)
     if not num_rows:

@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from trainers.data.csv_separator import SAYS_SEPARATOR
+from trainers.data.encodings import UTF_8
 from trainers.data.text_files import open_text
 
 
@@ -31,45 +33,43 @@ LONGEST_FIELD = 100_000_000  # characters; a quote that is never closed would ta
 LINE_END = re.compile("\r\n|\r|\n")
 
 
-def csv_header(path: Path) -> list[str]:
+def csv_header(path: Path, separator: str, encoding: str) -> list[str]:
     """
-    The names of the columns. Fields of a file that ends with .tsv have tabs between them, of any other, commas.
+    The names of the columns.
 
     Raises:
-        ValueError: for an empty file, broken quotes, names that are missing or there twice, and another separator.
+        ValueError: for an empty file, broken quotes, and names that are missing or there twice.
     """
-    reader = _Reader(path)
+    reader = _Reader(path, separator, encoding)
     header = next(reader.rows(), None)
     if header is None:
         raise ValueError(f"{path} is empty: its first line must name the columns.")
     if isinstance(header, ValueError):
         raise ValueError(f"{path}: its first line must name the columns: {header}") from header
     if not all(map(_is_text, header)):
-        raise ValueError(f"{path}: its first line, {header}, is no text in UTF-8.")
+        raise ValueError(f"{path}: its first line, {header}, is no text in {_called(encoding)}: give --encoding.")
     has_index = len(header) > 1 and not header[0]  # pandas writes the numbers of its rows without a name
     if len(set(header)) < len(header) or "" in header[has_index:]:
         raise ValueError(f"{path}: its first line, {header}, must name every column, each in another way.")
-    others = [name for name in (";", "\t", "|", ",") if name != reader.separator and name in header[0]]
-    if len(header) == 1 and others:
-        raise ValueError(
-            f"{path}: its first line names one column, {header[0]!r}. Is {others[0]!r} the separator? "
-            "Save it with commas as .csv, or with tabs as .tsv."
-        )
     return header
+
+
+def _called(encoding: str) -> str:
+    return "UTF-8" if encoding == UTF_8 else encoding
 
 
 def _is_text(name: str) -> bool:
     return "\0" not in name and not any("\ud800" <= character <= "\udfff" for character in name)
 
 
-def csv_rows(path: Path) -> Iterator[dict[str, str] | ValueError]:
+def csv_rows(path: Path, separator: str, encoding: str) -> Iterator[dict[str, str] | ValueError]:
     """
     Rows after the header, or why one cannot be read. Whatever it looks like, a text is a text; a blank line is no row.
 
     Raises:
         ValueError: where broken quotes leave open where the next row begins, with the line.
     """
-    reader = _Reader(path)
+    reader = _Reader(path, separator, encoding)
     rows = reader.rows()
     header = next(rows)
     for values in rows:
@@ -85,9 +85,9 @@ def csv_rows(path: Path) -> Iterator[dict[str, str] | ValueError]:
 class _Reader:
     """Rows of a file, their quotes checked."""
 
-    def __init__(self, path: Path) -> None:
-        separator = "\t" if path.suffix.lower() == ".tsv" else ","
-        self.path, self.separator = path, separator
+    def __init__(self, path: Path, separator: str, encoding: str) -> None:
+        self.path, self.separator, self.encoding = path, separator, encoding
+        separator = re.escape(separator)
         fields = f'(?:{QUOTED}|[^"{separator}]*+)'
         self.good_row = re.compile(f"{fields}(?:{separator}{fields})*+[\r\n]*")  # all quotes are where they belong
         self.closed_fields = re.compile(f'(?:(?:{QUOTED}|(?:[^"{separator}][^{separator}]*+)?){separator})*+')
@@ -111,7 +111,7 @@ class _Reader:
         """Values of rows, the header first."""
         csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
         row_end = ""  # the header tells what the end of a row is
-        with open_text(self.path, newline="") as file:
+        with open_text(self.path, newline="", encoding=self.encoding) as file:
             lines = self._lines(file)
             reader = csv.reader(lines, delimiter=self.separator, strict=True)
             while True:
@@ -136,8 +136,9 @@ class _Reader:
     def _lines(self, file: IO[str]) -> Iterator[str]:
         for line in file:
             self.number += 1
-            self.row.append(line)
-            yield line
+            if self.number > 1 or SAYS_SEPARATOR.fullmatch(line) is None:
+                self.row.append(line)
+                yield line
 
     def _check_quotes(self, row: str) -> ValueError | None:
         """What is wrong with the quotes of a row, if anything, where it is known where the next row begins."""

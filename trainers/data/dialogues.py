@@ -15,7 +15,8 @@ from trainers.data.column_names import refuse_misnamed
 from trainers.data.faults import describe, fault
 from trainers.data.images import ImageRoot, as_stored, as_stored_list, root_of
 from trainers.data.schema import DIALOGUE_FEATURES, as_text, check_dialogue, validate_dialogues
-from trainers.data.tables import open_records, saved_dataset
+from trainers.data.tables import open_records, refuse_format, saved_dataset
+from trainers.data.text_format import TextFormat
 
 
 __all__ = ["PLACEHOLDER", "DialogueColumns", "MessageNames", "dialogue_row", "load_dialogues", "mapped_row"]
@@ -85,6 +86,7 @@ def load_dialogues(
     image_root: str | Path | None = None,
     columns: DialogueColumns | None = None,
     on_bad_row: Policy = "raise",
+    text_format: TextFormat | None = None,
 ) -> Dataset:
     r"""
     Loads rows of stage 1.
@@ -102,6 +104,8 @@ def load_dialogues(
             Other names of the columns.
         on_bad_row (`str` or [`BadRows`], *optional*, defaults to `"raise"`):
             `"raise"`, or `"skip"` to leave bad rows out; a [`BadRows`] afterwards knows how many, and why.
+        text_format ([`TextFormat`], *optional*):
+            Encoding and separator of a file of text; by default what is found by looking.
 
     Returns:
         `Dataset`: columns `images`, `text`, `messages`; paths are absolute, no image has been opened.
@@ -113,9 +117,11 @@ def load_dialogues(
     columns = columns or DialogueColumns()
     needed, dataset = columns.needed(), saved_dataset(source)
     if columns == DialogueColumns() and dataset is not None and image_root is None and _is_ready(dataset):
+        refuse_format(text_format, "a data set")
         return validate_dialogues(dataset, on_bad_row)
     convert = partial(mapped_row, columns=columns, root=root_of(source, image_root))
-    return build_dataset(open_records(source), convert, DIALOGUE_FEATURES, on_bad_row, needed, columns.known())
+    records = open_records(source, text_format)
+    return build_dataset(records, convert, DIALOGUE_FEATURES, on_bad_row, needed, columns.known())
 
 
 def _is_ready(dataset: Dataset) -> bool:

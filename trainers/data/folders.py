@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features
+from transformers.utils import logging
 
 from trainers.data.build import Policy, build_dataset
+from trainers.data.encodings import UTF_8
 from trainers.data.faults import fault
-from trainers.data.image_folders import folder_records
+from trainers.data.image_folders import describe_left_alone, folder_records
 from trainers.data.schema import DIALOGUE_FEATURES, IMAGE_FEATURES, PAIR_FEATURES, check_messages, check_text
-from trainers.data.text_files import open_text
+from trainers.data.text_files import encoding_of, open_text
 
 
 __all__ = ["CAPTIONS", "load_folder", "load_folder_dialogues", "load_folder_pairs"]
+
+logger = logging.get_logger(__name__)
 
 Captioner = Callable[[Path], str]
 
@@ -27,8 +31,9 @@ def load_folder(folder: str | Path, on_bad_row: Policy = "raise") -> Dataset:
 
     Args:
         folder (`str` or `Path`):
-            Searched at any depth, links included; files that are no images by their names are left alone, and so is
-            what systems leave behind: hidden files, `__MACOSX` and the like.
+            Searched at any depth, links included. An image is what is called like one or begins like one. Other files
+            are left alone, and so is what systems leave behind: hidden files, `__MACOSX` and the like; the log names
+            the first of them.
         on_bad_row (`str` or [`BadRows`], *optional*, defaults to `"raise"`):
             As in [`load_pairs`].
 
@@ -85,12 +90,16 @@ def load_folder_dialogues(
 
 def _load(folder: str | Path, row: Callable, features: Features, on_bad_row: Policy, **settings: Any) -> Dataset:
     folder = Path(folder).absolute()
-    records = folder_records(folder)[0] if folder.is_dir() else None
+    records, left_alone = folder_records(folder) if folder.is_dir() else (None, [])
+    if settings.get("captions") == "sidecar" and records is not None:
+        beside = [(folder / record["name"]).with_suffix(".txt") for record in records.rows()]
+        records = records._replace(identity=(records.identity, [_changed(file) for file in beside]))
+        captions = set(beside)
+        left_alone = [file for file in left_alone if folder / file.name not in captions]
+    if left_alone:
+        logger.warning(describe_left_alone(folder, left_alone))
     if records is None or not records.num_rows:
         raise ValueError(f"{folder} must be a folder with images in it, at any depth.")
-    if settings.get("captions") == "sidecar":
-        times = [_changed((folder / record["name"]).with_suffix(".txt")) for record in records.rows()]
-        records = records._replace(identity=(records.identity, times))
     return build_dataset(records, partial(row, folder=folder, **settings), features, on_bad_row)
 
 
@@ -158,7 +167,10 @@ def _from_sidecar(file: Path) -> str:
     if not beside.exists():
         raise fault("sidecar", f"no {beside.name} beside {file.name}", "a caption in it")
     try:
-        with open_text(beside) as text:
+        encoding = encoding_of(beside).name
+        if encoding != UTF_8:
+            logger.warning_once(f"{file.parent}: captions in .txt that are not UTF-8 are read as {encoding}.")
+        with open_text(beside, encoding=encoding) as text:
             return text.read().strip()
     except (OSError, ValueError) as error:
         raise fault("sidecar", f"{beside.name}, which cannot be read ({error})", "a caption in it") from error

@@ -1,22 +1,26 @@
-"""The image files of a folder, at any depth, by their names; what cannot be read is told and not left out."""
+"""The image files of a folder, at any depth, by their names or what is in them; the others are named, too."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from modeling_coma.inputs_coma import HEIC, open_regular_file
 from trainers.data.images import IMAGE_SUFFIXES
 from trainers.data.tables import Records
 from trainers.data.text_files import printable
 
 
-__all__ = ["FoundImage", "ImageFolder", "folder_records", "is_system_file", "walk_images"]
+__all__ = ["FoundImage", "ImageFolder", "describe_left_alone", "folder_records", "is_system_file", "walk_images"]
 
 # What systems leave between the files of people, beside everything that begins with a dot (`._a.jpg`, `.DS_Store`).
 SYSTEM_NAMES = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db"}
+# What images begin with.
+SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+AFTER_LENGTH = (*HEIC, b"ftypavif", b"ftypavis")
+MOST_NAMED = 8  # of the files that are left alone
 
 
 class FoundImage(NamedTuple):
@@ -38,11 +42,11 @@ class ImageFolder(NamedTuple):
 
     Args:
         images (`list[FoundImage]`): in the order of their names.
-        left_alone (`int`): files that are no images, and files and folders of the system.
+        left_alone (`list[FoundImage]`): files that are no images, and files and folders of the system, and why.
     """
 
     images: list[FoundImage]
-    left_alone: int
+    left_alone: list[FoundImage]
 
 
 def is_system_file(name: str) -> bool:
@@ -66,13 +70,22 @@ def walk_images(folder: str | Path) -> ImageFolder:
     """
     if printable(folder) != str(folder):
         raise ValueError(f"{printable(folder)}: the name of the folder is not UTF-8, and paths are stored: rename it.")
-    found = list(_walk(os.fspath(folder), PurePath(), (os.path.realpath(folder),)))
-    images = [image for image in found if image is not None]
-    return ImageFolder(images, len(found) - len(images))
+    found = ImageFolder([], [])
+    _walk(os.fspath(folder), PurePath(), (os.path.realpath(folder),), found)
+    return found
 
 
-def folder_records(folder: str | Path) -> tuple[Records, int]:
-    """The images of a folder as records with a `name` and an `error`, and how many files are left alone."""
+def describe_left_alone(folder: str | Path, left_alone: list[FoundImage]) -> str:
+    """Says which files are left alone, the first of them by name; an empty text where there are none."""
+    if not left_alone:
+        return ""
+    named = ", ".join(f"{name} ({why})" for name, why in left_alone[:MOST_NAMED])
+    more = f" and {len(left_alone) - MOST_NAMED} more" if len(left_alone) > MOST_NAMED else ""
+    return f"{printable(folder)}: {len(left_alone)} files are left alone: {named}{more}"
+
+
+def folder_records(folder: str | Path) -> tuple[Records, list[FoundImage]]:
+    """The images of a folder as records with a `name` and an `error`, and the files that are left alone."""
     images, left_alone = walk_images(folder)
     folder = Path(folder).absolute()
     return Records(
@@ -84,39 +97,50 @@ def folder_records(folder: str | Path) -> tuple[Records, int]:
     ), left_alone
 
 
-def _walk(folder: str, inside: PurePath, above: tuple[str, ...]) -> Iterator[FoundImage | None]:
-    """What is found in a folder, `None` for what is left alone; `above` are the folders that it is in."""
+def _walk(folder: str, inside: PurePath, above: tuple[str, ...], found: ImageFolder) -> None:
+    """Adds what is in a folder; `above` are the folders that it is in."""
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
-        yield FoundImage(printable(inside), f"the folder cannot be listed: {error.strerror}")
+        found.images.append(FoundImage(printable(inside), f"the folder cannot be listed: {error.strerror}"))
         return
     for name in names:
         path, place = os.path.join(folder, name), inside / name
         if is_system_file(name):
-            yield None
-        elif os.path.isdir(path):
-            real = os.path.realpath(path)
-            if real in above:
-                yield FoundImage(printable(place), f"a link that leads back to {printable(real)}")
-            else:
-                yield from _walk(path, place, (*above, real))
+            why = "hidden" if name.startswith(".") else "of the system"
+            found.left_alone.append(FoundImage(printable(place), why))
+        elif not os.path.isdir(path):
+            _add_file(path, place, found)
+        elif (real := os.path.realpath(path)) in above:
+            found.images.append(FoundImage(printable(place), f"a link that leads back to {printable(real)}"))
         else:
-            yield _file(path, place)
+            _walk(path, place, (*above, real), found)
 
 
-def _file(path: str, place: PurePath) -> FoundImage | None:
-    """A file, or something else that is no folder; what is called like neither an image nor a folder is left alone."""
+def _add_file(path: str, place: PurePath, found: ImageFolder) -> None:
+    """Adds a file, or something else that is no folder. What is not called like an image may be one nevertheless."""
     is_image, name = place.suffix.lower() in IMAGE_SUFFIXES, printable(place)
-    error = None
+    is_there, error = True, None
     try:
-        mode = os.stat(path).st_mode
+        is_there = os.path.exists(path)
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            error = "a FIFO, a device or a socket, and no file"
+        elif not is_image:
+            with open_regular_file(path) as file:
+                is_image = _begins_like_an_image(file.read(16))
     except OSError as why:
-        what = "a link that leads nowhere" if os.path.islink(path) else "it cannot be read"
-        # What has no suffix may be a folder of images.
-        return FoundImage(name, f"{what}: {why.strerror}") if is_image or not place.suffix else None
-    if not stat.S_ISREG(mode):
-        error = "a FIFO, a device or a socket, and no file"
-    elif name != str(place):
-        error = "its name, or that of a folder it is in, is not UTF-8: rename it"
-    return FoundImage(name, error) if is_image else None
+        what = "it cannot be read" if is_there else "a link that leads nowhere"
+        error = f"{what}: {why.strerror}"
+        is_image = is_image or not (is_there or place.suffix)  # which may have been a folder of images
+    if name != str(place):
+        error = error or "its name, or that of a folder it is in, is not UTF-8: rename it"
+    if is_image:
+        found.images.append(FoundImage(name, error))
+    else:
+        found.left_alone.append(FoundImage(name, error or "no image"))
+
+
+def _begins_like_an_image(prefix: bytes) -> bool:
+    is_bmp = prefix[:2] == b"BM" and prefix[6:10] == bytes(4)
+    is_webp = prefix[:4] == b"RIFF" and prefix[8:12] == b"WEBP"
+    return is_bmp or is_webp or prefix.startswith(SIGNATURES) or prefix[4:12] in AFTER_LENGTH

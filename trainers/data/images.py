@@ -34,8 +34,9 @@ __all__ = [
     "without_decoding",
 ]
 
-IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 EXPECTED = "a path, the bytes of a file, a data: URI or nothing"
+OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\")  # what its absolute paths begin with
 LONGEST_PATH, LONGEST_NAME = 4095, 255  # bytes that Linux takes; longer ones raise where nobody knows the row
 
 
@@ -57,11 +58,12 @@ class ImageRoot(NamedTuple):
 
     def path(self, value: str, column: str) -> str:
         """
-        The absolute path of an image.
+        The absolute path of an image. What Windows has written is read: `photos\\cat.jpg`.
 
         Raises:
-            ValueError: if it leads out of the folder, or is longer than paths can be.
+            ValueError: if it leads out of the folder, is longer than paths can be, or begins at a drive of Windows.
         """
+        value = self._from_windows(value, column)
         path = value if os.path.isabs(value) else os.path.join(self.folder, value)
         if len(os.fsencode(path)) > LONGEST_PATH or any(len(os.fsencode(n)) > LONGEST_NAME for n in path.split("/")):
             found = f"a text of {len(value)} characters, {value[:40]!r}…"
@@ -73,6 +75,24 @@ class ImageRoot(NamedTuple):
             told = "(`image_root`) that all of them are in"
             raise fault(column, describe(value), f"a path inside of {self.folder}, or another image root {told}")
         return path
+
+    def _from_windows(self, value: str, column: str) -> str:
+        """A path with slashes, unless a file has this very name."""
+        is_absolute = OF_WINDOWS.match(value) is not None
+        if os.sep == "\\" or not (is_absolute or "\\" in value) or self._has(value):
+            return value
+        slashed = value.replace("\\", "/")
+        if not is_absolute or self._has(slashed):
+            return slashed
+        names = [name for name in slashed.split("/") if name]
+        ends = ("/".join(names[start:]) for start in range(1, len(names)))
+        there = next((end for end in ends if self._has(end)), None)
+        hint = "" if there is None else f": {there!r} is there, so leave out what stands before it"
+        found = f"{describe(value)}, which begins at a drive of Windows and leads nowhere here"
+        raise fault(column, found, f"a path from {self.folder} on (or from another image root){hint}")
+
+    def _has(self, path: str) -> bool:
+        return os.path.lexists(os.path.join(self.folder, path))
 
 
 def root_of(source: Any, image_root: str | Path | None) -> ImageRoot:
@@ -136,9 +156,10 @@ def _from_text(value: str, column: str, root: ImageRoot) -> dict[str, Any]:
 
 def _from_file_uri(value: str, column: str) -> str:
     try:
-        return unquote(urlsplit(value).path, errors="strict")
+        path = unquote(urlsplit(value).path, errors="strict")
     except ValueError as error:
         raise fault(column, describe(value), f"file:///path, but: {error}") from error
+    return path[1:] if OF_WINDOWS.match(path[1:]) and not os.path.lexists(path) else path  # /C:/…
 
 
 def _from_data_uri(value: str, column: str) -> bytes:

@@ -69,9 +69,9 @@ def _no_object(row: Any) -> ValueError:
     return ValueError(f"found {describe(row)}, expected a JSON object with the columns as its keys")
 
 
-def jsonl_rows(path: Path) -> Iterator[Record]:
+def jsonl_rows(path: Path, encoding: str | None = None) -> Iterator[Record]:
     """Objects, one in a line, or why one cannot be read; blank lines are no rows."""
-    with open_text(path, newline="\n") as file:
+    with open_text(path, newline="\n", encoding=encoding) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
@@ -81,9 +81,9 @@ def jsonl_rows(path: Path) -> Iterator[Record]:
                 yield row
 
 
-def json_rows(path: Path) -> Iterator[Record]:
+def json_rows(path: Path, encoding: str | None = None) -> Iterator[Record]:
     """A list of objects, parsed one at a time; after a syntax error nobody knows where the next would begin."""
-    with open_text(path) as file:
+    with open_text(path, encoding=encoding) as file:
         text = file.read()
     try:
         text.encode()

@@ -13,7 +13,8 @@ from trainers.data.column_names import refuse_misnamed
 from trainers.data.dialogues import MessageNames, dialogue_row
 from trainers.data.images import ImageRoot, as_stored_list, root_of
 from trainers.data.schema import DIALOGUE_FEATURES
-from trainers.data.tables import open_records
+from trainers.data.tables import Records, open_records
+from trainers.data.text_format import TextFormat
 
 
 __all__ = ["llava_row", "load_coma_sft", "load_llava"]
@@ -28,14 +29,17 @@ NAMES = MessageNames(
 
 
 def load_llava(
-    source: str | Path | Dataset, image_root: str | Path | None = None, on_bad_row: Policy = "raise"
+    source: str | Path | Dataset,
+    image_root: str | Path | None = None,
+    on_bad_row: Policy = "raise",
+    text_format: TextFormat | None = None,
 ) -> Dataset:
     r"""
     Loads rows of stage 1 from the format of LLaVA: `image` (a path, a list of them, or none) and `conversations`, a
     list of `{"from": "human" | "gpt", "value": text}` with as many `<image>` as there are images.
 
     Args:
-        source, image_root, on_bad_row:
+        source, image_root, on_bad_row, text_format:
             As in [`load_dialogues`].
 
     Returns:
@@ -44,22 +48,23 @@ def load_llava(
     Raises:
         ValueError: as in [`load_dialogues`].
     """
-    return _load(source, image_root, on_bad_row, placeholders=True)
+    return _load(open_records(source, text_format), root_of(source, image_root), on_bad_row, placeholders=True)
 
 
 def load_coma_sft(
-    source: str | Path | Dataset, image_root: str | Path | None = None, on_bad_row: Policy = "raise"
+    source: str | Path | Dataset,
+    image_root: str | Path | None = None,
+    on_bad_row: Policy = "raise",
+    text_format: TextFormat | None = None,
 ) -> Dataset:
     """As [`load_llava`], for the published dialogues of CoMa (`id`, `image`, `conversations`): as the image is
     compressed before the dialogue, nothing in it has to stand for the image."""
-    return _load(source, image_root, on_bad_row, placeholders=False)
+    return _load(open_records(source, text_format), root_of(source, image_root), on_bad_row, placeholders=False)
 
 
-def _load(
-    source: str | Path | Dataset, image_root: str | Path | None, on_bad_row: Policy, placeholders: bool
-) -> Dataset:
-    convert = partial(llava_row, root=root_of(source, image_root), placeholders=placeholders)
-    return build_dataset(open_records(source), convert, DIALOGUE_FEATURES, on_bad_row, ["conversations"], KNOWN)
+def _load(records: Records, root: ImageRoot, on_bad_row: Policy, placeholders: bool) -> Dataset:
+    convert = partial(llava_row, root=root, placeholders=placeholders)
+    return build_dataset(records, convert, DIALOGUE_FEATURES, on_bad_row, ["conversations"], KNOWN)
 
 
 def llava_row(record: dict[str, Any], root: ImageRoot, placeholders: bool = True) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from trainers.data.faults import describe, fault
 from trainers.data.images import ImageRoot, as_stored, root_of
 from trainers.data.schema import DIALOGUE_FEATURES, PAIR_FEATURES, as_text, check_messages, check_text, validate_pairs
 from trainers.data.tables import open_records, saved_dataset
+from trainers.data.text_format import TextFormat
 
 
 __all__ = ["PairColumns", "check_named", "features_of", "item_of", "load_pairs", "load_triplets", "pair_row"]
@@ -61,6 +62,7 @@ def load_pairs(
     columns: PairColumns | None = None,
     image_root: str | Path | None = None,
     on_bad_row: Policy = "raise",
+    text_format: TextFormat | None = None,
 ) -> Dataset:
     r"""
     Loads rows of stage 2.
@@ -74,6 +76,8 @@ def load_pairs(
             Folder at which relative paths of images begin; by default that of the file.
         on_bad_row (`str` or [`BadRows`], *optional*, defaults to `"raise"`):
             `"raise"`, or `"skip"` to leave bad rows out; a [`BadRows`] afterwards knows how many, and why.
+        text_format ([`TextFormat`], *optional*):
+            Encoding and separator of a file of text; by default what is found by looking.
 
     Returns:
         `Dataset`: columns `query`, `positive`, `negatives`, and `source` and `group` where they are given; paths are
@@ -85,11 +89,11 @@ def load_pairs(
     """
     named = (columns or PairColumns()).named()
     if not named:
-        return _load_ready(source, image_root, on_bad_row)
+        return _load_ready(source, image_root, on_bad_row, text_format)
     check_named(named)
     convert = partial(pair_row, named=named, root=root_of(source, image_root))
     known = list(named.values())
-    return build_dataset(open_records(source), convert, features_of(named), on_bad_row, known, known)
+    return build_dataset(open_records(source, text_format), convert, features_of(named), on_bad_row, known, known)
 
 
 def check_named(named: dict[str, str]) -> None:
@@ -106,14 +110,17 @@ def features_of(named: dict[str, str]) -> Features:
 
 
 def load_triplets(
-    source: str | Path | Dataset, image_root: str | Path | None = None, on_bad_row: Policy = "raise"
+    source: str | Path | Dataset,
+    image_root: str | Path | None = None,
+    on_bad_row: Policy = "raise",
+    text_format: TextFormat | None = None,
 ) -> Dataset:
     r"""
     Loads rows of stage 2 from the columns of sentence-transformers: `anchor`, `positive`, and maybe `negative` or
     `negative_1`, `negative_2`, … A value is a text, an image as `datasets` stores it, or `{"text", "image"}`.
 
     Args:
-        source, image_root, on_bad_row:
+        source, image_root, on_bad_row, text_format:
             As in [`load_pairs`].
 
     Returns:
@@ -123,14 +130,16 @@ def load_triplets(
         ValueError: as in [`load_pairs`].
     """
     features = Features({name: PAIR_FEATURES[name] for name in ("query", "positive", "negatives")})
-    convert, records = partial(_triplet, root=root_of(source, image_root)), open_records(source)
+    convert, records = partial(_triplet, root=root_of(source, image_root)), open_records(source, text_format)
     known = None if records.columns is None else _of_triplet(records.columns)
     return build_dataset(records, convert, features, on_bad_row, ["anchor", "positive"], known)
 
 
-def _load_ready(source: str | Path | Dataset, image_root: str | Path | None, on_bad_row: Policy) -> Dataset:
+def _load_ready(
+    source: str | Path | Dataset, image_root: str | Path | None, on_bad_row: Policy, text_format: TextFormat | None
+) -> Dataset:
     dataset = saved_dataset(source)
-    records = open_records(source if dataset is None else dataset)
+    records = open_records(source if dataset is None else dataset, text_format)
     if records.columns is not None and not {"query", "positive"} <= set(records.columns):
         raise ValueError(f"Name the columns of {source} (query_text, positive_image, …): {records.columns}.")
     if dataset is not None and image_root is None:

@@ -172,6 +172,8 @@ def _reason(row: dict[str, Any], error: ValueError) -> str:
         try:
             to_rgb(image)
         except ValueError as why:
+            if "max_image_pixels" in str(why) and "max_image_pixels" not in str(error):
+                continue  # the limit of the processor is higher
             why = re.sub(r"^Row 0: ", "", str(why))
             return str(fault(column, describe(image), f"an image that can be used, but: {why}"))
     return re.sub(r"^Row \d+(:?) ", lambda found: "" if found[1] else "it ", str(error))

@@ -23,12 +23,13 @@ from trainers.data.faults import fault
 from trainers.data.images import without_decoding
 from trainers.data.json_rows import json_rows, jsonl_rows
 from trainers.data.text_files import open_file, text_rows
+from trainers.data.text_format import SEPARATED, TextFormat, complete_format
 
 
-__all__ = ["TABLE_SUFFIXES", "Record", "Records", "open_records", "saved_dataset"]
+__all__ = ["TABLE_SUFFIXES", "Record", "Records", "open_records", "refuse_format", "saved_dataset"]
 
-TEXT_ROWS = {".csv": csv_rows, ".tsv": csv_rows, ".txt": text_rows, ".jsonl": jsonl_rows, ".json": json_rows}
-TABLE_SUFFIXES = (*TEXT_ROWS, ".parquet")
+TEXT_ROWS = {".txt": text_rows, ".jsonl": jsonl_rows, ".json": json_rows}
+TABLE_SUFFIXES = (*SEPARATED, *TEXT_ROWS, ".parquet")
 BATCH = 256  # rows of a batch, which may have images in them
 # What a damaged file, or a value that Python has no type for, raises when it is read.
 UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError)
@@ -78,19 +79,21 @@ def saved_dataset(source: str | Path | Dataset) -> Dataset | None:
         raise ValueError(f"{source} cannot be read as a data set of `save_to_disk`: {error}") from error
 
 
-def open_records(source: str | Path | Dataset) -> Records:
+def open_records(source: str | Path | Dataset, text_format: TextFormat | None = None) -> Records:
     """
     Opens a source of records.
 
     Args:
         source (`str`, `Path` or `Dataset`): a .csv, .tsv, .txt (a row per line, with the one column `text`), .jsonl,
             .json (a list) or .parquet file, a folder made by `Dataset.save_to_disk`, or a data set.
+        text_format ([`TextFormat`], *optional*): encoding and separator of a file of text; by default what is found
+            by looking.
 
     Returns:
         [`Records`]
 
     Raises:
-        ValueError: for what is no such thing, or cannot be read at all.
+        ValueError: for what is no such thing, or cannot be read at all, and for a `text_format` of what has none.
 
     Example:
 
@@ -99,7 +102,9 @@ def open_records(source: str | Path | Dataset) -> Records:
         ...     if isinstance(row, ValueError):
         ...         logger.warning(f"Row {number} of {records.name} cannot be read: {row}")
     """
+    text_format = text_format or TextFormat()
     if (dataset := saved_dataset(source)) is not None:
+        refuse_format(text_format, "a data set")
         return _of_dataset(dataset, "the data set" if isinstance(source, Dataset) else Path(source).name)
     path = Path(source).absolute()
     suffix = path.suffix.lower()
@@ -110,13 +115,21 @@ def open_records(source: str | Path | Dataset) -> Records:
         state = os.fstat(file.fileno())
     identity = (str(path), state.st_size, state.st_mtime_ns)
     if suffix == ".parquet":
+        refuse_format(text_format, str(path))
         return _of_parquet(path, identity)
-    columns = None
-    if suffix in (".csv", ".tsv"):
-        columns = csv_header(path)
-    elif suffix == ".txt":
-        columns = ["text"]
-    return Records(path.name, columns, lambda columns=None: TEXT_ROWS[suffix](path), identity)
+    encoding, separator = complete_format(path, text_format)
+    identity = (*identity, encoding, separator)
+    if suffix in SEPARATED:
+        columns = csv_header(path, separator, encoding)
+        return Records(path.name, columns, lambda columns=None: csv_rows(path, separator, encoding), identity)
+    columns = ["text"] if suffix == ".txt" else None
+    return Records(path.name, columns, lambda columns=None: TEXT_ROWS[suffix](path, encoding), identity)
+
+
+def refuse_format(text_format: TextFormat | None, what: str) -> None:
+    """Raises `ValueError` where somebody says how something is written that is no file of text."""
+    if text_format not in (None, TextFormat()):
+        raise ValueError(f"{what} is no file of text: an encoding and a separator cannot act, leave them out.")
 
 
 def _of_dataset(dataset: Dataset, name: str) -> Records:

@@ -5,7 +5,9 @@ import socket
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from modeling_coma.inputs_coma import to_rgb
 from trainers.data.corpus import Columns, open_corpus
 from trainers.data.folders import load_folder, load_folder_dialogues, load_folder_pairs
 from trainers.data.image_folders import walk_images
@@ -36,7 +38,9 @@ def test_what_systems_leave_is_no_image(photos: Path) -> None:
     assert len(load_folder_dialogues(photos, "folders")) == 2
     corpus = open_corpus(photos, Columns())
     assert [row["id"] for row in corpus.read(0, 2)] == ["a.jpg", "more/b.PNG"]
-    assert corpus.left_alone == 8  # files, and folders of the system
+    assert ": 8 files are left alone: " in corpus.left_alone  # folders of the system among them
+    told = ("._a.jpg (hidden)", "__MACOSX (of the system)", "Thumbs.db (of the system)", "notes.md (no image)")
+    assert all(words in corpus.left_alone for words in told)
 
 
 def break_it(photos: Path) -> dict[str, str]:
@@ -99,6 +103,33 @@ def test_a_folder_that_cannot_be_listed(photos: Path, monkeypatch: pytest.Monkey
         load_folder(photos)
 
 
+FORMATS = {"PNG": "png", "JPEG": "", "GIF": "dat", "BMP": "jpg_large", "TIFF": "img", "WEBP": "part", "AVIF": "HEIC.1"}
+
+
+def test_images_are_known_by_what_is_in_them(tmp_path: Path) -> None:
+    """Without a suffix, with one that says nothing, with a wrong one, and in capitals."""
+    names = [f"{place}.{suffix}".rstrip(".") for place, suffix in enumerate(FORMATS.values())] + ["7.PNG", "8.jpeg"]
+    for name, kind in zip(names, [*FORMATS, "PNG", "PNG"], strict=True):
+        Image.new("RGB", (8, 4), "red").save(tmp_path / name, format=kind)
+    for name, content in (("notes", b"BMX, notes"), ("a.json", b"{}"), ("b", b""), ("c.pdf", b"%PDF-1.7 of a page")):
+        (tmp_path / name).write_bytes(content)
+    images, left_alone = walk_images(tmp_path)
+    assert [image.name for image in images] == names and not any(image.error for image in images)
+    assert {name for name, _ in left_alone} == {"notes", "a.json", "b", "c.pdf"}
+    assert all(to_rgb(tmp_path / name).size == (8, 4) for name in names)
+
+
+def test_of_many_files_left_alone_the_first_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    for number in range(100):
+        (tmp_path / f"{number:03}.md").touch()
+    os.mkfifo(tmp_path / "z.md")
+    load_folder(tmp_path)
+    (line,) = [record.message for record in caplog.records if "left alone" in record.message]
+    assert ": 101 files are left alone: 000.md (no image), " in line and line.endswith("007.md (no image) and 93 more")
+    assert walk_images(tmp_path).left_alone[-1] == ("z.md", "a FIFO, a device or a socket, and no file")
+
+
 def test_folders_of_links(photos: Path, tmp_path: Path) -> None:
     """As on clusters: the links are in the folder, the files are elsewhere."""
     links = tmp_path / "links"
@@ -126,6 +157,9 @@ def test_a_caption_beside_an_image(photos: Path) -> None:
     assert list(rows["positive"]) == [{"text": "a b", "image": None}]
     assert "it is a FIFO" in bad_rows.reasons[0]
     (photos / "a.txt").unlink()
-    (photos / "a.txt").write_text("a b", encoding="utf-16")
-    with pytest.raises(ValueError, match="^Row 0 of photos is bad: column sidecar: .*is UTF-16"):
+    for encoding in ("utf-16", "cp1252"):
+        (photos / "a.txt").write_text("schön", encoding=encoding)
+        assert load_folder_pairs(photos, "sidecar")["positive"][0]["text"] == "schön"
+    (photos / "a.txt").write_text("schön", encoding="utf-32")
+    with pytest.raises(ValueError, match="^Row 0 of photos is bad: column sidecar: .*is UTF-32"):
         load_folder_pairs(photos, "sidecar")

@@ -141,3 +141,33 @@ def test_paths_of_mmeb_may_not_leave_the_root(place: Path) -> None:
         else:
             with pytest.raises(ValueError, match=f"^Row 0 of CIRR, column qry_img_path: found .*{told}"):
                 one.read()
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_paths_of_windows(place: Path, reader: str) -> None:
+    root = place / "images"
+    for written in (r"sub\a.png", r".\sub\a.png", r"sub\..\sub\a.png", r"sub\/a.png"):
+        assert paths_in(place, reader, written, root) == [str(root / "sub" / "a.png")]
+    for written in (
+        r"C:\Users\me\sub\a.png",
+        "C:/Users/me/sub/a.png",
+        r"\\server\me\sub\a.png",
+        "file:///C:/sub/a.png",
+    ):
+        with pytest.raises(ValueError, match=r"^Row 0 of \S+.*: column .*: found .*a\.png.*Windows.*images") as error:
+            paths_in(place, reader, written, root)
+        assert "'sub/a.png' is there, so leave out what stands before it" in str(error.value)
+    with pytest.raises(ValueError, match="begins at a drive of Windows and leads nowhere here, expected a path from"):
+        paths_in(place, reader, r"D:\nowhere.png", root)
+    with pytest.raises(ValueError, match="expected a path inside of"):
+        paths_in(place, reader, r"..\secret.png", root)
+
+
+def test_a_backslash_in_a_name_stays_one(place: Path) -> None:
+    (place / "images" / r"sub\a.png").write_bytes(b"y")
+    (place / "images" / "C:").mkdir()
+    (place / "images" / "C:" / "a.png").write_bytes(b"z")
+    root = root_of(None, place / "images")
+    assert Path(root.path(r"sub\a.png", "c")).read_bytes() == b"y"
+    assert Path(root.path("C:\\a.png", "c")).read_bytes() == b"z"
+    assert root.path(r"gone\a.png", "c") == str(place / "images" / "gone" / "a.png")  # whoever opens it says so

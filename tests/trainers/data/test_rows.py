@@ -8,6 +8,7 @@ import pytest
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
+from modeling_coma.inputs_coma import to_rgb
 from trainers.data.faults import describe
 from trainers.data.images import as_image, without_decoding
 from trainers.data.rows import BadRows, NumberedRows
@@ -73,6 +74,19 @@ def test_the_picture_to_blame_is_named_by_its_column(picture):
     row["negatives"] = []
     with pytest.raises(ValueError, match="^Row 7 of the data set is bad: cannot decode the image$"):
         BadRows("raise").apply(collate, [row])
+
+
+def test_an_image_over_a_limit_that_was_raised_is_not_to_blame(picture, monkeypatch):
+    """Of the limit that is in force, the processor speaks."""
+    monkeypatch.setattr(to_rgb, "__defaults__", (0, 10))  # as if the image were larger than the default limit
+    row = {"query": {"image": picture(8, 8)}, "row": 7}
+    for said, told in (("Row 0: is too long", "is too long"), ("Row 0: … `max_image_pixels`", "column query.image: ")):
+
+        def collate(rows, said=said):
+            raise ValueError(said)
+
+        with pytest.raises(ValueError, match=f"^Row 7 of the data set is bad: {told}"):
+            BadRows("raise").apply(collate, [row])
 
 
 def test_rows_know_their_number(dataset):

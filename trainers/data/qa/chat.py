@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 
-from modeling_coma.inputs_coma import DECODE_ERRORS, open_regular_file, to_rgb
+from modeling_coma.inputs_coma import DECODE_ERRORS, MAX_IMAGE_PIXELS, open_image, open_regular_file, to_rgb
 
 
 __all__ = ["Chat", "Fault", "ImageFile", "Message", "Rejected", "Reply", "read_image"]
@@ -95,7 +95,7 @@ class ImageFile:
         return hashlib.blake2b(self.original, digest_size=8).hexdigest()
 
 
-def read_image(image: str | bytes | None) -> ImageFile:
+def read_image(image: str | bytes | None, max_pixels: int | None = None) -> ImageFile:
     """
     Reads an image and decodes it, to know that others can. Files that programs show in different ways (transparent
     ones, rotated by EXIF, 16-bit, animated, rare formats) become the PNG of what CoMa is trained on; all others are
@@ -103,6 +103,7 @@ def read_image(image: str | bytes | None) -> ImageFile:
 
     Args:
         image (`str` or `bytes`): path or content of the file.
+        max_pixels (`int`, *optional*): what has more is not decoded; by default 89478485.
 
     Returns:
         `ImageFile`
@@ -114,8 +115,9 @@ def read_image(image: str | bytes | None) -> ImageFile:
         raise Rejected("no image", "the row has none")
     try:
         data = image if isinstance(image, bytes) else _read_file(image)
-        rgb = to_rgb(data)
-        with Image.open(BytesIO(data)) as file:
+        limit = max_pixels or MAX_IMAGE_PIXELS
+        rgb = to_rgb(data, max_pixels=limit)
+        with open_image(data, max_pixels=limit) as file:
             if _is_plain(file):
                 return ImageFile(data, Image.MIME[file.format], data)
     except DECODE_ERRORS as error:

@@ -35,6 +35,7 @@ class QASettings:
         attempts (`int`, *optional*, defaults to 3):
             How often the model may try before a question or an answer is given up.
         seed (`int`, *optional*, defaults to 0): seed of what is drawn, here and, if it takes one, by the model.
+        max_image_pixels (`int`, *optional*): images with more are not decoded; by default 89478485.
     """
 
     format: QAFormat = "multi-turn"
@@ -43,6 +44,7 @@ class QASettings:
     limits: Limits = field(default_factory=Limits)
     attempts: int = 3
     seed: int = 0
+    max_image_pixels: int | None = None
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -51,6 +53,8 @@ class QASettings:
             raise ValueError(
                 f"From {self.at_least} to {self.at_most} turns: give at least 1, and not more than at most."
             )
+        if self.max_image_pixels is not None and self.max_image_pixels < 1:
+            raise ValueError(f"max_image_pixels={self.max_image_pixels} must be 1 or more.")
         if self.attempts < 1 or min(self.limits) < 1:
             raise ValueError(f"attempts={self.attempts} and limits={self.limits} must be 1 or more.")
 
@@ -63,7 +67,7 @@ class QASettings:
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same for two runs to be one."""
         settings = asdict(self) | {"limits": list(self.limits), "prompts": prompts_digest()}
-        del settings["at_least"], settings["at_most"]
+        del settings["at_least"], settings["at_most"], settings["max_image_pixels"]  # which other images may have
         return settings | {"turns": list(self.turns)}
 
 

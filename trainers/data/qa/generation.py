@@ -141,7 +141,7 @@ async def _write_one(source: Source, chat: Chat, output: QAOutput, settings: QAS
     writing = None
     try:
         _check_names(source, output.home)
-        image = await asyncio.to_thread(read_image, source.image)
+        image = await asyncio.to_thread(read_image, source.image, settings.max_image_pixels)
         stats["image"] = image.digest
         writing = Writing(chat, image, settings, source.id)
         messages = (await writing.write()).messages

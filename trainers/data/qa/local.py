@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +92,7 @@ class LocalChat:
         # Without compression tokens this is the processor of the backbone, and does with and without torchvision.
         templates = {"default": tokenizer.chat_template}
         processor = ComaProcessor(image_processor, tokenizer, chat_template=templates, num_compression_tokens=0)
+        processor.max_image_pixels = sys.maxsize  # whoever has read them knows the limit
         model = AutoModelForImageTextToText.from_pretrained(name_or_path, dtype=dtype)
         if device == "auto":
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"

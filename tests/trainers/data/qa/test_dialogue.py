@@ -151,3 +151,6 @@ def test_settings() -> None:
             QASettings(**wrong)
     assert QASettings().fingerprint != QASettings(at_most=4).fingerprint
     assert QASettings(format="caption").fingerprint == QASettings(format="caption", at_most=4).fingerprint
+    assert QASettings(max_image_pixels=10).fingerprint == QASettings().fingerprint
+    with pytest.raises(ValueError, match="max_image_pixels=0 must be 1 or more"):
+        QASettings(max_image_pixels=0)
