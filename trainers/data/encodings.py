@@ -50,7 +50,8 @@ BETWEEN_LETTERS = set("’‘–—…´")
 BLANKS = "\u00a0\u00ad"  # no-break space, soft hyphen
 
 CHARACTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")  # of UTF-8
-ODD_WORD = re.compile(rb"[A-Za-z0-9]*+[\x80-\xff][A-Za-z0-9\x80-\xff]*+")
+BETWEEN = bytes(byte if byte > 127 or chr(byte).isalnum() else ord(" ") for byte in range(256))
+BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
 NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
@@ -135,14 +136,15 @@ def _odd_words(file: BinaryIO) -> tuple[dict[bytes, None], int, int]:
     """Words with bytes beyond ASCII; how many characters of UTF-8 there are, and how many other such bytes."""
     words: dict[bytes, None] = {}  # in their order
     characters, others = 0, 0
-    for line in file:
-        rest, found = CHARACTER.subn(b"", line)
-        bare = 0 if rest.isascii() else sum(byte > 127 for byte in rest)
-        characters += found
-        if NO_TEXT.search(line) is None:  # elsewhere it is in no encoding, and a bad row in any
-            others += bare
-            if bare and len(words) < MOST_WORDS:
-                words.update(dict.fromkeys(ODD_WORD.findall(line)))
+    while lines := file.readlines(BLOCK):
+        block = b"".join(lines)
+        if NO_TEXT.search(block) is not None:  # such a line is in no encoding, and a bad row in any
+            block = b"".join(line for line in lines if NO_TEXT.search(line) is None)
+        rest, found = CHARACTER.subn(b"", b" ".join(BEYOND_ASCII.findall(block)))
+        bare = len(rest) - rest.count(b" ")
+        characters, others = characters + found, others + bare
+        if bare and len(words) < MOST_WORDS:
+            words |= {word: None for word in dict.fromkeys(block.translate(BETWEEN).split()) if not word.isascii()}
     return words, characters, others
 
 

@@ -1,5 +1,6 @@
 """A text comes out in the encoding that it was written in, or an error shows how it could be read."""
 
+import time
 from io import BytesIO
 
 import pytest
@@ -66,6 +67,14 @@ def test_a_file_of_utf_8_with_some_other_bytes_stays_one() -> None:
     """They are in bad rows, which are named one by one."""
     for content in ("Größe ".encode() * 3 + b"caf\xe9", "Größe".encode()[:-2], "ü\n".encode() + b"\0\xff\xfe\n"):
         assert find_encoding(BytesIO(content), "t.csv").name == UTF_8
+
+
+def test_looking_takes_linear_time() -> None:
+    """At one word of ten million letters, and at very many words and lines."""
+    start = time.process_time()
+    for content in ("a" * 10_000_000 + " ü", "Größe;" * 500_000, "ü\n" * 1_000_000, "ü\0\n" * 300_000 + "ü"):
+        assert find_encoding(BytesIO(content.encode("cp1252")), "t.csv").name in ("cp1252", UTF_8)
+    assert time.process_time() - start < 10
 
 
 def test_names_of_encodings() -> None:
