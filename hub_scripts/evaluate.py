@@ -157,11 +157,9 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     from hub_scripts.common.loading import load_model
     from hub_scripts.evaluation.data import open_sets
     from hub_scripts.evaluation.files import ResultsFolder, model_settings
-    from trainers.data.pairs import PairColumns
     from trainers.files import one_writer
 
     model, data = str(model), map(str, [data] if isinstance(data, str | Path) else data)
-    columns = PairColumns(**(columns or {}))
     named_sets = open_sets(data, sets, image_root, instructions, among_all, on_bad_row, columns, text_format)
     state = PartialState(cpu=device == "cpu")
     tell = _say_nothing if tell is None or not state.is_main_process else tell
@@ -173,9 +171,7 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
         _on_main(state, lambda: folder.check(named_sets))
         page = None if html is None else _on_main(state, lambda: _page(html, model, coma[1]))
         options = {"skip_bad_rows": on_bad_row == "skip", "batch_tokens": batch_tokens, "num_workers": num_workers}
-        for number, named_set in enumerate(named_sets, 1):
-            tell(f"{named_set.name} ({number} of {len(named_sets)})")
-            _evaluate(named_set, coma, (folder, page), state, tell, options)
+        _evaluate_all(named_sets, coma, (folder, page), state, tell, options)
         return _on_main(state, lambda: _write(folder, page, named_sets, coma[0]))
 
 
@@ -209,6 +205,19 @@ def _write(
     if page is not None:
         page.write(results_table(results))
     return results
+
+
+def _evaluate_all(
+    named_sets: "list[NamedSet]",
+    coma: tuple,
+    places: "tuple[ResultsFolder, ResultsPage | None]",
+    state: "PartialState",
+    tell: Callable[[str], None],
+    options: dict[str, Any],
+) -> None:
+    for number, named_set in enumerate(named_sets, 1):
+        tell(f"{named_set.name} ({number} of {len(named_sets)})")
+        _evaluate(named_set, coma, places, state, tell, options)
 
 
 def _evaluate(

@@ -1,7 +1,7 @@
 """What `coma evaluate` finds in the data it is given: sets by name, each read when its turn comes."""
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -59,7 +59,7 @@ def open_sets(
     instructions: dict[str | None, str] | None = None,
     among_all: bool = False,
     on_bad_row: Literal["raise", "skip"] = "raise",
-    columns: PairColumns | None = None,
+    columns: Mapping[str, str | None] | None = None,
     text_format: TextFormat | None = None,
 ) -> list[NamedSet]:
     """
@@ -74,7 +74,8 @@ def open_sets(
         instructions (`dict`, *optional*): for the queries of pairs, by their `source`, `None` being without one.
         among_all (`bool`, *optional*, defaults to `False`): in image sets, rank among the candidates of all rows.
         on_bad_row (`str`, *optional*, defaults to `"raise"`): of pairs, `"skip"` leaves bad rows out and counts them.
-        columns ([`PairColumns`], *optional*): of tables of pairs; rows with `query` and `positive` need none.
+        columns (`dict[str, str]`, *optional*): fields of [`PairColumns`], of tables of pairs; rows with `query` and
+            `positive` need none.
         text_format (`TextFormat`, *optional*): encoding and separator of tables of pairs that are text; by default
             what is found by looking.
 
@@ -86,8 +87,8 @@ def open_sets(
             for instructions of a source that no row has, for rows of a benchmark that are to be left out, and for
             names of columns where no table of pairs has any.
     """
-    columns = columns or PairColumns()
-    finder = _Finder(image_root, instructions or {}, among_all, on_bad_row, columns, text_format)
+    pair_columns = PairColumns(**(columns or {}))
+    finder = _Finder(image_root, instructions or {}, among_all, on_bad_row, pair_columns, text_format)
     found: dict[str, NamedSet] = {}
     for place in data:
         for named_set in finder.sets_in(place):
@@ -104,8 +105,8 @@ def open_sets(
     wanted = [found[name] for name in sorted(expected, key=_order)]
     if on_bad_row != "raise" and (whole := [one.name for one in wanted if one.modality != OWN]):
         raise ValueError(f"Scores of {whole[0]} are those of all its rows: bad ones may be left out of pairs only.")
-    if columns.named() and not any(one.has_columns for one in wanted):
-        raise ValueError(f"{', '.join(columns.named())} cannot act: no table of pairs is evaluated. Leave them out.")
+    if (named := pair_columns.named()) and not any(one.has_columns for one in wanted):
+        raise ValueError(f"{', '.join(named)} cannot act: no table of pairs is evaluated. Leave them out.")
     if instructions:
         check_named(instructions, {source for one in wanted for source in one.sources()}, "--instruction")
     return wanted
