@@ -14,26 +14,13 @@ from transformers.utils import has_file, logging
 
 from .images_coma import images_by_grid, images_by_stock, join_images, make_stock_processor
 from .inputs_coma import MAX_IMAGE_PIXELS, check_dialogues, to_messages, to_rgb
+from .options_coma import call_options, is_int
 from .sentence_transformers_coma import FILES, write_sentence_transformers_files
 from .templates_coma import DIALOGUE_TEMPLATE, IMAGE_TOKEN, PLACEHOLDER, check_text, input_template
 
 
 logger = logging.get_logger(__name__)
 
-# What an option of a call may be.
-OPTIONS = {
-    "compression_instruction": (None, False, True),
-    "return_images": (None, False, True),
-    "padding_side": (None, "left", "right"),
-    "return_tensors": (None, "pt", "np"),
-    "truncation": (None, True, False, "longest_first", "do_not_truncate"),
-}
-# What others pass, sentence-transformers settings of modalities that there are not, and does nothing. No other value.
-WITHOUT_EFFECT = {
-    "padding": (None, True, "longest"),
-    "videos_kwargs": (None, {}),
-    "audio_kwargs": (None, {}, {"padding": True}),
-}
 # Others of the image processor do nothing to these images, or belong to the model, as the size of its patches.
 IMAGE_OPTIONS = {"size", "resample", "do_resize", "do_rescale", "rescale_factor", "do_normalize"}
 IMAGE_OPTIONS |= {"image_mean", "image_std", "device"}
@@ -80,7 +67,7 @@ class ComaProcessor(ProcessorMixin):
             default = chat_template or input_template(image_placeholder)
             chat_template = {"default": default, "dialogue": DIALOGUE_TEMPLATE}
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
-        if not _is_int(max_image_pixels) or max_image_pixels < 1:
+        if not is_int(max_image_pixels) or max_image_pixels < 1:
             raise ValueError(f"max_image_pixels must be an int of 1 or more, got {max_image_pixels!r}.")
         self.max_image_pixels = max_image_pixels
         self.num_compression_tokens = num_compression_tokens
@@ -197,7 +184,7 @@ class ComaProcessor(ProcessorMixin):
         """
         if videos is not None or audio is not None:
             raise TypeError("CoMa embeds texts and images, no videos and no audio: give some frames as images.")
-        options = {"max_length": self.max_length, **_call_options(kwargs)}
+        options = {"max_length": self.max_length, **call_options(kwargs)}
         images_kwargs = images_kwargs or {}
         known = IMAGE_OPTIONS if self.stock_processor is None else self.image_processor.valid_kwargs.__annotations__
         if unknown := sorted(images_kwargs.keys() - set(known)):
@@ -235,7 +222,7 @@ class ComaProcessor(ProcessorMixin):
         except (TypeError, KeyError, IndexError) as error:
             raise ValueError(f"size={size!r} lacks shortest_edge and longest_edge, in pixels of an image.") from error
         side = self.image_processor.patch_size * self.image_processor.merge_size
-        if not (_is_int(least) and _is_int(most) and 1 <= least <= most >= side**2):
+        if not (is_int(least) and is_int(most) and 1 <= least <= most >= side**2):
             raise ValueError(f"The pixel budget, {least!r} to {most!r}, does not hold an image token: {side}x{side}.")
 
     def _count_placeholders(self, text: list[str]) -> list[int]:
@@ -309,31 +296,6 @@ def tokens_before(tokenizer: Any) -> list[int]:
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
     return whole[: next(start for start in range(len(whole) + 1) if whole[start : start + len(plain)] == plain)]
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _call_options(kwargs: dict) -> dict:
-    """Options of a call, alone or in the groups of transformers. What would do nothing is refused."""
-    options = {}
-    for group in (kwargs.pop("text_kwargs", None), kwargs.pop("common_kwargs", None), kwargs):
-        for name, value in (group or {}).items():
-            if options.setdefault(name, value) != value:
-                raise ValueError(f"{name} is given twice: {options[name]!r} and {value!r}.")
-    for name, value in options.items():
-        if name == "max_length":
-            if value is not None and not _is_int(value):
-                raise ValueError(f"max_length={value!r} is no number of tokens.")
-        elif name in OPTIONS:
-            if value not in OPTIONS[name]:
-                choices = " or ".join(map(repr, OPTIONS[name]))
-                raise ValueError(f"{name}={value!r} does not exist; choose {choices}.")
-        elif value not in WITHOUT_EFFECT.get(name, ()):
-            known = f"max_length, images_kwargs and {OPTIONS | WITHOUT_EFFECT}"
-            raise TypeError(f"ComaProcessor has no options [{name}={reprlib.repr(value)}]; it has {known}.")
-    return options
 
 
 def _as_list(images: Any) -> list:

@@ -86,7 +86,7 @@ def model_from_backbone(
     model.backbone = backbone
     model.config.backbone_config = backbone.config
     if memory == "states":
-        model.memory_projection = memory_projection(backbone)
+        model.memory_projection = memory_projection(backbone, processor.compression_token_ids)
     return model.eval(), processor
 
 

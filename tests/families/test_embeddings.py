@@ -53,6 +53,7 @@ def test_every_row_ends_with_the_compression_tokens_and_has_no_other(family, fam
     expected = processor.tokenizer.convert_tokens_to_ids([f"<|ctoken_pad_{index}|>" for index in range(K)])
     for side in ("left", "right"):
         batch = processor.process(items, padding_side=side)
+        assert not batch["attention_mask"].all() and batch["attention_mask"][:, -1 if side == "left" else 0].all()
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
             assert ids[mask == 1][-K:].tolist() == expected
             assert torch.isin(ids, torch.tensor(expected)).sum() == K

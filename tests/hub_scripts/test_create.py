@@ -38,6 +38,16 @@ def test_settings_are_saved_and_act(
         assert torch.equal(model(**batch).embeddings, expected(**batch).embeddings)
 
 
+@pytest.mark.parametrize("memory", ["cache", "states"])
+def test_what_stage_1_answers_from_is_said(
+    make_backbone: Callable, coma_command: Callable, tmp_path: Path, memory: str
+) -> None:
+    words = [] if memory == "cache" else ["--memory", memory]
+    code, text, _ = coma_command("create", make_backbone(), tmp_path / "out", *words)
+    assert code == 0 and re.search(rf"^memory +{memory}: ", text, flags=re.MULTILINE)
+    assert AutoModel.from_pretrained(tmp_path / "out").config.memory == memory
+
+
 @pytest.mark.parametrize("texts", [True, False])
 def test_tiny(coma_command: Callable, tmp_path: Path, texts: bool) -> None:
     (tmp_path / "texts.txt").write_text("quokka wombat\n" * 20)

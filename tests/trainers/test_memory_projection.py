@@ -21,6 +21,18 @@ def coma(make_backbone):
     return model_from_backbone(make_backbone(), 4, memory="states")
 
 
+@torch.no_grad()
+def test_a_new_projection_makes_states_as_long_as_embedding_rows(coma):
+    model, processor = coma
+    weight = model.memory_projection.weight
+    assert torch.equal(weight, weight[0, 0] * torch.eye(len(weight)))
+    states = model.compress(**processor.process(["a red apple", "what is this?"])).compression_states
+    rows = model.get_input_embeddings().weight[model.config.compression_token_ids]
+    lengths = model.memory_projection(states).norm(dim=-1) / rows.norm(dim=-1).mean()
+    assert ((lengths > 0.5) & (lengths < 2)).all()
+    assert weight[0, 0] < 0.9  # they were longer
+
+
 @pytest.mark.parametrize("settings", [{}, {CHECKPOINTING: True}], ids=str)
 def test_ten_steps_of_stage_1_lower_the_loss_and_move_it(coma, compression_rows, compression_trainer, settings):
     model, _ = coma
