@@ -53,20 +53,29 @@ class ImageFeatures:
 
 
 def encode_images(model: ComaForEmbedding, packed: PackedInputs, max_tokens: int) -> ImageFeatures:
-    """The features of all images, made of those of `max_tokens` image tokens at a time."""
+    """
+    The features of all images, made of those of `max_tokens` image tokens at a time.
+
+    Raises:
+        ValueError: if they are not as many as the image tokens.
+    """
     lengths = packed.images.num_features(model.config.backbone_config.image_token_id)
     device, parts = packed.input_ids.device, []
     for images in pack(lengths, max_tokens, padded=False):
         output = model.encode_images(**packed.images.select(torch.tensor(images), device))["image"]
         parts.append({name: value for name, value in output.items() if name not in OF_THE_TOWER})
-    return ImageFeatures(type(output)(**_changed(_joined, *parts)), lengths.to(device))
 
+    def join(*parts: Features) -> Features:
+        is_one = isinstance(parts[0], torch.Tensor)
+        joined = torch.cat([one.flatten(0, -2) for part in parts for one in ([part] if is_one else part)])
+        if len(joined) != lengths.sum():
+            raise ValueError(
+                f"The vision tower gives {len(joined)} features for {int(lengths.sum())} image tokens: use the "
+                "processor that was made with this model."
+            )
+        return joined if is_one else [joined]
 
-def _joined(*parts: Features) -> Features:
-    """All features of several parts as one tensor, or as a list of it."""
-    if isinstance(parts[0], torch.Tensor):
-        return torch.cat([part.flatten(0, -2) for part in parts])
-    return [torch.cat([features.flatten(0, -2) for part in parts for features in part])]
+    return ImageFeatures(type(output)(**_changed(join, *parts)), lengths.to(device))
 
 
 def _changed(change: Callable[..., Features], *outputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -104,6 +104,13 @@ def test_features_are_counted_by_the_tokens_of_the_model(packed):
     assert packed.images.num_features(5).tolist() == [0] * 4
 
 
+def test_other_numbers_of_features_than_of_tokens_are_refused(packed):
+    model = tower(one_tensor, [])
+    model.config.backbone_config.image_token_id = BREAK + 1
+    with pytest.raises(ValueError, match="gives 10 features for 0 image tokens: use the processor"):
+        encode_images(model, packed, 100)
+
+
 def test_only_what_is_asked_for_is_taken(packed):
     taken = packed.images.select(torch.tensor([2, 0]), torch.device("cpu"), {"sizes", "input_ids", "other"})
     assert {name: tensor.tolist() for name, tensor in taken.items()} == {"sizes": [[2, 0], [0, 0]]}
