@@ -54,7 +54,9 @@ def main(argv: list[str]) -> int:
     print(f"largest difference of an embedding, before and after: {converted.difference:.1e}")
     if converted.several_images > RELOADED:
         how = "its own processor does not make of them what it makes of each alone"
-        print(f"several images in one input: embeddings of stock tools are {converted.several_images:.1e} away, as {how}")
+        print(
+            f"several images in one input: embeddings of stock tools are {converted.several_images:.1e} away, as {how}"
+        )
     return 0
 
 

@@ -9,8 +9,8 @@
 
 Without `normalize` the last one is left out. WordWeights weighs states by the ids of their tokens: 1/K at the K
 compression tokens and 0 elsewhere. The weights of a row add up to 1, so the weighted sum is the mean, and
-`mean_sqrt_len_tokens`, which divides by the root of what they add up to, gives it as it is. Plain `mean` would, too; but
-an engine that knows it, and knows no WordWeights, would average all tokens and say nothing.
+`mean_sqrt_len_tokens`, which divides by the root of what they add up to, gives it as it is. Plain `mean` would, too;
+but an engine that knows it, and knows no WordWeights, would average all tokens and say nothing.
 
 The names of the modules are those of before sentence-transformers 5.4: it still takes them, and vLLM looks for them.
 """
@@ -38,8 +38,8 @@ TRANSFORMER = {
     "module_output_name": "token_embeddings",
     "unpad_inputs": False,
 }
-# All that a row begins and ends with is in the template. transformers says so by itself where that begins with BOS, and
-# does not want to be told twice.
+# All that a row begins and ends with is in the template. transformers says so by itself where that begins with BOS,
+# and does not want to be told twice.
 NOTHING_ADDED = {"processing_kwargs": {"text": {"add_special_tokens": False}}}
 
 

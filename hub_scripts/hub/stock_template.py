@@ -1,7 +1,7 @@
 """The chat template of a plain backbone: what stock tools render begins and ends as rows of ours do.
 
-Before the row stands what its tokenizer would begin it with, BOS, and after it the compression tokens, so that nothing is
-left for a tool to add. A tokenizer that puts a space before the first word of a text puts none after a BOS that was
+Before the row stands what its tokenizer would begin it with, BOS, and after it the compression tokens, so that nothing
+is left for a tool to add. A tokenizer that puts a space before the first word of a text puts none after a BOS that was
 typed: then the template writes it.
 """
 
