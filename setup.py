@@ -27,9 +27,10 @@ EXTRAS_REQUIRE = {
         "filelock>=4.2.0,<5",
         "tqdm>=4.68.0,<5",
     ],
-    # `coma generate-qa`
+    # `coma generate-qa`, and `coma verify` of a server
     "qa": [
         "openai>=3.57.0,<4",
+        "httpx2>=2.16.2,<3",
     ],
     "eval": [
         "sentence-transformers>=6.2.0,<7",

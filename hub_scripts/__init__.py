@@ -23,6 +23,7 @@ FUNCTIONS = {
     "publish_model": "push",
     "search_index": "search",
     "verify_model": "verify",
+    "verify_server": "verify",
 }
 
 __all__ = list(FUNCTIONS)

@@ -2,8 +2,9 @@
 
 The published CoMa checkpoints are Qwen2.5-VL weights with tokens <|ctoken_pad_0|>, <|ctoken_pad_1|> … after the text:
 the mean of the last hidden states at these tokens, L2-normalised, is the embedding. Made ours, they load as all models
-here do. The way back, --to-backbone, is for engines that know Qwen2.5-VL and do not know CoMa: the chat template of
-the tokenizer ends with the tokens, the engine gives hidden states, their mean over the last K is taken outside.
+here do. The way back, --to-backbone, is for tools that know the backbone and do not know CoMa: the chat template ends
+with the tokens, and the modules of sentence-transformers pool. `SentenceTransformer("plain-coma")` needs nothing of
+ours; how engines serve it is in docs/engines.md.
 
   coma convert 404-not-founds/CoMa-3B my-coma --max-pixels 802816
   coma convert my-coma plain-coma --to-backbone
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from hub_scripts.common.arguments import DTYPES, Dtype, command_parser, positive
 from hub_scripts.common.terminal import one_line
+from hub_scripts.hub.golden import RELOADED
 
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import BatchFeature
+    from transformers import BatchFeature, ProcessorMixin
 
     from modeling_coma import ComaConfig, ComaForEmbedding, ComaProcessor
 
@@ -50,6 +52,11 @@ def main(argv: list[str]) -> int:
     converted = convert_model(**vars(arguments))
     print(f"converted  {one_line(arguments.out)}, {converted.num_compression_tokens} compression tokens")
     print(f"largest difference of an embedding, before and after: {converted.difference:.1e}")
+    if converted.several_images > RELOADED:
+        how = "its own processor does not make of them what it makes of each alone"
+        print(
+            f"several images in one input: embeddings of stock tools are {converted.several_images:.1e} away, as {how}"
+        )
     return 0
 
 
@@ -60,10 +67,13 @@ class Conversion(NamedTuple):
     Args:
         num_compression_tokens (`int`): K.
         difference (`float`): how far an embedding is from what it was before, as a share of its length.
+        several_images (`float`): how far that of an input with several images is, where the backbone's own processor
+            makes them; some make other tokens of several images than of each alone.
     """
 
     num_compression_tokens: int
     difference: float
+    several_images: float = 0.0
 
 
 def convert_model(
@@ -116,8 +126,8 @@ def convert_model(
             raise ValueError(f"{OF_THE_MODEL}: leave them out.")
         coma, processor = load_model(name, dtype, "cpu")
         with new_folder(Path(out)) as folder:
-            difference = _save_plain(coma, processor, folder)
-        return Conversion(coma.config.num_compression_tokens, difference)
+            differences = _save_plain(coma, processor, folder)
+        return Conversion(coma.config.num_compression_tokens, *differences)
     count = _count_tokens(name, revision)
     with new_folder(Path(out)) as folder:
         settings = {"min_pixels": min_pixels, "max_pixels": max_pixels, "dtype": dtype, "revision": revision}
@@ -127,24 +137,28 @@ def convert_model(
     return Conversion(count, difference)
 
 
-def _save_plain(model: "ComaForEmbedding", processor: "ComaProcessor", folder: Path) -> float:
-    """The backbone as it is published: weights, and its processor with a template that ends with the tokens."""
+def _save_plain(model: "ComaForEmbedding", processor: "ComaProcessor", folder: Path) -> tuple[float, float]:
+    """The backbone as it is published: weights, its processor with a template that ends with the tokens, and modules
+    that pool. Differences as in [`Conversion`]."""
     from transformers import AutoModelForImageTextToText
 
-    from modeling_coma.processing_coma import compression_tokens
+    from hub_scripts.hub.stock_modules import write_stock_modules
+    from hub_scripts.hub.stock_template import check_template, stock_template
 
-    template = processor.chat_template["default"]
-    tokens = "".join(compression_tokens(processor.num_compression_tokens))
-    begin = "{{ bos_token }}" if processor.head_ids else ""
-    processor.tokenizer.chat_template = f"{begin}{template}{{{{ '{tokens}' }}}}"
+    processor.tokenizer.chat_template = stock_template(processor)
+    processor.tokenizer.padding_side = "left"  # the last token of a row is then the last one of a batch
+    check_template(processor)
     model.backbone.save_pretrained(folder)
+    write_stock_modules(folder, model.config, processor)
     if processor.stock_processor is None:
         _save_parts(processor, model.config.backbone_config.model_type, folder)
     else:
         processor.stock.chat_template = processor.tokenizer.chat_template
         processor.stock.save_pretrained(folder)
     plain = AutoModelForImageTextToText.from_pretrained(folder, dtype=model.dtype).eval()
-    return _compare(model, processor, plain)
+    if processor.stock_processor is None:  # which counts patches, of every image alone
+        return _compare(model, processor, plain), 0.0
+    return _compare(model, processor, plain, stock=processor.stock), _compare_several(model, processor, plain)
 
 
 def _save_parts(processor: "ComaProcessor", model_type: str, folder: Path) -> None:
@@ -183,17 +197,39 @@ def _count_tokens(name: str, revision: str | None) -> int:
     return count
 
 
-def _compare(model: "ComaForEmbedding", processor: "ComaProcessor", plain: "nn.Module") -> float:
-    """How far embeddings of the model are from what is read off the plain backbone by hand, at most."""
+def _compare(
+    model: "ComaForEmbedding", processor: "ComaProcessor", plain: "nn.Module", stock: "ProcessorMixin | None" = None
+) -> float:
+    """How far embeddings of the model are from what is read off the plain backbone by hand, at most; the inputs are
+    made by the processor, or by that of the backbone."""
     from hub_scripts.hub.golden import TOLERANCES, distances, golden_embeddings, golden_inputs
 
     items = golden_inputs().values()
-    by_hand = [_embed_plain(plain, model.config, processor.process([item])) for item in items]
+    rows = [processor.process([item]) if stock is None else _rows_of_stock(stock, item) for item in items]
+    by_hand = [_embed_plain(plain, model.config, row) for row in rows]
     difference = max(distances(golden_embeddings(model, processor), by_hand))
     dtype = str(model.dtype).removeprefix("torch.")
     if difference > TOLERANCES[dtype]:
         raise ValueError(f"Before and after, embeddings differ by {difference:.1e} in {dtype}: nothing was converted.")
     return difference
+
+
+def _compare_several(model: "ComaForEmbedding", processor: "ComaProcessor", plain: "nn.Module") -> float:
+    """The same, by the processor of the backbone, of an input with two images between texts."""
+    import torch
+
+    from hub_scripts.hub.golden import distances, golden_inputs
+
+    image, question = golden_inputs()["an image and a text"][0]["content"]
+    item = [{"role": "user", "content": [question, image, question, image]}]
+    with torch.no_grad():
+        expected = model(**processor.process([item])).embeddings
+    return distances([_embed_plain(plain, model.config, _rows_of_stock(processor.stock, item))], expected)[0]
+
+
+def _rows_of_stock(stock: "ProcessorMixin", messages: list[dict]) -> "BatchFeature":
+    """What the processor of a backbone makes of messages by itself."""
+    return stock.apply_chat_template([messages], tokenize=True, return_dict=True, return_tensors="pt")
 
 
 def _embed_plain(plain: "nn.Module", config: "ComaConfig", inputs: "BatchFeature") -> list[float]:
@@ -205,7 +241,7 @@ def _embed_plain(plain: "nn.Module", config: "ComaConfig", inputs: "BatchFeature
 
     types = token_types(plain, inputs["input_ids"] == config.backbone_config.image_token_id)
     with torch.no_grad():
-        states = plain.model(**inputs, **types, use_cache=False).last_hidden_state[0].float()
+        states = plain.model(**{**inputs, **types}, use_cache=False).last_hidden_state[0].float()
     states = states[-config.num_compression_tokens :]
     embedding = states.mean(dim=0) if config.pooling == "mean" else states[-1]
     return (normalize(embedding, dim=0) if config.normalize else embedding).tolist()

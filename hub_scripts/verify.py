@@ -8,49 +8,95 @@ golden vectors (`coma push` leaves them in the model) that came out differently,
   coma verify org/my-coma --revision v1
   coma verify my-coma/                  # a folder that `coma push --dry-run` has prepared
 
+A server is checked the same way, whatever its engine, if it has /v1/embeddings in the manner of OpenAI. It is sent the
+golden inputs of a model, texts as `input` and everything as `messages` of a chat; where a vector differs, the model is
+loaded, and what went wrong is named. Its key, if it wants one, is taken from COMA_API_KEY.
+
+  coma verify http://localhost:8000/v1 --model plain-coma --golden my-coma
+  coma verify http://localhost:8000/v1 --model plain-coma --golden org/my-coma --form messages
+
 The exit code is 1 if anything differs, and if there are no golden vectors, so that nothing can be compared.
 """
 
 import json
 import math
+import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from hub_scripts.common.arguments import command_parser, number_within
 from hub_scripts.common.terminal import one_line
+from hub_scripts.serving.requests import Form
 
 
-__all__ = ["Verification", "main", "verify_model"]
+if TYPE_CHECKING:
+    from hub_scripts.serving.check import ServerVerification
+    from modeling_coma import ComaForEmbedding, ComaProcessor
+
+
+__all__ = ["Verification", "main", "verify_model", "verify_server"]
 
 CONFIGS = ("config.json", "adapter_config.json")
+KEY = "COMA_API_KEY"
 
 
 def main(argv: list[str]) -> int:
     """Runs `coma verify`; returns the exit code."""
     parser = command_parser("verify", __doc__)
-    parser.add_argument("model", metavar="MODEL", help="repository on the Hub, or folder")
-    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
-    parser.add_argument(
-        "--tolerance",
-        type=number_within(0, math.inf),
-        metavar="X",
-        help="largest difference, as a share of a vector's length (default: by the precision of the weights)",
-    )
-    arguments = parser.parse_args(argv)
+    add = parser.add_argument
+    add("place", metavar="MODEL", help="repository on the Hub, folder, or address of a server up to its version")
+    add("--revision", help="branch, tag or commit on the Hub")
+    tolerance = "largest difference, as a share of a vector's length (default: by the precision of the weights)"
+    add("--tolerance", type=number_within(0, math.inf), metavar="X", help=tolerance)
+    server = parser.add_argument_group("of a server")
+    add = server.add_argument
+    add("--model", metavar="NAME", help="the name by which the server knows the model")
+    add("--golden", metavar="MODEL", help="folder or repository of the model that it should be")
+    add("--form", choices=get_args(Form), help="what is sent: texts as `input`, messages of a chat (default: both)")
+    add("--timeout", type=number_within(0.001, 86400), metavar="S", help="seconds for each answer (default: 120)")
+    arguments = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
 
-    found = verify_model(**vars(arguments))
-    model = f"{arguments.model}{f' at {found.commit}' if found.commit else ''}"
+    place, of_a_server = arguments.pop("place"), arguments.keys() & {"model", "golden", "form", "timeout"}
+    if place.startswith(("http://", "https://")):
+        if not {"model", "golden"} <= arguments.keys():
+            parser.error("of a server, --model and --golden are needed: what it is called, and what it should be")
+        return _print_server(place, verify_server(place, api_key=os.environ.get(KEY) or None, **arguments))
+    if of_a_server:
+        parser.error(f"--{sorted(of_a_server)[0]} is for a server, as in coma verify http://localhost:8000/v1 …")
+    return _print_model(place, verify_model(place, **arguments))
+
+
+def _print_model(name: str, found: "Verification") -> int:
+    model = f"{name}{f' at {found.commit}' if found.commit else ''}"
     print(f"model     {one_line(model)} ({one_line(found.dtype)})")
     print(f"weights   {one_line('; '.join(found.weight_faults)) or 'complete'}")
     if not found.differences:
         raise ValueError(
-            f"{arguments.model} loads, but has no golden vectors (coma_golden.json) to compare its embeddings with: "
+            f"{name} loads, but has no golden vectors (coma_golden.json) to compare its embeddings with: "
             "`coma push` makes them, and with --dry-run OUT it leaves them in a folder."
         )
-    for name, difference in found.differences.items():
+    for vector, difference in found.differences.items():
         verdict = "as published" if difference <= found.tolerance else f"DIFFERS, at most {found.tolerance:g}"
-        print(f"vector    {one_line(name):<26} {difference:.1e} {verdict}")
+        print(f"vector    {one_line(vector):<26} {difference:.1e} {verdict}")
     print(f"libraries {one_line('; '.join(found.changed_libraries)) or 'as published'}")
+    return 0 if found.is_intact else 1
+
+
+def _print_server(url: str, found: "ServerVerification") -> int:
+    from trainers.data.qa.secrets import without_password
+
+    print(f"server    {one_line(without_password(url))}")
+    width = max(map(len, found.answers))
+    for name, answer in found.answers.items():
+        if answer.difference is None:
+            print(f"vector    {one_line(name):<{width}} NONE: {one_line(answer.cause)}")
+        else:
+            verdict = f"DIFFERS, at most {found.tolerance:g}" if answer.cause else "as published"
+            print(f"vector    {one_line(name):<{width}} {answer.difference:.1e} {verdict}")
+    for cause in dict.fromkeys(answer.cause for answer in found.answers.values() if answer.difference is not None):
+        if cause:
+            names = [name for name, answer in found.answers.items() if answer.cause == cause]
+            print(f"cause     {one_line(cause)} ({one_line('; '.join(names))})")
     return 0 if found.is_intact else 1
 
 
@@ -118,6 +164,59 @@ def verify_model(model: str | Path, revision: str | None = None, tolerance: floa
         tolerance=TOLERANCES.get(golden.get("dtype"), 0.0) if tolerance is None else tolerance,
         changed_libraries=version_changes(report) if is_golden else [],
     )
+
+
+def verify_server(
+    url: str,
+    *,
+    model: str,
+    golden: str | Path,
+    form: Form = "both",
+    revision: str | None = None,
+    tolerance: float | None = None,
+    timeout: float = 120.0,
+    api_key: str | None = None,
+) -> "ServerVerification":
+    """
+    Compares the embeddings of a server with those of a model, and names the likely cause where they differ.
+
+    Args:
+        url (`str`): address of the server, up to and with the version, as `http://localhost:8000/v1`.
+        model (`str`): the name by which it knows the model.
+        golden (`str` or `Path`): the model that it should be, a folder or a repository on the Hub. Its golden vectors
+            are taken where it has them; where not, or to find a cause, it is loaded by the code of this package.
+        form (`str`, *optional*, defaults to `"both"`): `"input"`, plain texts; `"messages"`, of a chat; or both.
+        revision (`str`, *optional*): branch, tag or commit of the model on the Hub.
+        tolerance (`float`, *optional*): largest difference, as a share of a vector's length; by default that of the
+            precision of the golden vectors.
+        timeout (`float`, *optional*, defaults to 120.0): seconds for each answer.
+        api_key (`str`, *optional*): sent as a bearer token.
+
+    Returns:
+        [`~hub_scripts.serving.check.ServerVerification`]
+
+    Raises:
+        ValueError: for what is no CoMa model, and if the server refuses the address, the name or the key.
+        OSError: if the server, or the Hub, does not answer.
+
+    Example:
+
+        >>> from hub_scripts import verify_server
+        >>> found = verify_server("http://localhost:8000/v1", model="plain-coma", golden="my-coma")
+        >>> print(found.is_intact, found.answers)
+    """
+    from hub_scripts.common.loading import load_model
+    from hub_scripts.hub.upload import fetch_model
+    from hub_scripts.serving.check import check_server
+    from trainers.data.qa.server import ServerSettings
+
+    settings = ServerSettings(url, model, api_key=api_key, timeout=timeout)
+    commit, vectors = _find(str(golden), revision)
+
+    def load() -> tuple["ComaForEmbedding", "ComaProcessor"]:
+        return load_model(str(golden if commit is None else fetch_model(str(golden), commit)))
+
+    return check_server(settings, vectors, load, form, tolerance)
 
 
 def _find(name: str, revision: str | None) -> tuple[str | None, dict[str, Any]]:

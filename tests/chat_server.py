@@ -109,6 +109,8 @@ class ChatServer:
     `headers` those of the last, `most_open` how many there were at one time.
     """
 
+    path = "/v1/chat/completions"
+
     def __init__(
         self, behave: Behaviour = lambda body, visit: "good", reply: Callable[[dict], str] = reply_to
     ) -> None:
@@ -157,7 +159,7 @@ class ChatServer:
             self.open += 1
             self.most_open = max(self.most_open, self.open)
         try:
-            assert request.path == "/v1/chat/completions"
+            assert request.path == self.path
             self.answer(request, body, self.behave(body, visit))
         finally:
             with self.lock:
