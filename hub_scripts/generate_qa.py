@@ -233,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     add("out", metavar="OUT", type=Path, help="JSON lines to be made, or to be gone on with")
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--server", metavar="URL", help="a server, up to and with the version: http://localhost:8000/v1")
-    who.add_argument("--local", metavar="MODEL", help="Qwen2-VL, Qwen2.5-VL or Qwen3-VL: folder, or name on the Hub")
+    who.add_argument("--local", metavar="MODEL", help="a Qwen-VL model: folder, or name on the Hub")
     add("--format", choices=FORMATS, default="multi-turn", help="what is written (default: %(default)s)")
     add("--max-question", type=positive, default=300, metavar="N", help="its characters (default: %(default)s)")
     add("--max-answer", type=positive, default=2000, metavar="N", help="its characters (default: %(default)s)")

@@ -33,7 +33,10 @@ def mixer_projections(model: ComaForEmbedding) -> list[str]:
     found = [
         name
         for name, module in decoder.named_modules(prefix=prefix)
-        if isinstance(module, nn.Linear) and sum(name.startswith(f"{mixer}.") for mixer in mixers) == 1
+        if isinstance(getattr(module, "base_layer", module), nn.Linear)  # which PEFT has wrapped, perhaps
+        and "base_layer" not in name
+        and not re.search(r"\.lora_\w+\.", name)
+        and sum(name.startswith(f"{mixer}.") for mixer in mixers) == 1
     ]
     if not found:
         raise ValueError(f"{prefix}, a {type(decoder).__name__}, has no linear layers to adapt: pass target_modules.")

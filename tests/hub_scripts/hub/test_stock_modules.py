@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForImageTextToText
 
 from hub_scripts.common.folders import save_model
 from hub_scripts.convert import convert_model
 from hub_scripts.create import create_model
-from tests.families.folders import make_folder
+from tests.families import grids
 from tests.plain_export import by_coma, by_strangers
 
 
@@ -17,7 +19,15 @@ from tests.plain_export import by_coma, by_strangers
 def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A backbone whose own processor needs no torchvision, and whose tokenizer begins texts with BOS and a space."""
     folder = tmp_path_factory.mktemp("llava")
-    make_folder("llava", folder)
+    config, processor = grids.llava()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.data.normal_(std=0.15)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
     return folder
 
 
