@@ -3,7 +3,6 @@
 A vision-language model is asked for questions that cover the image, and then answers them turn by turn in one
 conversation. It runs on any server that speaks like OpenAI's (vLLM, TGI, Ollama, a paid one), which takes the extra
 `qa` (pip install "coma-embedding[qa]"), or on this machine.
-INPUTS is a folder of images or a table with a column of them, as for `coma embed`; its texts are left alone.
 
   coma generate-qa photos/ dialogues.jsonl --server http://localhost:8000/v1 --model Qwen/Qwen2.5-VL-7B-Instruct
   coma generate-qa photos/ dialogues.jsonl --server https://api.example.com/v1 --model m --api-key-file key.txt
