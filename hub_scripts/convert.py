@@ -146,7 +146,6 @@ def _save_plain(model: "ComaForEmbedding", processor: "ComaProcessor", folder: P
     from hub_scripts.hub.stock_template import check_template, stock_template
 
     processor.tokenizer.chat_template = stock_template(processor)
-    processor.tokenizer.padding_side = "left"  # the last token of a row is then the last one of a batch
     check_template(processor)
     model.backbone.save_pretrained(folder)
     write_stock_modules(folder, model.config, processor)
@@ -155,6 +154,8 @@ def _save_plain(model: "ComaForEmbedding", processor: "ComaProcessor", folder: P
     else:
         processor.stock.chat_template = processor.tokenizer.chat_template
         processor.stock.save_pretrained(folder)
+    # The last token of a row is then the last one of a batch. A tokenizer saves what it was loaded with.
+    _change(folder / "tokenizer_config.json", padding_side="left")
     plain = AutoModelForImageTextToText.from_pretrained(folder, dtype=model.dtype).eval()
     if processor.stock_processor is None:  # which counts patches, of every image alone
         return _compare(model, processor, plain), 0.0
@@ -168,10 +169,13 @@ def _save_parts(processor: "ComaProcessor", model_type: str, folder: Path) -> No
     processor.tokenizer.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
     for name in ("tokenizer_config.json", "preprocessor_config.json"):  # both say that they are parts of ours
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-        content.pop("auto_map", None)
-        content["processor_class"] = PROCESSOR_MAPPING_NAMES[model_type]
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        _change(folder / name, processor_class=PROCESSOR_MAPPING_NAMES[model_type])
+
+
+def _change(file: Path, **settings: str) -> None:
+    content = json.loads(file.read_text(encoding="utf-8")) | settings
+    content.pop("auto_map", None)
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _count_tokens(name: str, revision: str | None) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from modeling_coma.backbone_coma import token_types
@@ -158,7 +159,10 @@ def _turns_of_a_chat(row: _Row, processor: "ComaProcessor") -> Iterator[Variant]
         yield Variant(cause, row.states([*row.ids, *prompt])[-1])
     system = {"role": "system", "content": SYSTEM_PROMPT}
     for before, prompted in (((), False), ((), True), ((system,), False), ((system,), True)):
-        opened, closed = around(*before, prompt=prompted)
+        try:
+            opened, closed = around(*before, prompt=prompted)
+        except TemplateError:  # a chat that has no system messages
+            continue
         added = ["the turns of a chat", *["a system prompt"] * bool(before), *["a generation prompt"] * prompted]
         cause = f"another chat template was used, with {' and '.join(added)}"
         turn = [*opened, *row.body, *closed]

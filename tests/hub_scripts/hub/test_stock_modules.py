@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from hub_scripts.common.folders import save_model
 from hub_scripts.convert import convert_model
@@ -56,6 +56,7 @@ def test_what_vllm_reads_of_the_modules(make_coma: Callable, tmp_path: Path) -> 
     for normalize in (True, False):
         model, processor = make_coma()
         model.config.pooling, model.config.normalize = "last", normalize
+        processor.tokenizer.padding_side = "right"
         save_model(model, processor, tmp_path / f"coma {normalize}")
         folder = tmp_path / f"plain {normalize}"
         convert_model(tmp_path / f"coma {normalize}", folder, to_backbone=True)
@@ -66,6 +67,7 @@ def test_what_vllm_reads_of_the_modules(make_coma: Callable, tmp_path: Path) -> 
             "include_prompt",
         ]
         assert ("sentence_transformers.models.Normalize" in modules) == normalize
+        assert AutoTokenizer.from_pretrained(folder).padding_side == "left"  # for those that take the last column
 
 
 def test_of_a_mean_no_engine_is_told_that_it_is_one_of_all_tokens(make_coma: Callable, tmp_path: Path) -> None:
