@@ -15,9 +15,11 @@ from PIL import Image
 import hub_scripts
 from hub_scripts.cli import main
 from hub_scripts.common.folders import save_model
+from hub_scripts.common.loading import load_model
 from hub_scripts.create import create_model
 from hub_scripts.tiny.backbone import create_tiny_backbone
 from tests.chat_server import ChatServer
+from tests.embedding_server import EmbeddingServer, Engine
 from trainers.data.emoji import load_emoji
 
 
@@ -74,13 +76,15 @@ def test_every_snippet_is_of_a_kind_that_is_run(page):
     assert {language for language, title, _ in SNIPPETS[page] if title} <= {"json", "csv"}
 
 
-def run_python(page, replaced="", by=""):
-    """The names that the snippets have defined in the end, and what they printed."""
+def run_python(page, servers=None):
+    """The names that the snippets have defined in the end, and what they printed. Servers stand at other addresses."""
     session, printed = {}, io.StringIO()
     for language, _, code in SNIPPETS[page]:
         if language == "python":
             with contextlib.redirect_stdout(printed):
-                exec(compile(code.replace(replaced, by), page, "exec"), session)
+                for address, here in (servers or {}).items():
+                    code = code.replace(address, here)
+                exec(compile(code, page, "exec"), session)
     return session, printed.getvalue()
 
 
@@ -103,8 +107,11 @@ def test_python_snippets_of_the_page_about_data(pictures):
 def test_python_snippets_of_the_page_about_python(stranger):
     """It shows every function behind a command."""
     write_files("docs/python.md")
-    with ChatServer() as server:
-        session, _ = run_python("docs/python.md", "http://localhost:8000/v1", server.url)
+    model, processor = load_model("demo/model", "float32", "cpu")
+    with ChatServer() as chat, EmbeddingServer(reply=Engine(model, processor)) as embeddings:
+        servers = {"http://localhost:8000/v1": chat.url, "http://localhost:8001/v1": embeddings.url}
+        session, _ = run_python("docs/python.md", servers)
+    assert session["served"].is_intact
     assert session["report"]["rows"]["good"] == 2 and session["embedded"].num_rows == 2
     assert session["mined"]["rows"] == 3 and len(session["pairs"]) == 3
     assert not session["published"].commit and Path("published", "modeling_coma.py").exists()
