@@ -24,7 +24,7 @@ processes share the work.
 import argparse
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -162,7 +162,7 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     model, data = str(model), map(str, [data] if isinstance(data, str | Path) else data)
     named_sets = open_sets(data, sets, image_root, instructions, among_all, on_bad_row, columns, text_format)
     state = PartialState(cpu=device == "cpu")
-    tell = _say_nothing if tell is None or not state.is_main_process else tell
+    tell = tell if tell and state.is_main_process else _say_nothing
     with ExitStack() as stack:
         _on_main(state, lambda: stack.enter_context(one_writer(output)))
         coma = load_model(model, dtype, str(state.device) if state.num_processes > 1 else device, max_image_pixels)
@@ -171,7 +171,8 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
         _on_main(state, lambda: folder.check(named_sets))
         page = None if html is None else _on_main(state, lambda: _page(html, model, coma[1]))
         options = {"skip_bad_rows": on_bad_row == "skip", "batch_tokens": batch_tokens, "num_workers": num_workers}
-        _evaluate_all(named_sets, coma, (folder, page), state, tell, options)
+        for named_set in _announced(named_sets, tell):
+            _evaluate(named_set, coma, (folder, page), state, tell, options)
         return _on_main(state, lambda: _write(folder, page, named_sets, coma[0]))
 
 
@@ -207,17 +208,10 @@ def _write(
     return results
 
 
-def _evaluate_all(
-    named_sets: "list[NamedSet]",
-    coma: tuple,
-    places: "tuple[ResultsFolder, ResultsPage | None]",
-    state: "PartialState",
-    tell: Callable[[str], None],
-    options: dict[str, Any],
-) -> None:
+def _announced(named_sets: "list[NamedSet]", tell: Callable[[str], None]) -> "Iterator[NamedSet]":
     for number, named_set in enumerate(named_sets, 1):
         tell(f"{named_set.name} ({number} of {len(named_sets)})")
-        _evaluate(named_set, coma, places, state, tell, options)
+        yield named_set
 
 
 def _evaluate(

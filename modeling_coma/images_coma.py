@@ -16,9 +16,8 @@ def make_stock_processor(settings: dict[str, Any], image_processor: Any, tokeniz
     name = settings["processor_class"]
     try:
         stock = getattr(transformers, name)
-        parts = {
-            part: settings[part] for part in settings.keys() & set(stock.get_attributes())
-        }  # of videos, of sounds
+        # Those of videos, of sounds.
+        parts = {part: settings[part] for part in settings.keys() & set(stock.get_attributes())}
         parts = {part: getattr(transformers, of[f"{part}_type"])(**of) for part, of in parts.items()}
         parts |= {"image_processor": image_processor, "tokenizer": tokenizer}
         return stock(**{key: value for key, value in settings.items() if key != "processor_class"} | parts)
@@ -46,7 +45,8 @@ def images_by_grid(image_processor: Any, image_token_id: int, images: list[Image
 
 def images_by_stock(stock: Any, image_token: str, images: list[Image.Image], **kwargs: Any) -> dict[str, np.ndarray]:
     """Of any other: the tokens by which it replaces `image_token`, a row for each image, and all its tensors."""
-    text_kwargs = {"add_special_tokens": False, "max_length": None}  # a limit of the tokenizer is one of whole rows
+    # A limit of the tokenizer is one of whole rows.
+    text_kwargs = {"add_special_tokens": False, "max_length": None, "padding": len(images) > 1}
     options = {"images_kwargs": kwargs, "text_kwargs": text_kwargs, "return_tensors": "pt"}
     made = stock(images=[[image] for image in images], text=[image_token] * len(images), **options)
     return {name: (value.float() if value.is_floating_point() else value).numpy() for name, value in made.items()}

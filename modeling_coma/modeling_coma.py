@@ -1,5 +1,6 @@
 """CoMa: a vision-language model whose compression tokens carry its input, as an embedding and as a memory."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -129,7 +130,7 @@ class ComaForEmbedding(PreTrainedModel):
             output = self.answer(memory, dialogue_input_ids, dialogue_attention_mask, labels, num_items_in_batch)
         else:  # checkpointing does without a key-value cache: the two passes become one, behind a mask
             mask = dialogue_attention_mask
-            is_split = dialogue_view == "full" and not keeps_keys_and_values(self.config)
+            is_split = dialogue_view == "full" and not self._has_columns
             run = self._full_view if is_split else self._masked_pass
             outputs, states, hidden = run(inputs, columns, dialogue_input_ids, mask, dialogue_view)
             output = self._output(states, hidden, mask, labels, num_items_in_batch)
@@ -258,8 +259,12 @@ class ComaForEmbedding(PreTrainedModel):
         outputs, states = self._run({**inputs, argument: cache}, columns, use_cache=True)
         return CompressionMemory.from_cache(cache, columns, next_position, states), outputs
 
+    @functools.cached_property
+    def _has_columns(self) -> bool:
+        return keeps_keys_and_values(self.config)
+
     def _check_cache(self):
-        if not keeps_keys_and_values(self.config):
+        if not self._has_columns:
             raise ValueError(
                 "Some layers of this backbone keep more of an input than keys and values: stage 1 needs a model that "
                 "was made with memory='states'; embeddings and stage 2 do without."

@@ -166,6 +166,7 @@ class ComaProcessor(ProcessorMixin):
         videos: None = None,
         audio: None = None,
         images_kwargs: dict | None = None,
+        text_ids: list | None = None,
         **kwargs,
     ) -> BatchFeature:
         r"""
@@ -176,6 +177,7 @@ class ComaProcessor(ProcessorMixin):
             text (`str` or `list[str]`): rows, with the `image_placeholder` where an image stands, and no other special
                 token; by default a row per image.
             images_kwargs (`dict`): passed to the image processor, `size` for instance.
+            text_ids (`list`): ids of each text, if it has been tokenized (without special tokens) before.
             kwargs: `compression_instruction`, whether to add the line of stage 1 (`False` by default); `max_length`,
                 at which text is cut with a warning or, if `truncation=False`, an error; `padding_side` ("left" by
                 default); `return_tensors`; `text_kwargs` and `common_kwargs` with any of them; and
@@ -186,11 +188,7 @@ class ComaProcessor(ProcessorMixin):
             raise TypeError("CoMa embeds texts and images, no videos and no audio: give some frames as images.")
         options = {"max_length": self.max_length, **call_options(kwargs)}
         images_kwargs = images_kwargs or {}
-        known = IMAGE_OPTIONS if self.stock_processor is None else self.image_processor.valid_kwargs.__annotations__
-        if unknown := sorted(images_kwargs.keys() - set(known)):
-            raise TypeError(f"images_kwargs: there are no {unknown} to be set in a call, but {sorted(known)}.")
-        if "size" in images_kwargs and self.stock_processor is None:
-            self.check_pixel_budget(images_kwargs["size"])
+        self._check_image_options(images_kwargs)
         images = _as_list(images)
         if text is None:
             text = [self.image_placeholder] * len(images)
@@ -206,13 +204,22 @@ class ComaProcessor(ProcessorMixin):
         made = self.process_images(flat, rows, **images_kwargs) if flat else []
         features = join_images(made, self.image_inputs) if made else {}
         tokens = iter([image["input_ids"] for image in made])
-        rows = self._tokenize(text, [[next(tokens) for _ in of_row] for of_row in images], options)
+        if text_ids is None:
+            text_ids = self.tokenizer(list(text), add_special_tokens=False)["input_ids"]
+        rows = self._join(text_ids, [[next(tokens) for _ in of_row] for of_row in images], options)
         padding = {"padding_side": options.get("padding_side") or "left", "return_attention_mask": True}
         features |= self.tokenizer.pad({"input_ids": rows}, **padding, return_tensors="np")
         batch = BatchFeature(features, tensor_type=options.get("return_tensors"))
         if options.get("return_images"):
             batch["images"] = made
         return batch
+
+    def _check_image_options(self, options: dict):
+        known = IMAGE_OPTIONS if self.stock_processor is None else self.image_processor.valid_kwargs.__annotations__
+        if unknown := sorted(options.keys() - set(known)):
+            raise TypeError(f"images_kwargs: there are no {unknown} to be set in a call, but {sorted(known)}.")
+        if "size" in options and self.stock_processor is None:
+            self.check_pixel_budget(options["size"])
 
     def check_pixel_budget(self, size: Any):
         """Raises `ValueError` for a `size` that holds no image token."""
@@ -236,27 +243,21 @@ class ComaProcessor(ProcessorMixin):
             check_text(content, row, tokens, placeholder=placeholder)
         return [content.count(placeholder) for content in text]
 
-    def _tokenize(self, text: list[str], images: list[list[np.ndarray]], options: dict) -> list[list[int]]:
+    def _join(self, text_ids: list, images: list[list[np.ndarray]], options: dict) -> list[list[int]]:
         """Ids of every row: its text, with the tokens of its images, its instruction, the compression tokens."""
         image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
         around = [token for token in self.control_tokens if token in self.image_placeholder]
         around = self.tokenizer.convert_tokens_to_ids(around)
         tails = {}  # of rows with images and without: the same for all of them
         rows = []
-        for row, ids in enumerate(self.tokenizer(list(text), add_special_tokens=False)["input_ids"]):
-            has_image = len(images[row]) > 0
+        for row, (ids, of_row) in enumerate(zip(text_ids, images, strict=True)):
+            has_image = len(of_row) > 0
             if has_image not in tails:
                 tails[has_image] = self._tail(has_image, row, options)
             ids = np.array([*self.head_ids, *ids], dtype=np.int64)
-            is_text = ~np.isin(ids, around)
-            places = np.flatnonzero(ids == image_token_id)
-            lengths = [len(tokens) for tokens in images[row]]
-            repeats = np.ones(len(ids), dtype=np.int64)
-            repeats[places] = lengths
-            is_image = np.repeat(ids == image_token_id, repeats)
-            ids, is_text = np.repeat(ids, repeats), np.repeat(is_text, repeats)
-            if lengths:
-                ids[is_image] = np.concatenate(images[row])
+            is_text = np.ones(len(ids), dtype=bool)
+            if has_image:
+                ids, is_text = _with_images(ids, ~np.isin(ids, around), image_token_id, of_row)
             kept = len(self.head_ids) + (not has_image)  # of the text, at least
             ids = _cut(ids, is_text, kept, len(tails[has_image]), row, options)
             rows.append([*ids.tolist(), *tails[has_image]])
@@ -313,6 +314,18 @@ def _images_per_row(images: list, counts: list[int]) -> list[list]:
     if given != counts:
         raise ValueError(f"The texts have these numbers of image placeholders: {counts}; the rows of images: {given}.")
     return nested
+
+
+def _with_images(
+    ids: np.ndarray, is_text: np.ndarray, image_token_id: int, images: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A row with the tokens of its images where their placeholders stand, and what of it is text."""
+    repeats = np.ones(len(ids), dtype=np.int64)
+    repeats[ids == image_token_id] = [len(tokens) for tokens in images]
+    is_image = np.repeat(ids == image_token_id, repeats)
+    ids, is_text = np.repeat(ids, repeats), np.repeat(is_text, repeats)
+    ids[is_image] = np.concatenate(images)
+    return ids, is_text
 
 
 def _cut(ids: np.ndarray, is_text: np.ndarray, kept: int, tail: int, row: int, options: dict) -> np.ndarray:

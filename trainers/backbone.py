@@ -4,14 +4,14 @@ from os import PathLike
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling_coma import ComaConfig, ComaForEmbedding, ComaProcessor
 from modeling_coma.processing_coma import compression_tokens
 from modeling_coma.templates_coma import input_template
 from trainers.capabilities import capabilities
 from trainers.chat_format import dialogue_template
-from trainers.image_format import image_format
+from trainers.image_format import image_format, load_processors
 from trainers.memory_projection import memory_projection
 from trainers.token_rows import make_rows
 
@@ -61,16 +61,10 @@ def model_from_backbone(
     tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_kwargs)
     backbone = _load_backbone(name_or_path, **kwargs)
     memory = _memory(name_or_path, backbone, memory)
-    images = image_format(name_or_path, backbone, tokenizer, **hub_kwargs)
-    dialogues = dialogue_template(tokenizer)
     num_tokens_before = len(tokenizer)
-    tokenizer.add_tokens(compression_tokens(num_compression_tokens), special_tokens=True)
-    templates = {"default": input_template(images["image_placeholder"]), "dialogue": dialogues.template}
-    processor = ComaProcessor(
-        tokenizer=tokenizer, chat_template=templates, num_compression_tokens=num_compression_tokens, **images
-    )
+    processor, end_of_turn = _make_processor(name_or_path, backbone, tokenizer, num_compression_tokens, **hub_kwargs)
     make_rows(backbone, num_tokens_before, len(tokenizer))
-    ends = [tokenizer.convert_tokens_to_ids(dialogues.end_of_turn), tokenizer.eos_token_id]
+    ends = [tokenizer.convert_tokens_to_ids(end_of_turn), tokenizer.eos_token_id]
     ends = [token for token in dict.fromkeys(ends) if token is not None]
     config = ComaConfig(
         backbone.config.to_dict(),
@@ -88,6 +82,29 @@ def model_from_backbone(
     if memory == "states":
         model.memory_projection = memory_projection(backbone, processor.compression_token_ids)
     return model.eval(), processor
+
+
+def _make_processor(
+    name_or_path: str | PathLike[str],
+    backbone: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    num_compression_tokens: int,
+    **hub_kwargs: Any,
+) -> tuple[ComaProcessor, str]:
+    """A processor that writes images and dialogues as the backbone does, and the token that ends an answer."""
+    if tokenizer.pad_token is None:  # the attention mask says what is padding
+        tokenizer.pad_token = tokenizer.eos_token
+    stock, image_processor = load_processors(name_or_path, **hub_kwargs)
+    images = image_format(stock, image_processor, backbone, tokenizer)
+    dialogues = dialogue_template(stock or tokenizer)  # which may alone have the chat template
+    tokenizer.add_tokens(compression_tokens(num_compression_tokens), special_tokens=True)
+    processor = ComaProcessor(
+        tokenizer=tokenizer,
+        chat_template={"default": input_template(images["image_placeholder"]), "dialogue": dialogues.template},
+        num_compression_tokens=num_compression_tokens,
+        **images,
+    )
+    return processor, dialogues.end_of_turn
 
 
 def _memory(name: str | PathLike[str], backbone: PreTrainedModel, memory: str | None) -> str:

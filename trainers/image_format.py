@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from os import PathLike
 from typing import Any
 
@@ -11,11 +12,17 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from modeling_coma.backbone_coma import argument_names
-from modeling_coma.images_coma import first_sentence, images_by_grid, images_by_stock, make_stock_processor
+from modeling_coma.images_coma import (
+    first_sentence,
+    images_by_grid,
+    images_by_stock,
+    join_images,
+    make_stock_processor,
+)
 from trainers.chat_format import image_placeholder
 
 
-__all__ = ["image_format"]
+__all__ = ["image_format", "load_processors"]
 
 # What `AutoProcessor` raises where a library is missing, or where a backbone has no processor of its own.
 CANNOT_MAKE = (AttributeError, ImportError, OSError, RuntimeError, TypeError, ValueError)
@@ -23,24 +30,10 @@ CANNOT_MAKE = (AttributeError, ImportError, OSError, RuntimeError, TypeError, Va
 OURS = ("image_processor", "tokenizer", "chat_template", "auto_map")
 
 
-def image_format(
-    name_or_path: str | PathLike[str], backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **hub_kwargs: Any
-) -> dict[str, Any]:
-    r"""
-    What a [`ComaProcessor`] has to know to show images to a backbone.
-
-    A processor that repeats one token by the size of an image in patches is not needed afterwards: ours does the same,
-    and needs no torchvision. Any other is kept by its settings, and made again where images are.
-
-    Args:
-        name_or_path (`str` or `PathLike`): where the files of the backbone are.
-        backbone (`PreTrainedModel`): whose vision tower takes the tensors.
-        tokenizer (`PreTrainedTokenizerBase`): of the backbone.
-        hub_kwargs: keywords of `from_pretrained` that say where files are.
-
-    Returns:
-        `dict`: arguments of [`ComaProcessor`]: `image_processor`, `image_token`, `image_placeholder` and, if needed,
-        `stock_processor` and `image_inputs`.
+def load_processors(name_or_path: str | PathLike[str], **hub_kwargs: Any) -> tuple[ProcessorMixin | None, Any]:
+    """
+    The processor of a backbone and the image processor in it. Without torchvision many of the first cannot be made;
+    then there is only the second, of one that counts patches.
 
     Raises:
         ValueError: if the backbone has no processor of images and texts, or it cannot be made here.
@@ -49,30 +42,50 @@ def image_format(
         stock = AutoProcessor.from_pretrained(name_or_path, **hub_kwargs)
         if not isinstance(stock, ProcessorMixin):
             raise TypeError(f"it is a {type(stock).__name__}, which is none of images and texts")
-        image_processor = stock.image_processor
+        return stock, stock.image_processor
     except CANNOT_MAKE as error:
-        stock, image_processor = None, _image_processor_that_counts(name_or_path, error, **hub_kwargs)
-    counts_patches = hasattr(image_processor, "merge_size")
+        return None, _image_processor_that_counts(name_or_path, error, **hub_kwargs)
+
+
+def image_format(
+    stock: ProcessorMixin | None, image_processor: Any, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    r"""
+    What a [`ComaProcessor`] has to know to show images to a backbone.
+
+    A processor that repeats one token by the size of an image in patches is not needed afterwards: ours does the same,
+    and needs no torchvision. Any other is kept by its settings, and made again where images are.
+
+    Args:
+        stock, image_processor: what [`load_processors`] has found.
+        backbone (`PreTrainedModel`): whose vision tower takes the tensors.
+        tokenizer (`PreTrainedTokenizerBase`): of the backbone.
+
+    Returns:
+        `dict`: arguments of [`ComaProcessor`]: `image_processor`, `image_token`, `image_placeholder` and, if needed,
+        `stock_processor` and `image_inputs`.
+
+    Raises:
+        ValueError: if what stands for an image is no token, or tensors of several images cannot be joined.
+    """
     if stock is None:
         image_token = tokenizer.convert_ids_to_tokens(backbone.config.image_token_id)
-        speaker: Any = tokenizer
     else:
-        image_token, speaker = stock.image_token, stock
+        image_token = stock.image_token
     if tokenizer.convert_tokens_to_ids(image_token) in (None, tokenizer.unk_token_id):
-        raise ValueError(f"{name_or_path}: {image_token!r}, which stands for an image, is no token of its tokenizer.")
+        raise ValueError(f"{image_token!r}, which stands for an image, is no token of the backbone's tokenizer.")
     common = {
         "image_processor": image_processor,
         "image_token": image_token,
-        "image_placeholder": image_placeholder(speaker, image_token),
+        "image_placeholder": image_placeholder(stock or tokenizer, image_token),
     }
+    counts_patches = hasattr(image_processor, "merge_size")
     if stock is None or (counts_patches and _repeats_one_token(stock, image_token, backbone.config.image_token_id)):
         return common
     settings = _settings(stock)
     made_again = make_stock_processor(settings, image_processor, tokenizer)
-    one, two = (images_by_stock(made_again, image_token, [_picture()] * number) for number in (1, 2))
     takes = argument_names(type(backbone.model).get_image_features)
-    axes = {name: _growing_axis(name, one[name], two[name]) for name in sorted(takes & one.keys())}
-    return {**common, "stock_processor": settings, "image_inputs": axes}
+    return {**common, "stock_processor": settings, "image_inputs": _axes(made_again, image_token, takes)}
 
 
 def _image_processor_that_counts(name_or_path: str | PathLike[str], why: Exception, **hub_kwargs: Any) -> Any:
@@ -87,9 +100,28 @@ def _image_processor_that_counts(name_or_path: str | PathLike[str], why: Excepti
     return image_processor
 
 
-def _picture() -> Image.Image:
-    pixels = np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8)
+def _picture(width: int = 160, height: int = 96) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+def _axes(stock: ProcessorMixin, image_token: str, takes: Collection[str]) -> dict[str, int]:
+    """Along which axis the tensors of several images are joined, of those that the vision tower takes."""
+    one, two = (images_by_stock(stock, image_token, [_picture()] * number) for number in (1, 2))
+    axes = {name: _growing_axis(name, one[name], two[name]) for name in sorted(one.keys() & takes)}
+    for size in ((400, 40), (60, 90)):  # of other tiles; of other patches
+        pictures = [_picture(), _picture(*size)]
+        try:
+            theirs = images_by_stock(stock, image_token, pictures)
+        except CANNOT_MAKE:  # these two at one time
+            continue
+        ours = join_images([images_by_stock(stock, image_token, [picture]) for picture in pictures], axes)
+        if other := [name for name in axes if not np.array_equal(ours[name], theirs[name])]:
+            raise ValueError(
+                f"{type(stock).__name__} makes other {other} of two images of different sizes than of each: images "
+                "that are made one by one would not be what the vision tower expects."
+            )
+    return axes
 
 
 def _growing_axis(name: str, one: np.ndarray, two: np.ndarray) -> int:

@@ -7,12 +7,10 @@ The ids of texts are kept for their batches. So that they do not fill the memory
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Subset
@@ -195,19 +193,6 @@ def _batches(processor: ComaProcessor, items: ItemReader, batch_tokens: int) -> 
             yield [rows[number] for number in batch]
 
 
-class _KnownIds:
-    """Stands for the tokenizer of a processor where texts have been tokenized before."""
-
-    def __init__(self, tokenizer: Any, ids: dict[str, np.ndarray]) -> None:
-        self.tokenizer, self.ids = tokenizer, ids
-
-    def __call__(self, texts: list[str], **_: Any) -> dict[str, list[np.ndarray]]:
-        return {"input_ids": [self.ids[text] for text in texts]}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.tokenizer, name)
-
-
 class _Inputs(torch.utils.data.Dataset):
     """Tensors of batches of tokenized rows, with the rows in them and what is wrong with others."""
 
@@ -243,10 +228,8 @@ class _Inputs(torch.utils.data.Dataset):
         if not rows:
             return {}
         images = self.items.images([row.place for row in rows])
-        processor = copy.copy(self.processor)
-        processor.process_images = self.processor.process_images  # by the backbone's processor, made once
-        processor.tokenizer = _KnownIds(processor.tokenizer, {row.text: row.ids for row in rows})
-        return dict(processor(images, [row.text for row in rows], return_tensors="pt"))
+        texts, ids = [row.text for row in rows], [row.ids for row in rows]
+        return dict(self.processor(images, texts, text_ids=ids, return_tensors="pt"))
 
     def named(self, place: int, error: Exception) -> str:
         """What is wrong with a row, by its name, and with which image of several."""
@@ -262,7 +245,7 @@ class _Inputs(torch.utils.data.Dataset):
             return ""
         for number, image in enumerate(images if len(images) > 1 else ()):
             try:
-                to_rgb(image)
+                to_rgb(image, max_pixels=self.processor.max_image_pixels)
             except ValueError:
                 return f", image[{number}]"
         return ""

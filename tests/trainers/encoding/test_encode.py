@@ -180,3 +180,12 @@ def test_weights_that_are_not_finite_are_said_with_the_rows(coma: Coma) -> None:
 def test_lengths_do_not_wait_for_what_is_no_file(make_coma: Callable, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     assert token_lengths(make_coma()[1], [{"image": str(tmp_path / "a.png")}]) > 0
+
+
+def test_the_image_that_is_to_blame_is_found_by_the_limit_of_the_processor(coma: Coma) -> None:
+    """Not by the default one, which is lower here for the first image, and higher for the second."""
+    model, processor = coma
+    processor.max_image_pixels = 40 * 40
+    items = [{"image": [Image.new("RGB", (30, 30)), Image.new("RGB", (50, 50))]}]
+    with pytest.raises(ValueError, match=r"^Row 0, image\[1\]: .*2500|^Row 0, image\[1\].*50x50"):
+        embed_items(model, processor, items)
