@@ -10,6 +10,7 @@ JOBS   ?= 2
 LOCKED := constraints/locked.txt
 OLDEST := constraints/oldest.txt
 VISION := constraints/vision.txt
+EXTRAS := constraints/extras.txt
 LOCKED_TORCH := $(shell grep '^torch==' $(LOCKED))
 TORCH  ?= $(LOCKED_TORCH)
 # Another torch than the locked one is let in, with the torchvision that fits it and the sympy that it asks for.
@@ -22,12 +23,13 @@ BIN := .venv/bin
 MIN := .venv-min
 NEW := .venv-newest
 VIS := .venv-vision
+EXT := .venv-extras
 # One thread per process: the small models of the tests lose time to more.
 ONE := OMP_NUM_THREADS=1
 RUN := $(ONE) $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-distributed test-gpu test-min test-vision test-newest lock check format hooks benchmarks study clean
+.PHONY: help install demo test test-slow test-distributed test-gpu test-min test-vision test-extras test-newest lock check format hooks benchmarks study clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -69,6 +71,16 @@ $(VIS)/.dev: $(LOCKED) $(VISION) setup.py
 	@$(call with_vision,$(VIS),$(VIS)/constraints.txt)
 	@touch $@
 
+# The heavy extras come on top, and before what is locked: Gradio takes no newest Pillow.
+with_extras = $(1)/bin/python $(PIP) -c $(2) --no-build-isolation -e ".[train,qa,eval,dev,scale,index,app,browser]"
+
+$(EXT)/.dev: $(LOCKED) $(EXTRAS) setup.py
+	@echo "$@: installing the locked versions, Ray, LanceDB and Gradio with them, once"
+	@$(call environment,$(EXT),$(LOCKED))
+	@sed 's/==.*/==/; s/^/^/' $(EXTRAS) | grep -vf - $(EXT)/constraints.txt | cat - $(EXTRAS) > $(EXT)/extras.txt
+	@$(call with_extras,$(EXT),$(EXT)/extras.txt)
+	@touch $@
+
 # What an environment has, as constraints; of torch and torchvision without the name of their build.
 freeze = $(1)/bin/python -m pip freeze --all --exclude-editable \
 	| sed -E '/^pip==/d; s/^(torch(vision)?==[0-9.]+)\+.*/\1/'
@@ -85,9 +97,12 @@ lock:  ## write constraints/: the newest versions that setup.py allows, and the 
 	@$(bounds) > .venv-lock-oldest/bounds.txt
 	@.venv-lock-oldest/bin/python $(PIP) -c .venv-lock-oldest/bounds.txt $(ALL)
 	@$(call freeze,.venv-lock-oldest) > $(OLDEST)
+	@$(call environment,.venv-lock-extras,/dev/null)
+	@$(call with_extras,.venv-lock-extras,/dev/null)
+	@$(call freeze,.venv-lock-extras) | grep -vxFf .venv-lock/newest.txt > $(EXTRAS)
 	@mv .venv-lock/newest.txt $(LOCKED)
 	@mv .venv-lock/vision.txt $(VISION)
-	@rm -rf .venv-lock .venv-lock-oldest
+	@rm -rf .venv-lock .venv-lock-oldest .venv-lock-extras
 
 install: .venv/.dev  ## the environment in .venv with everything for training, evaluation and development
 
@@ -115,6 +130,9 @@ test-min: $(MIN)/.dev  ## the default tests with the oldest supported versions
 # Any family of any file can be the next one, so that the processes end together.
 test-vision: $(VIS)/.dev  ## the tests over backbone families, with torchvision
 	@$(ONE) $(VIS)/bin/python -m pytest tests/families -n $(JOBS) --dist loadfile
+
+test-extras: $(EXT)/.dev  ## the tests that need Ray, LanceDB or Gradio, and a Chromium
+	@$(ONE) $(EXT)/bin/python -m pytest -m extras
 
 # The newest versions are looked for anew every time.
 test-newest:  ## the default tests with the newest versions that setup.py allows; says which libraries moved
@@ -146,5 +164,5 @@ study: .venv/.dev  ## the experiments of docs/experiments.md: hours of processor
 	@$(BIN)/python -m benchmarks.emoji_study.diagnostics
 
 clean:  ## remove the environments and what tools left behind
-	rm -rf .venv .venv-lock .venv-lock-oldest $(MIN) $(NEW) $(VIS) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lock .venv-lock-oldest .venv-lock-extras $(MIN) $(NEW) $(VIS) $(EXT) build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -41,6 +41,22 @@ EXTRAS_REQUIRE = {
         "torchvision>=0.21,<1",
         "num2words>=0.5.14,<1",  # SmolVLM spells the length of a video
     ],
+    # `coma embed --engine ray`.
+    "scale": [
+        "ray[data,serve]>=2.60.0,<3",
+    ],
+    # `coma index`.
+    "index": [
+        "lancedb>=0.40.0,<1",
+    ],
+    # `coma app`.
+    "app": [
+        "gradio>=6.31.0,<7",
+    ],
+    # The tests of the page, in a Chromium of the system.
+    "browser": [
+        "playwright>=1.60,<2",
+    ],
     "dev": [
         "aiohttp>=3.14.0,<4",  # the server of benchmarks/qa_generation.py
         "pytest>=9.0.0,<10",

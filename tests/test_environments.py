@@ -21,14 +21,15 @@ def pins(name):
 
 def requirements():
     """What setup.py asks for, extras included."""
-    asked = re.findall(r'^    +"([A-Za-z0-9-]+[>=]=.*?)"', (ROOT / "setup.py").read_text(encoding="utf-8"), re.M)
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    asked = re.findall(r'^    +"([A-Za-z0-9-]+(?:\[[a-z,]+\])?[>=]=.*?)"', setup, re.M)
     assert len(asked) > 20
     return [Requirement(line) for line in asked]
 
 
-@pytest.mark.parametrize("name", ["locked", "oldest"])
-def test_every_library_that_is_asked_for_has_an_exact_version_within_its_bounds(name):
-    versions = pins(name) | pins("vision")
+@pytest.mark.parametrize("names", [["extras", "locked"], ["extras", "oldest"], ["locked", "extras"]], ids=",".join)
+def test_every_library_that_is_asked_for_has_an_exact_version_within_its_bounds(names):
+    versions = {library: version for name in names for library, version in pins(name).items()} | pins("vision")
     for requirement in requirements():
         version = versions[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{requirement}: {version}"
@@ -40,10 +41,17 @@ def test_the_versions_of_the_vision_environment_are_locked_once():
     assert not pins("vision").keys() & (pins("locked").keys() | pins("oldest").keys())
 
 
+def test_the_versions_of_the_heavy_extras_are_locked_once():
+    """What is locked twice is what one of them does not take as new as everybody else."""
+    assert {"ray", "lancedb", "gradio", "playwright"} <= pins("extras").keys()
+    assert pins("extras").keys() & pins("locked").keys() == {"pillow"}
+
+
 def test_the_oldest_versions_are_the_lower_bounds():
     versions = pins("oldest")
+    once = (pins("vision") | pins("extras")).keys() - versions.keys()
     for requirement in requirements():
-        if canonicalize_name(requirement.name) in pins("vision"):  # locked once, as torch is
+        if canonicalize_name(requirement.name) in once:  # locked once, as torch is
             continue
         lowest = next(bound.version for bound in requirement.specifier if bound.operator in (">=", "=="))
         if requirement.name != "torch":  # at the locked version in both
