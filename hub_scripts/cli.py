@@ -73,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not debug:
         warnings.simplefilter("ignore", FutureWarning)  # of libraries, to each other's authors
+        warnings.filterwarnings("ignore", message="'pin_memory' argument is set")  # on a CPU there is nothing to do
     show_every_letter(sys.stdout)
     try:
         code = importlib.import_module(f"hub_scripts.{command.replace('-', '_')}").main(arguments.arguments)

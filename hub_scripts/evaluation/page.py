@@ -39,7 +39,7 @@ body {{ font: 14px/1.35 system-ui, sans-serif; margin: 2em auto; max-width: 64re
 table {{ border-collapse: collapse; }}
 td, th {{ border-bottom: 1px solid #d0d7de; padding: .2em .8em .2em 0; text-align: right; }}
 td:first-child, th:first-child {{ text-align: left; }}
-.query {{ border-bottom: 1px solid #d0d7de; display: flex; gap: .6em; padding: .8em 0; }}
+.query {{ border-bottom: 1px solid #d0d7de; display: flex; flex-wrap: wrap; gap: .6em; padding: .8em 0; }}
 .card {{ border: 2px solid #d0d7de; border-radius: 6px; flex: 0 0 {SIDE + 10}px; padding: 4px; }}
 .card {{ overflow-wrap: anywhere; }}
 .card img {{ display: block; margin: 0 auto .3em; max-width: {SIDE}px; }}
