@@ -106,7 +106,7 @@ def test_a_value_may_look_like_an_option(capsys: pytest.CaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["search", "model", "index.parquet", "an apple"], "coma search: error: "),
+        (["push", "model", "my-coma"], "coma push: error: 'my-coma' is no name of a repository"),
         # with all libraries, which might have something to say
         pytest.param(
             ["create", "backbone", "out", f"--texts={TEXTS}"],
