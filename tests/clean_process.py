@@ -1,16 +1,24 @@
-"""Runs Python where this package is not known: without `site`, whose .pth files would bring in an editable install."""
+"""Runs Python where this package is not known: without `site`, whose .pth files would bring in an editable install.
 
+And spares a test that process where what it shows is something else.
+"""
+
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
 
+from hub_scripts.hub.clean_load import GOLDEN_FILE, decode_inputs, embed, library_versions
+from hub_scripts.hub.golden import read_golden
 
-__all__ = ["libraries", "run_isolated"]
+
+__all__ = ["libraries", "load_here", "run_isolated"]
 
 
 def libraries() -> list[str]:
@@ -31,3 +39,17 @@ def run_isolated(words: list[str], folder: Path) -> str:
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def load_here(
+    name: str, commit: str | None = None, golden: dict[str, Any] | None = None, offline: bool = False
+) -> dict[str, Any]:
+    """
+    [`hub_scripts.hub.golden.load_cleanly`] without its process, which takes seconds to start: a whole model is loaded
+    and embeds the same inputs by the same function, in this process, where this package can be imported.
+    """
+    golden = read_golden(Path(name, GOLDEN_FILE)) if golden is None else golden
+    assert not golden["adapter"]
+    pinned = {"revision": commit} if commit else {}
+    report = {**embed(name, pinned, decode_inputs(golden)), **pinned, "versions": library_versions()}
+    return {**json.loads(json.dumps(report)), "golden": golden}

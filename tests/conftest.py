@@ -10,7 +10,8 @@ import tests.families.torchvision_on_cpu  # noqa: F401
 # isort: split
 import copy
 import functools
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,21 @@ TEXTS = [
 # What Qwen3-VL adds after its first layer needs two more layers to reach the memory of the compression tokens.
 SIZES = BackboneSizes(num_hidden_layers=3)
 Coma = tuple[ComaForEmbedding, ComaProcessor]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """
+    Keeps the millions of objects of the libraries out of every search for garbage: each training begins with one, and
+    it would take longer than the steps of a small model. Nothing is searched while they are made, either.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

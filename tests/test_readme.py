@@ -13,12 +13,14 @@ import pytest
 from PIL import Image
 
 import hub_scripts
+import hub_scripts.hub.golden
 from hub_scripts.cli import main
 from hub_scripts.common.folders import save_model
 from hub_scripts.common.loading import load_model
 from hub_scripts.create import create_model
 from hub_scripts.tiny.backbone import create_tiny_backbone
 from tests.chat_server import ChatServer
+from tests.clean_process import load_here
 from tests.embedding_server import EmbeddingServer, Engine
 from trainers.data.emoji import load_emoji
 
@@ -104,8 +106,9 @@ def test_python_snippets_of_the_page_about_data(pictures):
     assert "Which animal barks?" in printed and "bicycle |" in printed and "A dog." in printed
 
 
-def test_python_snippets_of_the_page_about_python(stranger):
+def test_python_snippets_of_the_page_about_python(stranger, monkeypatch):
     """It shows every function behind a command."""
+    monkeypatch.setattr(hub_scripts.hub.golden, "load_cleanly", load_here)
     write_files("docs/python.md")
     model, processor = load_model("demo/model", "float32", "cpu")
     with ChatServer() as chat, EmbeddingServer(reply=Engine(model, processor)) as embeddings:

@@ -1,12 +1,13 @@
 """What a saved folder gives: tokens, embeddings, the loss of a dialogue, an answer from the memory.
 
-  python examine.py FOLDER [PLACES OF LIBRARIES]      # prints it as JSON, from the code that lies in the folder
+  python examine.py FOLDER[:FOLDER …] [PLACES OF LIBRARIES]      # prints it as JSON, from the code in each folder
 
 The tests run this where nothing but torch and transformers is known, and call [`examine`] with the installed classes.
 """
 
 import importlib.util
 import json
+import os
 import sys
 
 
@@ -59,6 +60,7 @@ if __name__ == "__main__":
 
     assert importlib.util.find_spec("modeling_coma") is None, "the package can be imported: this shows nothing"
     options = {"trust_remote_code": True}
-    coma = AutoModel.from_pretrained(sys.argv[1], attn_implementation="eager", **options)
-    assert type(coma).__module__.startswith("transformers_modules.")
-    print(json.dumps(examine(coma.eval(), AutoProcessor.from_pretrained(sys.argv[1], **options))))
+    for place in sys.argv[1].split(os.pathsep):
+        coma = AutoModel.from_pretrained(place, attn_implementation="eager", **options)
+        assert type(coma).__module__.startswith("transformers_modules.")
+        print(json.dumps(examine(coma.eval(), AutoProcessor.from_pretrained(place, **options))))

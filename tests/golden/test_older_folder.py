@@ -6,6 +6,7 @@ that no tool takes them for ours.
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -45,11 +46,6 @@ def assert_as_recorded(found: dict[str, list]) -> None:
         torch.testing.assert_close(torch.tensor(found[name]), torch.tensor(values), **CLOSE, msg=name)
 
 
-def test_its_own_code_still_runs(folder: Path) -> None:
-    words = [str(GOLDEN / "examine.py"), str(folder), *libraries()]
-    assert_as_recorded(json.loads(run_isolated(words, folder.parent).splitlines()[-1]))
-
-
 def test_the_installed_classes_read_it(folder: Path, tmp_path: Path) -> None:
     model, report = AutoModel.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")
     processor = AutoProcessor.from_pretrained(folder)
@@ -59,14 +55,18 @@ def test_the_installed_classes_read_it(folder: Path, tmp_path: Path) -> None:
     assert_as_recorded(examine(model.eval(), processor))
 
 
-def test_saved_anew_it_has_the_code_of_today(folder: Path) -> None:
-    """In its own place: of the files that lie there, those of today are what counts."""
-    model = AutoModel.from_pretrained(folder, attn_implementation="eager")
-    processor = AutoProcessor.from_pretrained(folder)
-    model.save_pretrained(folder), processor.save_pretrained(folder)
-    assert (folder / "modeling_coma.py").read_text() != (SAVED / "modeling_coma.py.txt").read_text()
-    words = [str(GOLDEN / "examine.py"), str(folder), *libraries()]
-    assert_as_recorded(json.loads(run_isolated(words, folder.parent).splitlines()[-1]))
+def test_its_own_code_still_runs_and_saved_anew_it_has_that_of_today(folder: Path, tmp_path: Path) -> None:
+    """Saved in its own place: of the files that lie there, those of today are what counts. One process runs both."""
+    anew = shutil.copytree(folder, tmp_path / "anew")
+    model = AutoModel.from_pretrained(anew, attn_implementation="eager")
+    processor = AutoProcessor.from_pretrained(anew)
+    model.save_pretrained(anew), processor.save_pretrained(anew)
+    code = [(place / "modeling_coma.py").read_text() for place in (folder, anew)]
+    assert code[0] == (SAVED / "modeling_coma.py.txt").read_text() != code[1]
+    words = [str(GOLDEN / "examine.py"), f"{folder}{os.pathsep}{anew}", *libraries()]
+    found = run_isolated(words, tmp_path).splitlines()[-2:]
+    for values in found:
+        assert_as_recorded(json.loads(values))
 
 
 def test_all_of_it_belongs_to_the_model(folder: Path) -> None:

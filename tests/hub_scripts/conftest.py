@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+import hub_scripts.hub.golden
 from hub_scripts.cli import main
 from hub_scripts.common.folders import save_model
+from tests.clean_process import load_here
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +29,9 @@ def coma_command(capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str,
         return code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def without_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`coma push` and `coma verify` load a model in this process, for tests that show something else than that."""
+    monkeypatch.setattr(hub_scripts.hub.golden, "load_cleanly", load_here)

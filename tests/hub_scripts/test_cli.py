@@ -103,20 +103,24 @@ def test_a_value_may_look_like_an_option(capsys: pytest.CaptureFixture) -> None:
     assert main(words) == 1 and "no-folder" in capsys.readouterr().err
 
 
-def test_an_error_is_one_line_and_1(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "hub_scripts.cli",
-        "create",
-        "backbone",
-        str(tmp_path / "out"),
-        "--texts",
-        str(TEXTS),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["push", "model", "my-coma"], "coma push: error: 'my-coma' is no name of a repository"),
+        # with all libraries, which might have something to say
+        pytest.param(
+            ["create", "backbone", "out", f"--texts={TEXTS}"],
+            "coma create: error: --texts trains",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_an_error_is_one_line_and_1(words: list[str], message: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hub_scripts.cli", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("coma create: error: --texts trains") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
     assert not any(tmp_path.iterdir())
 
 

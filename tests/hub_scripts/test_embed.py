@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +23,6 @@ from hub_scripts.embed import embed_table
 from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [f"{'a little ' * (place % 7)}apple number {place}" for place in range(40)]
 
 
@@ -115,11 +113,11 @@ def test_a_table_that_became_shorter_leaves_nothing(coma_folder: Path, coma_comm
 def test_killed_and_started_again_it_goes_on(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("\n".join(TEXTS))
     words = ["embed", coma_folder, tmp_path / "t.txt", tmp_path / "out.parquet", "--part-rows", 1, "--workers", 0]
-    command = [sys.executable, "-m", "hub_scripts.cli", *map(str, words)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None and len(list(tmp_path.glob("out.parquet.parts/*.arrow"))) < 3:
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
+    process = in_another_process(words, tmp_path / "errors")
+    while process.is_alive() and len(list(tmp_path.glob("out.parquet.parts/*.arrow"))) < 3:
+        time.sleep(0.001)
+    process.kill()
+    process.join()
     assert not (tmp_path / "out.parquet").exists()
     kept = len(list(tmp_path.glob("out.parquet.parts/*.arrow")))
     assert 3 <= kept < len(TEXTS)

@@ -62,6 +62,7 @@ def test_an_adapter_from_my_own_pairs(coma_folder: Path, coma_command: Callable,
     ]
 
 
+@pytest.mark.slow
 def test_the_best_by_retrieval_in_one_option(
     coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path
 ) -> None:
@@ -111,6 +112,7 @@ def test_a_whole_model_from_an_adapter(coma_folder: Path, coma_command: Callable
     assert [stage["adapter"] is None for stage in stages] == [False, True]
 
 
+@pytest.mark.slow
 def test_experiments_are_settings_as_others_are(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
     rows = [
         {"query": {"text": f"q {n}"}, "positive": {"text": f"d {n}"}, "source": "ab"[n % 2], "messages": None}

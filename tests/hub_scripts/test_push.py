@@ -113,6 +113,7 @@ def test_an_adapter_needs_a_base_on_the_hub(source: Path, coma_command: Callable
     assert code == 1 and "is not on the Hub" in error and not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("without_process")
 def test_from_python_it_prints_nothing(source: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     """What will be sent is told beforehand, to whoever wants to know; and whoever raises then keeps it."""
     (source / "notes.txt").write_text("mine")
@@ -127,6 +128,7 @@ def test_from_python_it_prints_nothing(source: Path, capsys: pytest.CaptureFixtu
     assert not capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("without_process")
 def test_an_adapter_upon_a_base_in_half_precision_is_published_merged(source: Path, tmp_path: Path) -> None:
     """Merged, it embeds here as it does where it is loaded: what is not a weight keeps its precision."""
     from peft import get_peft_model
@@ -184,6 +186,7 @@ def everything_in(folder: Path) -> str:
     return "\n".join(f"{p.name}\n{p.read_bytes().decode(errors='replace')}" for p in folder.rglob("*") if p.is_file())
 
 
+@pytest.mark.usefixtures("without_process")
 def test_only_what_belongs_is_sent_and_the_rest_is_named(
     source: Path, coma_command: Callable, tmp_path: Path, secret: Path
 ) -> None:
@@ -251,6 +254,7 @@ def test_a_snapshot_in_the_cache_of_the_hub_is_a_model(source: Path, coma_comman
     assert '"query": "Find: "' in (tmp_path / "out" / "config_sentence_transformers.json").read_text()
 
 
+@pytest.mark.usefixtures("without_process")
 def test_where_it_was_made_is_nobodys_business(
     make_backbone: Callable, coma_command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ def test_what_differs_is_named(published: Path, coma_command: Callable) -> None:
     assert "pillow" in libraries and "was 1.0" in libraries
 
 
+@pytest.mark.usefixtures("without_process")
 def test_a_folder_that_was_never_pushed(coma_folder: Path, coma_command: Callable) -> None:
     """It loads and is whole; only what it would be compared with is not there."""
     code, said, error = coma_command("verify", coma_folder)
@@ -52,6 +53,7 @@ def test_a_folder_that_was_never_pushed(coma_folder: Path, coma_command: Callabl
     assert said.splitlines() == [f"model     {coma_folder} (float32)", "weights   complete"]
 
 
+@pytest.mark.usefixtures("without_process")
 def test_from_python_it_says_what_it_found(published: Path, capsys: pytest.CaptureFixture) -> None:
     """All is as it was; with another vector and a version, those are named, and a tolerance decides."""
     found = verify_model(published)
@@ -70,6 +72,7 @@ def test_from_python_it_says_what_it_found(published: Path, capsys: pytest.Captu
     assert not capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("without_process")
 def test_without_golden_vectors_nothing_is_intact(coma_folder: Path) -> None:
     found = verify_model(str(coma_folder))
     assert not found.is_intact and not found.differences and not found.weight_faults
@@ -133,6 +136,7 @@ def test_a_tolerance_is_a_number(published: Path, coma_command: Callable, tolera
         coma_command("verify", published, f"--tolerance={tolerance}")
 
 
+@pytest.mark.usefixtures("without_process")
 def test_another_precision_is_a_fault(published: Path, coma_command: Callable) -> None:
     """Within the tolerance that is given, but not what was published."""
     model = ComaForEmbedding.from_pretrained(published, dtype=torch.bfloat16)

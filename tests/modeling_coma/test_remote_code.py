@@ -1,7 +1,7 @@
 """What a stranger downloads: a folder that loads offline in a process that has never heard of this package.
 
-One process loads the folders of all backbones, saves each elsewhere, loads that, and reports; starting it is what
-takes time here.
+One process loads the folders of all backbones, and of a memory of states, saves each elsewhere, loads that, and
+reports; starting it is what takes time here.
 """
 
 import json
@@ -14,9 +14,12 @@ import torch
 import modeling_coma
 from hub_scripts.tiny.backbone import MODEL_TYPES
 from tests.clean_process import libraries, run_isolated
+from trainers.backbone import model_from_backbone
 
 
 FILES = {path.name for path in Path(modeling_coma.__file__).parent.glob("*_coma.py")}
+
+FOLDERS = (*MODEL_TYPES, "states")
 
 STRANGER = """
 import importlib.util, pickle, shutil, sys
@@ -73,18 +76,21 @@ torch.save((report, results), root / "results.pt")
 
 
 @pytest.fixture(scope="module")
-def stranger(tmp_path_factory, make_coma, picture):
-    """What this process computes and what the stranger's does, for every backbone."""
+def stranger(tmp_path_factory, make_coma, make_backbone, picture):
+    """What this process computes and what the stranger's does, for every folder."""
     root = tmp_path_factory.mktemp("folders")
     pictures = {"a": picture(84, 56, 1), "b": picture(56, 112, 2)}
     np.savez(root / "images.npz", **{name: np.asarray(image) for name, image in pictures.items()})
     here = {}
-    for model_type in MODEL_TYPES:
-        model, processor = make_coma(model_type)
-        here[model_type] = expected(model, processor, ["a red apple", *pictures.values()])
-        model.save_pretrained(root / model_type)
-        processor.save_pretrained(root / model_type)
-        assert FILES <= {path.name for path in (root / model_type).iterdir()}
+    models = {model_type: make_coma(model_type) for model_type in MODEL_TYPES}
+    models["states"] = model_from_backbone(make_backbone(), 4, memory="states")
+    projection = models["states"][0].memory_projection.weight.data
+    projection += 0.02 * torch.randn(projection.shape, generator=torch.manual_seed(0))
+    for name, (model, processor) in models.items():
+        here[name] = expected(model, processor, ["a red apple", *pictures.values()])
+        model.save_pretrained(root / name)
+        processor.save_pretrained(root / name)
+        assert FILES <= {path.name for path in (root / name).iterdir()}
     run_isolated(["-c", STRANGER, str(root), *libraries()], root.parent)
     report, results = torch.load(root / "results.pt", weights_only=True)
     assert report == {"importable": False}, "the stranger could import the package: it proves nothing"
@@ -105,21 +111,21 @@ def expected(model, processor, inputs: list) -> dict:
     return {"embeddings": output.embeddings, "loss": output.loss, "texts": texts}
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_a_stranger_gets_the_same_bits(stranger, model_type):
-    here, there = stranger[0][model_type], stranger[1][model_type]
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_stranger_gets_the_same_bits(stranger, name):
+    here, there = stranger[0][name], stranger[1][name]
     assert here["embeddings"].std() > 0.01
     for part in (there, there["again"]):
         assert part["module"].startswith("transformers_modules.")
         assert part["lost"] == {}
-        for name, value in here.items():
-            assert torch.equal(part[name], value), name
+        for what, value in here.items():
+            assert torch.equal(part[what], value), what
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_a_stranger_may_pickle_the_model(stranger, model_type):
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_stranger_may_pickle_the_model(stranger, name):
     """As sentence-transformers does for several processes."""
-    there = stranger[1][model_type]
+    there = stranger[1][name]
     assert there["same class"] is True
     assert there["pickled"].shape == there["embeddings"].shape
     torch.testing.assert_close(there["pickled"], there["embeddings"], atol=1e-6, rtol=0)
@@ -155,10 +161,10 @@ def test_several_processes_of_sentence_transformers(make_coma, tmp_path):
     assert np.abs(found["several"] - found["one"]).max() < 1e-6
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_what_a_stranger_saves_is_whole(stranger, model_type):
+@pytest.mark.parametrize("name", FOLDERS)
+def test_what_a_stranger_saves_is_whole(stranger, name):
     """Saved from remote code, the first folder gone, every file of code is there again."""
-    there = stranger[1][model_type]
+    there = stranger[1][name]
     assert set(there["files"]) == FILES
     assert there["dtypes"] == ["torch.bfloat16"]
     assert there["attention"] == ["eager"]

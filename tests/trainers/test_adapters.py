@@ -85,6 +85,7 @@ def test_an_adapter_trains_of_the_tower_what_the_settings_say(train, settings, m
     assert changed == {"merger": merger, "tower": tower, "nothing": set()}[moved]
 
 
+@pytest.mark.slow
 def test_what_is_trained_of_the_tower_is_resumed(train, tmp_path):
     steps = {"save_strategy": "steps", "save_steps": 1, "train_merger": True, "lr_scheduler_type": "constant"}
     train(**steps)
@@ -98,7 +99,14 @@ def test_what_is_trained_of_the_tower_is_resumed(train, tmp_path):
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
 
 
-@pytest.mark.parametrize("task_type", [None, TaskType.FEATURE_EXTRACTION, TaskType.CAUSAL_LM, TaskType.SEQ_CLS])
+@pytest.mark.parametrize(
+    "task_type",
+    [
+        None,
+        TaskType.CAUSAL_LM,
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (TaskType.FEATURE_EXTRACTION, TaskType.SEQ_CLS)),
+    ],
+)
 def test_any_task_type_is_trained_saved_and_loaded(train, task_type, tmp_path, picture, make_coma):
     trainer = train(lora_config(make_coma()[0], r=2, task_type=task_type))
     expected = embed(trainer.model, trainer, picture)

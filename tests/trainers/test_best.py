@@ -118,6 +118,7 @@ def test_training_ends_when_it_gets_no_better(scripted):
     assert (trainer.state.global_step, trainer.state.best_global_step) == (6, 6)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_goes_on_counting(scripted):
     """One evaluation without a better one before the interruption, one after it."""
     values = [0.5, 0.4, 0.3, 0.2, 0.1, 0.0]

@@ -41,12 +41,8 @@ import sys
 import trainers
 
 assert "torch" not in sys.modules and "transformers" not in sys.modules
-from trainers import ComaCompressionCollator, ComaContrastiveCollator
-
-heavy = {"peft", "matplotlib", "evaluate", "sentence_transformers"} & sys.modules.keys()
-assert not heavy, heavy
 """
 
 
-def test_a_collator_loads_no_training():
+def test_the_package_alone_loads_no_library():
     subprocess.run([sys.executable, "-c", LIGHT], check=True, cwd=ROOT, timeout=120)

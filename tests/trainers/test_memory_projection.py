@@ -33,6 +33,7 @@ def test_a_new_projection_makes_states_as_long_as_embedding_rows(coma):
     assert weight[0, 0] < 0.9  # they were longer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {CHECKPOINTING: True}], ids=str)
 def test_ten_steps_of_stage_1_lower_the_loss_and_move_it(coma, compression_rows, compression_trainer, settings):
     model, _ = coma

@@ -108,6 +108,7 @@ def test_it_goes_on_bit_by_bit(finetune: Callable, tmp_path: Path) -> None:
     assert settings["instructions"] == {"a": "Find it."}
 
 
+@pytest.mark.slow
 def test_what_was_killed_before_its_first_checkpoint_begins_again(finetune: Callable, tmp_path: Path) -> None:
     assert finetune("--max_steps", 1)[0] == 0
     out = tmp_path / "out"
@@ -192,6 +193,7 @@ def test_a_record_of_an_older_version_goes_on(tmp_path: Path) -> None:
     assert (arguments.lora_r, config.groups_by_length, config.length_column_name) == (16, False, "length")
 
 
+@pytest.mark.slow
 def test_pretrain_with_another_k_does_not_take_the_old_base(
     make_backbone: Callable, coma_command: Callable, coma_folder: Path, tmp_path: Path
 ) -> None:
@@ -240,6 +242,7 @@ def test_a_new_folder_behind_a_link(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_after_a_bad_row_pretrain_begins_again_with_better_data(
     make_backbone: Callable, coma_command: Callable, tmp_path: Path
 ) -> None:

@@ -31,6 +31,7 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_stock_tools_embed_as_the_model_does(llava: Path, tmp_path: Path) -> None:
     """Texts, images, both, instructions and what is interleaved, alone and in a batch, without our package."""
     expected = {}

@@ -69,6 +69,7 @@ def test_stages_are_added_and_go_with_the_merged_model(
     assert [one["adapter"] is None for one in stages] == [False, True]
 
 
+@pytest.mark.slow
 def test_two_stages_with_a_merge_between(
     coma_folder: Path, dialogues: Path, pairs: Path, coma_command: Callable, tmp_path: Path, monkeypatch
 ) -> None:
@@ -111,6 +112,7 @@ def test_two_stages_with_a_merge_between(
     assert "bidirectional" not in second["settings"] and "hardness" not in second["settings"]
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_record_are_the_best_where_those_are_kept(
     coma_folder: Path, pairs: Path, coma_command: Callable, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """`coma verify` of a server: right is 0, and of what is wrong the cause is named."""
 
 import copy
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,21 +27,32 @@ NAMES = [
 
 
 @pytest.fixture(scope="module")
-def coma(request: pytest.FixtureRequest, make_coma: Callable) -> tuple[ComaForEmbedding, ComaProcessor]:
+def saved(make_coma: Callable, tmp_path_factory: pytest.TempPathFactory) -> Callable:
+    """`saved(pooling)`: model, processor and their folder, made once. Nobody changes them."""
+
+    @functools.cache
+    def make(pooling: str) -> tuple[ComaForEmbedding, ComaProcessor, Path]:
+        model, processor = make_coma("qwen2_5_vl", 4)
+        model.config.pooling = pooling
+        norm = model.backbone.model.language_model.norm
+        norm.weight.data = torch.linspace(0.2, 3.0, len(norm.weight))
+        folder = tmp_path_factory.mktemp("golden")
+        save_model(model.eval(), processor, folder)
+        write_golden(folder, model, processor)
+        return model, processor, folder
+
+    return make
+
+
+@pytest.fixture
+def coma(request: pytest.FixtureRequest, saved: Callable) -> tuple[ComaForEmbedding, ComaProcessor]:
     """A model whose last norm scales its dimensions, as that of a trained one, so that it can be missed."""
-    model, processor = make_coma("qwen2_5_vl", 4)
-    model.config.pooling = request.param
-    norm = model.backbone.model.language_model.norm
-    norm.weight.data = torch.linspace(0.2, 3.0, len(norm.weight))
-    return model.eval(), processor
+    return saved(request.param)[:2]
 
 
-@pytest.fixture(scope="module")
-def golden(coma: tuple, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("golden")
-    save_model(*coma, folder)
-    write_golden(folder, *coma)
-    return folder
+@pytest.fixture
+def golden(coma: tuple, saved: Callable) -> Path:
+    return saved(coma[0].config.pooling)[2]
 
 
 def verify(coma_command: Callable, server: EmbeddingServer, golden: Path, *words: object) -> tuple[int, str, str]:

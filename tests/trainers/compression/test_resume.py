@@ -41,8 +41,15 @@ GROUPED = {"train_sampling_strategy": "group_by_length", "length_column_name": "
 NAMES = ("loss", "grad_norm", "learning_rate", "images_seen", "tokens_seen")
 
 
-@pytest.mark.parametrize("grouped", [False, True], ids=["shuffled", "grouped by length"])
-@pytest.mark.parametrize("stop", [2, 5], ids=["in the first epoch", "in the second epoch"])
+@pytest.mark.parametrize(
+    ("grouped", "stop"),
+    [
+        pytest.param(False, 2, id="shuffled, in the first epoch", marks=pytest.mark.slow),
+        pytest.param(False, 5, id="shuffled, in the second epoch"),
+        pytest.param(True, 2, id="grouped by length, in the first epoch"),
+        pytest.param(True, 5, id="grouped by length, in the second epoch", marks=pytest.mark.slow),
+    ],
+)
 def test_resumed_steps_are_the_steps_that_would_have_come(
     make_coma, compression_trainer, compression_rows, tmp_path, grouped, stop
 ):

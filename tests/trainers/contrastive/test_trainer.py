@@ -183,6 +183,7 @@ def test_what_is_logged_explains_the_loss(
     assert not trainer.meter.flush()  # the evaluation is no part of the training
 
 
+@pytest.mark.slow
 def test_training_learns(make_coma: Callable, contrastive_rows: Callable, contrastive_trainer: Callable) -> None:
     rows = contrastive_rows("mixed", 6)
     trainer = contrastive_trainer(

@@ -82,6 +82,7 @@ def test_steps_are_those_of_gradient_descent(
         assert logged[name] == pytest.approx(value) != pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_it_is_resumed_and_not_published(make_coma: Callable, experimental_trainer: Callable, tmp_path: Path) -> None:
     def train(resume: bool = False, **settings) -> torch.Tensor:
         trainer = experimental_trainer(
