@@ -23,8 +23,8 @@ FEWEST, MOST, AT_FIRST = 1, 60, 12
 EMPTY = '<p class="empty">Type some words, or drop an image, or both. A click on a result finds more like it.</p>'
 NOTHING = "Give an image, or click a result."
 MEMORY = (
-    "The model reads the image once, and answers from its compression tokens alone, without the image. What it has "
-    "learnt to say there, it has learnt in stage 1."
+    "The model reads the image once and answers from its compression tokens alone, without the image. "
+    "Answers are learnt in stage 1."
 )
 QUIET = {"api_visibility": "private", "show_progress": "minimal"}
 EXPECTED = (ValueError, OSError)  # what bad input raises; the line that says so leaves the results as they are
@@ -95,11 +95,11 @@ class Actions:
         self.session = session
 
     def search(self, words: str, upload: str | None, k: int) -> tuple[Any, str, Any]:
-        """Results, no problem, and the image that was given as the one in hand; or a problem."""
+        """Results, no problem, and an image that was given as the one in hand; or a problem."""
         try:
             hits = self.session.search(words, upload, int(k))
             asked = cards.query(self.session, words, upload)
-            return cards.results(self.session, hits, asked), "", self.hold(upload)
+            return cards.results(self.session, hits, asked), "", gr.skip() if upload is None else self.hold(upload)
         except EXPECTED as error:
             return gr.skip(), cards.problem(error), gr.skip()
 

@@ -151,7 +151,7 @@ def test_bad_input_is_a_line_and_what_was_found_stays(page: Any, tmp_path: Path)
         look_for(page, "apple")
         page.wait_for_selector(f"#message .problem >> text={why}")
         assert page.locator("#message .problem").count() == 1 and cards_of(page) == found
-        page.locator("#image button[aria-label=Clear]").click()
+        page.locator("#image button[aria-label='Remove Image']").click()
         page.wait_for_selector("#hand >> text=Give an image")
 
 
