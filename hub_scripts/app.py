@@ -13,6 +13,7 @@ nothing else of this machine is shown.
 import contextlib
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["main", "open_app"]
 
 HOST = "127.0.0.1"
+LARGEST_PORT = 65_535
 LARGEST_UPLOAD = "64mb"
 
 
@@ -92,8 +94,9 @@ def open_app(
         >>> with open_app("photos.parquet", image_root="photos/") as url:
         ...     input(f"{url} is open until Enter is pressed.")
     """
+    _find_gradio()
+    _check_address(host, port)
     with _own_folder():
-        _find_gradio()
         from hub_scripts.app_page.layout import LOOK, layout
         from hub_scripts.app_page.session import Session
         from hub_scripts.search import model_of_index
@@ -119,16 +122,30 @@ def open_app(
             )
             yield url
         finally:
-            page.close()
+            page.close(verbose=False)
 
 
 def _find_gradio() -> None:
     try:
-        import gradio  # noqa: F401 - it takes seconds, and needs our folder
+        import gradio  # noqa: F401
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
         raise ImportError('The page needs Gradio: pip install "coma-embedding[app]"') from error
+
+
+def _check_address(host: str, port: int | None) -> None:
+    """Raises `OSError` where nothing can listen, before a model is loaded; Gradio would try a hundred ports."""
+    try:
+        if (port or 0) > LARGEST_PORT:
+            raise OverflowError(f"ports end at {LARGEST_PORT}")
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise OSError(f"Nothing can listen at {host}{f':{port}' if port else ''}: {why}.") from error
 
 
 @contextlib.contextmanager

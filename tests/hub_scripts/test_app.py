@@ -1,6 +1,9 @@
 """`coma app` in a real browser, and what it serves to whoever asks for more than the page."""
 
+import os
 import re
+import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,6 +18,7 @@ from hub_scripts.embedding.index import find_row
 from tests.hub_scripts.app_page.conftest import emoji_index, make_index, session  # noqa: F401 - fixtures
 
 
+ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = "/usr/bin/chromium"
 HOSTILE = (
     "<script>window.hit=1</script><img src=x onerror='window.hit=2'> **bold** ${window.hit=3} {{constructor}}\x1b[2J"
@@ -27,6 +31,37 @@ def test_a_missing_gradio_is_one_sentence(
     monkeypatch.setitem(sys.modules, "gradio", None)
     code, _, error = coma_command("app", tmp_path / "index.parquet")
     assert code == 1 and error == 'coma app: error: The page needs Gradio: pip install "coma-embedding[app]"\n'
+
+
+@pytest.mark.extras
+def test_where_nothing_can_listen_is_one_line(coma_command: Callable, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        places = [
+            ["--port", taken.getsockname()[1]],
+            ["--port", 65536],
+            ["--host", "203.0.113.7"],
+            ["--host", "no host"],
+        ]
+        for place in places:
+            code, _, error = coma_command("app", tmp_path / "index.parquet", *place)
+            assert code == 1 and error.count("\n") == 1 and "Nothing can listen at" in error, place
+
+
+@pytest.mark.extras
+def test_the_command_ends_as_it_began(session: Any, coma_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    """It says where the page is; told to stop, it stops with 0 and leaves no folder."""
+    words = ["app", str(session.index), "--model", str(coma_folder), "--device", "cpu"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "hub_scripts.cli", *words]
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
+        line = running.stdout.readline()
+        assert re.fullmatch(r"The page is open at http://127\.0\.0\.1:\d+/ \(Ctrl-C closes it\)\.\n", line)
+        assert list(tmp_path.glob("coma-app-*"))
+        running.terminate()
+        assert running.stdout.read() == "" and running.wait(60) == 0
+    assert not list(tmp_path.glob("coma-app-*"))
 
 
 @pytest.fixture(scope="module")
@@ -231,8 +266,6 @@ def call(client: Any, data: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.extras
 def test_what_was_given_vanishes_with_the_page(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    import os
-
     monkeypatch.setenv("GRADIO_ALLOWED_PATHS", "/etc")
     import httpx
 
