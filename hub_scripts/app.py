@@ -8,8 +8,10 @@ nothing else of this machine is shown.
   coma app photos.parquet --image-root photos/
   coma app demo/index.parquet                    # what `coma demo` has left
   coma app photos.parquet --model my-coma --port 8080
+  coma app photos.parquet --image-root photos/ --model my-org/my-coma --space my-space
 """
 
+import argparse
 import contextlib
 import os
 import signal
@@ -44,14 +46,28 @@ def main(argv: list[str]) -> int:
     add("--image-root", metavar="FOLDER", type=Path, help="where paths begin (default: at the folder of the index)")
     add("--host", default=HOST, help="address to listen at (default: %(default)s, this machine alone)")
     add("--port", type=positive, metavar="N", help="port to listen at (default: the first free one from 7860)")
+    add("--space", type=Path, metavar="FOLDER", help="write a Hugging Face Space with the page instead of opening it")
     add_model_options(parser)
     arguments = parser.parse_args(argv)
+    if (space := vars(arguments).pop("space")) is not None:
+        return _write_space(arguments, space)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # which ends the page as Ctrl-C does
     with contextlib.suppress(KeyboardInterrupt), open_app(**vars(arguments)) as url:
         print(f"The page is open at {one_line(url)} (Ctrl-C closes it).", flush=True)
         if arguments.host not in (HOST, "localhost", "::1"):
             print("Whoever reaches this machine can search, and sees the images of the index.", flush=True)
         threading.Event().wait()
+    return 0
+
+
+def _write_space(arguments: argparse.Namespace, folder: Path) -> int:
+    _find_gradio()
+    from hub_scripts.app_page.space import write_space
+
+    index, root = arguments.index, arguments.image_root
+    size = write_space(index, folder, arguments.model, index.parent if root is None else root)
+    print(f"{one_line(folder)} is a Space: its index and images have {size / 1e6:.1f} MB. Look at it, then send it:")
+    print(f"hf upload ORG/NAME {one_line(folder)} --repo-type space")
     return 0
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,16 @@ def test_the_command_ends_as_it_began(session: Any, coma_folder: Path, tmp_path:
         running.terminate()
         assert running.stdout.read() == "" and running.wait(60) == 0
     assert not list(tmp_path.glob("coma-app-*"))
+
+
+@pytest.mark.extras
+def test_a_space_is_written_and_nothing_is_opened(session: Any, coma_command: Callable, tmp_path: Path) -> None:  # noqa: F811
+    folder = tmp_path / "space"
+    code, text, _ = coma_command("app", session.index, "--model", "my-org/my-coma", "--space", folder)
+    assert code == 0 and text.splitlines()[1] == f"hf upload ORG/NAME {folder} --repo-type space"
+    assert f"sdk_version: {version('gradio')}\n" in (folder / "README.md").read_text()
+    with open_app(folder / "index.parquet", model=session.coma, image_root=folder / "images") as url:
+        assert url.startswith("http://127.0.0.1:")
 
 
 @pytest.fixture(scope="module")
