@@ -84,6 +84,7 @@ setup(
         "trainers": ["py.typed"],
         "trainers.data.emoji": ["*.parquet", "*.md"],
         "hub_scripts.hub": ["*.md"],
+        "hub_scripts.app_page": ["*.css", "*.js"],
         "hub_scripts": ["py.typed", "recipes/*.yaml", "configs/*.yaml", "configs/*.json"],
     },
     include_package_data=False,

@@ -20,6 +20,7 @@ FUNCTIONS = {
     "list_recipes": "recipes",
     "merge_model": "merge",
     "mine_negatives": "mine",
+    "open_app": "app",
     "publish_model": "push",
     "search_index": "search",
     "verify_model": "verify",

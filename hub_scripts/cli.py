@@ -40,6 +40,7 @@ COMMANDS = {
     "evaluate": "score a model on MMEB or on pairs of your own",
     "embed": "embed a folder of images, or a table, to a Parquet file",
     "search": "find in such a file what is nearest to a text or an image",
+    "app": "open a page over such a file: search, more like this, questions to the memory",
     "demo": "train a small model on real images, from nothing, and show what it finds",
 }
 

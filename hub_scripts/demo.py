@@ -8,11 +8,12 @@ names images of the unseen style, finds them by name, and finds the same emoji i
   coma demo                          # about five minutes on two cores
   coma demo --out my-demo --compression-steps 20 --contrastive-steps 50
 
-It leaves in the folder: `model`, which AutoModel and SentenceTransformer load, and `retrieval.png`, a page of queries
-with what they found.
+It leaves in the folder: `model`, which AutoModel and SentenceTransformer load; `retrieval.png`, a page of queries with
+what they found; and `index.parquet`, 399 emoji of the unseen style in `photos`, to be searched by `coma app`.
 """
 
 import argparse
+import csv
 import json
 import sys
 import tempfile
@@ -68,7 +69,9 @@ def main(argv: list[str]) -> int:
         print(f"\nReloaded in a clean process with AutoModel: largest difference {difference:.0e}")
         draw_page(folder / "retrieval.png", unseen, other, **embeddings)
     print(f"\n{table}")
-    print(f"\nLook at {one_line(out / 'retrieval.png')}; load {one_line(out / 'model')} with AutoModel.\n")
+    _index(out)
+    print(f"\nLook at {one_line(out / 'retrieval.png')}; load {one_line(out / 'model')} with AutoModel.")
+    print(f"A page to search {one_line(out / 'photos')} in a browser: coma app {one_line(out / 'index.parquet')}\n")
     summary = {
         **{f"{name}_p1": round(score["hit@1"], 4) for name, score in scores.items()},
         "chance_p1": round(1 / candidates, 6),
@@ -77,6 +80,23 @@ def main(argv: list[str]) -> int:
     }
     print(json.dumps(summary))
     return 0
+
+
+def _index(out: Path) -> None:
+    """Writes every fourth emoji of the unseen style to a folder, and embeds them by the model as it was saved."""
+    from hub_scripts.embed import embed_table
+    from trainers.data.emoji import load_emoji
+
+    (out / "photos").mkdir()
+    with (out / "photos.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["id", "image"])
+        emoji = load_emoji([UNSEEN])
+        for emoji_row in emoji.select(range(0, len(emoji), 4)):
+            name = f"photos/{emoji_row['id']}.png"
+            emoji_row["image"].save(out / name)
+            rows.writerow([emoji_row["label"], name])
+    embed_table(out / "model", out / "photos.csv", out / "index.parquet")
 
 
 def _create(seed: int) -> tuple["ComaForEmbedding", "ComaProcessor"]:

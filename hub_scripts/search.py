@@ -18,11 +18,13 @@ from hub_scripts.hub.golden import ANY_PRECISION, distances, probe
 
 
 if TYPE_CHECKING:
+    import torch
+
     from hub_scripts.embedding.index import Hit
     from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
-__all__ = ["main", "search_index"]
+__all__ = ["embed_query", "main", "model_of_index", "search_index"]
 
 WIDEST_TEXT = 60  # characters of a text in the table
 
@@ -78,14 +80,25 @@ def search_index(
         >>> for hit in search_index("photos.parquet", "a red bicycle", model="my-coma"):
         ...     print(hit.score, hit.row["id"])
     """
-    import torch
-
-    from hub_scripts.common.loading import load_model
-    from hub_scripts.embedding.index import index_metadata, nearest
+    from hub_scripts.embedding.index import nearest
 
     if k < 1:
         raise ValueError(f"k={k} must be 1 or more.")
-    index = Path(index)
+    coma = model_of_index(Path(index), model, dtype, device, max_image_pixels)
+    return nearest(Path(index), embed_query(coma, query, image), k)
+
+
+def model_of_index(
+    index: Path,
+    model: "str | Path | tuple[ComaForEmbedding, ComaProcessor] | None" = None,
+    dtype: Dtype = "auto",
+    device: str = "auto",
+    max_image_pixels: int | None = None,
+) -> "tuple[ComaForEmbedding, ComaProcessor]":
+    """The model that made an index, loaded; arguments as of [`search_index`]. `ValueError` for another model."""
+    from hub_scripts.common.loading import load_model
+    from hub_scripts.embedding.index import index_metadata
+
     metadata = index_metadata(index)
     name = metadata["model"] if model is None else model
     coma, processor = name if isinstance(name, tuple) else load_model(str(name), dtype, device, max_image_pixels)
@@ -96,13 +109,22 @@ def search_index(
             f"{index} was made by another model ({made}): its embedding of an image is other by {distance:.2f} of its "
             "length. Search with that model, or embed the corpus again."
         )
+    return coma, processor
+
+
+def embed_query(
+    coma: "tuple[ComaForEmbedding, ComaProcessor]", query: str | None, image: str | Path | None
+) -> "torch.Tensor":
+    """The embedding, of shape `(dim,)`, of a text, an image or both; `ValueError` for what cannot be embedded."""
+    import torch
+
+    model, processor = coma
     try:
         inputs = processor.process([{"image": None if image is None else str(image), "text": query}])
     except ValueError as error:  # the one row that there is
         raise ValueError(f"The query cannot be embedded: {re.sub(r'^Row 0:? ', '', str(error))}") from error
     with torch.no_grad():
-        embedding = coma(**inputs.to(coma.device)).embeddings[0].float().cpu()
-    return nearest(index, embedding, k)
+        return model(**inputs.to(model.device)).embeddings[0].float().cpu()
 
 
 def _lines(hits: "list[Hit]") -> list[str]:

@@ -24,7 +24,7 @@ from trainers.files import whole_file
 from trainers.ranges import COUNT
 
 
-__all__ = ["Hit", "index_metadata", "nearest", "write_index"]
+__all__ = ["Hit", "count_rows", "embeddings_at", "find_row", "index_metadata", "nearest", "write_index"]
 
 ROWS_AT_A_TIME = 8192
 METADATA = b"coma"
@@ -219,3 +219,59 @@ def _rows_at(file: pq.ParquetFile, numbers: list[int]) -> list[dict[str, Any]]:
             found |= dict(zip(here, rows, strict=True))
         first = stop
     return [found[number] for number in numbers]
+
+
+def count_rows(path: Path) -> int:
+    """
+    How many rows an index has.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    with _open(path) as file:
+        return file.metadata.num_rows
+
+
+def embeddings_at(path: Path, places: np.ndarray) -> torch.Tensor:
+    """
+    Some embeddings of an index, in one pass over the file that holds no more than a piece of it.
+
+    Args:
+        path (`Path`): an index.
+        places (`np.ndarray` of shape `(num_places,)`): places of rows in the file, in rising order.
+
+    Returns:
+        `torch.FloatTensor` of shape `(num_places, dim)`.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    found = []
+    with _open(path) as file:
+        for numbers, embeddings in _blocks(path, file):
+            start, stop = np.searchsorted(places, (numbers[0], numbers[-1] + 1))
+            found.append(embeddings[torch.from_numpy(places[start:stop] - numbers[0])])
+    return torch.cat(found)
+
+
+def find_row(path: Path, number: int) -> tuple[dict[str, Any], torch.Tensor]:
+    """
+    A row of an index and its embedding, by the number that it had in the input.
+
+    Args:
+        path (`Path`): an index.
+        number (`int`): what stands in its column `row`.
+
+    Returns:
+        `tuple[dict, torch.FloatTensor]`: the row, as [`Hit`] has it, and the embedding of shape `(dim,)`.
+
+    Raises:
+        ValueError: if there is no such row, or the file is damaged.
+    """
+    with _open(path) as file:
+        for group in range(file.num_row_groups):
+            numbers = file.read_row_group(group, columns=["row"])["row"].to_numpy()
+            if len(places := np.flatnonzero(numbers == number)):
+                row = file.read_row_group(group).slice(int(places[0]), 1).to_pylist()[0]
+                return row, torch.tensor(row.pop("embedding"))
+    raise ValueError(f"{path} has no row {number}.")

@@ -1,6 +1,7 @@
 """The main job, shortened: both stages, evaluation, a folder that loads, a page, one line of JSON."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from transformers import AutoModel, AutoProcessor
 
 from hub_scripts.cli import main
 from hub_scripts.hub.training_record import read_training_record
+from hub_scripts.search import search_index
 
 
 @pytest.mark.slow
@@ -30,6 +32,12 @@ def test_demo(tmp_path, capsys, monkeypatch):
     card = (tmp_path / "demo" / "model" / "README.md").read_text(encoding="utf-8")
     assert f"{scores[0]:.2%}" in card
     assert "8 steps of 128 pairs" in card
+
+    # The index has the emoji that are on the disk, at paths from its own folder on, as `coma app` reads them.
+    hits = search_index("demo/index.parquet", "red apple", k=1000)
+    assert len(hits) == 399 and all(Path("demo", hit.row["image"]).is_file() for hit in hits)
+    (nearest,) = search_index("demo/index.parquet", image=Path("demo", hits[-1].row["image"]), k=1)
+    assert nearest.row == hits[-1].row and nearest.score > 0.999
 
     # What is trained upon it knows how it came about, and what the emoji were asked.
     first, second = read_training_record("demo/model")
