@@ -62,7 +62,7 @@ def search_index(
         index (`str` or `Path`): the file, or the folder of files.
         query (`str`, *optional*): a text.
         image (`str` or `Path`, *optional*): an image, alone or before the text.
-        model (`str`, `Path` or `tuple[ComaForEmbedding, ComaProcessor]`, *optional*): the model of the index: by default
+        model (`str`, `Path` or `tuple[ComaForEmbedding, ComaProcessor]`, *optional*): that of the index; by default
             what it was called by then; loaded already, if there are several queries.
         k (`int`, *optional*, defaults to 10): how many rows; fewer if there are fewer.
         dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.
