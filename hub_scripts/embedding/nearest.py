@@ -7,7 +7,8 @@ taken, `CANDIDATES` or twenty for each that is looked for, whichever is more, an
 | read for every query | of a vector | of a million with 1,024 numbers |
 |---|---|---|
 | `float32`, `float16`, `int8`: all vectors | 4, 2 or 1 bytes a number | 4.1, 2.0, 1.0 GB |
-| `ubinary`: all signs, and the row groups of candidates | 1/8 of a byte a number | 0.13 GB |
+| `ubinary`: all signs | 1/8 of a byte a number | 0.13 GB |
+| and int8 of the candidates' row groups, 256 rows each | 1 byte a number | at most 0.1 GB |
 
 Files are mapped: nothing of this needs to be in memory, only a piece of 2,048 rows; it is quick as long as the system
 has memory for what is read for every query, and reads the disk each time where it has not.
