@@ -10,7 +10,7 @@ from PIL import Image
 from hub_scripts.app_page.pictures import thumbnail
 from hub_scripts.app_page.session import Answer, Session
 from hub_scripts.common.terminal import one_line
-from hub_scripts.embedding.index import Hit
+from hub_scripts.embedding.nearest import Hit
 
 
 __all__ = ["answer_of", "heading", "in_hand", "more_like", "note", "problem", "query", "results", "shown"]
@@ -27,7 +27,7 @@ def shown(text: object, length: int = LONGEST) -> str:
 def heading(session: Session) -> str:
     """What the page searches."""
     made = session.metadata
-    facts = [f"{session.num_rows:,} rows", f"{made['dim']:,} dimensions", f"model {shown(made['model'])}"]
+    facts = [f"{session.num_rows:,} rows", f"{made['dims']:,} dimensions", f"model {shown(made['model'])}"]
     facts = "".join(f"<span>{fact}</span>" for fact in [shown(session.index.name), *facts])
     return f'<h1>CoMa <em>compression, then matching</em></h1><p class="facts">{facts}</p>'
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hub_scripts.embedding.index import count_rows, embeddings_at
+from hub_scripts.embedding.store import count_rows, rows_at
 
 
 __all__ = ["RandomPairs"]
@@ -28,14 +28,14 @@ class RandomPairs:
 
     @classmethod
     def of_index(cls, index: Path, num_pairs: int = PAIRS, seed: int = SEED) -> "RandomPairs":
-        """Draws pairs, the same for the same seed, and reads their embeddings in one pass over the index."""
+        """Draws pairs, the same for the same seed, and reads their vectors in one pass over the index."""
         num_rows, random = count_rows(index), np.random.default_rng(seed)
         if num_rows < 2:
             return cls(np.empty(0, dtype=np.float32))
         first = random.integers(num_rows, size=num_pairs)
         second = (first + random.integers(1, num_rows, size=num_pairs)) % num_rows  # never the same row
         places, pairs = np.unique([first, second], return_inverse=True)
-        embeddings = embeddings_at(index, places)
+        embeddings = torch.cat([rows.vectors() for rows in rows_at(index, places, ["embedding"])])
         blocks = torch.from_numpy(pairs.reshape(2, -1)).split(PAIRS_AT_A_TIME, dim=1)
         return cls(torch.cat([(embeddings[a] * embeddings[b]).sum(dim=1) for a, b in blocks]).numpy())
 

@@ -9,7 +9,8 @@ from PIL import Image
 
 from hub_scripts.app_page.pictures import Pictures
 from hub_scripts.app_page.random_pairs import RandomPairs
-from hub_scripts.embedding.index import Hit, count_rows, find_row, index_metadata, nearest
+from hub_scripts.embedding.nearest import Hit, nearest
+from hub_scripts.embedding.store import count_rows, find_row, index_metadata
 from hub_scripts.search import embed_query
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from modeling_coma.inputs_coma import to_rgb
@@ -73,8 +74,10 @@ class Session:
 
     def more_like(self, number: int, k: int) -> tuple[dict[str, Any], list[Hit]]:
         """A row of the index, and what is nearest to its embedding there, without the row itself."""
-        row, embedding = find_row(self.index, number)
-        hits = nearest(self.index, embedding, k + 1)
+        row, vector = find_row(self.index, number)
+        whole = torch.zeros(self.metadata["dim"])  # of which the search takes the first numbers again
+        whole[: len(vector)] = vector
+        hits = nearest(self.index, whole, k + 1)
         return row, [hit for hit in hits if hit.row["row"] != number][:k]
 
     def given(self, upload: str) -> Image.Image:

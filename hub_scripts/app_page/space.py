@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-import pyarrow.parquet as pq
 from PIL import Image
 
 from hub_scripts.app_page.pictures import Pictures
 from hub_scripts.common.folders import new_folder
-from hub_scripts.embedding.index import index_metadata
+from hub_scripts.embedding.store import index_metadata, read_rows
 from hub_scripts.hub.public_names import is_hub_id
 from modeling_coma.inputs_coma import MAX_IMAGE_PIXELS
 
@@ -20,7 +19,6 @@ __all__ = ["write_space"]
 
 LIMIT = 200 * 2**20  # bytes of an index with its images
 SIDE = 512  # pixels of a copy
-ROWS_AT_A_TIME = 8192
 
 README = """---
 title: "{title}"
@@ -38,7 +36,7 @@ APP = """import threading
 from hub_scripts import open_app
 
 
-with open_app("index.parquet", model="{model}", image_root="images", host="0.0.0.0", port=7860):
+with open_app("{index}", model="{model}", image_root="images", host="0.0.0.0", port=7860):
     threading.Event().wait()
 """
 
@@ -68,7 +66,8 @@ def write_space(index: Path, folder: Path, model: str | None, image_root: Path, 
             f"A Space loads its model from the Hub, where {name!r} is no name: `coma push` it, then give --model "
             "ORG/NAME."
         )
-    pictures, size = Pictures(image_root, MAX_IMAGE_PIXELS), index.stat().st_size
+    files = [index] if index.is_file() else sorted(index.glob("*.parquet"))
+    pictures, size = Pictures(image_root, MAX_IMAGE_PIXELS), sum(file.stat().st_size for file in files)
     with new_folder(folder) as space:
         for path in _paths(index):
             if os.path.isabs(path):
@@ -76,8 +75,12 @@ def write_space(index: Path, folder: Path, model: str | None, image_root: Path, 
             size += _copy(pictures, path, space / "images" / os.path.normpath(path))
             if size > limit:
                 raise ValueError(f"The index and its images are over {limit} bytes, as many as a Space is given here.")
-        shutil.copy(index, space / "index.parquet")
-        values = {"model": name, "title": name.partition("/")[2], "gradio": version("gradio")}
+        place = "index.parquet" if index.is_file() else "index"
+        if index.is_dir():
+            (space / place).mkdir()
+        for file in files:
+            shutil.copy(file, space / place)
+        values = {"index": place, "model": name, "title": name.partition("/")[2], "gradio": version("gradio")}
         for file, text in {"README.md": README, "app.py": APP, "requirements.txt": "coma-embedding[app]\n"}.items():
             (space / file).write_text(text.format(**values), encoding="utf-8")
     return size
@@ -85,8 +88,8 @@ def write_space(index: Path, folder: Path, model: str | None, image_root: Path, 
 
 def _paths(index: Path) -> Iterator[str]:
     """The paths of its images, each once in a piece of it."""
-    for batch in pq.ParquetFile(index).iter_batches(ROWS_AT_A_TIME, columns=["image"]):
-        yield from filter(None, batch.column(0).unique().to_pylist())
+    for rows in read_rows(index, ["image"]):
+        yield from filter(None, rows.table["image"].unique().to_pylist())
 
 
 def _copy(pictures: Pictures, path: str, target: Path) -> int:

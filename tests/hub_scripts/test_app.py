@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from hub_scripts.app import open_app
-from hub_scripts.embedding.index import find_row
+from hub_scripts.embedding.store import find_row
 from tests.hub_scripts.app_page.conftest import emoji_index, make_index, session  # noqa: F401 - fixtures
 
 

@@ -23,9 +23,8 @@ def test_pairs_are_of_different_rows_and_their_scores_those_of_the_index(emoji_i
         assert pairs.share_below(score) == pytest.approx(quantile, abs=0.02)
 
 
-def test_the_same_seed_draws_the_same_pairs(emoji_index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_seed_draws_the_same_pairs(emoji_index: Path) -> None:
     first = RandomPairs.of_index(emoji_index, 500)
-    monkeypatch.setattr("hub_scripts.embedding.index.ROWS_AT_A_TIME", 7)  # whatever the pieces it is read in
     assert (RandomPairs.of_index(emoji_index, 500).scores == first.scores).all()
     assert (RandomPairs.of_index(emoji_index, 500, seed=1).scores != first.scores).any()
 

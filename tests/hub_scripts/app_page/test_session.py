@@ -4,13 +4,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 from hub_scripts.app_page.session import Session
-from hub_scripts.embedding.index import embeddings_at, find_row
+from hub_scripts.embed import embed_table
+from hub_scripts.embedding.store import find_row, rows_at
 from hub_scripts.search import search_index
 
 
@@ -33,11 +35,26 @@ def test_more_like_a_row_is_a_search_by_its_embedding_without_itself(session: Se
             session.more_like(number, 5)
 
 
+@pytest.mark.parametrize("precision", ["float16", "int8", "ubinary"])
+def test_small_vectors_in_a_folder_are_as_good(
+    session: Session, coma_folder: Path, tmp_path: Path, precision: str
+) -> None:
+    root, small = session.pictures.root, {"dims": 32, "any_dims": True, "precision": precision, "device": "cpu"}
+    embed_table(coma_folder, root / "photos.csv", tmp_path / "small", **small)
+    cut = Session(tmp_path / "small", session.coma, root)
+    row, hits = cut.more_like(17, 5)
+    itself, *others = cut.search("", str(root / row["image"]), 6)
+    assert itself.row["row"] == 17 and itself.score > 0.99
+    assert np.allclose([hit.score for hit in hits], [hit.score for hit in others], atol=0.02)
+    assert len(cut.pairs.scores) == 10_000
+
+
 def test_rows_are_found_by_number_and_place(emoji_index: Path) -> None:
     table = pq.read_table(emoji_index)
     embeddings = torch.tensor(table["embedding"].to_pylist())
-    places = torch.tensor([0, 3, 59])
-    assert torch.equal(embeddings_at(emoji_index, places.numpy()), embeddings[places])
+    places = np.array([0, 3, 59])
+    found = torch.cat([rows.vectors() for rows in rows_at(emoji_index, places, ["embedding"])])
+    assert torch.equal(found, embeddings[places])
     row, embedding = find_row(emoji_index, 59)
     assert row["id"] == table["id"][59].as_py() and torch.equal(embedding, embeddings[59])
 
