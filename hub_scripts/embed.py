@@ -16,28 +16,38 @@ OUT.skipped.jsonl says which rows are not there, and why.
 import argparse
 import contextlib
 import json
+import math
 import os
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from hub_scripts.common.arguments import Dtype, add_encode_options, add_table_options, command_parser, take_text_format
+from hub_scripts.common.arguments import (
+    Dtype,
+    add_encode_options,
+    add_table_options,
+    command_parser,
+    number_within,
+    positive,
+    take_text_format,
+)
 from hub_scripts.common.terminal import one_line
+from hub_scripts.embedding.ray_cluster import RayOptions, ray_cluster
 from trainers.files import RECORD
 
 
 if TYPE_CHECKING:
+    from hub_scripts.embedding.engine import LocalEngine, ModelSettings
+    from hub_scripts.embedding.ray_engine import RayEngine
+    from hub_scripts.embedding.remote_inputs import Inputs
     from trainers.data.corpus import Corpus
     from trainers.data.text_format import TextFormat
-    from trainers.encoding.shards import Part
 
 
 __all__ = ["EmbeddedTable", "embed_table", "main"]
 
-
-WAY_OUT = "Mend it and go on by the same command, or add --on-error skip."
+ENGINES = ("local", "ray")
 
 
 class EmbeddedTable(NamedTuple):
@@ -64,6 +74,7 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     options = vars(arguments)
     options["text_format"] = take_text_format(options)
+    options["ray"] = RayOptions(**{name: options.pop(name) for name in RayOptions._fields})
     made = embed_table(**options, tell=lambda line: print(one_line(line), flush=True))
     print(f"{made.num_rows} rows of {made.model['dim']} numbers in {one_line(arguments.out)}")
     rate = f"{made.num_embedded / made.seconds:.1f} a second"
@@ -90,6 +101,8 @@ def embed_table(  # noqa: PLR0913 - what can be set
     device: str = "auto",
     max_image_pixels: int | None = None,
     text_format: "TextFormat | None" = None,
+    engine: Literal["local", "ray"] = "local",
+    ray: RayOptions | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> EmbeddedTable:
     r"""
@@ -97,7 +110,8 @@ def embed_table(  # noqa: PLR0913 - what can be set
 
     Args:
         model (`str` or `Path`): CoMa model or adapter: a folder, or a name on the Hub.
-        data (`str` or `Path`): a folder of images, or a .txt, .csv, .tsv, .jsonl, .json or .parquet file.
+        data (`str` or `Path`): a folder of images, a .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar file, or a
+            pattern for .tar files; of such a file also the address in a storage that fsspec knows, `s3://…`.
         out (`str` or `Path`): the file to be made.
         text_column, image_column (`str`, *optional*): columns of a table; by default `text` and `image`.
         id_column (`str`, *optional*): column that names rows; by default `id`, or else the number of the row.
@@ -109,6 +123,10 @@ def embed_table(  # noqa: PLR0913 - what can be set
         dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.
         max_image_pixels (`int`, *optional*): images with more are refused; by default as the model has it.
         text_format (`TextFormat`, *optional*): encoding and separator of a table; by default what is found by looking.
+        engine (`str`, *optional*, defaults to `"local"`): `"ray"` makes the same in actors on the machines of a
+            cluster of Ray, each with a model of its own.
+        ray ([`~hub_scripts.embedding.ray_cluster.RayOptions`], *optional*): which cluster, how many actors and with
+            what; by default a cluster that is started on this machine.
         tell (`Callable`, *optional*): is given a line for a person, if files are left alone.
 
     Returns:
@@ -116,32 +134,47 @@ def embed_table(  # noqa: PLR0913 - what can be set
 
     Raises:
         ValueError: for a row that cannot be embedded, and for files that are there already and not from this call.
-        OSError: if a file cannot be written.
+        ImportError: if there is no Ray for the engine of that name.
+        OSError: if a file cannot be written; if there is no cluster at the address, or actors die again and again.
 
     Example:
 
         >>> made = embed_table("my-coma", "photos/", "photos.parquet")
         >>> made.num_rows
     """
-    from hub_scripts.common.loading import load_model
+    from hub_scripts.embedding.engine import ModelSettings
+    from hub_scripts.embedding.remote_inputs import find_inputs
     from trainers.data.corpus import Columns, open_corpus
     from trainers.files import one_writer
 
-    if on_error not in ("raise", "skip") or part_rows < 1:
-        raise ValueError(f"on_error={on_error!r} is raise or skip, and part_rows={part_rows} 1 or more.")
-    model, out, columns = str(model), Path(out), Columns(id_column, text_column, image_column)
-    made_of = {"inputs": os.path.abspath(data), "columns": list(columns), "part_rows": part_rows}
+    _check_choices(on_error, part_rows, engine, ray)
+    source, out, columns = find_inputs(data), Path(out), Columns(id_column, text_column, image_column)
+    made_of = {"inputs": source.name, "columns": list(columns), "part_rows": part_rows}
     made_of["image_root"] = image_root and os.path.abspath(image_root)
     if max_image_pixels is not None and on_error == "skip":  # it decides which rows are in the parts
         made_of["max_image_pixels"] = max_image_pixels
     options = {"batch_tokens": batch_tokens, "num_workers": num_workers, "skip_errors": on_error == "skip"}
     with one_writer(out):
         _check_free(out)
-        corpus = open_corpus(Path(data), columns, image_root, text_format)
+        corpus = open_corpus(source.fetch(), columns, image_root, text_format)
         if corpus.left_alone and tell is not None:
             tell(corpus.left_alone)
-        coma = load_model(model, dtype, device, max_image_pixels)
-        return _embed(corpus, out, model, coma, made_of, options)
+        settings = ModelSettings(str(model), dtype, device, max_image_pixels)
+        with _engine(engine, settings, corpus, source, ray) as maker:
+            return _embed(maker, out, made_of, options)
+
+
+def _check_choices(on_error: str, part_rows: int, engine: str, ray: RayOptions | None) -> None:
+    """Raises `ValueError` for what can be known to be wrong before anything is read."""
+    if on_error not in ("raise", "skip") or part_rows < 1:
+        raise ValueError(f"on_error={on_error!r} is raise or skip, and part_rows={part_rows} 1 or more.")
+    if engine not in ENGINES:
+        raise ValueError(f"engine={engine!r} is none of {', '.join(ENGINES)}.")
+    given = {name: value for name, value in ray._asdict().items() if value is not None} if ray else {}
+    if engine == "local" and given:
+        raise ValueError(f"{', '.join(given)} can act with engine ray alone: choose that, or leave it out.")
+    if given.get("num_actors", 1) < 1 or not 0 <= given.get("gpus_per_actor", 0) < math.inf:
+        raise ValueError(f"num_actors must be 1 or more and gpus_per_actor 0 or more, not {given}.")
 
 
 def _check_free(out: Path) -> None:
@@ -156,19 +189,35 @@ def _beside(out: Path, ending: str) -> Path:
     return out.with_name(f"{out.name}.{ending}")
 
 
+@contextlib.contextmanager
+def _engine(
+    name: str, settings: "ModelSettings", corpus: "Corpus", source: "Inputs", ray: RayOptions | None
+) -> "Iterator[LocalEngine | RayEngine]":
+    """What makes the parts, by its name."""
+    if name == "local":
+        from hub_scripts.embedding.engine import LocalEngine
+
+        yield LocalEngine(settings, corpus)
+        return
+    ray = ray or RayOptions()
+    with ray_cluster(ray.address):
+        from hub_scripts.embedding.ray_engine import RayEngine  # not before Ray was told how to behave
+
+        with RayEngine(settings, corpus, source, ray) as engine:
+            yield engine
+
+
 def _embed(
-    corpus: "Corpus", out: Path, name: str, coma: tuple, made_of: dict[str, Any], options: dict[str, Any]
+    engine: "LocalEngine | RayEngine", out: Path, made_of: dict[str, Any], options: dict[str, Any]
 ) -> EmbeddedTable:
     from hub_scripts.embedding.index import write_index
     from hub_scripts.embedding.model_record import begin_shards
-    from trainers.encoding.shards import ShardRows, embed_in_shards
 
     started = time.perf_counter()
-    parts = _beside(out, "parts")
-    record = begin_shards(parts, name, coma, made_of)
+    parts, record = _beside(out, "parts"), engine.record
+    begin_shards(parts, record, made_of)
     options |= {"made_by": json.dumps(record["probe"]), "shard_rows": made_of["part_rows"]}
-    rows = ShardRows(corpus.num_rows, partial(_read_part, corpus), way_out=WAY_OUT)
-    files, num_embedded = embed_in_shards(*coma, rows, parts, **options)
+    files, num_embedded = engine.embed(parts, **options)
     num_rows, num_skipped = write_index(out, files, _beside(out, "skipped.jsonl"), record)
     for file in [*parts.glob("*.arrow"), parts / RECORD]:
         file.unlink()
@@ -178,36 +227,12 @@ def _embed(
     return EmbeddedTable(num_rows, num_embedded, seconds, num_skipped, record)
 
 
-def _read_part(corpus: "Corpus", start: int, stop: int) -> "Part":
-    """Rows of a corpus with what the index has of them. A row that cannot be stored is the reason why."""
-    from trainers.encoding.shards import Part
-
-    rows = corpus.read(start, stop)
-    columns = {"row": list(range(start, stop)), "id": _column(rows, "id"), "text": _column(rows, "text")}
-    items = [_item(number, row) for number, row in enumerate(rows, start)]
-    return Part(items, {**columns, "image": _column(rows, "path")})
-
-
-def _column(rows: list[dict[str, Any]], name: str) -> list[str | None]:
-    return [row[name] for row in rows]
-
-
-def _item(number: int, row: dict[str, Any]) -> dict[str, Any] | ValueError:
-    if row["error"] is not None:  # whoever read it knows why
-        return ValueError(row["error"])
-    for column, name in (("id", "the id"), ("text", "the text"), ("path", "a file name")):
-        try:
-            (row[column] or "").encode("utf-8")
-        except UnicodeEncodeError:  # a half of a surrogate pair, or bytes of another encoding
-            return ValueError(f"Row {number}: {name} is not UTF-8 and cannot be stored: {row[column]!r}.")
-    return {"image": row["image"], "text": row["text"]}
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("embed", __doc__)
     add = parser.add_argument
     add("model", metavar="MODEL", help="CoMa model or adapter: a folder, or a name on the Hub")
-    add("data", metavar="INPUTS", type=Path, help="folder of images, .txt, .csv, .tsv, .jsonl, .json or .parquet")
+    kinds = "folder of images, or file that ends with .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar"
+    add("data", metavar="INPUTS", help=kinds)
     add("out", metavar="OUT", type=Path, help="Parquet file to be made")
     add("--text-column", metavar="NAME", help="column with texts (default: text, if there is one)")
     add("--image-column", metavar="NAME", help="column with images (default: image, if there is one)")
@@ -216,4 +241,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--on-error", choices=("raise", "skip"), default="raise", help="for rows that cannot be embedded")
     add_table_options(parser)
     add_encode_options(parser, part_rows=2048)
+    add = parser.add_argument_group("many machines").add_argument
+    add("--engine", choices=ENGINES, default="local", help="ray embeds in actors on a cluster (default: %(default)s)")
+    add("--address", help="of the cluster, for instance auto or HOST:6379 (default: one is started on this machine)")
+    how_many = "models that are loaded (default: as many as there are GPUs for, or one per machine)"
+    add("--num-actors", type=positive, metavar="N", help=how_many)
+    share = number_within(0, math.inf)
+    add("--gpus-per-actor", type=share, metavar="N", help="of each of them (default: 1 where there are any)")
     return parser

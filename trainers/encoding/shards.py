@@ -24,7 +24,8 @@ from trainers.encoding.encode import ROW, EncodedBatch, encode_batches
 from trainers.files import whole_file
 
 
-__all__ = ["EmbeddingShards", "Part", "ShardRows", "embed_in_shards", "open_shard", "write_shard"]
+__all__ = ["EmbeddingShards", "Part", "ShardRows", "digest_of_part", "embed_in_shards", "embed_part"]
+__all__ += ["kept_digest", "open_shard", "shard_file", "write_shard"]
 
 DOCUMENTS_AT_A_TIME = 8192
 MADE_OF = b"made_of"
@@ -150,19 +151,58 @@ def embed_in_shards(
     with logging.tqdm(total=rows.num_rows, desc=description, unit="row", smoothing=0.05) as progress:
         for start in range(0, rows.num_rows, shard_rows):
             part = rows.read(start, min(start + shard_rows, rows.num_rows))
-            file = folder / f"{start:012d}.arrow"
+            file = shard_file(folder, start)
             files.append(file)
-            made_of = _digest_of_part(made_by, part)
-            if _is_kept(file, made_of, skip_errors):
+            made_of = digest_of_part(made_by, part)
+            if made_of == kept_digest(file, skip_errors):
                 progress.total -= len(part.items)
                 progress.refresh()
                 continue
-            batches = encode_batches(model, processor, part.items, first_row=start, names=rows.names, **options)
-            embeddings = np.full((len(part.items), model.config.hidden_size), np.nan, dtype=np.float32)
-            errors = _fill(embeddings, part, batches, progress, None if skip_errors else rows.way_out)
-            write_shard(file, _table(part, embeddings, errors, made_of))
-            num_embedded += len(part.items) - len(errors)
+            way_out = None if skip_errors else rows.way_out
+            named = {"first_row": start, "names": rows.names, "way_out": way_out, "progress": progress}
+            table = embed_part(model, processor, part, made_of, **named, **options)
+            write_shard(file, table)
+            num_embedded += table["error"].null_count
     return files, num_embedded
+
+
+def shard_file(folder: Path, start: int) -> Path:
+    """The shard whose first row has this number."""
+    return folder / f"{start:012d}.arrow"
+
+
+def embed_part(
+    model: ComaForEmbedding,
+    processor: ComaProcessor,
+    part: Part,
+    made_of: str,
+    *,
+    way_out: str | None = None,
+    progress: Any = None,
+    **options: Any,
+) -> pa.Table:
+    """
+    Embeds the rows of a shard.
+
+    Args:
+        model ([`ComaForEmbedding`]), processor ([`ComaProcessor`]): make the embeddings.
+        part ([`Part`]): the rows.
+        made_of (`str`): what [`digest_of_part`] says of them.
+        way_out (`str`, *optional*): what is said to who has a bad row; without it, a bad row has no embedding, and an
+            error in its place.
+        progress (`tqdm`, *optional*): is told how many rows are done.
+        options: `batch_tokens`, `num_workers`, `first_row` and `names` of [`~trainers.encoding.encode_batches`].
+
+    Returns:
+        `pa.Table`: for [`write_shard`].
+
+    Raises:
+        ValueError: for a row that cannot be embedded, with its name.
+        MemoryError: if the accelerator has too little memory.
+    """
+    batches = encode_batches(model, processor, part.items, **options)
+    embeddings = np.full((len(part.items), model.config.hidden_size), np.nan, dtype=np.float32)
+    return _table(part, embeddings, _fill(embeddings, part, batches, progress, way_out), made_of)
 
 
 def _fill(
@@ -179,7 +219,8 @@ def _fill(
             if errors and way_out is not None:
                 raise ValueError(f"{errors[min(errors)].rstrip('.?')}. {way_out}")
             embeddings[batch.rows] = batch.embeddings.numpy()
-            progress.update(len(batch.rows) + len(batch.failures))
+            if progress is not None:
+                progress.update(len(batch.rows) + len(batch.failures))
     except torch.OutOfMemoryError as error:
         raise MemoryError("Go on by the same command with fewer --batch-tokens.") from error
     return errors
@@ -213,14 +254,23 @@ def open_shard(file: Path) -> pa.Table:
         raise ValueError(f"{file} is damaged ({error}): remove it, and the same command makes it anew.") from error
 
 
-def _is_kept(file: Path, made_of: str, with_errors: bool) -> bool:
-    """Whether a shard is there, whole, of these rows, and with no row without an embedding unless there may be."""
+def kept_digest(file: Path, with_errors: bool) -> str | None:
+    """
+    What a shard that may be kept was made of, as [`digest_of_part`] says it.
+
+    Args:
+        file (`Path`): the shard.
+        with_errors (`bool`): whether rows of it may be without an embedding.
+
+    Returns:
+        `str` or `None`: `None` if it is not there, not whole, or has such rows.
+    """
     try:
         shard = open_shard(file)
     except ValueError:
-        return False
-    is_same = shard.schema.metadata[MADE_OF] == made_of.encode()
-    return is_same and (with_errors or shard["error"].null_count == len(shard))
+        return None
+    is_good = with_errors or shard["error"].null_count == len(shard)
+    return shard.schema.metadata[MADE_OF].decode() if is_good else None
 
 
 def _table(part: Part, embeddings: np.ndarray, errors: dict[int, str], made_of: str) -> pa.Table:
@@ -236,7 +286,7 @@ def _storable(value: Any) -> Any:
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
-def _digest_of_part(made_by: str, part: Part) -> str:
+def digest_of_part(made_by: str, part: Part) -> str:
     """What a shard is known by: the model, the texts, and the images or the state of their files."""
     states = [_file_state(image) for item in part.items for _, image in images_of(item)]
     content = json.dumps([made_by, part.items, states, part.columns], default=_known_by)
