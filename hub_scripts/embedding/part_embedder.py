@@ -1,17 +1,16 @@
 """What runs in an actor of Ray: a model, loaded once, that reads rows by their numbers and embeds them."""
 
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from hub_scripts.embedding.corpus_parts import corpus_rows
 from hub_scripts.embedding.engine import ModelSettings
 from hub_scripts.embedding.model_record import model_record
 from hub_scripts.embedding.remote_inputs import Inputs
 from trainers.data.corpus import Corpus
-from trainers.encoding.shards import digest_of_part, embed_part
+from trainers.encoding.shards import ShardRows, digest_of_part, embed_in_shards
 
 
 __all__ = ["PartEmbedder"]
@@ -51,9 +50,7 @@ class PartEmbedder:
         self.coma = self.settings.load()
         return model_record(self.settings.name, self.coma)
 
-    def embed(
-        self, start: int, stop: int, kept: str | None, made_by: str, skip_errors: bool, **options: Any
-    ) -> pa.Table | None:
+    def embed(self, start: int, stop: int, kept: str | None, made_by: str, **options: Any) -> bytes | None:
         """
         Embeds the rows from one number up to, and without, another.
 
@@ -61,19 +58,19 @@ class PartEmbedder:
             start, stop (`int`): their numbers.
             kept (`str`, *optional*): what the shard that is there already was made of.
             made_by (`str`): what the model is known by.
-            skip_errors (`bool`): whether a row that cannot be embedded is stored with what is wrong.
-            options: of [`embed_part`].
+            options: others of [`embed_in_shards`].
 
         Returns:
-            `pa.Table` or `None`: the shard; `None` if the one that is there is the same.
+            `bytes` or `None`: the shard; `None` if the one that is there is the same.
 
         Raises:
             ValueError: for a row that cannot be embedded, with its name.
         """
         part = self.rows.read(start, stop)
-        made_of = digest_of_part(made_by, part)
-        if made_of == kept:
+        if digest_of_part(made_by, part) == kept:
             return None
-        way_out = None if skip_errors else self.rows.way_out
-        named = {"first_row": start, "names": self.rows.names, "way_out": way_out}
-        return embed_part(*self.coma, part, made_of, **named, **options)
+        rows = ShardRows(stop - start, lambda *_: part, lambda row: self.rows.names(start + row), self.rows.way_out)
+        with tempfile.TemporaryDirectory() as folder:
+            options |= {"made_by": made_by, "shard_rows": stop - start}
+            (file,), _ = embed_in_shards(*self.coma, rows, Path(folder), **options)
+            return file.read_bytes()

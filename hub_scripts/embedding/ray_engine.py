@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import pyarrow as pa
 import ray
 from ray.exceptions import RayError, RayTaskError
 from transformers.utils import logging
@@ -26,7 +25,8 @@ from hub_scripts.embedding.ray_cluster import RayOptions, room_for
 from hub_scripts.embedding.remote_inputs import Inputs
 from trainers.data.corpus import Corpus
 from trainers.data.webdataset_records import find_shards
-from trainers.encoding.shards import kept_digest, shard_file, write_shard
+from trainers.encoding.shards import kept_digest, open_shard, shard_file
+from trainers.files import whole_file
 
 
 __all__ = ["RayEngine"]
@@ -93,14 +93,12 @@ class RayEngine:
         for actor in self._actors:
             ray.kill(actor)
 
-    def embed(
-        self, folder: Path, *, made_by: str, shard_rows: int, skip_errors: bool, **options: Any
-    ) -> tuple[list[Path], int]:
+    def embed(self, folder: Path, *, shard_rows: int, skip_errors: bool, **options: Any) -> tuple[list[Path], int]:
         """
         Makes the parts in a folder, with a progress bar.
 
         Args:
-            folder, made_by, shard_rows, skip_errors, options:
+            folder, shard_rows, skip_errors, options:
                 as in [`~trainers.encoding.shards.embed_in_shards`].
 
         Returns:
@@ -115,20 +113,22 @@ class RayEngine:
         def begin(actor: Any, start: int) -> Any:
             kept = kept_digest(shard_file(folder, start), skip_errors)
             stop = min(start + shard_rows, self._num_rows)
-            return actor.embed.remote(start, stop, kept, made_by, skip_errors, **options)
+            return actor.embed.remote(start, stop, kept, skip_errors=skip_errors, **options)
 
         with logging.tqdm(total=self._num_rows, desc="Embedding", unit="row", smoothing=0.05) as progress:
-            for start, table in self._parts(starts, begin):
-                if table is None:
+            for start, content in self._parts(starts, begin):
+                if content is None:
                     progress.total -= min(shard_rows, self._num_rows - start)
                     progress.refresh()
                     continue
-                write_shard(shard_file(folder, start), table)
-                num_embedded += table["error"].null_count
-                progress.update(len(table))
+                with whole_file(shard_file(folder, start)) as temporary:
+                    temporary.write_bytes(content)
+                errors = open_shard(shard_file(folder, start))["error"]
+                num_embedded += errors.null_count
+                progress.update(len(errors))
         return [shard_file(folder, start) for start in starts], num_embedded
 
-    def _parts(self, starts: range, begin: Callable[[Any, int], Any]) -> Iterator[tuple[int, pa.Table | None]]:
+    def _parts(self, starts: range, begin: Callable[[Any, int], Any]) -> Iterator[tuple[int, bytes | None]]:
         """What comes of every part, in the order in which they are done."""
         waiting, missing, again = iter(starts), len(starts), []
         while missing:

@@ -24,8 +24,8 @@ from trainers.encoding.encode import ROW, EncodedBatch, encode_batches
 from trainers.files import whole_file
 
 
-__all__ = ["EmbeddingShards", "Part", "ShardRows", "digest_of_part", "embed_in_shards", "embed_part"]
-__all__ += ["kept_digest", "open_shard", "shard_file", "write_shard"]
+__all__ = ["EmbeddingShards", "Part", "ShardRows", "digest_of_part", "embed_in_shards", "kept_digest", "open_shard"]
+__all__ += ["shard_file", "write_shard"]
 
 DOCUMENTS_AT_A_TIME = 8192
 MADE_OF = b"made_of"
@@ -158,51 +158,12 @@ def embed_in_shards(
                 progress.total -= len(part.items)
                 progress.refresh()
                 continue
-            way_out = None if skip_errors else rows.way_out
-            named = {"first_row": start, "names": rows.names, "way_out": way_out, "progress": progress}
-            table = embed_part(model, processor, part, made_of, **named, **options)
-            write_shard(file, table)
-            num_embedded += table["error"].null_count
+            batches = encode_batches(model, processor, part.items, first_row=start, names=rows.names, **options)
+            embeddings = np.full((len(part.items), model.config.hidden_size), np.nan, dtype=np.float32)
+            errors = _fill(embeddings, part, batches, progress, None if skip_errors else rows.way_out)
+            write_shard(file, _table(part, embeddings, errors, made_of))
+            num_embedded += len(part.items) - len(errors)
     return files, num_embedded
-
-
-def shard_file(folder: Path, start: int) -> Path:
-    """The shard whose first row has this number."""
-    return folder / f"{start:012d}.arrow"
-
-
-def embed_part(
-    model: ComaForEmbedding,
-    processor: ComaProcessor,
-    part: Part,
-    made_of: str,
-    *,
-    way_out: str | None = None,
-    progress: Any = None,
-    **options: Any,
-) -> pa.Table:
-    """
-    Embeds the rows of a shard.
-
-    Args:
-        model ([`ComaForEmbedding`]), processor ([`ComaProcessor`]): make the embeddings.
-        part ([`Part`]): the rows.
-        made_of (`str`): what [`digest_of_part`] says of them.
-        way_out (`str`, *optional*): what is said to who has a bad row; without it, a bad row has no embedding, and an
-            error in its place.
-        progress (`tqdm`, *optional*): is told how many rows are done.
-        options: `batch_tokens`, `num_workers`, `first_row` and `names` of [`~trainers.encoding.encode_batches`].
-
-    Returns:
-        `pa.Table`: for [`write_shard`].
-
-    Raises:
-        ValueError: for a row that cannot be embedded, with its name.
-        MemoryError: if the accelerator has too little memory.
-    """
-    batches = encode_batches(model, processor, part.items, **options)
-    embeddings = np.full((len(part.items), model.config.hidden_size), np.nan, dtype=np.float32)
-    return _table(part, embeddings, _fill(embeddings, part, batches, progress, way_out), made_of)
 
 
 def _fill(
@@ -219,8 +180,7 @@ def _fill(
             if errors and way_out is not None:
                 raise ValueError(f"{errors[min(errors)].rstrip('.?')}. {way_out}")
             embeddings[batch.rows] = batch.embeddings.numpy()
-            if progress is not None:
-                progress.update(len(batch.rows) + len(batch.failures))
+            progress.update(len(batch.rows) + len(batch.failures))
     except torch.OutOfMemoryError as error:
         raise MemoryError("Go on by the same command with fewer --batch-tokens.") from error
     return errors
@@ -252,6 +212,11 @@ def open_shard(file: Path) -> pa.Table:
         return pa.ipc.open_file(content[:size]).read_all()
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{file} is damaged ({error}): remove it, and the same command makes it anew.") from error
+
+
+def shard_file(folder: Path, start: int) -> Path:
+    """The shard whose first row has this number."""
+    return folder / f"{start:012d}.arrow"
 
 
 def kept_digest(file: Path, with_errors: bool) -> str | None:
