@@ -1,7 +1,7 @@
 """What a million vectors cost to search in each precision, and how many of the nearest are still found.
 
-Vectors of length 1 with 1,024 numbers, in 4,000 clusters whose sizes follow a power law (the largest has a ninth of all
-rows). A vector is the centre of its cluster, and 0.8 times as long a difference in 192 directions that all share,
+Vectors of length 1 with 1,024 numbers, in 4,000 clusters whose sizes follow a power law (the largest has a ninth of
+all rows). A vector is the centre of its cluster, and 0.8 times as long a difference in 192 directions that all share,
 of falling weight, as embeddings of models have, and 0.3 times as long a difference in any direction. A query is a
 vector with another such difference, half as long. The neighbours are so many rows of one cluster, close together.
 
@@ -129,7 +129,7 @@ def measure(path: Path, queries: torch.Tensor, expected: list[set[int]]) -> dict
     own = peak_over(search)["own"]
     recalls = [len(some & right) / K for some, right in zip(found, expected, strict=False)]
     return {
-        "memory_gb": round(scanned_gb(path), 4),
+        "memory_gb": round(scanned_gb(path), 6),
         "own_gb": round(own / 1000, 3),
         "disk_gb": round(path.stat().st_size / 1e9, 3),
         "recall@10": round(statistics.mean(recalls), 4),
