@@ -1,8 +1,9 @@
-"""Embeds a corpus to a Parquet file: a folder of images, a text file with a row per line, or a table.
+"""Embeds a corpus to a Parquet file: a folder of images, a text file with a row per line, a table, or WebDataset shards.
 
 Tables end with .csv, .tsv, .jsonl, .json or .parquet and have columns `text`, `image` (a path; in Parquet also the
 bytes of a file), or both; a row with both shows the image first. The result has the rows in the order of the input.
-Where OUT does not end with .parquet it is a folder of such files, part-00000.parquet and so on.
+Where OUT does not end with .parquet it is a folder of such files, part-00000.parquet and so on. Shards are a .tar file
+or a pattern for such, 'shards/*.tar'. Tables and a .tar may be in object storage, s3://bucket/rows.parquet.
 
 It is made in parts, in the folder OUT.parts. After an interruption the same command goes on where it was: parts whose
 rows are the same are kept. Parts of another model or corpus are refused, as is a folder of that name that is nobody's.
@@ -13,10 +14,14 @@ Vectors can be small. --dims keeps the first numbers of each, where the model wa
 --precision keeps numbers in 16 bits, in 8, or as signs, with 8 bits for the best of those. The ranges of 8 bits are
 those of this corpus; the parts have whole vectors in float32, are gone through twice, and fit any of these options.
 
+On many machines, --engine ray makes the same: with a model in each actor, on the cluster of Ray at --address. Actors
+that die are replaced. Either engine goes on with the parts of the other. It needs the extra `scale`.
+
   coma embed my-coma photos/ photos.parquet
   coma embed my-coma products.csv products.parquet --text-column title --image-column file --image-root images/
   coma embed my-coma crawl.jsonl crawl.parquet --on-error skip --dtype bfloat16
   coma embed my-coma crawl.jsonl crawl/ --dims 256 --precision ubinary
+  coma embed my-coma s3://bucket/crawl.parquet crawl/ --engine ray --address auto --num-actors 16
 """
 
 import argparse

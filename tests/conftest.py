@@ -10,7 +10,9 @@ import tests.families.torchvision_on_cpu  # noqa: F401
 # isort: split
 import copy
 import functools
-from collections.abc import Callable
+import logging
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hub_scripts.embedding.ray_cluster import ALONE
 from hub_scripts.tiny.backbone import MODEL_TYPES, BackboneSizes, create_tiny_backbone
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.backbone import model_from_backbone
@@ -129,3 +132,14 @@ def pad() -> Callable[..., dict[str, torch.Tensor]]:
         return {"dialogue_input_ids": ids, "dialogue_attention_mask": mask, "labels": labels}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """A cluster of Ray with two processors on this machine, which this process is connected to."""
+    os.environ.update(ALONE)
+    import ray
+
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
+    yield
+    ray.shutdown()

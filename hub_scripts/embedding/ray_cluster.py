@@ -58,13 +58,16 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         address (`str`, *optional*): `auto`, `HOST:PORT`; by default, a new one.
 
     Raises:
+        ImportError: if Ray is not installed.
         ConnectionError: if there is no cluster at the address, or it is of another version.
     """
     if address is None:
         is_too_late = "ray" in sys.modules and not ALONE.items() <= os.environ.items()
         os.environ.update(ALONE)
-    import ray
-
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ImportError("The engine ray needs Ray: pip install 'coma-embedding[scale]'") from error
     with contextlib.redirect_stdout(_Nowhere()):  # whatever it is told, Ray prints on it which process has died
         if ray.is_initialized():
             if address is not None:

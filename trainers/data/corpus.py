@@ -168,8 +168,9 @@ def _open_folder(folder: Path) -> Corpus:
 def _open_samples(path: Path, shards: list[str], columns: Columns, image_root: Path | None) -> Corpus:
     """Samples are known by shard and key, and their text is that of the member .txt where nobody says otherwise."""
     records = sample_records(path, shards)
-    if columns.text is None and "text" not in records.columns:
-        columns = columns._replace(text=next((name for name in TEXT_MEMBERS if name in records.columns), None))
+    there = records.columns or []
+    if columns.text is None and "text" not in there:
+        columns = columns._replace(text=next((name for name in TEXT_MEMBERS if name in there), None))
     corpus = _open_table(records, path, columns, root_of(shards[0], image_root))
 
     def fill(row: Row, record: dict[str, Any]) -> None:

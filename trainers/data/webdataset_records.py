@@ -61,7 +61,7 @@ def sample_records(path: str | Path, shards: Sequence[str]) -> Records:
         return islice(rows, start - first, None)
 
     name = printable(Path(path).name)
-    return Records(name, list(columns), partial(read_from, 0), states, sum(sizes), read_from)
+    return Records(name, list(columns) or None, partial(read_from, 0), states, sum(sizes), read_from)
 
 
 def _samples_in(shard: str) -> Iterator[Record]:

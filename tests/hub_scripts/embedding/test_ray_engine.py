@@ -2,14 +2,13 @@
 
 import io
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,28 +20,18 @@ import pytest
 from PIL import Image
 
 from hub_scripts.embed import EmbeddedTable, embed_table
-from hub_scripts.embedding.engine import ModelSettings
-from hub_scripts.embedding.ray_cluster import ALONE, RayOptions, ray_cluster, room_for
+from hub_scripts.embedding.engine import LocalEngine, ModelSettings
+from hub_scripts.embedding.ray_cluster import RayOptions, ray_cluster, room_for
 from hub_scripts.embedding.remote_inputs import find_inputs
 from hub_scripts.embedding.store import read_vectors
 from trainers.data.corpus import Columns, open_corpus
+from trainers.encoding.shards import open_shard
 
 
 pytestmark = pytest.mark.extras
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXTS = [f"{'a little ' * (place % 7)}apple number {place}" for place in range(40)]
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
-    """A cluster of two processors that this process is connected to."""
-    os.environ.update(ALONE)
-    import ray
-
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
-    yield
-    ray.shutdown()
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> Path:
@@ -97,14 +86,14 @@ def on_ray(*names: object, num_actors: int = 1, **options: object) -> EmbeddedTa
     return embed_table(*names, engine="ray", ray=RayOptions(num_actors=num_actors), **options)
 
 
-@pytest.mark.parametrize("kind", ["folder", "jsonl", "parquet", "tar"])
+@pytest.mark.parametrize(("kind", "num_actors"), [("folder", 1), ("jsonl", 2), ("parquet", 1), ("tar", 1)])
 def test_it_makes_what_the_local_engine_makes(
-    kind: str, cluster: None, coma_folder: Path, tmp_path: Path, picture: Callable
+    kind: str, num_actors: int, cluster: None, coma_folder: Path, tmp_path: Path, picture: Callable
 ) -> None:
     data = corpus_of(kind, tmp_path, picture)
     options = {"on_error": "skip", "part_rows": 2}
     local = embed_table(coma_folder, data, tmp_path / "local", **options)
-    made = on_ray(coma_folder, data, tmp_path / "ray", num_actors=2, **options)
+    made = on_ray(coma_folder, data, tmp_path / "ray", num_actors=num_actors, **options)
     assert made[:2] == local[:2] and made.num_skipped == local.num_skipped > 0 and made.num_rows >= 7
     assert same_indexes(tmp_path / "ray", tmp_path / "local")
     listed = [(tmp_path / f"{name}.skipped.jsonl").read_text() for name in ("local", "ray")]
@@ -173,13 +162,9 @@ def test_an_actor_that_is_killed_is_replaced_and_no_row_is_lost_or_doubled(
         files, num_embedded = engine.embed(parts, **options)
     assert num_embedded == len(TEXTS) and len(list(marks.iterdir())) == 2
     assert sorted(parts.iterdir()) == files and len(files) == 10
-    from hub_scripts.embedding.engine import LocalEngine
-
     expected, _ = LocalEngine(ModelSettings(str(coma_folder)), open_corpus(data, Columns())).embed(
         tmp_path / "expected", **options
     )
-    from trainers.encoding.shards import open_shard
-
     for file, other in zip(files, expected, strict=True):
         found, wanted = open_shard(file), open_shard(other)
         assert found.drop_columns("embedding").equals(wanted.drop_columns("embedding"))
