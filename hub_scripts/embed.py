@@ -1,9 +1,9 @@
-"""Embeds a corpus to a Parquet file: a folder of images, a text file with a row per line, a table, or WebDataset shards.
+"""Embeds a corpus to a Parquet file: a folder of images, a text file with a row per line, a table, WebDataset shards.
 
 Tables end with .csv, .tsv, .jsonl, .json or .parquet and have columns `text`, `image` (a path; in Parquet also the
-bytes of a file), or both; a row with both shows the image first. The result has the rows in the order of the input.
-Where OUT does not end with .parquet it is a folder of such files, part-00000.parquet and so on. Shards are a .tar file
-or a pattern for such, 'shards/*.tar'. Tables and a .tar may be in object storage, s3://bucket/rows.parquet.
+bytes of a file), or both; a row with both shows the image first. Shards are a .tar file or 'shards/*.tar'. Tables and
+a .tar may be in object storage. The result has the rows in the order of the input. Where OUT does not end with
+.parquet it is a folder of such files, part-00000.parquet and so on.
 
 It is made in parts, in the folder OUT.parts. After an interruption the same command goes on where it was: parts whose
 rows are the same are kept. Parts of another model or corpus are refused, as is a folder of that name that is nobody's.
@@ -13,9 +13,7 @@ OUT.skipped.jsonl says which rows are not there, and why.
 Vectors can be small. --dims keeps the first numbers of each, where the model was trained for that (matryoshka_dims);
 --precision keeps numbers in 16 bits, in 8, or as signs, with 8 bits for the best of those. The ranges of 8 bits are
 those of this corpus; the parts have whole vectors in float32, are gone through twice, and fit any of these options.
-
-On many machines, --engine ray makes the same: with a model in each actor, on the cluster of Ray at --address. Actors
-that die are replaced. Either engine goes on with the parts of the other. It needs the extra `scale`.
+On a cluster of Ray, --engine ray makes the same parts, by actors with a model each (docs/corpus.md).
 
   coma embed my-coma photos/ photos.parquet
   coma embed my-coma products.csv products.parquet --text-column title --image-column file --image-root images/
@@ -54,7 +52,7 @@ if TYPE_CHECKING:
     from hub_scripts.embedding.engine import LocalEngine, ModelSettings
     from hub_scripts.embedding.ray_engine import RayEngine
     from hub_scripts.embedding.remote_inputs import Inputs
-    from trainers.data.corpus import Corpus
+    from trainers.data.corpus import Columns, Corpus
     from trainers.data.text_format import TextFormat
 
 
@@ -168,31 +166,48 @@ def embed_table(  # noqa: PLR0913 - what can be set
         >>> made.num_rows
     """
     from hub_scripts.embedding.engine import ModelSettings
-    from hub_scripts.embedding.remote_inputs import find_inputs
     from hub_scripts.hub.trained_dims import checked_dims
-    from trainers.data.corpus import Columns, open_corpus
+    from trainers.data.corpus import Columns
     from trainers.files import one_writer
 
-    _check_choices(on_error, part_rows, precision)
-    _check_engine(engine, ray)
-    source, out, columns = find_inputs(data), Path(out), Columns(id_column, text_column, image_column)
-    made_of = {"inputs": source.name, "columns": list(columns), "part_rows": part_rows}
-    made_of["image_root"] = image_root and os.path.abspath(image_root)
-    # It decides which rows are in the parts.
-    made_of |= {"max_image_pixels": max_image_pixels} if max_image_pixels is not None and on_error == "skip" else {}
+    _check_choices(on_error, part_rows, precision, engine, ray)
+    out, columns = Path(out), Columns(id_column, text_column, image_column)
     options = {"batch_tokens": batch_tokens, "num_workers": num_workers, "skip_errors": on_error == "skip"}
     with one_writer(out):
         _check_free(out)
-        corpus = open_corpus(source.fetch(), columns, image_root, text_format)
-        if corpus.left_alone and tell is not None:
-            tell(corpus.left_alone)
+        source, corpus = _open(data, columns, image_root, text_format, tell)
+        made_of = {"inputs": source.name, "columns": list(columns), "part_rows": part_rows}
+        made_of |= _settings_of_rows(image_root, max_image_pixels if on_error == "skip" else None)
         settings = ModelSettings(str(model), dtype, device, max_image_pixels)
         with _engine(engine, settings, corpus, source, ray) as maker:
-            dims = checked_dims(str(model), dims, maker.record["dim"], any_dims)
-            return _embed(maker, out, made_of, options, {"dims": dims, "precision": precision})
+            kept = {"dims": checked_dims(settings.name, dims, maker.record["dim"], any_dims), "precision": precision}
+            return _embed(maker, out, made_of, options, kept)
 
 
-def _check_choices(on_error: str, part_rows: int, precision: str) -> None:
+def _open(
+    data: str | Path,
+    columns: "Columns",
+    image_root: str | Path | None,
+    text_format: "TextFormat | None",
+    tell: Callable[[str], None] | None,
+) -> "tuple[Inputs, Corpus]":
+    from hub_scripts.embedding.remote_inputs import find_inputs
+    from trainers.data.corpus import open_corpus
+
+    source = find_inputs(data)
+    corpus = open_corpus(source.fetch(), columns, image_root, text_format)
+    if corpus.left_alone and tell is not None:
+        tell(corpus.left_alone)
+    return source, corpus
+
+
+def _settings_of_rows(image_root: str | Path | None, max_image_pixels: int | None) -> dict[str, Any]:
+    """What the parts depend on; a limit of pixels decides which rows are in them, where others are skipped."""
+    limit = {} if max_image_pixels is None else {"max_image_pixels": max_image_pixels}
+    return {"image_root": image_root and os.path.abspath(image_root), **limit}
+
+
+def _check_choices(on_error: str, part_rows: int, precision: str, engine: str, ray: RayOptions | None) -> None:
     """Raises for what can be known to be wrong before anything is read."""
     from hub_scripts.embedding.precision import VectorForm
 
@@ -202,6 +217,7 @@ def _check_choices(on_error: str, part_rows: int, precision: str) -> None:
         raise ValueError(f"precision={precision!r} is none of {', '.join(PRECISIONS)}.")
     if VectorForm(1, precision).needs_ranges:  # which only the last step would import
         import sentence_transformers  # noqa: F401
+    _check_engine(engine, ray)
 
 
 def _check_engine(engine: str, ray: RayOptions | None) -> None:
@@ -273,8 +289,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("embed", __doc__)
     add = parser.add_argument
     add("model", metavar="MODEL", help="CoMa model or adapter: a folder, or a name on the Hub")
-    kinds = "folder of images, or file that ends with .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar"
-    add("data", metavar="INPUTS", help=kinds)
+    add("data", metavar="INPUTS", help="folder of images, or .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar")
     add("out", metavar="OUT", type=Path, help="file to be made, if it ends with .parquet, else a folder of such files")
     add("--text-column", metavar="NAME", help="column with texts (default: text, if there is one)")
     add("--image-column", metavar="NAME", help="column with images (default: image, if there is one)")
@@ -288,10 +303,8 @@ def _parser() -> argparse.ArgumentParser:
     add_table_options(parser)
     add_encode_options(parser, part_rows=2048)
     add = parser.add_argument_group("many machines").add_argument
-    add("--engine", choices=ENGINES, default="local", help="ray embeds in actors on a cluster (default: %(default)s)")
-    add("--address", help="of the cluster, for instance auto or HOST:6379 (default: one is started on this machine)")
-    how_many = "models that are loaded (default: as many as there are GPUs for, or one per machine)"
-    add("--num-actors", type=positive, metavar="N", help=how_many)
-    share = number_within(0, math.inf)
-    add("--gpus-per-actor", type=share, metavar="N", help="of each of them (default: 1 where there are any)")
+    add("--engine", choices=ENGINES, default="local", help="local is this machine alone (default: %(default)s)")
+    add("--address", help="auto or HOST:6379 (default: a cluster is started here)")
+    add("--num-actors", type=positive, metavar="N", help="models (default: one per GPU, or per machine)")
+    add("--gpus-per-actor", type=number_within(0, math.inf), metavar="N", help="of each (default: 1, where there are)")
     return parser
