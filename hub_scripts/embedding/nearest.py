@@ -71,10 +71,11 @@ def nearest(path: Path, query: torch.Tensor, k: int) -> list[Hit]:
     if not torch.isfinite(query).all():
         raise ValueError(f"The first {made['dims']} numbers of the query, to which {path} is cut, are all 0.")
     if made["precision"] == "ubinary":
-        rows = rows_at(path, _candidates(path, query.numpy(), max(CANDIDATES, CANDIDATES_OF_A_HIT * k)), ["embedding"])
+        candidates = _candidates(path, query.numpy(), max(CANDIDATES, CANDIDATES_OF_A_HIT * k))
+        blocks = [(candidates, torch.cat([rows.vectors() for rows in rows_at(path, candidates, ["embedding"])]))]
     else:
-        rows = read_rows(path, ["embedding"])
-    scores, numbers = nearest_documents(query, ((some.numbers, some.vectors()) for some in rows), k)
+        blocks = ((rows.numbers, rows.vectors()) for rows in read_rows(path, ["embedding"]))
+    scores, numbers = nearest_documents(query, blocks, k)
     return _hits(path, scores[0].tolist(), numbers[0].numpy())
 
 

@@ -33,11 +33,11 @@ def test_the_nearest_are_those_of_float32(
 ) -> None:
     monkeypatch.setattr("hub_scripts.embedding.index.SHARDS_OF_A_FILE", 3)
     monkeypatch.setattr("hub_scripts.embedding.nearest.CANDIDATES", 100)
-    vectors = clustered(2000, 64)
-    path = as_index(vectors, name, dims=dims, precision=precision)
+    vectors = clustered(1000, 64)
+    path = as_index(vectors, name, 200, dims=dims, precision=precision)
     away, least = BOUNDS[precision]
     recalls = []
-    for query in clustered(20, 64, near=vectors[:20], seed=1):
+    for query in clustered(8, 64, near=vectors[:8], seed=1):
         expected, scores = oracle(query, vectors, dims, 10)
         hits = nearest(path, torch.from_numpy(query), 10)
         rows = [hit.row["row"] for hit in hits]
@@ -50,10 +50,10 @@ def test_the_nearest_are_those_of_float32(
 
 def test_signs_choose_and_int8_decides(clustered: Callable, as_index: Callable, monkeypatch) -> None:
     """With every row a candidate ubinary finds what int8 finds; with few it finds less."""
-    vectors = clustered(700, 64)
+    vectors = clustered(400, 64)
     signs, steps = (as_index(vectors, f"{name}.parquet", precision=name) for name in ("ubinary", "int8"))
-    queries = torch.from_numpy(clustered(8, 64, near=vectors[:8], seed=1))
-    monkeypatch.setattr("hub_scripts.embedding.nearest.CANDIDATES", 700)
+    queries = torch.from_numpy(clustered(4, 64, near=vectors[:4], seed=1))
+    monkeypatch.setattr("hub_scripts.embedding.nearest.CANDIDATES", 400)
     assert all(nearest(signs, query, 10) == nearest(steps, query, 10) for query in queries)
     monkeypatch.setattr("hub_scripts.embedding.nearest.CANDIDATES", 12)
     monkeypatch.setattr("hub_scripts.embedding.nearest.CANDIDATES_OF_A_HIT", 1)

@@ -49,6 +49,11 @@ def test_what_was_not_is_refused(tmp_path: Path, stages: list | None, message: s
     assert checked_dims(name, 16, 64, any_dims=True) == 16
 
 
+def test_any_of_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give them, too"):
+        checked_dims(str(tmp_path), None, 64, any_dims=True)
+
+
 @pytest.mark.parametrize("dims", [0, -1, 65])
 def test_what_there_is_not_is_refused_always(tmp_path: Path, dims: int) -> None:
     with pytest.raises(ValueError, match=f"dims={dims} is not from 1 to 64"):
