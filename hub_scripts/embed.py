@@ -1,8 +1,9 @@
-"""Embeds a corpus to a Parquet file: a folder of images, a text file with a row per line, or a table.
+"""Embeds a corpus to a Parquet file: a folder of images, a text file with a row per line, a table, WebDataset shards.
 
 Tables end with .csv, .tsv, .jsonl, .json or .parquet and have columns `text`, `image` (a path; in Parquet also the
-bytes of a file), or both; a row with both shows the image first. The result has the rows in the order of the input.
-Where OUT does not end with .parquet it is a folder of such files, part-00000.parquet and so on.
+bytes of a file), or both; a row with both shows the image first. Shards are a .tar file or 'shards/*.tar'. Tables and
+a .tar may be in object storage. The result has the rows in the order of the input. Where OUT does not end with
+.parquet it is a folder of such files, part-00000.parquet and so on.
 
 It is made in parts, in the folder OUT.parts. After an interruption the same command goes on where it was: parts whose
 rows are the same are kept. Parts of another model or corpus are refused, as is a folder of that name that is nobody's.
@@ -12,20 +13,22 @@ OUT.skipped.jsonl says which rows are not there, and why.
 Vectors can be small. --dims keeps the first numbers of each, where the model was trained for that (matryoshka_dims);
 --precision keeps numbers in 16 bits, in 8, or as signs, with 8 bits for the best of those. The ranges of 8 bits are
 those of this corpus; the parts have whole vectors in float32, are gone through twice, and fit any of these options.
+On a cluster of Ray, --engine ray makes the same parts, by actors with a model each (docs/corpus.md).
 
   coma embed my-coma photos/ photos.parquet
   coma embed my-coma products.csv products.parquet --text-column title --image-column file --image-root images/
   coma embed my-coma crawl.jsonl crawl.parquet --on-error skip --dtype bfloat16
   coma embed my-coma crawl.jsonl crawl/ --dims 256 --precision ubinary
+  coma embed my-coma s3://bucket/crawl.parquet crawl/ --engine ray --address auto --num-actors 16
 """
 
 import argparse
 import contextlib
 import json
+import math
 import os
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -36,23 +39,26 @@ from hub_scripts.common.arguments import (
     add_encode_options,
     add_table_options,
     command_parser,
+    number_within,
     positive,
     take_text_format,
 )
 from hub_scripts.common.terminal import one_line
+from hub_scripts.embedding.ray_cluster import RayOptions, ray_cluster
 from trainers.files import RECORD
 
 
 if TYPE_CHECKING:
-    from trainers.data.corpus import Corpus
+    from hub_scripts.embedding.engine import LocalEngine, ModelSettings
+    from hub_scripts.embedding.ray_engine import RayEngine
+    from hub_scripts.embedding.remote_inputs import Inputs
+    from trainers.data.corpus import Columns, Corpus
     from trainers.data.text_format import TextFormat
-    from trainers.encoding.shards import Part
 
 
 __all__ = ["EmbeddedTable", "embed_table", "main"]
 
-
-WAY_OUT = "Mend it and go on by the same command, or add --on-error skip."
+ENGINES = ("local", "ray")
 
 
 class EmbeddedTable(NamedTuple):
@@ -79,6 +85,7 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     options = vars(arguments)
     options["text_format"] = take_text_format(options)
+    options["ray"] = RayOptions(**{name: options.pop(name) for name in RayOptions._fields})
     made = embed_table(**options, tell=lambda line: print(one_line(line), flush=True))
     kept = f"{made.model['dims']} numbers" + (f" ({arguments.precision})" if arguments.precision != "float32" else "")
     print(f"{made.num_rows} rows of {kept} in {one_line(arguments.out)}")
@@ -109,6 +116,8 @@ def embed_table(  # noqa: PLR0913 - what can be set
     device: str = "auto",
     max_image_pixels: int | None = None,
     text_format: "TextFormat | None" = None,
+    engine: Literal["local", "ray"] = "local",
+    ray: RayOptions | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> EmbeddedTable:
     r"""
@@ -117,7 +126,8 @@ def embed_table(  # noqa: PLR0913 - what can be set
 
     Args:
         model (`str` or `Path`): CoMa model or adapter: a folder, or a name on the Hub.
-        data (`str` or `Path`): a folder of images, or a .txt, .csv, .tsv, .jsonl, .json or .parquet file.
+        data (`str` or `Path`): a folder of images, a .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar file, or a
+            pattern for .tar files; of such a file also the address in a storage that fsspec knows, `s3://…`.
         out (`str` or `Path`): the file to be made; a folder of files, if its name does not end with `.parquet`.
         text_column, image_column (`str`, *optional*): columns of a table; by default `text` and `image`.
         id_column (`str`, *optional*): column that names rows; by default `id`, or else the number of the row.
@@ -135,6 +145,10 @@ def embed_table(  # noqa: PLR0913 - what can be set
         dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.
         max_image_pixels (`int`, *optional*): images with more are refused; by default as the model has it.
         text_format (`TextFormat`, *optional*): encoding and separator of a table; by default what is found by looking.
+        engine (`str`, *optional*, defaults to `"local"`): `"ray"` makes the same in actors on the machines of a
+            cluster of Ray, each with a model of its own.
+        ray ([`~hub_scripts.embedding.ray_cluster.RayOptions`], *optional*): which cluster, how many actors and with
+            what; by default a cluster that is started on this machine.
         tell (`Callable`, *optional*): is given a line for a person, if files are left alone.
 
     Returns:
@@ -143,37 +157,57 @@ def embed_table(  # noqa: PLR0913 - what can be set
     Raises:
         ValueError: for a row that cannot be embedded, for files that are there already and not from this call, and for
             dimensions that the model was not trained for.
-        ImportError: if there is no sentence-transformers for a precision that needs it.
-        OSError: if a file cannot be written.
+        ImportError: if there is no Ray for the engine of that name, or no sentence-transformers for a precision.
+        OSError: if a file cannot be written; if there is no cluster at the address, or actors die again and again.
 
     Example:
 
         >>> made = embed_table("my-coma", "photos/", "photos.parquet")
         >>> made.num_rows
     """
-    from hub_scripts.common.loading import load_model
+    from hub_scripts.embedding.engine import ModelSettings
     from hub_scripts.hub.trained_dims import checked_dims
-    from trainers.data.corpus import Columns, open_corpus
+    from trainers.data.corpus import Columns
     from trainers.files import one_writer
 
-    _check_choices(on_error, part_rows, precision)
-    model, out, columns = str(model), Path(out), Columns(id_column, text_column, image_column)
-    made_of = {"inputs": os.path.abspath(data), "columns": list(columns), "part_rows": part_rows}
-    made_of["image_root"] = image_root and os.path.abspath(image_root)
-    # It decides which rows are in the parts.
-    made_of |= {"max_image_pixels": max_image_pixels} if max_image_pixels is not None and on_error == "skip" else {}
+    _check_choices(on_error, part_rows, precision, engine, ray)
+    out, columns = Path(out), Columns(id_column, text_column, image_column)
     options = {"batch_tokens": batch_tokens, "num_workers": num_workers, "skip_errors": on_error == "skip"}
     with one_writer(out):
         _check_free(out)
-        corpus = open_corpus(Path(data), columns, image_root, text_format)
-        if corpus.left_alone and tell is not None:
-            tell(corpus.left_alone)
-        coma = load_model(model, dtype, device, max_image_pixels)
-        dims = checked_dims(model, dims, coma[0].config.hidden_size, any_dims)
-        return _embed(corpus, out, model, coma, made_of, options, {"dims": dims, "precision": precision})
+        source, corpus = _open(data, columns, image_root, text_format, tell)
+        made_of = {"inputs": source.name, "columns": list(columns), "part_rows": part_rows}
+        made_of |= _settings_of_rows(image_root, max_image_pixels if on_error == "skip" else None)
+        settings = ModelSettings(str(model), dtype, device, max_image_pixels)
+        with _engine(engine, settings, corpus, source, ray) as maker:
+            kept = {"dims": checked_dims(settings.name, dims, maker.record["dim"], any_dims), "precision": precision}
+            return _embed(maker, out, made_of, options, kept)
 
 
-def _check_choices(on_error: str, part_rows: int, precision: str) -> None:
+def _open(
+    data: str | Path,
+    columns: "Columns",
+    image_root: str | Path | None,
+    text_format: "TextFormat | None",
+    tell: Callable[[str], None] | None,
+) -> "tuple[Inputs, Corpus]":
+    from hub_scripts.embedding.remote_inputs import find_inputs
+    from trainers.data.corpus import open_corpus
+
+    source = find_inputs(data)
+    corpus = open_corpus(source.fetch(), columns, image_root, text_format)
+    if corpus.left_alone and tell is not None:
+        tell(corpus.left_alone)
+    return source, corpus
+
+
+def _settings_of_rows(image_root: str | Path | None, max_image_pixels: int | None) -> dict[str, Any]:
+    """What the parts depend on; a limit of pixels decides which rows are in them, where others are skipped."""
+    limit = {} if max_image_pixels is None else {"max_image_pixels": max_image_pixels}
+    return {"image_root": image_root and os.path.abspath(image_root), **limit}
+
+
+def _check_choices(on_error: str, part_rows: int, precision: str, engine: str, ray: RayOptions | None) -> None:
     """Raises for what can be known to be wrong before anything is read."""
     from hub_scripts.embedding.precision import VectorForm
 
@@ -183,6 +217,17 @@ def _check_choices(on_error: str, part_rows: int, precision: str) -> None:
         raise ValueError(f"precision={precision!r} is none of {', '.join(PRECISIONS)}.")
     if VectorForm(1, precision).needs_ranges:  # which only the last step would import
         import sentence_transformers  # noqa: F401
+    _check_engine(engine, ray)
+
+
+def _check_engine(engine: str, ray: RayOptions | None) -> None:
+    if engine not in ENGINES:
+        raise ValueError(f"engine={engine!r} is none of {', '.join(ENGINES)}.")
+    given = {name: value for name, value in ray._asdict().items() if value is not None} if ray else {}
+    if engine == "local" and given:
+        raise ValueError(f"{', '.join(given)} can act with engine ray alone: choose that, or leave it out.")
+    if given.get("num_actors", 1) < 1 or not 0 <= given.get("gpus_per_actor", 0) < math.inf:
+        raise ValueError(f"num_actors must be 1 or more and gpus_per_actor 0 or more, not {given}.")
 
 
 def _check_free(out: Path) -> None:
@@ -197,25 +242,39 @@ def _beside(out: Path, ending: str) -> Path:
     return out.with_name(f"{out.name}.{ending}")
 
 
+@contextlib.contextmanager
+def _engine(
+    name: str, settings: "ModelSettings", corpus: "Corpus", source: "Inputs", ray: RayOptions | None
+) -> "Iterator[LocalEngine | RayEngine]":
+    """What makes the parts, by its name."""
+    if name == "local":
+        from hub_scripts.embedding.engine import LocalEngine
+
+        yield LocalEngine(settings, corpus)
+        return
+    ray = ray or RayOptions()
+    with ray_cluster(ray.address):
+        from hub_scripts.embedding.ray_engine import RayEngine  # not before Ray was told how to behave
+
+        with RayEngine(settings, corpus, source, ray) as engine:
+            yield engine
+
+
 def _embed(
-    corpus: "Corpus",
+    engine: "LocalEngine | RayEngine",
     out: Path,
-    name: str,
-    coma: tuple,
     made_of: dict[str, Any],
     options: dict[str, Any],
     kept: dict[str, Any],
 ) -> EmbeddedTable:
     from hub_scripts.embedding.index import write_index
     from hub_scripts.embedding.model_record import begin_shards
-    from trainers.encoding.shards import ShardRows, embed_in_shards
 
     started = time.perf_counter()
-    parts = _beside(out, "parts")
-    record = begin_shards(parts, name, coma, made_of)
+    parts, record = _beside(out, "parts"), engine.record
+    begin_shards(parts, record, made_of)
     options |= {"made_by": json.dumps(record["probe"]), "shard_rows": made_of["part_rows"]}
-    rows = ShardRows(corpus.num_rows, partial(_read_part, corpus), way_out=WAY_OUT)
-    files, num_embedded = embed_in_shards(*coma, rows, parts, **options)
+    files, num_embedded = engine.embed(parts, **options)
     record |= kept
     num_rows, num_skipped = write_index(out, files, _beside(out, "skipped.jsonl"), record)
     for file in [*parts.glob("*.arrow"), parts / RECORD]:
@@ -226,36 +285,11 @@ def _embed(
     return EmbeddedTable(num_rows, num_embedded, seconds, num_skipped, record)
 
 
-def _read_part(corpus: "Corpus", start: int, stop: int) -> "Part":
-    """Rows of a corpus with what the index has of them. A row that cannot be stored is the reason why."""
-    from trainers.encoding.shards import Part
-
-    rows = corpus.read(start, stop)
-    columns = {"row": list(range(start, stop)), "id": _column(rows, "id"), "text": _column(rows, "text")}
-    items = [_item(number, row) for number, row in enumerate(rows, start)]
-    return Part(items, {**columns, "image": _column(rows, "path")})
-
-
-def _column(rows: list[dict[str, Any]], name: str) -> list[str | None]:
-    return [row[name] for row in rows]
-
-
-def _item(number: int, row: dict[str, Any]) -> dict[str, Any] | ValueError:
-    if row["error"] is not None:  # whoever read it knows why
-        return ValueError(row["error"])
-    for column, name in (("id", "the id"), ("text", "the text"), ("path", "a file name")):
-        try:
-            (row[column] or "").encode("utf-8")
-        except UnicodeEncodeError:  # a half of a surrogate pair, or bytes of another encoding
-            return ValueError(f"Row {number}: {name} is not UTF-8 and cannot be stored: {row[column]!r}.")
-    return {"image": row["image"], "text": row["text"]}
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("embed", __doc__)
     add = parser.add_argument
     add("model", metavar="MODEL", help="CoMa model or adapter: a folder, or a name on the Hub")
-    add("data", metavar="INPUTS", type=Path, help="folder of images, .txt, .csv, .tsv, .jsonl, .json or .parquet")
+    add("data", metavar="INPUTS", help="folder of images, or .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar")
     add("out", metavar="OUT", type=Path, help="file to be made, if it ends with .parquet, else a folder of such files")
     add("--text-column", metavar="NAME", help="column with texts (default: text, if there is one)")
     add("--image-column", metavar="NAME", help="column with images (default: image, if there is one)")
@@ -268,4 +302,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--on-error", choices=("raise", "skip"), default="raise", help="for rows that cannot be embedded")
     add_table_options(parser)
     add_encode_options(parser, part_rows=2048)
+    add = parser.add_argument_group("many machines").add_argument
+    add("--engine", choices=ENGINES, default="local", help="local is this machine alone (default: %(default)s)")
+    add("--address", help="auto or HOST:6379 (default: a cluster is started here)")
+    add("--num-actors", type=positive, metavar="N", help="models (default: one per GPU, or per machine)")
+    add("--gpus-per-actor", type=number_within(0, math.inf), metavar="N", help="of each (default: 1, where there are)")
     return parser

@@ -141,9 +141,11 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
 
 def _begin(parts: Path, model: str, coma: tuple, made_of: dict[str, Any]) -> str:
     """Begins the folder of embeddings, or goes on in it; gives what the model is known by."""
-    from hub_scripts.embedding.model_record import begin_shards
+    from hub_scripts.embedding.model_record import begin_shards, model_record
 
-    return json.dumps(begin_shards(parts, model, coma, made_of)["probe"])
+    record = model_record(model, coma)
+    begin_shards(parts, record, made_of)
+    return json.dumps(record["probe"])
 
 
 def _known_as(data: "str | Path | Dataset") -> str:

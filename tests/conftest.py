@@ -11,6 +11,8 @@ import tests.families.torchvision_on_cpu  # noqa: F401
 import copy
 import functools
 import gc
+import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hub_scripts.embedding.ray_cluster import ALONE
 from hub_scripts.tiny.backbone import MODEL_TYPES, BackboneSizes, create_tiny_backbone
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.backbone import model_from_backbone
@@ -145,3 +148,14 @@ def pad() -> Callable[..., dict[str, torch.Tensor]]:
         return {"dialogue_input_ids": ids, "dialogue_attention_mask": mask, "labels": labels}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """A cluster of Ray with two processors on this machine, which this process is connected to."""
+    os.environ.update(ALONE)
+    import ray
+
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
+    yield
+    ray.shutdown()

@@ -14,37 +14,41 @@ if TYPE_CHECKING:
     from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
-__all__ = ["begin_shards"]
+__all__ = ["begin_shards", "model_differences", "model_record"]
 
 # A name, what may be newer, and numbers that no two machines round alike.
 NOT_COMPARED = {"model", "versions", "probe"}
 
 
-def begin_shards(
-    folder: Path, name: str, coma: "tuple[ComaForEmbedding, ComaProcessor]", made_of: Mapping[str, Any]
-) -> dict[str, Any]:
+def model_record(name: str, coma: "tuple[ComaForEmbedding, ComaProcessor]") -> dict[str, Any]:
+    """
+    What is known of a model: its name, what its embeddings depend on, versions of libraries.
+
+    Args:
+        name (`str`): what the model was called by; the same model may have another name by now.
+        coma (`tuple[ComaForEmbedding, ComaProcessor]`): the model.
+    """
+    versions = {"coma": __version__, **library_versions()}
+    return {**identity(name, *coma), "dim": coma[0].config.hidden_size, "versions": versions}
+
+
+def begin_shards(folder: Path, record: Mapping[str, Any], made_of: Mapping[str, Any]) -> None:
     """
     Begins a folder of embeddings, or goes on in it.
 
     Args:
         folder (`Path`): the folder.
-        name (`str`): what the model was called by; the same model may have another name by now.
-        coma (`tuple[ComaForEmbedding, ComaProcessor]`): the model.
+        record (`Mapping[str, Any]`): the model, as [`model_record`] has it.
         made_of (`Mapping[str, Any]`): what else the folder depends on, as JSON.
-
-    Returns:
-        `dict`: what is known of the model: its name, what its embeddings depend on, versions of libraries.
 
     Raises:
         ValueError: for a folder that is nobody's, or that was begun with something else, which is named.
     """
-    versions = {"coma": __version__, **library_versions()}
-    record = {**identity(name, *coma), "dim": coma[0].config.hidden_size, "versions": versions}
-    begin_folder(folder, {**record, **made_of}, compare=_differences)
-    return record
+    begin_folder(folder, {**record, **made_of}, compare=model_differences)
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def model_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two records and matters; of models, by what they embed and not by what they are called."""
     found = differences(before, now, (before.keys() | now.keys()) - NOT_COMPARED)
     if not same_embeddings(before.get("probe"), now["probe"], ANY_PRECISION):
         found.append(f"model ({before.get('model')!r}, now {now['model']!r})")

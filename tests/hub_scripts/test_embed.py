@@ -20,6 +20,7 @@ from PIL import Image
 from hub_scripts.cli import main
 from hub_scripts.common.folders import save_model
 from hub_scripts.embed import embed_table
+from hub_scripts.embedding.ray_cluster import RayOptions
 from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
@@ -397,3 +398,21 @@ def test_bad_rows_obey_the_command(coma_folder: Path, coma_command: Callable, tm
         skipped = [json.loads(line) for line in Path(f"{out}.skipped.jsonl").read_text().splitlines()]
         for row, words in zip(skipped, reasons, strict=True):
             assert words in row["error"] and row["error"].startswith(f"Row {row['row']} of {source}: ")
+
+
+def test_the_engine_ray_needs_its_extra_and_its_options_need_it(
+    coma_folder: Path, coma_command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    (tmp_path / "t.txt").write_text("an apple\n")
+    words = ["embed", coma_folder, tmp_path / "t.txt", tmp_path / "out.parquet"]
+    code, text, error = coma_command(*words, "--engine", "ray")
+    assert (code, text, error.count("\n")) == (1, "", 1) and error.count("'coma-embedding[scale]'") == 1
+    code, _, error = coma_command(*words, "--num-actors", 2, "--address", "auto")
+    assert code == 1 and "address, num_actors can act with engine ray alone" in error
+    assert not (tmp_path / "out.parquet.parts").exists()
+    with pytest.raises(ValueError, match="engine='spark' is none of local, ray"):
+        embed_table(*words[1:], engine="spark")
+    for wrong in (RayOptions(num_actors=0), RayOptions(gpus_per_actor=-1.0), RayOptions(gpus_per_actor=float("nan"))):
+        with pytest.raises(ValueError, match="num_actors must be 1 or more and gpus_per_actor 0 or more"):
+            embed_table(*words[1:], engine="ray", ray=wrong)

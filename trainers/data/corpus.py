@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +20,16 @@ from trainers.data.schema import as_text, check_text
 from trainers.data.tables import TABLE_SUFFIXES, Record, Records, open_records, refuse_format, saved_dataset
 from trainers.data.text_files import printable
 from trainers.data.text_format import TextFormat
+from trainers.data.webdataset_records import SHARD_SUFFIXES, TEXT_MEMBERS, find_shards, sample_records
 
 
-__all__ = ["Columns", "Corpus", "open_corpus"]
+__all__ = ["FILE_SUFFIXES", "Columns", "Corpus", "open_corpus"]
 
-KINDS = f"a folder of images or end with {', '.join(TABLE_SUFFIXES)} (or be a folder of `save_to_disk`)"
+FILE_SUFFIXES = (*TABLE_SUFFIXES, *SHARD_SUFFIXES)
+KINDS = (
+    f"a folder of images or end with {', '.join(FILE_SUFFIXES)} (or be a folder of `save_to_disk`, or a pattern for "
+    "shards, such as shards/*.tar)"
+)
 
 Row = dict[str, Any]
 
@@ -73,12 +78,19 @@ class Corpus:
             ValueError: if the source has changed, and has fewer rows.
         """
         if start != self._next:
-            self._rest = islice(self.records.rows(self.columns), start, None)
+            self._rest = self._rows_from(start)
         rows = [self._row(number, record) for number, record in zip(range(start, stop), self._rest, strict=False)]
         self._next = stop
         if len(rows) < stop - start:
             raise ValueError(f"{self.records.name} has changed while it was read: it ends at row {start + len(rows)}.")
         return rows
+
+    def _rows_from(self, start: int) -> Iterator[Record]:
+        if self.records.rows_from is not None:
+            return self.records.rows_from(start, self.columns)
+        if 0 <= self._next < start:  # reading on is less than reading again
+            return islice(self._rest, start - self._next, None)
+        return islice(self.records.rows(self.columns), start, None)
 
     def _row(self, number: int, record: Record) -> Row:
         row = {"id": str(number), "text": None, "image": None, "path": None, "error": None}
@@ -104,7 +116,8 @@ def open_corpus(
 
     Args:
         path (`Path`): a folder, which is searched for images at any depth, one of `Dataset.save_to_disk`, or a file
-            that ends with .txt, .csv, .tsv, .jsonl, .json or .parquet.
+            that ends with .txt, .csv, .tsv, .jsonl, .json or .parquet; or WebDataset shards: a .tar file (.tar.gz,
+            .tgz), or a pattern such as `shards/*.tar`.
         columns (`Columns`): columns of a table.
         image_root (`Path`, *optional*): folder that relative paths of a table begin at, by default that of the table.
             Paths may not leave it.
@@ -123,6 +136,9 @@ def open_corpus(
         >>> first = corpus.read(0, min(100, corpus.num_rows))
         >>> [row["error"] or row["path"] for row in first]
     """
+    if shards := find_shards(path):
+        refuse_format(text_format, "a WebDataset")
+        return _open_samples(path, shards, columns, image_root)
     if not os.path.lexists(path):
         raise ValueError(f"{printable(path)} is not there; it must be {KINDS}.")
     is_folder = os.path.isdir(path)
@@ -147,6 +163,22 @@ def _open_folder(folder: Path) -> Corpus:
         row |= {"image": os.path.join(root, record["name"]), "path": record["name"]}
 
     return Corpus(records, records.num_rows, fill, left_alone=describe_left_alone(folder, left_alone))
+
+
+def _open_samples(path: Path, shards: list[str], columns: Columns, image_root: Path | None) -> Corpus:
+    """Samples are known by shard and key, and their text is that of the member .txt where nobody says otherwise."""
+    records = sample_records(path, shards)
+    there = records.columns or []
+    if columns.text is None and "text" not in there:
+        columns = columns._replace(text=next((name for name in TEXT_MEMBERS if name in there), None))
+    corpus = _open_table(records, path, columns, root_of(shards[0], image_root))
+
+    def fill(row: Row, record: dict[str, Any]) -> None:
+        if columns.image is None and len(images := record.get("images") or []) > 1:
+            raise fault("images", f"{len(images)} in {record['id']}", "one; name one by its ending, as image column")
+        corpus.fill(row, record)
+
+    return replace(corpus, fill=fill)
 
 
 def _open_table(records: Records, path: Path, columns: Columns, root: ImageRoot) -> Corpus:

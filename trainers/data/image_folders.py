@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from itertools import islice
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -94,6 +95,7 @@ def folder_records(folder: str | Path) -> tuple[Records, list[FoundImage]]:
         rows=lambda columns=None: (image._asdict() for image in images),
         identity=(str(folder), images),
         num_rows=len(images),
+        rows_from=lambda start, columns=None: (image._asdict() for image in islice(images, start, None)),
     ), left_alone
 
 

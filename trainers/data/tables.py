@@ -10,7 +10,10 @@ Texts in columns of any type of Arrow (strings, large, views, categories) are te
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +51,8 @@ class Records(NamedTuple):
             out the others.
         identity (`Any`): differs when the content does.
         num_rows (`int`, *optional*): how many there are, where that is known without reading them.
+        rows_from (`Callable[..., Iterator[Record]]`, *optional*): gives, by a number and names of columns, the rows
+            from that number on, without reading those before; where it is `None`, that takes reading them.
     """
 
     name: str
@@ -55,6 +60,7 @@ class Records(NamedTuple):
     rows: Callable[..., Iterator[Record]]
     identity: Any
     num_rows: int | None = None
+    rows_from: Callable[..., Iterator[Record]] | None = None
 
 
 def saved_dataset(source: str | Path | Dataset) -> Dataset | None:
@@ -135,28 +141,43 @@ def refuse_format(text_format: TextFormat | None, what: str) -> None:
 def _of_dataset(dataset: Dataset, name: str) -> Records:
     rows = without_decoding(dataset)
 
-    def read(columns: Iterable[str] | None = None) -> Iterator[Record]:
+    def read_from(start: int, columns: Iterable[str] | None = None) -> Iterator[Record]:
         kept = rows if columns is None else rows.select_columns(list(columns))
-        batches = kept.with_format("arrow").iter(BATCH)
-        return _rows_of(batches, dataset.features, name)
+        batches = kept.select(range(start, len(rows))).with_format("arrow").iter(BATCH)
+        return _rows_of(batches, dataset.features, name, start)
 
-    return Records(name, dataset.column_names, read, dataset._fingerprint, len(dataset))
+    read = partial(read_from, 0)
+    return Records(name, dataset.column_names, read, dataset._fingerprint, len(dataset), read_from)
 
 
 def _of_parquet(path: Path, identity: Any) -> Records:
     try:
-        file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
-        schema = file.schema_arrow
+        with _open_parquet(path) as file:
+            schema, metadata = file.schema_arrow, file.metadata
     except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
     if len(set(schema.names)) < len(schema.names):
         raise ValueError(f"{path}: its columns, {schema.names}, must each have another name.")
+    sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    stops = list(accumulate(sizes))
 
-    def read(columns: Iterable[str] | None = None) -> Iterator[Record]:
-        batches = file.iter_batches(BATCH, columns=None if columns is None else list(columns))
-        return _rows_of(batches, _features_of(schema), str(path))
+    def read_from(start: int, columns: Iterable[str] | None = None) -> Iterator[Record]:
+        group = bisect_right(stops, start)
+        first = stops[group - 1] if group else 0
+        batches = _batches(path, range(group, len(stops)), columns)
+        return islice(_rows_of(batches, _features_of(schema), str(path), first), start - first, None)
 
-    return Records(path.name, schema.names, read, identity, file.metadata.num_rows)
+    return Records(path.name, schema.names, partial(read_from, 0), identity, metadata.num_rows, read_from)
+
+
+def _open_parquet(path: Path) -> pq.ParquetFile:
+    return pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+
+
+def _batches(path: Path, groups: Iterable[int], columns: Iterable[str] | None) -> Iterator[pa.RecordBatch]:
+    with _open_parquet(path) as file:
+        wanted = None if columns is None else list(columns)
+        yield from file.iter_batches(BATCH, row_groups=list(groups), columns=wanted)
 
 
 def _features_of(schema: pa.Schema) -> dict[str, Any]:
@@ -169,9 +190,9 @@ def _features_of(schema: pa.Schema) -> dict[str, Any]:
         return {}
 
 
-def _rows_of(batches: Iterable[Any], features: dict[str, Any], where: str) -> Iterator[Record]:
-    """Rows of Arrow tables."""
-    number, batches = 0, iter(batches)
+def _rows_of(batches: Iterable[Any], features: dict[str, Any], where: str, number: int = 0) -> Iterator[Record]:
+    """Rows of Arrow tables; the first of them has a number."""
+    batches = iter(batches)
     while True:
         try:
             batch = next(batches, None)

@@ -31,7 +31,7 @@ from trainers.data.schema import DIALOGUE_FEATURES
 from trainers.data.text_files import open_file, printable
 
 
-__all__ = ["stream_dialogues", "stream_pairs"]
+__all__ = ["UNREADABLE", "matching_shards", "sample_of", "samples_of", "stream_dialogues", "stream_pairs"]
 
 TEXT_SUFFIXES = (".txt", ".text", ".caption", ".cls")
 # What a shard raises that is damaged, by its kind of compression.
@@ -110,7 +110,7 @@ def _stream(
 ) -> IterableDataset:
     BadRows(on_bad_row)  # a policy that does not exist is said now
     patterns = [shards] if isinstance(shards, str | Path) else shards
-    files = [file for pattern in patterns for file in _matching(str(pattern))]
+    files = [file for pattern in patterns for file in matching_shards(str(pattern))]
     if not files:
         raise ValueError(f"There are no shards: nothing matches {[str(pattern) for pattern in patterns]}.")
     for file in files:
@@ -120,7 +120,7 @@ def _stream(
     return IterableDataset.from_generator(_rows, features=streamed, gen_kwargs=settings)
 
 
-def _matching(pattern: str) -> list[str]:
+def matching_shards(pattern: str) -> list[str]:
     """A file of this name, whatever signs are in it, or those that match the pattern."""
     return [pattern] if Path(pattern).is_file() else sorted(glob(pattern, recursive=True))
 
@@ -133,9 +133,9 @@ def _rows(
         bad_rows = BadRows(on_bad_row, "the shards")
         key = "its beginning"
         try:
-            for key, sample in _samples(shard):
+            for key, sample in samples_of(shard):
                 try:
-                    row = convert(_record(sample), root=root)
+                    row = convert(sample_of(sample), root=root)
                 except ValueError as error:
                     bad_rows.report(f"{name}/{key}", str(error))
                     continue
@@ -144,7 +144,7 @@ def _rows(
             bad_rows.report(f"{name}/{key}", f"after it, the shard cannot be read: {error}")
 
 
-def _samples(shard: str) -> Iterator[tuple[str, list[Member]]]:
+def samples_of(shard: str) -> Iterator[tuple[str, list[Member]]]:
     """Neighbours of one name, which ends at the first dot: the key, and endings with contents."""
     key, members = None, []
     with _opened(shard) as tar:
@@ -193,7 +193,7 @@ def _check_end(tar: tarfile.TarFile) -> None:
         rest = tar.fileobj.read(tarfile.RECORDSIZE)
 
 
-def _record(members: list[Member]) -> Sample:
+def sample_of(members: list[Member]) -> Sample:
     """Columns of a sample: its members by their endings, the keys of its JSON, and its images."""
     sample: Sample = {}
     of_json: Sample = {}

@@ -24,7 +24,8 @@ from trainers.encoding.encode import ROW, EncodedBatch, encode_batches
 from trainers.files import whole_file
 
 
-__all__ = ["EmbeddingShards", "Part", "ShardRows", "embed_in_shards", "open_shard", "write_shard"]
+__all__ = ["EmbeddingShards", "Part", "ShardRows", "digest_of_part", "embed_in_shards", "kept_digest", "open_shard"]
+__all__ += ["shard_file", "write_shard"]
 
 DOCUMENTS_AT_A_TIME = 8192
 MADE_OF = b"made_of"
@@ -150,10 +151,10 @@ def embed_in_shards(
     with logging.tqdm(total=rows.num_rows, desc=description, unit="row", smoothing=0.05) as progress:
         for start in range(0, rows.num_rows, shard_rows):
             part = rows.read(start, min(start + shard_rows, rows.num_rows))
-            file = folder / f"{start:012d}.arrow"
+            file = shard_file(folder, start)
             files.append(file)
-            made_of = _digest_of_part(made_by, part)
-            if _is_kept(file, made_of, skip_errors):
+            made_of = digest_of_part(made_by, part)
+            if made_of == kept_digest(file, skip_errors):
                 progress.total -= len(part.items)
                 progress.refresh()
                 continue
@@ -213,14 +214,28 @@ def open_shard(file: Path) -> pa.Table:
         raise ValueError(f"{file} is damaged ({error}): remove it, and the same command makes it anew.") from error
 
 
-def _is_kept(file: Path, made_of: str, with_errors: bool) -> bool:
-    """Whether a shard is there, whole, of these rows, and with no row without an embedding unless there may be."""
+def shard_file(folder: Path, start: int) -> Path:
+    """The shard whose first row has this number."""
+    return folder / f"{start:012d}.arrow"
+
+
+def kept_digest(file: Path, with_errors: bool) -> str | None:
+    """
+    What a shard that may be kept was made of, as [`digest_of_part`] says it.
+
+    Args:
+        file (`Path`): the shard.
+        with_errors (`bool`): whether rows of it may be without an embedding.
+
+    Returns:
+        `str` or `None`: `None` if it is not there, not whole, or has such rows.
+    """
     try:
         shard = open_shard(file)
     except ValueError:
-        return False
-    is_same = shard.schema.metadata[MADE_OF] == made_of.encode()
-    return is_same and (with_errors or shard["error"].null_count == len(shard))
+        return None
+    is_good = with_errors or shard["error"].null_count == len(shard)
+    return shard.schema.metadata[MADE_OF].decode() if is_good else None
 
 
 def _table(part: Part, embeddings: np.ndarray, errors: dict[int, str], made_of: str) -> pa.Table:
@@ -236,7 +251,7 @@ def _storable(value: Any) -> Any:
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
-def _digest_of_part(made_by: str, part: Part) -> str:
+def digest_of_part(made_by: str, part: Part) -> str:
     """What a shard is known by: the model, the texts, and the images or the state of their files."""
     states = [_file_state(image) for item in part.items for _, image in images_of(item)]
     content = json.dumps([made_by, part.items, states, part.columns], default=_known_by)

@@ -1,7 +1,9 @@
 """Every kind of input gives the rows it holds, literally, in any pieces."""
 
+import io
 import json
 import re
+import tarfile
 import tracemalloc
 from decimal import Decimal
 from pathlib import Path
@@ -194,19 +196,28 @@ def test_lines_that_are_no_texts(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet", ".json"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet", ".json", "", ".tar"])
 def test_rows_from_any_number_on(tmp_path: Path, suffix: str) -> None:
     rows = [{"text": f"row {number}"} for number in range(1000)]
     path = tmp_path / f"t{suffix}"
     if suffix == ".json":
         path.write_text(json.dumps(rows))
+    elif suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=90)
+    elif suffix == ".tar":
+        with tarfile.open(path, "w") as tar:
+            for row in rows:
+                info = tarfile.TarInfo(f"{row['text']}.txt")
+                info.size = len(row["text"])
+                tar.addfile(info, io.BytesIO(row["text"].encode()))
     else:
-        write_as = {".csv": "to_csv", ".jsonl": "to_json", ".parquet": "to_parquet"}[suffix]
+        write_as = {".csv": "to_csv", ".jsonl": "to_json", "": "save_to_disk"}[suffix]
         getattr(Dataset.from_list(rows), write_as)(path)
     corpus = open_corpus(path, DEFAULT)
     for start, stop in ((0, 300), (300, 700), (5, 6), (990, 1000), (0, 1000), (1000, 1000)):
         assert [row["text"] for row in corpus.read(start, stop)] == [row["text"] for row in rows[start:stop]]
-        assert [row["id"] for row in corpus.read(start, stop)] == [str(number) for number in range(start, stop)]
+        names = [f"t.tar/{row['text']}" if suffix == ".tar" else str(number) for number, row in enumerate(rows)]
+        assert [row["id"] for row in corpus.read(start, stop)] == names[start:stop]
 
 
 def test_a_file_that_changes_is_said(tmp_path: Path) -> None:
