@@ -2,15 +2,21 @@
 
 Tables end with .csv, .tsv, .jsonl, .json or .parquet and have columns `text`, `image` (a path; in Parquet also the
 bytes of a file), or both; a row with both shows the image first. The result has the rows in the order of the input.
+Where OUT does not end with .parquet it is a folder of such files, part-00000.parquet and so on.
 
 It is made in parts, in the folder OUT.parts. After an interruption the same command goes on where it was: parts whose
 rows are the same are kept. Parts of another model or corpus are refused, as is a folder of that name that is nobody's.
 A row that cannot be embedded is an error with its number and its file, unless it is to be skipped: then
 OUT.skipped.jsonl says which rows are not there, and why.
 
+Vectors can be small. --dims keeps the first numbers of each, where the model was trained for that (matryoshka_dims);
+--precision keeps numbers in 16 bits, in 8, or as signs, with 8 bits for the best of those. The ranges of 8 bits are
+those of this corpus; the parts have whole vectors in float32, are gone through twice, and fit any of these options.
+
   coma embed my-coma photos/ photos.parquet
   coma embed my-coma products.csv products.parquet --text-column title --image-column file --image-root images/
   coma embed my-coma crawl.jsonl crawl.parquet --on-error skip --dtype bfloat16
+  coma embed my-coma crawl.jsonl crawl/ --dims 256 --precision ubinary
 """
 
 import argparse
@@ -23,7 +29,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from hub_scripts.common.arguments import Dtype, add_encode_options, add_table_options, command_parser, take_text_format
+from hub_scripts.common.arguments import (
+    PRECISIONS,
+    Dtype,
+    Precision,
+    add_encode_options,
+    add_table_options,
+    command_parser,
+    positive,
+    take_text_format,
+)
 from hub_scripts.common.terminal import one_line
 from trainers.files import RECORD
 
@@ -49,7 +64,7 @@ class EmbeddedTable(NamedTuple):
         num_embedded (`int`): rows that were embedded now, and not before an interruption.
         seconds (`float`): how long that took, without loading the model.
         num_skipped (`int`): rows that could not be embedded; they are listed in `OUT.skipped.jsonl`.
-        model (`dict`): what the file has in its metadata about the model, its `dim` among it.
+        model (`dict`): what the file has in its metadata about the model, and of its vectors `dims` and `precision`.
     """
 
     num_rows: int
@@ -65,7 +80,8 @@ def main(argv: list[str]) -> int:
     options = vars(arguments)
     options["text_format"] = take_text_format(options)
     made = embed_table(**options, tell=lambda line: print(one_line(line), flush=True))
-    print(f"{made.num_rows} rows of {made.model['dim']} numbers in {one_line(arguments.out)}")
+    kept = f"{made.model['dims']} numbers" + (f" ({arguments.precision})" if arguments.precision != "float32" else "")
+    print(f"{made.num_rows} rows of {kept} in {one_line(arguments.out)}")
     rate = f"{made.num_embedded / made.seconds:.1f} a second"
     print(f"{made.num_embedded} embedded now, in {made.seconds:.1f} s: {rate}")
     if made.num_skipped:
@@ -82,6 +98,9 @@ def embed_table(  # noqa: PLR0913 - what can be set
     image_column: str | None = None,
     id_column: str | None = None,
     image_root: str | Path | None = None,
+    dims: int | None = None,
+    any_dims: bool = False,
+    precision: Precision = "float32",
     on_error: Literal["raise", "skip"] = "raise",
     batch_tokens: int = 16384,
     part_rows: int = 2048,
@@ -93,15 +112,22 @@ def embed_table(  # noqa: PLR0913 - what can be set
     tell: Callable[[str], None] | None = None,
 ) -> EmbeddedTable:
     r"""
-    Embeds a corpus to a Parquet file, as `coma embed` does; after an interruption the same call goes on.
+    Embeds a corpus to a Parquet file, or a folder of such, as `coma embed` does; after an interruption the same call
+    goes on.
 
     Args:
         model (`str` or `Path`): CoMa model or adapter: a folder, or a name on the Hub.
         data (`str` or `Path`): a folder of images, or a .txt, .csv, .tsv, .jsonl, .json or .parquet file.
-        out (`str` or `Path`): the file to be made.
+        out (`str` or `Path`): the file to be made; a folder of files, if its name does not end with `.parquet`.
         text_column, image_column (`str`, *optional*): columns of a table; by default `text` and `image`.
         id_column (`str`, *optional*): column that names rows; by default `id`, or else the number of the row.
         image_root (`str` or `Path`, *optional*): where paths of images begin; by default at the folder of the table.
+        dims (`int`, *optional*): how many of the first numbers of an embedding are kept, of length 1 again; by default
+            all. The model must have been trained for them, by its record of the training.
+        any_dims (`bool`, *optional*, defaults to `False`): whether to cut where it was not, as well.
+        precision (`str`, *optional*, defaults to `"float32"`): `"float32"`, `"float16"`, `"int8"` or `"ubinary"`, in
+            which numbers are kept; the last two need sentence-transformers. All of them are searched by
+            [`~hub_scripts.search.search_index`].
         on_error (`str`, *optional*, defaults to `"raise"`): `"skip"` leaves out rows that cannot be embedded.
         batch_tokens (`int`, *optional*, defaults to 16384): most tokens of a batch.
         part_rows (`int`, *optional*, defaults to 2048): rows that are lost at most by an interruption.
@@ -115,7 +141,9 @@ def embed_table(  # noqa: PLR0913 - what can be set
         [`EmbeddedTable`]
 
     Raises:
-        ValueError: for a row that cannot be embedded, and for files that are there already and not from this call.
+        ValueError: for a row that cannot be embedded, for files that are there already and not from this call, and for
+            dimensions that the model was not trained for.
+        ImportError: if there is no sentence-transformers for a precision that needs it.
         OSError: if a file cannot be written.
 
     Example:
@@ -124,16 +152,16 @@ def embed_table(  # noqa: PLR0913 - what can be set
         >>> made.num_rows
     """
     from hub_scripts.common.loading import load_model
+    from hub_scripts.hub.trained_dims import checked_dims
     from trainers.data.corpus import Columns, open_corpus
     from trainers.files import one_writer
 
-    if on_error not in ("raise", "skip") or part_rows < 1:
-        raise ValueError(f"on_error={on_error!r} is raise or skip, and part_rows={part_rows} 1 or more.")
+    _check_choices(on_error, part_rows, precision)
     model, out, columns = str(model), Path(out), Columns(id_column, text_column, image_column)
     made_of = {"inputs": os.path.abspath(data), "columns": list(columns), "part_rows": part_rows}
     made_of["image_root"] = image_root and os.path.abspath(image_root)
-    if max_image_pixels is not None and on_error == "skip":  # it decides which rows are in the parts
-        made_of["max_image_pixels"] = max_image_pixels
+    # It decides which rows are in the parts.
+    made_of |= {"max_image_pixels": max_image_pixels} if max_image_pixels is not None and on_error == "skip" else {}
     options = {"batch_tokens": batch_tokens, "num_workers": num_workers, "skip_errors": on_error == "skip"}
     with one_writer(out):
         _check_free(out)
@@ -141,7 +169,20 @@ def embed_table(  # noqa: PLR0913 - what can be set
         if corpus.left_alone and tell is not None:
             tell(corpus.left_alone)
         coma = load_model(model, dtype, device, max_image_pixels)
-        return _embed(corpus, out, model, coma, made_of, options)
+        dims = checked_dims(model, dims, coma[0].config.hidden_size, any_dims)
+        return _embed(corpus, out, model, coma, made_of, options, {"dims": dims, "precision": precision})
+
+
+def _check_choices(on_error: str, part_rows: int, precision: str) -> None:
+    """Raises for what can be known to be wrong before anything is read."""
+    from hub_scripts.embedding.precision import VectorForm
+
+    if on_error not in ("raise", "skip") or part_rows < 1:
+        raise ValueError(f"on_error={on_error!r} is raise or skip, and part_rows={part_rows} 1 or more.")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r} is none of {', '.join(PRECISIONS)}.")
+    if VectorForm(1, precision).needs_ranges:  # which only the last step would import
+        import sentence_transformers  # noqa: F401
 
 
 def _check_free(out: Path) -> None:
@@ -157,7 +198,13 @@ def _beside(out: Path, ending: str) -> Path:
 
 
 def _embed(
-    corpus: "Corpus", out: Path, name: str, coma: tuple, made_of: dict[str, Any], options: dict[str, Any]
+    corpus: "Corpus",
+    out: Path,
+    name: str,
+    coma: tuple,
+    made_of: dict[str, Any],
+    options: dict[str, Any],
+    kept: dict[str, Any],
 ) -> EmbeddedTable:
     from hub_scripts.embedding.index import write_index
     from hub_scripts.embedding.model_record import begin_shards
@@ -169,6 +216,7 @@ def _embed(
     options |= {"made_by": json.dumps(record["probe"]), "shard_rows": made_of["part_rows"]}
     rows = ShardRows(corpus.num_rows, partial(_read_part, corpus), way_out=WAY_OUT)
     files, num_embedded = embed_in_shards(*coma, rows, parts, **options)
+    record |= kept
     num_rows, num_skipped = write_index(out, files, _beside(out, "skipped.jsonl"), record)
     for file in [*parts.glob("*.arrow"), parts / RECORD]:
         file.unlink()
@@ -208,11 +256,15 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", metavar="MODEL", help="CoMa model or adapter: a folder, or a name on the Hub")
     add("data", metavar="INPUTS", type=Path, help="folder of images, .txt, .csv, .tsv, .jsonl, .json or .parquet")
-    add("out", metavar="OUT", type=Path, help="Parquet file to be made")
+    add("out", metavar="OUT", type=Path, help="file to be made, if it ends with .parquet, else a folder of such files")
     add("--text-column", metavar="NAME", help="column with texts (default: text, if there is one)")
     add("--image-column", metavar="NAME", help="column with images (default: image, if there is one)")
     add("--id-column", metavar="NAME", help="column that names rows (default: id, or else the number of the row)")
     add("--image-root", metavar="FOLDER", type=Path, help="where paths begin (default: at the folder of the table)")
+    add("--dims", type=positive, metavar="N", help="how many of the first numbers are kept (default: all)")
+    add("--any-dims", action="store_true", help="--dims that the model was not trained for, as well")
+    kept = "in which vectors are kept (default: %(default)s)"
+    add("--precision", choices=PRECISIONS, default="float32", help=kept)
     add("--on-error", choices=("raise", "skip"), default="raise", help="for rows that cannot be embedded")
     add_table_options(parser)
     add_encode_options(parser, part_rows=2048)

@@ -1,7 +1,8 @@
-"""Finds in the file of `coma embed` what is nearest to a text, to an image, or to both together.
+"""Finds in what `coma embed` made, a file or a folder, what is nearest to a text, to an image, or to both together.
 
-The search is exact: the query is compared with every row, a piece of the file at a time. The model must be the one
-that made the file.
+The query is compared with every row as it is kept, a piece of the file at a time. Of `--precision ubinary` signs come
+first, and the best 400 rows, or 20 for each that is looked for, are compared in int8. Scores are cosines, whatever the
+precision; a query is cut to the dimensions that the index has. The model must be the one that made the index.
 
   coma search my-coma photos.parquet "a red bicycle"
   coma search my-coma photos.parquet --image sketch.png -k 3
@@ -18,7 +19,7 @@ from hub_scripts.hub.golden import ANY_PRECISION, distances, probe
 
 
 if TYPE_CHECKING:
-    from hub_scripts.embedding.index import Hit
+    from hub_scripts.embedding.nearest import Hit
     from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> int:
     """Runs `coma search`; returns the exit code."""
     parser = command_parser("search", __doc__)
     parser.add_argument("model", metavar="MODEL", help="the CoMa model that made the index")
-    parser.add_argument("index", metavar="INDEX", type=Path, help="Parquet file made by `coma embed`")
+    parser.add_argument("index", metavar="INDEX", type=Path, help="file or folder made by `coma embed`")
     parser.add_argument("query", metavar="QUERY", nargs="?", help="a text")
     parser.add_argument("--image", type=Path, metavar="PATH", help="an image, alone or before the text")
     parser.add_argument("-k", type=positive, default=10, help="how many rows (default: %(default)s)")
@@ -55,23 +56,24 @@ def search_index(
     max_image_pixels: int | None = None,
 ) -> "list[Hit]":
     r"""
-    Finds in a file of [`~hub_scripts.embed.embed_table`] what is nearest to a query, as `coma search` does.
+    Finds in an index of [`~hub_scripts.embed.embed_table`] what is nearest to a query, as `coma search` does.
 
     Args:
-        index (`str` or `Path`): the file.
+        index (`str` or `Path`): the file, or the folder of files.
         query (`str`, *optional*): a text.
         image (`str` or `Path`, *optional*): an image, alone or before the text.
-        model (`str`, `Path` or `tuple[ComaForEmbedding, ComaProcessor]`, *optional*): the model that made the file: by
-            default what it was called by then; loaded already, if there are several queries.
+        model (`str`, `Path` or `tuple[ComaForEmbedding, ComaProcessor]`, *optional*): that of the index; by default
+            what it was called by then; loaded already, if there are several queries.
         k (`int`, *optional*, defaults to 10): how many rows; fewer if there are fewer.
         dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.
         max_image_pixels (`int`, *optional*): images with more are refused; by default as the model has it.
 
     Returns:
-        `list[Hit]`: best first, each with its `score`, the cosine, and its `row`: `row`, `id`, `text` and `image`.
+        `list[Hit]`: best first, each with its `score`, the cosine with the row as it is kept
+            ([`~hub_scripts.embedding.nearest.Hit`]), and its `row`: `row`, `id`, `text` and `image`.
 
     Raises:
-        ValueError: for a file that is damaged or was made by another model, and for a query that cannot be embedded.
+        ValueError: for an index that is damaged or was made by another model, and for a query that cannot be embedded.
 
     Example:
 
@@ -81,7 +83,8 @@ def search_index(
     import torch
 
     from hub_scripts.common.loading import load_model
-    from hub_scripts.embedding.index import index_metadata, nearest
+    from hub_scripts.embedding.nearest import nearest
+    from hub_scripts.embedding.store import index_metadata
 
     if k < 1:
         raise ValueError(f"k={k} must be 1 or more.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ __all__ = [
     "one_writer",
     "read_record",
     "whole_file",
+    "whole_folder",
     "write_record",
 ]
 
@@ -52,6 +54,28 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    r"""
+    A folder that is there whole or not at all, as [`whole_file`] is a file.
+
+    Args:
+        path (`str` or `Path`): the folder, which is not there yet.
+
+    Yields:
+        `Path`: an empty folder beside it, which takes its place at the end, and is gone after an error.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, Path(path).with_name(f".{Path(path).name}.writing"), ignore_errors=True)
+        temporary = stack.enter_context(whole_file(path))
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+        temporary.mkdir()
+        yield temporary
 
 
 def write_record(path: str | Path, content: Any) -> None:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 __all__ = [
     "DTYPES",
     "PAIR_COLUMNS",
+    "PRECISIONS",
     "CommandParser",
     "Dtype",
+    "Precision",
     "ShortErrors",
     "add_column_options",
     "add_encode_options",
@@ -30,6 +32,9 @@ __all__ += ["number_within", "positive", "take_text_format", "whole"]
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES = get_args(Dtype)
+# In which an index keeps vectors, see `hub_scripts.embedding.precision`.
+Precision = Literal["float32", "float16", "int8", "ubinary"]
+PRECISIONS = get_args(Precision)
 # Columns of a table of pairs, as `trainers.data.pairs.PairColumns` has them.
 PAIR_COLUMNS = [f"{side}_{kind}" for side in ("query", "positive", "negative") for kind in ("text", "image")]
 PAIR_COLUMNS += ["source", "group"]

@@ -1,54 +1,51 @@
-"""The Parquet file between `coma embed` and `coma search`: rows with their embeddings, and what made them.
+"""What `coma embed` makes: a Parquet file of rows with their embeddings and of what made them, or a folder of such.
 
-Columns: `row` (number in the input), `id`, `text`, `image` (path, where there is one) and `embedding`, a list of fixed
-size in fp32. The metadata of the file has the key `coma`: a JSON object with the model and its settings. Its pages
-have checksums and its footer has a seal, so that a file whose bytes have changed is refused and not searched.
+Columns: `row` (number in the input), `id`, `text`, `image` (path, where there is one) and `embedding`; how that is
+kept, and the column `bits` of ubinary, are in `precision.py`. The metadata of a file has the key `coma`: a JSON object
+with the model and its settings, with `dim`, the numbers of an embedding of the model, `dims`, those of them that are
+kept, `precision`, and `ranges` where vectors are in steps. Files without `dims` and `precision` are older, and have
+whole vectors in float32. Pages have checksums and the footer has a seal, so that a file whose bytes have changed is
+refused and not searched.
+
+A folder has files `part-00000.parquet` and so on, each complete in itself; `num_files` in their metadata, where it is,
+says how many. Their ranges may differ: each file is read with its own.
 """
 
 import json
-import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from hub_scripts.embedding.parquet_seal import check_seal, seal
-from trainers.encoding.nearest import nearest_documents
+from hub_scripts.embedding.parquet_seal import seal
+from hub_scripts.embedding.precision import VectorForm, cut_vectors
 from trainers.encoding.shards import open_shard
-from trainers.files import whole_file
-from trainers.ranges import COUNT
+from trainers.files import whole_file, whole_folder
 
 
-__all__ = ["Hit", "index_metadata", "nearest", "write_index"]
+__all__ = ["METADATA", "SUFFIX", "file_name", "index_schema", "with_ranges", "write_file", "write_index"]
 
-ROWS_AT_A_TIME = 8192
+SUFFIX = ".parquet"
 METADATA = b"coma"
-# Embeddings do not compress, and look-up tables of them would only take time.
-HOW = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
-AGAIN = "make it again by `coma embed`"
+# Embeddings do not compress, and look-up tables or the extremes of them would only take time and space.
+HOW = {"compression": "none", "use_dictionary": False, "write_page_checksum": True, "write_statistics": ["row"]}
+SHARDS_OF_A_FILE = 32  # in a folder
+# Of ubinary few rows are read of `embedding`, each with all rows of its group.
+ROWS_OF_A_GROUP = {"ubinary": 256}
 
 
-class Hit(NamedTuple):
-    """A row of an index and its cosine to the query."""
-
-    score: float
-    row: dict[str, Any]
-
-
-def write_index(out: Path, shards: Iterable[Path], skipped: Path, metadata: dict[str, Any]) -> tuple[int, int]:
+def write_index(out: Path, shards: Sequence[Path], skipped: Path, metadata: dict[str, Any]) -> tuple[int, int]:
     """
-    Copies shards to an index, a row group each, and lists the rows that have an error in a file beside it.
+    Makes an index of shards, and lists the rows that have an error in a file beside it.
 
     Args:
-        out (`Path`): the index.
-        shards (`Iterable[Path]`): shards with the columns of an index, in order.
+        out (`Path`): the index: a file if its name ends with `.parquet`, else a folder.
+        shards (`Sequence[Path]`): shards with the columns of an index, in order, and whole embeddings in fp32.
         skipped (`Path`): file with a JSON line for every row with an error; made if there are any.
-        metadata (`dict[str, Any]`): what made the index, with `dim`.
+        metadata (`dict[str, Any]`): what made the index, with `dim`, and maybe `dims` and `precision`.
 
     Returns:
         `tuple[int, int]`: how many rows have an embedding, and how many do not.
@@ -57,19 +54,21 @@ def write_index(out: Path, shards: Iterable[Path], skipped: Path, metadata: dict
         ValueError: if no row has an embedding, and for a shard that is damaged.
         OSError: if it cannot be written.
     """
-    schema = _schema(metadata["dim"]).with_metadata({METADATA: json.dumps(metadata)})
     errors, num_rows = [], 0
-    with whole_file(out) as temporary:
-        with pq.ParquetWriter(temporary, schema, **HOW) as writer:
-            for shard in map(open_shard, shards):
-                errors += shard.filter(shard["error"].is_valid()).select(["row", "id", "image", "error"]).to_pylist()
-                rows = shard.filter(shard["error"].is_null()).select(schema.names)
-                writer.write_table(rows.cast(schema))
-                num_rows += len(rows)
+    metadata = with_ranges(metadata, map(open_shard, shards))
+    is_file = out.suffix.lower() == SUFFIX
+    with (whole_file if is_file else whole_folder)(out) as temporary:
+        files = {temporary: shards}
+        if not is_file:
+            some = [shards[start : start + SHARDS_OF_A_FILE] for start in range(0, len(shards), SHARDS_OF_A_FILE)]
+            files = {temporary / file_name(number): shards for number, shards in enumerate(some)}
+            metadata |= {"num_files": len(files)}
+        for file, its_shards in files.items():
+            written, failed = write_file(file, map(open_shard, its_shards), metadata)
+            num_rows, errors = num_rows + written, errors + failed
         if not num_rows:
             why = f" {errors[0]['error']}" if errors else ""
             raise ValueError(f"None of the {len(errors)} rows could be embedded.{why}")
-        seal(temporary)
         if errors:
             with whole_file(skipped) as list_of_errors:
                 lines = (json.dumps(error, ensure_ascii=False) + "\n" for error in errors)
@@ -79,143 +78,78 @@ def write_index(out: Path, shards: Iterable[Path], skipped: Path, metadata: dict
     return num_rows, len(errors)
 
 
-def index_metadata(path: Path) -> dict[str, Any]:
+def file_name(number: int) -> str:
+    """What a file of a folder is called, from 0."""
+    return f"part-{number:05d}{SUFFIX}"
+
+
+def with_ranges(metadata: dict[str, Any], tables: Iterable[pa.Table]) -> dict[str, Any]:
     """
-    What made an index.
-
-    Raises:
-        ValueError: if the file was not written by `coma embed`, or is damaged.
-    """
-    with _open(path) as file:
-        metadata = file.schema_arrow.metadata or {}
-    if METADATA not in metadata:
-        raise ValueError(f"{path} was not written by `coma embed`: its metadata has no key {METADATA.decode()!r}.")
-    try:
-        made = json.loads(metadata[METADATA])
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"The metadata of {path} are damaged ({error}): {AGAIN}.") from error
-    for name, fits in METADATA_OF_INDEX.items():
-        found = made.get(name) if isinstance(made, dict) else None
-        if not fits(found):
-            raise ValueError(f"The metadata of {path} are damaged: {name!r} is {found!r:.99}. {AGAIN.capitalize()}.")
-    return made
-
-
-def _is_probe(found: Any) -> bool:
-    numbers = found if isinstance(found, list) else []
-    return bool(numbers) and all(isinstance(number, float) and math.isfinite(number) for number in numbers)
-
-
-# What the metadata of an index must have.
-METADATA_OF_INDEX = {
-    "model": lambda found: isinstance(found, str),
-    "num_compression_tokens": COUNT.holds,
-    "dim": COUNT.holds,
-    "probe": _is_probe,
-}
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[pq.ParquetFile]:
-    """
-    A Parquet file, opened. What goes wrong in the context is said with the name of the file.
-
-    Raises:
-        ValueError: if it is no file, no Parquet, or damaged.
-    """
-    if not path.is_file():
-        what = "is no file" if path.exists() else "is not there"
-        raise ValueError(f"{path} {what}: give the Parquet file that `coma embed` made.")
-    try:
-        check_seal(path)
-        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
-            yield file
-    except PermissionError:  # it names the file, which need not be damaged
-        raise
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as Parquet; it is of another kind or damaged: {error}") from error
-
-
-def nearest(path: Path, query: torch.Tensor, k: int) -> list[Hit]:
-    """
-    The rows whose embeddings have the largest products with the query: exact, a piece of the file at a time.
+    Metadata that say how vectors are kept, with the ranges of tables where that is in steps and none are given.
 
     Args:
-        path (`Path`): an index.
-        query (`torch.FloatTensor` of shape `(dim,)`): embedding of the query.
-        k (`int`): how many; fewer if there are fewer rows.
-
-    Returns:
-        `list[Hit]`: best first; equal scores in the order of the rows.
+        metadata (`dict[str, Any]`): as in [`write_index`].
+        tables (`Iterable[pa.Table]`): as in [`write_file`]; they are gone through only if ranges are looked for.
 
     Raises:
-        ValueError: if the file is damaged or has no rows, or if numbers in it or in the query are not finite.
+        ValueError: for a vector that cannot be cut.
     """
-    if not torch.isfinite(query).all():
-        raise ValueError("The embedding of the query has numbers that are not finite; try --dtype float32.")
-    with _open(path) as file:
-        _check_columns(path, file, len(query))
-        scores, numbers = nearest_documents(query[None], _blocks(path, file), k)
-        rows = _rows_at(file, numbers[0].tolist())
-    return [Hit(score, row) for score, row in zip(scores[0].tolist(), rows, strict=True)]
+    form = VectorForm.of(metadata)
+    metadata = {**metadata, "dims": form.dims, "precision": form.precision}
+    if form.needs_ranges and form.ranges is None:
+        form = form.calibrated(_vectors(_good_rows(table), form.dims) for table in tables)
+        metadata["ranges"] = form.ranges.tolist()
+    return metadata
 
 
-def _schema(dim: int) -> pa.Schema:
+def write_file(path: Path, tables: Iterable[pa.Table], metadata: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
+    """
+    Writes one sealed file, which is an index, or one of the files of a folder. It is for the caller to write to a
+    place of its own first, as [`~trainers.files.whole_file`] gives.
+
+    Args:
+        path (`Path`): the file.
+        tables (`Iterable[pa.Table]`): rows with the columns of an index, their whole embeddings in fp32, and `error`,
+            which is null or says why there is no embedding. A table is a row group; one of ubinary has 256 rows.
+        metadata (`dict[str, Any]`): of [`with_ranges`].
+
+    Returns:
+        `tuple[int, list[dict]]`: how many rows were written, and `row`, `id`, `image` and `error` of the others.
+
+    Raises:
+        ValueError: for a vector that cannot be cut.
+        OSError: if it cannot be written.
+    """
+    form, errors, num_rows = VectorForm.of(metadata), [], 0
+    schema = index_schema(form).with_metadata({METADATA: json.dumps(metadata)})
+    with pq.ParquetWriter(path, schema, **HOW) as writer:
+        for table in tables:
+            errors += table.filter(table["error"].is_valid()).select(["row", "id", "image", "error"]).to_pylist()
+            rows = _good_rows(table)
+            columns = [rows[name] for name in schema.names if name not in form.columns]
+            columns += form.encode(_vectors(rows, form.dims))
+            encoded = pa.table(columns, names=schema.names).cast(schema)
+            writer.write_table(encoded, row_group_size=ROWS_OF_A_GROUP.get(form.precision, max(1, len(rows))))
+            num_rows += len(rows)
+    seal(path)
+    return num_rows, errors
+
+
+def index_schema(form: VectorForm) -> pa.Schema:
+    """The columns of a file whose vectors have this form."""
     texts = dict.fromkeys(("id", "text", "image"), pa.string())
-    return pa.schema({"row": pa.int64(), **texts, "embedding": pa.list_(pa.float32(), dim)})
+    return pa.schema({"row": pa.int64(), **texts, **form.columns})
 
 
-def _check_columns(path: Path, file: pq.ParquetFile, dim: int) -> None:
-    found = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
-    for column in _schema(dim):
-        if column.name not in found:
-            raise ValueError(f"{path} has no column {column.name!r}, only {', '.join(found)}: {AGAIN}.")
-        if not _is_like(found[column.name], column.type):
-            kind = f"{found[column.name]} and not {column.type}"
-            raise ValueError(f"The column {column.name!r} of {path} is {kind}: {AGAIN}.")
-    if file.metadata.num_rows == 0:
-        raise ValueError(f"{path} has no rows.")
+def _good_rows(table: pa.Table) -> pa.Table:
+    return table.filter(table["error"].is_null())
 
 
-def _is_like(found: pa.DataType, expected: pa.DataType) -> bool:
-    """Whether a type is one by which other programs write the same."""
-    if pa.types.is_fixed_size_list(expected) and pa.types.is_fixed_size_list(found):
-        return (found.value_type, found.list_size) == (expected.value_type, expected.list_size)
-    if pa.types.is_string(expected):
-        return found in (pa.string(), pa.large_string(), pa.null())
-    return pa.types.is_integer(expected) and pa.types.is_integer(found)
-
-
-def _blocks(path: Path, file: pq.ParquetFile) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-    """Numbers of rows and their embeddings as they lie in the file, some at a time."""
-    first = 0
-    for batch in file.iter_batches(ROWS_AT_A_TIME, columns=["embedding"]):
-        column = batch.column(0)
-        if column.null_count:  # a missing one would move all that follow
-            _refuse_row(path, first + column.is_null().index(True).as_py(), "no embedding")
-        flat = column.flatten().to_numpy(zero_copy_only=False)  # a missing number becomes NaN
-        embeddings = torch.from_numpy(np.array(flat, copy=not flat.flags.writeable)).view(len(column), -1)
-        if len(bad := (~embeddings.isfinite()).nonzero()):
-            _refuse_row(path, first + int(bad[0, 0]), "numbers that are not finite")
-        yield np.arange(first, first + len(batch)), embeddings
-        first += len(batch)
-    if first != file.metadata.num_rows:
-        raise OSError(f"it has {first} embeddings of {file.metadata.num_rows} rows")
-
-
-def _refuse_row(path: Path, row: int, what: str) -> NoReturn:
-    raise ValueError(f"Row {row} of {path} has {what}: {AGAIN}.")
-
-
-def _rows_at(file: pq.ParquetFile, numbers: list[int]) -> list[dict[str, Any]]:
-    """What stands in some rows, read from the row groups that have one of them."""
-    found, first = {}, 0
-    for group in range(file.num_row_groups):
-        stop = first + file.metadata.row_group(group).num_rows
-        here = [number for number in numbers if first <= number < stop]
-        if here:
-            table = file.read_row_group(group, columns=["row", "id", "text", "image"])
-            rows = table.take([number - first for number in here]).to_pylist()
-            found |= dict(zip(here, rows, strict=True))
-        first = stop
-    return [found[number] for number in numbers]
+def _vectors(rows: pa.Table, dims: int) -> np.ndarray:
+    """The vectors of rows in fp32, cut to their first numbers."""
+    column = rows["embedding"].combine_chunks()
+    vectors = cut_vectors(column.flatten().to_numpy().reshape(-1, column.type.list_size), dims)
+    if len(bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
+        row = rows["row"][int(bad[0])]
+        raise ValueError(f"Row {row}: the first {dims} numbers of its embedding are all 0 and have no direction.")
+    return vectors

@@ -13,7 +13,8 @@ import torch
 
 from hub_scripts.common.folders import save_model
 from hub_scripts.common.loading import load_model
-from hub_scripts.embedding.index import nearest, write_index
+from hub_scripts.embedding.index import write_index
+from hub_scripts.embedding.nearest import nearest
 from hub_scripts.search import search_index
 from trainers.encoding.shards import write_shard
 
@@ -95,7 +96,7 @@ def test_wrong_command_lines(coma_folder: Path, coma_command: Callable, index: P
 
 @pytest.mark.parametrize("k", [1, 5, 40])
 def test_nearest_is_exact_over_parts_with_ties_in_order(tmp_path: Path, k: int, monkeypatch) -> None:
-    monkeypatch.setattr("hub_scripts.embedding.index.ROWS_AT_A_TIME", 5)
+    monkeypatch.setattr("hub_scripts.embedding.store.read_rows.__defaults__", (5,))
     embeddings = torch.randint(-2, 3, (37, 3), generator=torch.manual_seed(0)).float()
     table = pa.table(
         {
@@ -108,11 +109,12 @@ def test_nearest_is_exact_over_parts_with_ties_in_order(tmp_path: Path, k: int, 
     shards = [tmp_path / f"{start}.arrow" for start in range(0, 37, 8)]
     for number, shard in enumerate(shards):
         write_shard(shard, table.slice(8 * number, 8))
-    assert write_index(tmp_path / "i", shards, tmp_path / "skipped", {"dim": 3}) == (37, 0)
+    metadata = {"model": "m", "num_compression_tokens": 4, "dim": 3, "probe": [0.5]}
+    assert write_index(tmp_path / "i.parquet", shards, tmp_path / "skipped", metadata) == (37, 0)
     query = torch.tensor([1.0, -1.0, 2.0])
     scores = embeddings @ query
     expected = sorted(range(37), key=lambda row: (-scores[row].item(), row))[:k]
-    hits = nearest(tmp_path / "i", query, k)
+    hits = nearest(tmp_path / "i.parquet", query, k)
     assert [hit.row["row"] for hit in hits] == expected
     assert [hit.row["id"] for hit in hits] == [f"n{row}" for row in expected]
     assert [hit.score for hit in hits] == scores[expected].tolist()

@@ -10,7 +10,9 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from hub_scripts.embedding.index import index_metadata, nearest, write_index
+from hub_scripts.embedding.index import write_index
+from hub_scripts.embedding.nearest import nearest
+from hub_scripts.embedding.store import index_metadata
 from hub_scripts.finetune import _parse as parse_finetune
 from hub_scripts.pretrain import _parse as parse_pretrain
 from tests.malformed.cases import Case, Check
@@ -118,8 +120,10 @@ def index_cases(number: int, draw: random.Random, folder: Path) -> Iterator[Case
     shards = [folder / f"{row}.arrow" for row in range(0, 40, 10)]
     for place, shard in enumerate(shards):
         write_shard(shard, table.slice(10 * place, 10))
-    write_index(folder / "index", shards, folder / "skipped", metadata)
-    data, expected = (folder / "index").read_bytes(), nearest(folder / "index", embeddings[7], 5)
+    index = folder / "index.parquet"
+    write_index(index, shards, folder / "skipped", metadata)
+    data, expected = index.read_bytes(), nearest(index, embeddings[7], 5)
+    metadata |= {"dims": 16, "precision": "float32"}
 
     def read(path: Path) -> Any:
         return index_metadata(path), nearest(path, embeddings[7], 5)

@@ -1,0 +1,268 @@
+"""How an index is read: a file of `coma embed`, or a folder of files, which are one after another like one file.
+
+Nothing is held but what is asked for: files are mapped into memory, and opened one at a time.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from hub_scripts.common.arguments import PRECISIONS
+from hub_scripts.embedding.index import METADATA, file_name, index_schema
+from hub_scripts.embedding.parquet_seal import check_seal
+from hub_scripts.embedding.precision import VectorForm
+from hub_scripts.hub.golden import ANY_PRECISION, same_embeddings
+from trainers.files import differences
+from trainers.ranges import COUNT
+
+
+__all__ = ["Rows", "Vectors", "index_metadata", "read_rows", "read_vectors", "rows_at"]
+
+ROWS_AT_A_TIME = 8192
+AGAIN = "make it again by `coma embed`"
+OF_ONE_INDEX = ("num_compression_tokens", "dim", "dims", "precision", "num_files")  # and the model, by its probe
+
+
+class Rows(NamedTuple):
+    """
+    Rows of an index, as they lie in it.
+
+    Args:
+        file (`Path`): the file that they lie in.
+        form ([`VectorForm`]): how vectors are kept in that file.
+        numbers (`np.ndarray` of shape `(num_rows,)`): of the rows, in the order of the index, from 0.
+        first_of_file (`int`): the number of the first row of that file.
+        table (`pa.Table`): the columns that were asked for.
+    """
+
+    file: Path
+    form: VectorForm
+    numbers: np.ndarray
+    first_of_file: int
+    table: pa.Table
+
+    def vectors(self) -> torch.Tensor:
+        """
+        The column `embedding` as numbers.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_rows, dims)`
+
+        Raises:
+            ValueError: for a row without a vector, or with one that is not finite.
+        """
+        vectors = self.form.decode(self.whole_column("embedding"))
+        if len(bad := (~vectors.isfinite()).nonzero()):
+            self._refuse(int(bad[0, 0]), "numbers that are not finite")
+        return vectors
+
+    def whole_column(self, name: str) -> pa.Array:
+        """A column in which no row may be missing, which would move all that follow; else raises `ValueError`."""
+        column = self.table[name].combine_chunks()
+        if column.null_count:
+            self._refuse(column.is_null().index(True).as_py(), f"no {name}")
+        return column
+
+    def _refuse(self, place: int, what: str) -> NoReturn:
+        raise ValueError(f"Row {self.numbers[place] - self.first_of_file} of {self.file} has {what}: {AGAIN}.")
+
+
+class Vectors(NamedTuple):
+    """
+    Rows of an index with their vectors as numbers.
+
+    Args:
+        numbers (`np.ndarray` of shape `(num_rows,)`): of the rows, in the order of the index, from 0.
+        embeddings (`np.ndarray` of shape `(num_rows, dims)` in fp32): of length 1; in float32 as they were embedded.
+        rows (`pa.Table`): `row`, `id`, `text` and `image`.
+    """
+
+    numbers: np.ndarray
+    embeddings: np.ndarray
+    rows: pa.Table
+
+
+def read_vectors(path: Path, rows_at_a_time: int = ROWS_AT_A_TIME) -> Iterator[Vectors]:
+    """
+    Goes through an index, whatever the precision that it is kept in.
+
+    Args:
+        path (`Path`): a file of `coma embed`, or a folder of such.
+        rows_at_a_time (`int`, *optional*, defaults to 8192): most rows of a piece.
+
+    Yields:
+        [`Vectors`]
+
+    Raises:
+        ValueError: if it is no index, or damaged, or of files that do not belong together.
+    """
+    for rows in read_rows(path, ["row", "id", "text", "image", "embedding"], rows_at_a_time):
+        yield Vectors(rows.numbers, rows.vectors().numpy(), rows.table.drop_columns("embedding"))
+
+
+def index_metadata(path: Path) -> dict[str, Any]:
+    """
+    What made an index, with `dims` and `precision`; of a folder, what its first file says and the others, too.
+
+    Raises:
+        ValueError: if it was not written by `coma embed`, is damaged, or is of files that do not belong together.
+    """
+    files = _files(path)
+    first, *others = map(_metadata, files)
+    for file, other in zip(files[1:], others, strict=True):
+        differing = differences(first, other, OF_ONE_INDEX)
+        if not same_embeddings(other["probe"], first["probe"], ANY_PRECISION):
+            differing.insert(0, f"model ({first['model']!r}, now {other['model']!r})")
+        if differing:
+            raise ValueError(f"{files[0]} and {file} are of two indexes: {'; '.join(differing)}. Keep those of one.")
+    if first.get("num_files", len(files)) != len(files):
+        raise ValueError(f"{path} has {len(files)} files and was made of {first['num_files']}: {AGAIN}.")
+    return first
+
+
+def read_rows(path: Path, columns: Sequence[str], rows_at_a_time: int = ROWS_AT_A_TIME) -> Iterator[Rows]:
+    """Goes through some columns of an index, some rows at a time; raises `ValueError` as [`read_vectors`]."""
+    first = 0
+    for file in _files(path):
+        form = VectorForm.of(_metadata(file))
+        with _open(file) as parquet:
+            _check_columns(file, parquet, form)
+            start = first
+            for batch in parquet.iter_batches(rows_at_a_time, columns=list(columns)):
+                yield Rows(file, form, np.arange(start, start + len(batch)), first, pa.Table.from_batches([batch]))
+                start += len(batch)
+            first += parquet.metadata.num_rows
+            if start != first:
+                raise OSError(f"it has {start} rows and not {first}")
+    if not first:
+        raise ValueError(f"{path} has no rows.")
+
+
+def rows_at(path: Path, numbers: np.ndarray, columns: Sequence[str]) -> Iterator[Rows]:
+    """
+    Some rows of an index, read from the row groups that have one of them.
+
+    Args:
+        path (`Path`): the index, which has been looked at by [`read_rows`].
+        numbers (`np.ndarray` of shape `(num_rows,)`): of the rows, rising.
+        columns (`Sequence[str]`): what is read.
+
+    Yields:
+        [`Rows`], in the order of the numbers.
+    """
+    first = 0
+    for file in _files(path):
+        first_of_file = first
+        with _open(file) as parquet:
+            form = VectorForm.of(_metadata(file))
+            for group in range(parquet.num_row_groups):
+                stop = first + parquet.metadata.row_group(group).num_rows
+                here = numbers[np.searchsorted(numbers, first) : np.searchsorted(numbers, stop)]
+                if len(here):
+                    table = parquet.read_row_group(group, columns=list(columns)).take(here - first)
+                    yield Rows(file, form, here, first_of_file, table)
+                first = stop
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of an index, in order."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        what = "is no file" if path.exists() else "is not there"
+        raise ValueError(f"{path} {what}: give the Parquet file, or the folder, that `coma embed` made.")
+    number = len(list(path.glob("part-*.parquet")))
+    files = [path / file_name(place) for place in range(max(1, number))]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise ValueError(f"{path} is no file, and as a folder it has no {missing[0]}: give what `coma embed` made.")
+    return files
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """What the metadata of one file say, of an older one as well."""
+    with _open(path) as file:
+        metadata = file.schema_arrow.metadata or {}
+    if METADATA not in metadata:
+        raise ValueError(f"{path} was not written by `coma embed`: its metadata has no key {METADATA.decode()!r}.")
+    try:
+        made = json.loads(metadata[METADATA])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"The metadata of {path} are damaged ({error}): {AGAIN}.") from error
+    made = {"precision": "float32", "dims": made.get("dim"), **made} if isinstance(made, dict) else {}
+    for name, fits in METADATA_OF_INDEX.items():
+        if not fits(found := made.get(name), made):
+            raise ValueError(f"The metadata of {path} are damaged: {name!r} is {found!r:.99}. {AGAIN.capitalize()}.")
+    return made
+
+
+def _is_vector(found: Any) -> bool:
+    numbers = found if isinstance(found, list) else []
+    return bool(numbers) and all(isinstance(number, float) and math.isfinite(number) for number in numbers)
+
+
+def _are_ranges(found: Any, made: Mapping[str, Any]) -> bool:
+    """Whether the least and the largest of each number are there and in this order; none where none are used."""
+    if not VectorForm(made["dims"], made["precision"]).needs_ranges:
+        return found is None
+    if not (isinstance(found, list) and len(found) == 2 and all(map(_is_vector, found))):
+        return False
+    low, high = found
+    return len(low) == len(high) == made["dims"] and all(map(float.__le__, low, high))
+
+
+# What the metadata of an index must have, in the order in which it is looked at.
+METADATA_OF_INDEX = {
+    "model": lambda found, _: isinstance(found, str),
+    "num_compression_tokens": lambda found, _: COUNT.holds(found),
+    "dim": lambda found, _: COUNT.holds(found),
+    "probe": lambda found, _: _is_vector(found),
+    "dims": lambda found, made: COUNT.holds(found) and found <= made["dim"],
+    "precision": lambda found, _: found in PRECISIONS,
+    "ranges": _are_ranges,
+    "num_files": lambda found, _: found is None or COUNT.holds(found),
+}
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[pq.ParquetFile]:
+    """
+    A Parquet file, opened. What goes wrong in the context is said with the name of the file.
+
+    Raises:
+        ValueError: if it is no Parquet, or damaged.
+    """
+    try:
+        check_seal(path)
+        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
+            yield file
+    except PermissionError:  # it names the file, which need not be damaged
+        raise
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as Parquet; it is of another kind or damaged: {error}") from error
+
+
+def _check_columns(path: Path, file: pq.ParquetFile, form: VectorForm) -> None:
+    found = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
+    for column in index_schema(form):
+        if column.name not in found:
+            raise ValueError(f"{path} has no column {column.name!r}, only {', '.join(found)}: {AGAIN}.")
+        if not _is_like(found[column.name], column.type):
+            kind = f"{found[column.name]} and not {column.type}"
+            raise ValueError(f"The column {column.name!r} of {path} is {kind}: {AGAIN}.")
+
+
+def _is_like(found: pa.DataType, expected: pa.DataType) -> bool:
+    """Whether a type is one by which other programs write the same."""
+    if pa.types.is_fixed_size_list(expected) and pa.types.is_fixed_size_list(found):
+        return (found.value_type, found.list_size) == (expected.value_type, expected.list_size)
+    if pa.types.is_string(expected):
+        return found in (pa.string(), pa.large_string(), pa.null())
+    return found == expected or (pa.types.is_integer(expected) and pa.types.is_integer(found))
