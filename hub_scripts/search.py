@@ -4,12 +4,18 @@ The query is compared with every row as it is kept, a piece of the file at a tim
 first, and the best 400 rows, or 20 for each that is looked for, are compared in int8. Scores are cosines, whatever the
 precision; a query is cut to the dimensions that the index has. The model must be the one that made the index.
 
+In a folder of `coma index` not every row is looked at, unless --exact is given or there are few; --where names, in
+SQL, the rows that are looked for, by `row`, `id`, `text` and `image`.
+
   coma search my-coma photos.parquet "a red bicycle"
   coma search my-coma photos.parquet --image sketch.png -k 3
   coma search my-coma photos.parquet "the same, but in blue" --image bicycle.jpg
+  coma search my-coma photos.index "a red bicycle" --where "text LIKE '%steel%'"
 """
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +25,8 @@ from hub_scripts.hub.golden import ANY_PRECISION, distances, probe
 
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hub_scripts.embedding.nearest import Hit
     from modeling_coma import ComaForEmbedding, ComaProcessor
 
@@ -32,9 +40,11 @@ def main(argv: list[str]) -> int:
     """Runs `coma search`; returns the exit code."""
     parser = command_parser("search", __doc__)
     parser.add_argument("model", metavar="MODEL", help="the CoMa model that made the index")
-    parser.add_argument("index", metavar="INDEX", type=Path, help="file or folder made by `coma embed`")
+    parser.add_argument("index", metavar="INDEX", type=Path, help="made by `coma embed` or `coma index`")
     parser.add_argument("query", metavar="QUERY", nargs="?", help="a text")
     parser.add_argument("--image", type=Path, metavar="PATH", help="an image, alone or before the text")
+    parser.add_argument("--where", metavar="CONDITION", help="rows of a folder of `coma index` that are looked for")
+    parser.add_argument("--exact", action="store_true", help="in such a folder: compare with every row")
     parser.add_argument("-k", type=positive, default=10, help="how many rows (default: %(default)s)")
     add_model_options(parser)
     arguments = parser.parse_intermixed_args(argv)
@@ -44,27 +54,32 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def search_index(
+def search_index(  # noqa: PLR0913 - what can be set
     index: str | Path,
     query: str | None = None,
     *,
     image: str | Path | None = None,
     model: "str | Path | tuple[ComaForEmbedding, ComaProcessor] | None" = None,
     k: int = 10,
+    where: str | None = None,
+    exact: bool = False,
     dtype: Dtype = "auto",
     device: str = "auto",
     max_image_pixels: int | None = None,
 ) -> "list[Hit]":
     r"""
-    Finds in an index of [`~hub_scripts.embed.embed_table`] what is nearest to a query, as `coma search` does.
+    Finds in what [`~hub_scripts.embed.embed_table`] or [`~hub_scripts.index.build_index`] made what is nearest to a
+    query, as `coma search` does.
 
     Args:
-        index (`str` or `Path`): the file, or the folder of files.
+        index (`str` or `Path`): the file, the folder of files, or the folder of an index.
         query (`str`, *optional*): a text.
         image (`str` or `Path`, *optional*): an image, alone or before the text.
         model (`str`, `Path` or `tuple[ComaForEmbedding, ComaProcessor]`, *optional*): that of the index; by default
             what it was called by then; loaded already, if there are several queries.
         k (`int`, *optional*, defaults to 10): how many rows; fewer if there are fewer.
+        where (`str`, *optional*): a condition in SQL on `row`, `id`, `text` and `image`, for the folder of an index.
+        exact (`bool`, *optional*, defaults to `False`): there, too, compares the query with every row.
         dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.
         max_image_pixels (`int`, *optional*): images with more are refused; by default as the model has it.
 
@@ -83,13 +98,11 @@ def search_index(
     import torch
 
     from hub_scripts.common.loading import load_model
-    from hub_scripts.embedding.nearest import nearest
-    from hub_scripts.embedding.store import index_metadata
 
     if k < 1:
         raise ValueError(f"k={k} must be 1 or more.")
     index = Path(index)
-    metadata = index_metadata(index)
+    metadata, nearest = _open(index, where, exact)
     name = metadata["model"] if model is None else model
     coma, processor = name if isinstance(name, tuple) else load_model(str(name), dtype, device, max_image_pixels)
     (distance,) = distances(probe(coma, processor), metadata["probe"])
@@ -105,7 +118,21 @@ def search_index(
         raise ValueError(f"The query cannot be embedded: {re.sub(r'^Row 0:? ', '', str(error))}") from error
     with torch.no_grad():
         embedding = coma(**inputs.to(coma.device)).embeddings[0].float().cpu()
-    return nearest(index, embedding, k)
+    return nearest(embedding, k)
+
+
+def _open(index: Path, where: str | None, exact: bool) -> "tuple[dict[str, Any], Callable[[Tensor, int], list[Hit]]]":
+    """What made an index, and the search in it."""
+    from hub_scripts.embedding.lance_index import is_lance_index, open_index
+    from hub_scripts.embedding.nearest import nearest
+    from hub_scripts.embedding.store import index_metadata
+
+    if is_lance_index(index):
+        opened = open_index(index)
+        return opened.metadata, partial(opened.nearest, where=where, is_exact=exact)
+    if where is not None:
+        raise ValueError(f"--where is for an index: `coma index {index} OUT` makes one, to search in its place.")
+    return index_metadata(index), partial(nearest, index)
 
 
 def _lines(hits: "list[Hit]") -> list[str]:
