@@ -156,7 +156,7 @@ hooks: .venv/.dev  ## run the checks before every commit
 	@$(BIN)/pre-commit install
 
 benchmarks: .venv/.dev  ## every benchmark, one after the other
-	@set -e; for name in compression_step contrastive_step loading qa_generation; do \
+	@set -e; for name in compression_step contrastive_step loading qa_generation search; do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 
 study: .venv/.dev  ## the experiments of docs/experiments.md: hours of processor time, resumable

@@ -1,5 +1,5 @@
-"""Every snippet of the README and of the pages about data and Python is run as it stands: the Python ones of a page in
-one session, the commands in one folder; blocks with a title are files, which are written there.
+"""Every snippet of the README and of the pages about data, Python, search and training is run as it stands: the Python
+ones of a page in one session, the commands in one folder; blocks with a title are files, which are written there.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from trainers.data.emoji import load_emoji
 
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/data.md", "docs/python.md", "docs/training.md")
+PAGES = ("README.md", "docs/data.md", "docs/python.md", "docs/search.md", "docs/training.md")
 # language, title, content
 SNIPPETS = {
     page: re.findall(
@@ -117,6 +117,13 @@ def test_python_snippets_of_the_page_about_python(stranger):
     assert not session["published"].commit and Path("published", "modeling_coma.py").exists()
     of_the_index = {name for name, module in hub_scripts.FUNCTIONS.items() if module == "index"}
     assert session.keys() >= set(hub_scripts.__all__) - of_the_index
+
+
+def test_python_snippets_of_the_page_about_search(stranger):
+    pytest.importorskip("sentence_transformers")
+    session, printed = run_python("docs/search.md")
+    assert "32 ubinary" in printed and "(2, 32) ['one.png', 'two.jpg']" in printed
+    assert {hit.row["id"] for hit in session["hits"]} == {"one.png", "two.jpg"}
 
 
 def test_python_snippets_of_the_page_about_training(stranger):

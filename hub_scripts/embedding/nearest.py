@@ -7,9 +7,10 @@ taken, `CANDIDATES` or twenty for each that is looked for, whichever is more, an
 | read for every query | of a vector | of a million with 1,024 numbers |
 |---|---|---|
 | `float32`, `float16`, `int8`: all vectors | 4, 2 or 1 bytes a number | 4.1, 2.0, 1.0 GB |
-| `ubinary`: all signs, and the row groups of candidates | 1/8 of a byte a number | 0.13 GB |
+| `ubinary`: all signs | 1/8 of a byte a number | 0.13 GB |
+| and int8 of the candidates' row groups, 256 rows each | 1 byte a number | at most 0.1 GB |
 
-Files are mapped: nothing of this needs to be in memory, only a piece of 8,192 rows; it is quick as long as the system
+Files are mapped: nothing of this needs to be in memory, only a piece of 2,048 rows; it is quick as long as the system
 has memory for what is read for every query, and reads the disk each time where it has not.
 """
 
@@ -28,6 +29,7 @@ __all__ = ["Hit", "nearest"]
 
 CANDIDATES = 400
 CANDIDATES_OF_A_HIT = 20
+BITS_AT_A_TIME = 16384
 
 
 class Hit(NamedTuple):
@@ -70,10 +72,11 @@ def nearest(path: Path, query: torch.Tensor, k: int) -> list[Hit]:
     if not torch.isfinite(query).all():
         raise ValueError(f"The first {made['dims']} numbers of the query, to which {path} is cut, are all 0.")
     if made["precision"] == "ubinary":
-        rows = rows_at(path, _candidates(path, query.numpy(), max(CANDIDATES, CANDIDATES_OF_A_HIT * k)), ["embedding"])
+        candidates = _candidates(path, query.numpy(), max(CANDIDATES, CANDIDATES_OF_A_HIT * k))
+        blocks = [(candidates, torch.cat([rows.vectors() for rows in rows_at(path, candidates, ["embedding"])]))]
     else:
-        rows = read_rows(path, ["embedding"])
-    scores, numbers = nearest_documents(query, ((some.numbers, some.vectors()) for some in rows), k)
+        blocks = ((rows.numbers, rows.vectors()) for rows in read_rows(path, ["embedding"]))
+    scores, numbers = nearest_documents(query, blocks, k)
     return _hits(path, scores[0].tolist(), numbers[0].numpy())
 
 
@@ -81,7 +84,7 @@ def _candidates(path: Path, query: np.ndarray, depth: int) -> np.ndarray:
     """Numbers of the rows whose signs differ least from those of the query, rising; of equal ones the first."""
     signs = np.packbits(query > 0, axis=-1)
     numbers, differing = np.empty(0, np.int64), np.empty(0, np.uint32)
-    for rows in read_rows(path, ["bits"]):
+    for rows in read_rows(path, ["bits"], BITS_AT_A_TIME):
         found = _differing(bytes_of(rows.whole_column("bits")), signs)
         numbers, differing = np.concatenate([numbers, rows.numbers]), np.concatenate([differing, found])
         best = np.sort(np.argsort(differing, kind="stable")[:depth])

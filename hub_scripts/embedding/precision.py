@@ -49,7 +49,8 @@ class VectorForm(NamedTuple):
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> VectorForm:
         """The form that the metadata of an index state."""
-        ranges = np.array(metadata["ranges"], dtype=np.float32) if "ranges" in metadata else None
+        ranges = metadata.get("ranges")
+        ranges = None if ranges is None else np.array(ranges, dtype=np.float32)
         return cls(metadata.get("dims", metadata["dim"]), metadata.get("precision", "float32"), ranges)
 
     @property

@@ -26,7 +26,7 @@ from trainers.ranges import COUNT
 
 __all__ = ["Rows", "Vectors", "index_metadata", "read_rows", "read_vectors", "rows_at"]
 
-ROWS_AT_A_TIME = 8192
+ROWS_AT_A_TIME = 2048  # much larger pieces would be new memory each time, which is slow
 AGAIN = "make it again by `coma embed`"
 OF_ONE_INDEX = ("num_compression_tokens", "dim", "dims", "precision", "num_files")  # and the model, by its probe
 
@@ -60,7 +60,8 @@ class Rows(NamedTuple):
             ValueError: for a row without a vector, or with one that is not finite.
         """
         vectors = self.form.decode(self.whole_column("embedding"))
-        if len(bad := (~vectors.isfinite()).nonzero()):
+        # A sum is one pass; it is not finite if one number is not.
+        if not vectors.sum().isfinite() and len(bad := (~vectors.isfinite()).nonzero()):
             self._refuse(int(bad[0, 0]), "numbers that are not finite")
         return vectors
 
@@ -96,7 +97,7 @@ def read_vectors(path: Path, rows_at_a_time: int = ROWS_AT_A_TIME) -> Iterator[V
 
     Args:
         path (`Path`): a file of `coma embed`, or a folder of such.
-        rows_at_a_time (`int`, *optional*, defaults to 8192): most rows of a piece.
+        rows_at_a_time (`int`, *optional*, defaults to 2048): most rows of a piece.
 
     Yields:
         [`Vectors`]
@@ -116,7 +117,7 @@ def index_metadata(path: Path) -> dict[str, Any]:
         ValueError: if it was not written by `coma embed`, is damaged, or is of files that do not belong together.
     """
     files = _files(path)
-    first, *others = map(_metadata, files)
+    first, *others = map(_metadata_of, files)
     for file, other in zip(files[1:], others, strict=True):
         differing = differences(first, other, OF_ONE_INDEX)
         if not same_embeddings(other["probe"], first["probe"], ANY_PRECISION):
@@ -132,8 +133,8 @@ def read_rows(path: Path, columns: Sequence[str], rows_at_a_time: int = ROWS_AT_
     """Goes through some columns of an index, some rows at a time; raises `ValueError` as [`read_vectors`]."""
     first = 0
     for file in _files(path):
-        form = VectorForm.of(_metadata(file))
         with _open(file) as parquet:
+            form = VectorForm.of(_metadata(file, parquet))
             _check_columns(file, parquet, form)
             start = first
             for batch in parquet.iter_batches(rows_at_a_time, columns=list(columns)):
@@ -162,7 +163,7 @@ def rows_at(path: Path, numbers: np.ndarray, columns: Sequence[str]) -> Iterator
     for file in _files(path):
         first_of_file = first
         with _open(file) as parquet:
-            form = VectorForm.of(_metadata(file))
+            form = VectorForm.of(_metadata(file, parquet))
             for group in range(parquet.num_row_groups):
                 stop = first + parquet.metadata.row_group(group).num_rows
                 here = numbers[np.searchsorted(numbers, first) : np.searchsorted(numbers, stop)]
@@ -186,10 +187,14 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _metadata(path: Path) -> dict[str, Any]:
-    """What the metadata of one file say, of an older one as well."""
+def _metadata_of(path: Path) -> dict[str, Any]:
     with _open(path) as file:
-        metadata = file.schema_arrow.metadata or {}
+        return _metadata(path, file)
+
+
+def _metadata(path: Path, file: pq.ParquetFile) -> dict[str, Any]:
+    """What the metadata of one file say, of an older one as well."""
+    metadata = file.schema_arrow.metadata or {}
     if METADATA not in metadata:
         raise ValueError(f"{path} was not written by `coma embed`: its metadata has no key {METADATA.decode()!r}.")
     try:

@@ -24,6 +24,8 @@ def checked_dims(name: str, dims: int | None, dim: int, any_dims: bool = False) 
     Raises:
         ValueError: if it was not, with the dimensions that it was trained for, or if there is no record.
     """
+    if any_dims and dims is None:
+        raise ValueError("--any-dims (any_dims=True) says that --dims N may be any: give them, too.")
     dims = dim if dims is None else dims
     if not 1 <= dims <= dim:
         raise ValueError(f"dims={dims} is not from 1 to {dim}, the numbers of an embedding of {name}.")

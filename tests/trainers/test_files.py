@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.files import begin_folder, differences, one_writer, read_record, whole_file, write_record
+from trainers.files import begin_folder, differences, one_writer, read_record, whole_file, whole_folder, write_record
 
 
 HOLD = """
@@ -47,6 +47,26 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"file.json/under cannot be written: .*go on by the same command"):
         write_record(tmp_path / "new" / "file.json" / "under", {})
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["file.json"]
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    place = tmp_path / "new" / "out"
+    (tmp_path / "new" / ".out.writing").mkdir(parents=True)
+    (tmp_path / "new" / ".out.writing" / "old").touch()  # of a process that was killed
+    with pytest.raises(KeyError), whole_folder(place) as folder:
+        (folder / "a").touch()
+        raise KeyError
+    assert not list((tmp_path / "new").iterdir())
+    with whole_folder(place) as folder:
+        (folder / "b").touch()
+        assert not place.exists()
+    assert [path.relative_to(tmp_path / "new").as_posix() for path in (tmp_path / "new").rglob("*")] == [
+        "out",
+        "out/b",
+    ]
+    with pytest.raises(OSError, match="out cannot be written: .*not empty"), whole_folder(place) as folder:
+        (folder / "c").touch()
+    assert [path.name for path in place.iterdir()] == ["b"] and len(list(place.parent.iterdir())) == 1
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "null", "[" * 9000, "\udcff"])
