@@ -12,8 +12,10 @@ from typing import Any
 
 # Public functions, and the commands that are made of them.
 FUNCTIONS = {
+    "build_index": "index",
     "convert_model": "convert",
     "create_model": "create",
+    "delete_rows": "index",
     "embed_table": "embed",
     "evaluate_model": "evaluate",
     "generate_dialogues": "generate_qa",

@@ -1,4 +1,4 @@
-"""Opens a page on this machine over an index of `coma embed`, in a browser.
+"""Opens a page on this machine over an index of `coma embed` or `coma index`, in a browser.
 
 It searches by words, by an image, and by both; a click on a result finds more like it. Beside each cosine stands the
 share of random pairs of rows that have a lower one. What the model remembers of an image can be asked, too: it answers
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     """Runs `coma app`; returns the exit code."""
     parser = command_parser("app", __doc__)
     add = parser.add_argument
-    add("index", metavar="INDEX", type=Path, help="made by `coma embed`")
+    add("index", metavar="INDEX", type=Path, help="made by `coma embed` or `coma index`")
     add("--model", metavar="MODEL", help="the CoMa model that made the index (default: what it was called by then)")
     add("--image-root", metavar="FOLDER", type=Path, help="where paths begin (default: at the folder of the index)")
     add("--host", default=HOST, help="address to listen at (default: %(default)s, this machine alone)")
@@ -87,7 +87,8 @@ def open_app(
     Opens the page of `coma app`, for as long as a `with` block runs.
 
     Args:
-        index (`str` or `Path`): made by [`~hub_scripts.embed.embed_table`].
+        index (`str` or `Path`): made by [`~hub_scripts.embed.embed_table`] or
+            [`~hub_scripts.index.build_index`].
         model (`str`, `Path` or `tuple[ComaForEmbedding, ComaProcessor]`, *optional*): the model that made the index;
             by default what it was called by then.
         image_root (`str` or `Path`, *optional*): where paths of images begin, and below which all images lie: by
@@ -115,11 +116,12 @@ def open_app(
     with _own_folder():
         from hub_scripts.app_page.layout import LOOK, layout
         from hub_scripts.app_page.session import Session
+        from hub_scripts.embedding.opened import open_any
         from hub_scripts.search import model_of_index
 
-        index = Path(index)
-        coma = model_of_index(index, model, dtype, device, max_image_pixels)
-        session = Session(index, coma, index.parent if image_root is None else image_root)
+        opened = open_any(index := Path(index))
+        coma = model_of_index(index, opened.metadata, model, dtype, device, max_image_pixels)
+        session = Session(opened, coma, index.parent if image_root is None else image_root)
         page = layout(session)
         try:
             _, url, _ = page.launch(

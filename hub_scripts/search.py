@@ -4,12 +4,17 @@ The query is compared with every row as it is kept, a piece of the file at a tim
 first, and the best 400 rows, or 20 for each that is looked for, are compared in int8. Scores are cosines, whatever the
 precision; a query is cut to the dimensions that the index has. The model must be the one that made the index.
 
+In a folder of `coma index` not every row is looked at, unless --exact is given or there are few; --where names, in
+SQL, the rows that are looked for, by `row`, `id`, `text` and `image`.
+
   coma search my-coma photos.parquet "a red bicycle"
   coma search my-coma photos.parquet --image sketch.png -k 3
   coma search my-coma photos.parquet "the same, but in blue" --image bicycle.jpg
+  coma search my-coma photos.index "a red bicycle" --where "text LIKE '%steel%'"
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
     from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
-__all__ = ["embed_query", "main", "model_of_index", "search_index"]
+__all__ = ["main", "search_index"]
 
 WIDEST_TEXT = 60  # characters of a text in the table
 
@@ -34,9 +39,11 @@ def main(argv: list[str]) -> int:
     """Runs `coma search`; returns the exit code."""
     parser = command_parser("search", __doc__)
     parser.add_argument("model", metavar="MODEL", help="the CoMa model that made the index")
-    parser.add_argument("index", metavar="INDEX", type=Path, help="file or folder made by `coma embed`")
+    parser.add_argument("index", metavar="INDEX", type=Path, help="made by `coma embed` or `coma index`")
     parser.add_argument("query", metavar="QUERY", nargs="?", help="a text")
     parser.add_argument("--image", type=Path, metavar="PATH", help="an image, alone or before the text")
+    parser.add_argument("--where", metavar="CONDITION", help="rows of a folder of `coma index` that are looked for")
+    parser.add_argument("--exact", action="store_true", help="in such a folder: compare with every row")
     parser.add_argument("-k", type=positive, default=10, help="how many rows (default: %(default)s)")
     add_model_options(parser)
     arguments = parser.parse_intermixed_args(argv)
@@ -46,27 +53,32 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def search_index(
+def search_index(  # noqa: PLR0913 - what can be set
     index: str | Path,
     query: str | None = None,
     *,
     image: str | Path | None = None,
     model: "str | Path | tuple[ComaForEmbedding, ComaProcessor] | None" = None,
     k: int = 10,
+    where: str | None = None,
+    exact: bool = False,
     dtype: Dtype = "auto",
     device: str = "auto",
     max_image_pixels: int | None = None,
 ) -> "list[Hit]":
     r"""
-    Finds in an index of [`~hub_scripts.embed.embed_table`] what is nearest to a query, as `coma search` does.
+    Finds in what [`~hub_scripts.embed.embed_table`] or [`~hub_scripts.index.build_index`] made what is nearest to a
+    query, as `coma search` does.
 
     Args:
-        index (`str` or `Path`): the file, or the folder of files.
+        index (`str` or `Path`): the file, the folder of files, or the folder of an index.
         query (`str`, *optional*): a text.
         image (`str` or `Path`, *optional*): an image, alone or before the text.
         model (`str`, `Path` or `tuple[ComaForEmbedding, ComaProcessor]`, *optional*): that of the index; by default
             what it was called by then; loaded already, if there are several queries.
         k (`int`, *optional*, defaults to 10): how many rows; fewer if there are fewer.
+        where (`str`, *optional*): a condition in SQL on `row`, `id`, `text` and `image`, for the folder of an index.
+        exact (`bool`, *optional*, defaults to `False`): there, too, compares the query with every row.
         dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.
         max_image_pixels (`int`, *optional*): images with more are refused; by default as the model has it.
 
@@ -82,16 +94,18 @@ def search_index(
         >>> for hit in search_index("photos.parquet", "a red bicycle", model="my-coma"):
         ...     print(hit.score, hit.row["id"])
     """
-    from hub_scripts.embedding.nearest import nearest
+    from hub_scripts.embedding.opened import open_any
 
     if k < 1:
         raise ValueError(f"k={k} must be 1 or more.")
-    coma = model_of_index(Path(index), model, dtype, device, max_image_pixels)
-    return nearest(Path(index), embed_query(coma, query, image), k)
+    opened = open_any(Path(index))
+    coma = model_of_index(opened.path, opened.metadata, model, dtype, device, max_image_pixels)
+    return opened.nearest(embed_query(coma, query, image), k, where, is_exact=exact)
 
 
 def model_of_index(
     index: Path,
+    metadata: Mapping[str, Any],
     model: "str | Path | tuple[ComaForEmbedding, ComaProcessor] | None" = None,
     dtype: Dtype = "auto",
     device: str = "auto",
@@ -99,9 +113,7 @@ def model_of_index(
 ) -> "tuple[ComaForEmbedding, ComaProcessor]":
     """The model that made an index, loaded; arguments as of [`search_index`]. `ValueError` for another model."""
     from hub_scripts.common.loading import load_model
-    from hub_scripts.embedding.store import index_metadata
 
-    metadata = index_metadata(index)
     name = metadata["model"] if model is None else model
     coma, processor = name if isinstance(name, tuple) else load_model(str(name), dtype, device, max_image_pixels)
     (distance,) = distances(probe(coma, processor), metadata["probe"])

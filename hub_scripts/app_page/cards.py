@@ -26,9 +26,9 @@ def shown(text: object, length: int = LONGEST) -> str:
 
 def heading(session: Session) -> str:
     """What the page searches."""
-    made = session.metadata
+    made = session.index.metadata
     facts = [f"{session.num_rows:,} rows", f"{made['dims']:,} dimensions", f"model {shown(made['model'])}"]
-    facts = "".join(f"<span>{fact}</span>" for fact in [shown(session.index.name), *facts])
+    facts = "".join(f"<span>{fact}</span>" for fact in [shown(session.index.path.name), *facts])
     return f'<h1>CoMa <em>compression, then matching</em></h1><p class="facts">{facts}</p>'
 
 

@@ -34,7 +34,7 @@ SECONDS = 3600  # that an image which was given is kept
 def layout(session: Session) -> gr.Blocks:
     """The page of a session."""
     options = {"fill_width": True, "analytics_enabled": False, "delete_cache": (SECONDS, SECONDS)}
-    with gr.Blocks(title=f"CoMa: {one_line(session.index.name)}", **options) as page:
+    with gr.Blocks(title=f"CoMa: {one_line(session.index.path.name)}", **options) as page:
         gr.HTML(cards.heading(session), elem_id="heading")
         chosen = gr.State(None)
         with gr.Row(equal_height=False):

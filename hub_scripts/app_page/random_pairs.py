@@ -1,11 +1,10 @@
 """What a score is worth: the share of random pairs of rows of an index that have a lower one."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
-from hub_scripts.embedding.store import count_rows, rows_at
+from hub_scripts.embedding.lance_index import LanceIndex
+from hub_scripts.embedding.opened import OpenStore
 
 
 __all__ = ["RandomPairs"]
@@ -27,15 +26,15 @@ class RandomPairs:
         self.scores = np.sort(scores)
 
     @classmethod
-    def of_index(cls, index: Path, num_pairs: int = PAIRS, seed: int = SEED) -> "RandomPairs":
+    def of_index(cls, index: OpenStore | LanceIndex, num_pairs: int = PAIRS, seed: int = SEED) -> "RandomPairs":
         """Draws pairs, the same for the same seed, and reads their vectors in one pass over the index."""
-        num_rows, random = count_rows(index), np.random.default_rng(seed)
+        num_rows, random = index.count(), np.random.default_rng(seed)
         if num_rows < 2:
             return cls(np.empty(0, dtype=np.float32))
         first = random.integers(num_rows, size=num_pairs)
         second = (first + random.integers(1, num_rows, size=num_pairs)) % num_rows  # never the same row
         places, pairs = np.unique([first, second], return_inverse=True)
-        embeddings = torch.cat([rows.vectors() for rows in rows_at(index, places, ["embedding"])])
+        embeddings = index.vectors_at(places)
         blocks = torch.from_numpy(pairs.reshape(2, -1)).split(PAIRS_AT_A_TIME, dim=1)
         return cls(torch.cat([(embeddings[a] * embeddings[b]).sum(dim=1) for a, b in blocks]).numpy())
 

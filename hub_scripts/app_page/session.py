@@ -9,8 +9,9 @@ from PIL import Image
 
 from hub_scripts.app_page.pictures import Pictures
 from hub_scripts.app_page.random_pairs import RandomPairs
-from hub_scripts.embedding.nearest import Hit, nearest
-from hub_scripts.embedding.store import count_rows, find_row, index_metadata
+from hub_scripts.embedding.lance_index import LanceIndex
+from hub_scripts.embedding.nearest import Hit
+from hub_scripts.embedding.opened import OpenStore
 from hub_scripts.search import embed_query
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from modeling_coma.inputs_coma import to_rgb
@@ -35,7 +36,7 @@ class Session:
     An index with the model that made it, loaded once.
 
     Args:
-        index (`Path`): made by `coma embed`.
+        index ([`~hub_scripts.embedding.opened.OpenStore`] or [`~hub_scripts.embedding.lance_index.LanceIndex`]): open.
         coma (`tuple[ComaForEmbedding, ComaProcessor]`): the model that made it.
         image_root (`Path`): the folder below which its images lie.
 
@@ -43,10 +44,12 @@ class Session:
         ValueError: for a folder that is not there, and for an index that is damaged.
     """
 
-    def __init__(self, index: Path, coma: tuple[ComaForEmbedding, ComaProcessor], image_root: Path) -> None:
+    def __init__(
+        self, index: OpenStore | LanceIndex, coma: tuple[ComaForEmbedding, ComaProcessor], image_root: Path
+    ) -> None:
         self.index, self.coma = index, coma
         self.model, self.processor = coma
-        self.metadata, self.num_rows = index_metadata(index), count_rows(index)
+        self.num_rows = index.count()
         self.pictures = Pictures(image_root, self.processor.max_image_pixels)
         self.pairs = RandomPairs.of_index(index)
         config = self.model.config
@@ -70,14 +73,14 @@ class Session:
             query = embed_query(self.coma, words if words.strip() else None, upload)
         except ValueError as error:
             raise ValueError(_without_folder(str(error), upload)) from error
-        return nearest(self.index, query, k)
+        return self.index.nearest(query, k)
 
     def more_like(self, number: int, k: int) -> tuple[dict[str, Any], list[Hit]]:
         """A row of the index, and what is nearest to its embedding there, without the row itself."""
-        row, vector = find_row(self.index, number)
-        whole = torch.zeros(self.metadata["dim"])  # of which the search takes the first numbers again
+        row, vector = self.index.find_row(number)
+        whole = torch.zeros(self.index.metadata["dim"])  # of which the search takes the first numbers again
         whole[: len(vector)] = vector
-        hits = nearest(self.index, whole, k + 1)
+        hits = self.index.nearest(whole, k + 1)
         return row, [hit for hit in hits if hit.row["row"] != number][:k]
 
     def given(self, upload: str) -> Image.Image:
@@ -101,7 +104,7 @@ class Session:
             raise ValueError("Give an image, or click a result.")
         if "upload" in chosen:
             return "your image", self.given(chosen["upload"])
-        row, _ = find_row(self.index, chosen["row"])
+        row, _ = self.index.find_row(chosen["row"])
         if row["image"] is None:
             raise ValueError(f"{row['id']} has no image path in the index.")
         return row["id"], self.pictures.open(row["image"])

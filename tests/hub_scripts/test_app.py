@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from hub_scripts.app import open_app
-from hub_scripts.embedding.store import find_row
 from tests.hub_scripts.app_page.conftest import emoji_index, make_index, session  # noqa: F401 - fixtures
 
 
@@ -53,7 +52,7 @@ def test_where_nothing_can_listen_is_one_line(coma_command: Callable, tmp_path: 
 @pytest.mark.extras
 def test_the_command_ends_as_it_began(session: Any, coma_folder: Path, tmp_path: Path) -> None:  # noqa: F811
     """It says where the page is; told to stop, it stops with 0 and leaves no folder."""
-    words = ["app", str(session.index), "--model", str(coma_folder), "--device", "cpu"]
+    words = ["app", str(session.index.path), "--model", str(coma_folder), "--device", "cpu"]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "hub_scripts.cli", *words]
     with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
@@ -68,7 +67,7 @@ def test_the_command_ends_as_it_began(session: Any, coma_folder: Path, tmp_path:
 @pytest.mark.extras
 def test_a_space_is_written_and_nothing_is_opened(session: Any, coma_command: Callable, tmp_path: Path) -> None:  # noqa: F811
     folder = tmp_path / "space"
-    code, text, _ = coma_command("app", session.index, "--model", "my-org/my-coma", "--space", folder)
+    code, text, _ = coma_command("app", session.index.path, "--model", "my-org/my-coma", "--space", folder)
     assert code == 0 and text.splitlines()[1] == f"hf upload ORG/NAME {folder} --repo-type space"
     assert f"sdk_version: {version('gradio')}\n" in (folder / "README.md").read_text()
     with open_app(folder / "index.parquet", model=session.coma, image_root=folder / "images") as url:
@@ -88,7 +87,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def url(session: Any) -> Iterator[str]:  # noqa: F811
-    with open_app(session.index, model=session.coma) as address:
+    with open_app(session.index.path, model=session.coma) as address:
         yield address
 
 
@@ -238,7 +237,15 @@ def test_no_file_is_served(url: str, session: Any, monkeypatch: pytest.MonkeyPat
 
     image = image_of(session, 5)
     here = Path(__file__).resolve()
-    files = ["/etc/passwd", image, str(session.index), str(here), "../../../../etc/passwd", "//etc/passwd", "setup.py"]
+    files = [
+        "/etc/passwd",
+        image,
+        str(session.index.path),
+        str(here),
+        "../../../../etc/passwd",
+        "//etc/passwd",
+        "setup.py",
+    ]
     files += [f"{image}/../../index.parquet", "file:///etc/passwd", "%2e%2e/%2e%2e/etc/passwd", "C:/windows/win.ini"]
     with httpx.Client(base_url=url, timeout=60, follow_redirects=True) as client:
         for route in ("gradio_api/file=", "file=", "gradio_api/file/", "static/", "assets/", "gradio_api/stream/"):
@@ -280,7 +287,7 @@ def test_what_was_given_vanishes_with_the_page(session: Any, monkeypatch: pytest
     monkeypatch.setenv("GRADIO_ALLOWED_PATHS", "/etc")
     import httpx
 
-    with open_app(session.index, model=session.coma) as url:
+    with open_app(session.index.path, model=session.coma) as url:
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         with open(image_of(session, 5), "rb") as file:
             (path,) = httpx.post(f"{url}gradio_api/upload", files={"files": file}).json()
@@ -293,4 +300,4 @@ def test_what_was_given_vanishes_with_the_page(session: Any, monkeypatch: pytest
 
 def image_of(session: Any, number: int) -> str:  # noqa: F811
     """The file of the image of a row."""
-    return session.pictures.find(find_row(session.index, number)[0]["image"])
+    return session.pictures.find(session.index.find_row(number)[0]["image"])

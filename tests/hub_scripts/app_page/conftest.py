@@ -9,6 +9,7 @@ import pytest
 from hub_scripts.app_page.session import Session
 from hub_scripts.common.loading import load_model
 from hub_scripts.embed import embed_table
+from hub_scripts.embedding.opened import OpenStore
 from trainers.data.emoji import load_emoji
 
 
@@ -30,7 +31,7 @@ def emoji_index(coma_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def session(emoji_index: Path, coma_folder: Path) -> Session:
-    return Session(emoji_index, load_model(str(coma_folder), device="cpu"), emoji_index.parent)
+    return Session(OpenStore(emoji_index), load_model(str(coma_folder), device="cpu"), emoji_index.parent)
 
 
 @pytest.fixture(scope="session")

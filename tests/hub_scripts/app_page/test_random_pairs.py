@@ -8,13 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from hub_scripts.app_page.random_pairs import RandomPairs
+from hub_scripts.embedding.opened import OpenStore
 
 
 def test_pairs_are_of_different_rows_and_their_scores_those_of_the_index(emoji_index: Path) -> None:
     embeddings = np.stack(pq.read_table(emoji_index)["embedding"].to_numpy())
     all_scores = embeddings @ embeddings.T
     possible = all_scores[~np.eye(len(embeddings), dtype=bool)]
-    pairs = RandomPairs.of_index(emoji_index, num_pairs=20_000)
+    pairs = RandomPairs.of_index(OpenStore(emoji_index), num_pairs=20_000)
     assert len(pairs.scores) == 20_000
     nearest = np.abs(pairs.scores[::50, None] - possible).min(axis=1)
     assert nearest.max() < 1e-5  # each is the score of some pair …
@@ -24,9 +25,9 @@ def test_pairs_are_of_different_rows_and_their_scores_those_of_the_index(emoji_i
 
 
 def test_the_same_seed_draws_the_same_pairs(emoji_index: Path) -> None:
-    first = RandomPairs.of_index(emoji_index, 500)
-    assert (RandomPairs.of_index(emoji_index, 500).scores == first.scores).all()
-    assert (RandomPairs.of_index(emoji_index, 500, seed=1).scores != first.scores).any()
+    first = RandomPairs.of_index(OpenStore(emoji_index), 500)
+    assert (RandomPairs.of_index(OpenStore(emoji_index), 500).scores == first.scores).all()
+    assert (RandomPairs.of_index(OpenStore(emoji_index), 500, seed=1).scores != first.scores).any()
 
 
 def test_the_share_below_is_a_count() -> None:
@@ -37,4 +38,4 @@ def test_the_share_below_is_a_count() -> None:
 
 
 def test_an_index_of_one_row_has_no_pairs(make_index: Callable, tmp_path: Path) -> None:
-    assert RandomPairs.of_index(make_index(tmp_path, [{"id": "alone"}])).share_below(0.3) is None
+    assert RandomPairs.of_index(OpenStore(make_index(tmp_path, [{"id": "alone"}]))).share_below(0.3) is None

@@ -12,7 +12,8 @@ from PIL import Image
 
 from hub_scripts.app_page.session import Session
 from hub_scripts.embed import embed_table
-from hub_scripts.embedding.store import find_row, rows_at
+from hub_scripts.embedding.opened import OpenStore, open_any
+from hub_scripts.index import build_index
 from hub_scripts.search import search_index
 
 
@@ -41,7 +42,7 @@ def test_small_vectors_in_a_folder_are_as_good(
 ) -> None:
     root, small = session.pictures.root, {"dims": 32, "any_dims": True, "precision": precision, "device": "cpu"}
     embed_table(coma_folder, root / "photos.csv", tmp_path / "small", **small)
-    cut = Session(tmp_path / "small", session.coma, root)
+    cut = Session(OpenStore(tmp_path / "small"), session.coma, root)
     row, hits = cut.more_like(17, 5)
     itself, *others = cut.search("", str(root / row["image"]), 6)
     assert itself.row["row"] == 17 and itself.score > 0.99
@@ -53,10 +54,22 @@ def test_rows_are_found_by_number_and_place(emoji_index: Path) -> None:
     table = pq.read_table(emoji_index)
     embeddings = torch.tensor(table["embedding"].to_pylist())
     places = np.array([0, 3, 59])
-    found = torch.cat([rows.vectors() for rows in rows_at(emoji_index, places, ["embedding"])])
-    assert torch.equal(found, embeddings[places])
-    row, embedding = find_row(emoji_index, 59)
+    assert torch.equal(OpenStore(emoji_index).vectors_at(places), embeddings[places])
+    row, embedding = OpenStore(emoji_index).find_row(59)
     assert row["id"] == table["id"][59].as_py() and torch.equal(embedding, embeddings[59])
+
+
+@pytest.mark.extras
+def test_an_index_of_lancedb_is_as_good(session: Session, tmp_path: Path) -> None:
+    build_index(session.index.path, tmp_path / "photos.index")
+    other = Session(open_any(tmp_path / "photos.index"), session.coma, session.pictures.root)
+    assert other.num_rows == 60 and np.allclose(other.pairs.scores, session.pairs.scores, atol=1e-6)
+    (row, hits), (expected_row, expected) = other.more_like(17, 5), session.more_like(17, 5)
+    assert row == expected_row and [hit.row for hit in hits] == [hit.row for hit in expected]
+    assert other.in_hand({"row": 3})[0] == session.in_hand({"row": 3})[0]
+    for number in (60, -1, 2**70):
+        with pytest.raises(ValueError, match="has no row"):
+            other.more_like(number, 5)
 
 
 def test_an_answer_is_that_of_the_memory_of_the_image(session: Session, picture: Callable) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from hub_scripts.app_page import space
 from hub_scripts.app_page.session import Session
 from hub_scripts.app_page.space import write_space
+from hub_scripts.embedding.opened import OpenStore
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +21,7 @@ def gradio_version(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_folder_is_complete(session: Session, tmp_path: Path) -> None:
-    size = write_space(session.index, tmp_path / "space", "my-org/my-coma", session.pictures.root)
+    size = write_space(session.index.path, tmp_path / "space", "my-org/my-coma", session.pictures.root)
     folder = tmp_path / "space"
     assert {path.name for path in folder.iterdir()} == {
         "README.md",
@@ -30,14 +31,16 @@ def test_the_folder_is_complete(session: Session, tmp_path: Path) -> None:
         "images",
     }
     copied = [path for path in folder.rglob("*") if path.is_file() and path.parent.parent.name == "images"]
-    assert size == sum(path.stat().st_size for path in copied) + session.index.stat().st_size and len(copied) == 60
+    assert (
+        size == sum(path.stat().st_size for path in copied) + session.index.path.stat().st_size and len(copied) == 60
+    )
     header = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
     assert header["sdk"] == "gradio" and header["sdk_version"] == "6.31.0" and header["models"] == ["my-org/my-coma"]
     assert (folder / header["app_file"]).is_file()
     (call,) = [node for node in ast.walk(ast.parse((folder / "app.py").read_text())) if isinstance(node, ast.With)]
     options = {word.arg: ast.literal_eval(word.value) for word in call.items[0].context_expr.keywords}
     assert options["model"] == "my-org/my-coma" and options["host"] == "0.0.0.0"
-    there = Session(folder / "index.parquet", session.coma, folder / options["image_root"])
+    there = Session(OpenStore(folder / "index.parquet"), session.coma, folder / options["image_root"])
     for hit in there.search("red apple", None, 60):
         assert there.pictures.open(hit.row["image"]).size == session.pictures.open(hit.row["image"]).size
 
@@ -45,7 +48,7 @@ def test_the_folder_is_complete(session: Session, tmp_path: Path) -> None:
 def test_a_model_that_is_only_here_is_refused(session: Session, coma_folder: Path, tmp_path: Path) -> None:
     for name in (None, str(coma_folder), "my-coma", "../my/coma"):
         with pytest.raises(ValueError, match="A Space loads its model from the Hub.*coma push"):
-            write_space(session.index, tmp_path / "space", name, session.pictures.root)
+            write_space(session.index.path, tmp_path / "space", name, session.pictures.root)
     assert not (tmp_path / "space").exists()
 
 
