@@ -50,7 +50,9 @@ FORMAT = 1  # of the folder; another one is refused
 ANN_ROWS = 10_000
 # What is looked at for a query: partitions, and candidates by their vectors for each row that is looked for.
 PARTITIONS_LOOKED_AT = 20
+# Of short vectors, whose few signs say less, more candidates: as many numbers are read as of ten with 1,024.
 CANDIDATES_OF_A_HIT = 10
+NUMBERS_OF_CANDIDATES = 10 * 1024
 AGAIN = "make it again by `coma index`"
 # What LanceDB raises: of files and of its own arguments all of them.
 FROM_LANCE = (OSError, RuntimeError, ValueError, pa.ArrowException)
@@ -171,7 +173,8 @@ class LanceIndex:
             )  # before the search, so that there are k rows of those that fit
         if is_exact:
             return search.bypass_vector_index().to_arrow()
-        return search.nprobes(PARTITIONS_LOOKED_AT).refine_factor(CANDIDATES_OF_A_HIT).to_arrow()
+        candidates = max(CANDIDATES_OF_A_HIT, NUMBERS_OF_CANDIDATES // self.metadata["dims"])
+        return search.nprobes(PARTITIONS_LOOKED_AT).refine_factor(candidates).to_arrow()
 
 
 def is_lance_index(path: Path) -> bool:
