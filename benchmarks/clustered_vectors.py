@@ -30,21 +30,21 @@ class Clusters:
         own = random.standard_normal((number, self.dim), dtype=np.float32) * np.float32(self.dim**-0.5)
         return SPREAD * shared + NOISE * own
 
+    def block(self, start: int) -> np.ndarray:
+        random = np.random.default_rng([self.seed, start])
+        number = min(BLOCK, self.num_rows - start)
+        cluster = random.choice(CLUSTERS, number, p=self.shares)
+        return unit(self.centres[cluster] + self.differences(random, number))
+
     def blocks(self) -> Iterator[np.ndarray]:
-        for start in range(0, self.num_rows, BLOCK):
-            random = np.random.default_rng([self.seed, start])
-            number = min(BLOCK, self.num_rows - start)
-            cluster = random.choice(CLUSTERS, number, p=self.shares)
-            yield unit(self.centres[cluster] + self.differences(random, number))
+        return map(self.block, range(0, self.num_rows, BLOCK))
 
     def queries(self, number: int) -> np.ndarray:
-        """Of rows that lie evenly over all."""
+        """Of the first rows of some blocks."""
         random = np.random.default_rng([self.seed, self.num_rows])
-        wanted, first, found = np.linspace(0, self.num_rows - 1, number).astype(int), 0, []
-        for block in self.blocks():
-            found.append(block[wanted[(wanted >= first) & (wanted < first + len(block))] - first])
-            first += len(block)
-        return unit(np.concatenate(found) + 0.5 * self.differences(random, number))
+        starts = range(0, self.num_rows, BLOCK)[:10]
+        rows = np.concatenate([self.block(start)[: -(-number // len(starts))] for start in starts])[:number]
+        return unit(rows + 0.5 * self.differences(random, number))
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

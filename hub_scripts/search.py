@@ -99,6 +99,8 @@ def search_index(  # noqa: PLR0913 - what can be set
     if k < 1:
         raise ValueError(f"k={k} must be 1 or more.")
     opened = open_any(Path(index))
+    if where is not None:
+        opened.count(where)  # what is wrong with it is said before a model is loaded
     coma = model_of_index(opened.path, opened.metadata, model, dtype, device, max_image_pixels)
     return opened.nearest(embed_query(coma, query, image), k, where, is_exact=exact)
 

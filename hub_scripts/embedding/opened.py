@@ -32,16 +32,17 @@ class OpenStore:
     def __init__(self, path: Path) -> None:
         self.path, self.metadata = path, index_metadata(path)
 
-    def count(self) -> int:
-        """How many rows there are."""
+    def count(self, where: str | None = None) -> int:
+        """How many rows there are; a condition is refused."""
+        if where is not None:
+            way_out = f"`coma index {self.path} OUT` makes one, to search in its place"
+            raise ValueError(f"--where is for an index: {way_out}.")
         return count_rows(self.path)
 
     def nearest(self, query: torch.Tensor, k: int, where: str | None = None, *, is_exact: bool = False) -> list[Hit]:
         """The nearest rows; every row is compared, `is_exact` or not, and a condition is refused."""
         if where is not None:
-            raise ValueError(
-                f"--where is for an index: `coma index {self.path} OUT` makes one, to search in its place."
-            )
+            self.count(where)
         return nearest(self.path, query, k)
 
     def find_row(self, number: int) -> tuple[dict[str, Any], torch.Tensor]:

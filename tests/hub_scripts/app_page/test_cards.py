@@ -41,7 +41,7 @@ def hostile(make_index: Callable, session: Session, tmp_path: Path) -> Session:
         {"id": "b", "image": HOSTILE.replace("/", "")},
         {"id": "c", "image": "/etc/passwd"},
     ]
-    return Session(make_index(tmp_path, rows), session.coma, tmp_path)
+    return Session(OpenStore(make_index(tmp_path, rows)), session.coma, tmp_path)
 
 
 def test_hostile_rows_are_text(hostile: Session) -> None:
