@@ -8,6 +8,7 @@ import pytest
 
 from hub_scripts.app_page import cards
 from hub_scripts.app_page.session import Answer, Session
+from hub_scripts.embedding.opened import OpenStore
 
 
 HOSTILE = (
