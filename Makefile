@@ -132,7 +132,7 @@ test-vision: $(VIS)/.dev  ## the tests over backbone families, with torchvision
 	@$(ONE) $(VIS)/bin/python -m pytest tests/families -n $(JOBS) --dist loadfile
 
 test-extras: $(EXT)/.dev  ## the tests that need Ray, LanceDB or Gradio, and a Chromium
-	@$(ONE) $(EXT)/bin/python -m pytest -m extras
+	@$(ONE) $(EXT)/bin/python -m pytest -m extras -n $(JOBS) --dist loadfile
 
 # The newest versions are looked for anew every time.
 test-newest:  ## the default tests with the newest versions that setup.py allows; says which libraries moved
