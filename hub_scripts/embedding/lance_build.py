@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from hub_scripts.embedding.lance_index import (
@@ -27,7 +26,7 @@ from hub_scripts.embedding.lance_index import (
     table_schema,
     whole_condition,
 )
-from hub_scripts.embedding.store import Vectors, index_metadata, read_rows, read_vectors
+from hub_scripts.embedding.store import Vectors, count_rows, index_metadata, read_rows, read_vectors
 from hub_scripts.hub.golden import ANY_PRECISION, same_embeddings
 from trainers.files import differences, whole_folder
 
@@ -141,8 +140,7 @@ class _Pieces:
 
     def __init__(self, store: Path, schema: pa.Schema, show_progress: bool) -> None:
         self.store, self.schema, self.show_progress = store, schema, show_progress
-        files = [store] if store.is_file() else store.glob("part-*.parquet")
-        self.num_rows = sum(pq.read_metadata(file).num_rows for file in files)
+        self.num_rows = count_rows(store)
         self.error: Exception | None = None
 
     def reader(self) -> pa.RecordBatchReader:

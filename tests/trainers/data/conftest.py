@@ -1,5 +1,7 @@
 """Real images as files, and a cache of `datasets` that nobody has written to."""
 
+import io
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,3 +39,18 @@ def conversation() -> Callable[..., list[dict[str, str]]]:
         return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
 
     return make
+
+
+@pytest.fixture
+def write_shard(tmp_path: Path) -> Callable[..., Path]:
+    """`write_shard(name, {"key.ending": bytes, …})`."""
+
+    def write(name: str, members: dict[str, bytes]) -> Path:
+        with tarfile.open(tmp_path / name, "w:gz" if name.endswith("gz") else "w") as tar:
+            for member, content in members.items():
+                info = tarfile.TarInfo(member)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        return tmp_path / name
+
+    return write

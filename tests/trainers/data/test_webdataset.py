@@ -21,21 +21,6 @@ from trainers.data.webdataset import stream_dialogues, stream_pairs
 
 
 @pytest.fixture
-def write_shard(tmp_path: Path) -> Callable[..., Path]:
-    """`write_shard(name, {"key.ending": bytes, …})`."""
-
-    def write(name: str, members: dict[str, bytes]) -> Path:
-        with tarfile.open(tmp_path / name, "w:gz" if name.endswith("gz") else "w") as tar:
-            for member, content in members.items():
-                info = tarfile.TarInfo(member)
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-        return tmp_path / name
-
-    return write
-
-
-@pytest.fixture
 def shards(write_shard: Callable, emoji_files: dict[str, Path], conversation: Callable, tmp_path: Path) -> str:
     """Three shards with three samples each: an image of any kind, a text, a dialogue."""
     samples = list(emoji_files.items())

@@ -1,29 +1,12 @@
 """Samples of WebDataset shards are rows of a corpus, each by its number, and bad ones are rows with an error."""
 
-import io
 import json
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from trainers.data.corpus import Columns, open_corpus
-
-
-@pytest.fixture
-def write_shard(tmp_path: Path) -> Callable[..., Path]:
-    """`write_shard(name, {"key.ending": bytes, …})`."""
-
-    def write(name: str, members: dict[str, bytes]) -> Path:
-        with tarfile.open(tmp_path / name, "w:gz" if name.endswith("gz") else "w") as tar:
-            for member, content in members.items():
-                info = tarfile.TarInfo(member)
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-        return tmp_path / name
-
-    return write
 
 
 DEFAULT = Columns()
