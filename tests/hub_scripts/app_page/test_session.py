@@ -64,6 +64,8 @@ def test_an_index_of_lancedb_is_as_good(session: Session, tmp_path: Path) -> Non
     build_index(session.index.path, tmp_path / "photos.index")
     other = Session(open_any(tmp_path / "photos.index"), session.coma, session.pictures.root)
     assert other.num_rows == 60 and np.allclose(other.pairs.scores, session.pairs.scores, atol=1e-6)
+    places = np.array([0, 3, 59])
+    assert torch.allclose(other.index.vectors_at(places), session.index.vectors_at(places), atol=1e-6)
     (row, hits), (expected_row, expected) = other.more_like(17, 5), session.more_like(17, 5)
     assert row == expected_row and [hit.row for hit in hits] == [hit.row for hit in expected]
     assert other.in_hand({"row": 3})[0] == session.in_hand({"row": 3})[0]
