@@ -41,6 +41,10 @@ EXTRAS_REQUIRE = {
         "torchvision>=0.21,<1",
         "num2words>=0.5.14,<1",  # SmolVLM spells the length of a video
     ],
+    # Files of videos.
+    "video": [
+        "av>=16.0.0,<19",
+    ],
     # `coma embed --engine ray`.
     "scale": [
         "ray[data,serve]>=2.60.0,<3",

@@ -1,5 +1,6 @@
 """Options of a call of the processor: which there are, in which groups, and what they may be."""
 
+import math
 import reprlib
 from typing import Any
 
@@ -20,6 +21,17 @@ WITHOUT_EFFECT = {
     "videos_kwargs": (None, {}),
     "audio_kwargs": (None, {}, {"padding": True}),
 }
+
+
+def check_limits(processor: Any) -> None:
+    """Raises `ValueError` for limits of images and videos that are no numbers, or below 1, and for no frame rate."""
+    for name in ("max_image_pixels", "max_video_frames", "max_video_pixels"):
+        value = getattr(processor, name)
+        if not is_int(value) or value < 1:
+            raise ValueError(f"{name} must be an int of 1 or more, got {value!r}.")
+    fps = processor.video_fps
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < math.inf:
+        raise ValueError(f"video_fps must be a number of frames a second, got {fps!r}.")
 
 
 def is_int(value: Any) -> bool:
@@ -47,4 +59,4 @@ def call_options(kwargs: dict) -> dict:
     return options
 
 
-__all__ = ["call_options", "is_int"]
+__all__ = ["call_options", "check_limits", "is_int"]
