@@ -227,9 +227,9 @@ class _Inputs(torch.utils.data.Dataset):
         """Tensors of some rows."""
         if not rows:
             return {}
-        images = self.items.images([row.place for row in rows])
+        images, videos = self.items.visuals(self.processor, [row.place for row in rows])
         texts, ids = [row.text for row in rows], [row.ids for row in rows]
-        return dict(self.processor(images, texts, text_ids=ids, return_tensors="pt"))
+        return dict(self.processor(images, texts, videos, text_ids=ids, return_tensors="pt"))
 
     def named(self, place: int, error: Exception) -> str:
         """What is wrong with a row, by its name, and with which image of several."""
@@ -240,7 +240,7 @@ class _Inputs(torch.utils.data.Dataset):
 
     def _bad_image(self, place: int) -> str:
         try:
-            (images,) = self.items.images([place])
+            (images,), _ = self.items.visuals(self.processor, [place])
         except BAD_ROW:
             return ""
         for number, image in enumerate(images if len(images) > 1 else ()):
