@@ -1,14 +1,19 @@
 """Videos made on the spot: files of every kind, and what a stock processor makes of the frames that are in them."""
 
+import io
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from PIL import Image
+
+from trainers.data.emoji import load_emoji
 
 
-__all__ = ["decoded", "sliding", "write_video"]
+__all__ = ["decoded", "metadata", "moving_emoji", "sliding", "write_video"]
 
 
 def sliding(num_frames: int = 16, height: int = 56, width: int = 84, seed: int = 0) -> list[np.ndarray]:
@@ -57,3 +62,18 @@ def metadata(frames: Any, fps: float) -> dict[str, Any]:
         "duration": len(frames) / fps,
         "frames_indices": list(range(len(frames))),
     }
+
+
+def moving_emoji(numbers: Sequence[int], num_frames: int = 8, side: int = 56) -> list[tuple[np.ndarray, str]]:
+    """Of every emoji two videos with what they show. Which it is lies in the order of the frames and nowhere else: one
+    is the other backwards."""
+    videos = []
+    for row in load_emoji(["noto"]).with_format("arrow")[list(numbers)].to_pylist():
+        picture = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGBA").resize((side // 2, side // 2))
+        frames = []
+        for number in range(num_frames):
+            frame = Image.new("RGB", (side, side), "white")
+            frame.paste(picture, (number * (side - picture.width) // (num_frames - 1), side // 4), picture)
+            frames.append(np.asarray(frame))
+        videos += [(np.stack(frames), "from left to right"), (np.stack(frames[::-1]), "from right to left")]
+    return videos

@@ -1,6 +1,8 @@
 """Videos go the backbone's own way, as its stock processor and its model have them, alone and beside all else."""
 
+import re
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from transformers import AutoProcessor
 from modeling_coma import ComaProcessor
 from modeling_coma.videos_coma import Sampling, read_frames
 from tests.families.moving import decoded, metadata, sliding, write_video
+from trainers.compression import ComaCompressionConfig, ComaCompressionTrainer
+from trainers.contrastive import ComaContrastiveConfig, ComaContrastiveTrainer
 from trainers.encoding.encode import embed_items
 from trainers.encoding.tokenize import token_lengths
 
@@ -134,6 +138,44 @@ def test_a_backbone_without_a_way_for_videos_says_so(family, family_coma, clip):
     _, processor = family_coma(family)
     with pytest.raises(ValueError, match="Row 1 has a video. This model takes none: .* Give some frames as images"):
         processor.process(["a", {"video": str(clip)}])
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "llava_onevision", "smolvlm"])
+def test_both_stages_train_on_videos(family, coma, clip, picture, tmp_path, monkeypatch):
+    """Features of a frozen tower are made once, and give the embeddings of pixels."""
+    model, processor = coma
+    items = [{"video": str(clip)}, {"video": sliding(6, seed=4)}, {"image": picture(56, 56, 1), "text": "an image"}]
+    pairs = [{"query": item, "positive": {"text": text}} for item, text in zip(items, "abc", strict=True)]
+    with torch.no_grad():
+        expected = model(**processor.process([*items, *"abc"])).embeddings
+    options = {"use_cpu": True, "report_to": "none", "max_steps": 6, "learning_rate": 3e-3, "logging_steps": 1}
+    options |= {"per_device_train_batch_size": 3, "save_strategy": "no", "disable_tqdm": True}
+    config = ComaContrastiveConfig(output_dir=tmp_path / "2", temperature=0.1, **options)
+    trainer = ComaContrastiveTrainer(model, config, processing_class=processor, train_dataset=pairs)
+    packed = trainer.data_collator(pairs)["inputs"]
+    config.mini_batch_tokens = int(packed.lengths.max())
+    name = "encode_videos" if processor.video_inputs else "encode_images"
+    calls, encode = [], getattr(model, name)
+    monkeypatch.setattr(model, name, lambda *pixels, **others: calls.append(1) or encode(*pixels, **others))
+    with torch.no_grad():
+        torch.testing.assert_close(trainer._embed(model.eval(), packed), expected, atol=1e-5, rtol=0)
+    assert 0 < len(calls) <= 3
+    talk = [{"role": "user", "content": "where?"}, {"role": "assistant", "content": "to the right"}]
+    rows = [{"videos": [item["video"]], "text": None, "messages": talk} for item in items[:2]] * 2
+    config = ComaCompressionConfig(output_dir=tmp_path / "1", **options)
+    first = ComaCompressionTrainer(model, config, processing_class=processor, train_dataset=rows)
+    for one in (trainer, first):
+        one.train()
+        losses = [entry["loss"] for entry in one.state.log_history if "loss" in entry]
+        assert losses[-1] < losses[0] / 2
+
+
+def test_the_snippet_of_the_documentation_runs():
+    text = (Path(__file__).parents[2] / "docs/video.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {}
+    exec(snippet, names)
+    assert names["embeddings"].shape == (4, names["model"].config.hidden_size)
 
 
 class TestFiles:
