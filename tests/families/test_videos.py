@@ -10,9 +10,12 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
+from hub_scripts.tiny.backbone import BackboneSizes, create_tiny_backbone
 from modeling_coma import ComaProcessor
 from modeling_coma.videos_coma import Sampling, read_frames
-from tests.families.moving import decoded, metadata, sliding, write_video
+from tests.families.moving import decoded, metadata, moving_emoji, sliding, write_video
+from tests.families.tokenizer import TEXTS
+from trainers.backbone import model_from_backbone
 from trainers.compression import ComaCompressionConfig, ComaCompressionTrainer
 from trainers.contrastive import ComaContrastiveConfig, ComaContrastiveTrainer
 from trainers.encoding.encode import embed_items
@@ -168,6 +171,32 @@ def test_both_stages_train_on_videos(family, coma, clip, picture, tmp_path, monk
         one.train()
         losses = [entry["loss"] for entry in one.state.log_history if "loss" in entry]
         assert losses[-1] < losses[0] / 2
+
+
+def test_a_motion_is_learnt_and_found_in_emoji_that_were_not_shown(tmp_path):
+    """Where one goes is in the order of the frames alone: in frames out of order nobody can find it."""
+    sizes, says = BackboneSizes(num_hidden_layers=2), ["from left to right", "from right to left"]
+    create_tiny_backbone(tmp_path / "b", texts=[*TEXTS, *says], model_type="qwen2_5_vl", sizes=sizes, vocab_size=400)
+    model, processor = model_from_backbone(tmp_path / "b", K)
+    processor.max_video_frames = 4
+    rows = [
+        {"query": {"video": frames}, "positive": {"text": text}}
+        for frames, text in moving_emoji(range(0, 1500, 25), 4)
+    ]
+    options = {"use_cpu": True, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "max_steps": 50}
+    options |= {"learning_rate": 2e-3, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 5}
+    options |= {"per_device_train_batch_size": 16, "freeze_vision": False, "temperature": 0.1}
+    config = ComaContrastiveConfig(output_dir=tmp_path / "o", **options)
+    ComaContrastiveTrainer(model, config, processing_class=processor, train_dataset=rows).train()
+    unseen, draw = moving_emoji(range(7, 1500, 37), 4), np.random.default_rng(0)
+    texts = embed_items(model, processor, says)
+
+    def found(videos):
+        nearest = (embed_items(model, processor, [{"video": one} for one in videos]) @ texts.T).argmax(dim=1)
+        return np.mean([says[number] == text for number, (_, text) in zip(nearest.tolist(), unseen, strict=True)])
+
+    assert found([frames for frames, _ in unseen]) > 0.85
+    assert 0.35 < found([frames[draw.permutation(4)] for frames, _ in unseen]) < 0.65
 
 
 def test_the_snippet_of_the_documentation_runs():
