@@ -179,10 +179,8 @@ def test_a_motion_is_learnt_and_found_in_emoji_that_were_not_shown(tmp_path):
     create_tiny_backbone(tmp_path / "b", texts=[*TEXTS, *says], model_type="qwen2_5_vl", sizes=sizes, vocab_size=400)
     model, processor = model_from_backbone(tmp_path / "b", K)
     processor.max_video_frames = 4
-    rows = [
-        {"query": {"video": frames}, "positive": {"text": text}}
-        for frames, text in moving_emoji(range(0, 1500, 25), 4)
-    ]
+    shown = moving_emoji(range(0, 1500, 25), 4)
+    rows = [{"query": {"video": frames}, "positive": {"text": text}} for frames, text in shown]
     options = {"use_cpu": True, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "max_steps": 50}
     options |= {"learning_rate": 2e-3, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 5}
     options |= {"per_device_train_batch_size": 16, "freeze_vision": False, "temperature": 0.1}
