@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 
@@ -11,7 +9,7 @@ import torch.nn.functional as F
 __all__ = ["blocks_of_rows", "check_states", "maxsim", "unit_states"]
 
 COSINES = 2**24  # of states with each other that are alive at one time, 64 MiB of them
-ROWS = 256  # of a side in one block: more make no matrix product faster
+STATES = 2**12  # of documents that are taken to the device at one time
 
 
 @torch.no_grad()
@@ -53,7 +51,7 @@ def maxsim(queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
     (num_queries, q, dim), (num_documents, t, _) = queries.shape, documents.shape
     queries = unit_states(queries)
     found = torch.empty(num_queries, num_documents, dtype=queries.dtype, device=queries.device)
-    for rows in blocks_of_rows(num_documents, COSINES // (q * t)):
+    for rows in blocks_of_rows(num_documents, min(STATES // t, COSINES // (q * t))):
         block = unit_states(documents[rows].to(queries.device)).to(queries.dtype).view(-1, dim)
         for some in blocks_of_rows(num_queries, COSINES // (q * len(block))):
             cosines = queries[some].reshape(-1, dim) @ block.T
@@ -76,7 +74,7 @@ def unit_states(states: torch.Tensor) -> torch.Tensor:
     return F.normalize(states.to(torch.promote_types(states.dtype, torch.float32)), dim=-1)
 
 
-def blocks_of_rows(number: int, most: int) -> Iterator[slice]:
-    """Slices of so many rows, each of `most` or fewer, of one at least and [`ROWS`] at most."""
-    size = max(1, min(most, ROWS))
-    return (slice(start, min(start + size, number)) for start in range(0, number, size))
+def blocks_of_rows(number: int, most: int) -> list[slice]:
+    """Slices of so many rows, each of `most` or fewer, but of one at least."""
+    size = max(1, most)
+    return [slice(start, min(start + size, number)) for start in range(0, number, size)]
