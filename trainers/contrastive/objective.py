@@ -57,6 +57,7 @@ class ContrastiveObjective:
         self.budgets = budgets_of(args.late_interaction_budgets, weights, config.num_compression_tokens)
         self.num_states = max((max(budget[:2]) for budget in self.budgets), default=0)  # a row looks and is found
         cuts = args.matryoshka_dims or []
+        self.num_dims = len({*cuts, config.hidden_size})  # that the loss of the vector is the sum of
         self.options = InfoNCEOptions(
             false_negative_margin=args.false_negative_margin,
             hardness=args.hardness,
@@ -83,8 +84,3 @@ class ContrastiveObjective:
                 sides = tuple(side[:, 0] for side in sides)
             outputs.append(info_nce(*sides, search.targets, search.temperature, options, 1))
         return outputs[0]._replace(loss=sum(output.loss for output in outputs) / len(outputs))
-
-    def loss_per_dimension(self, loss: float | torch.Tensor) -> dict[str, float | torch.Tensor]:
-        """With Matryoshka dimensions, the mean of what the loss of one vector is the sum of, to be logged."""
-        matryoshka = self.options.matryoshka
-        return {"loss_per_dimension": loss / len(matryoshka)} if matryoshka else {}

@@ -164,10 +164,9 @@ class ComaContrastiveTrainer(ComaTrainer):
         if self.model.training:
             self.meter.add("num_documents", len(all_documents) * len(queries), len(queries))
         output = self._summed_loss(queries, all_documents, all_queries, ids, own_rows)
-        if self.model.training:
+        if self.model.training and self.args.matryoshka_dims:
             vector = output.parts.get("vector", output).loss.detach()
-            for name, total in self.objective.loss_per_dimension(vector).items():
-                self.meter.add(name, total, len(queries))
+            self.meter.add("loss_per_dimension", vector / self.objective.num_dims, len(queries))
         return output._replace(loss=output.loss / max(1, len(ids.rows)))
 
     def _summed_loss(
@@ -222,7 +221,8 @@ class ComaContrastiveTrainer(ComaTrainer):
         self._evaluation = None
         once.check()
         metrics = blocks.means()
-        metrics |= self.objective.loss_per_dimension(metrics.get("loss/vector", metrics["loss"]))
+        if self.args.matryoshka_dims:
+            metrics["loss_per_dimension"] = metrics.get("loss/vector", metrics["loss"]) / self.objective.num_dims
         if once.skipped:
             metrics["rows_skipped"] = len(once.skipped)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
