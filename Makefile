@@ -28,6 +28,12 @@ EXT := .venv-extras
 ONE := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1
 RUN := $(ONE) $(BIN)/python -m pytest
 
+# Where our code meets the libraries: what other versions of them can change. The rest are files, words and refusals of
+# our own, which the locked versions alone are asked about.
+COMMANDS := create embed evaluate finetune generate_qa pretrain
+MEETING := $(addprefix tests/,modeling_coma golden hub trainers $(addprefix hub_scripts/,hub mteb embedding tiny) \
+	hub_scripts/serving/test_endpoint.py $(COMMANDS:%=hub_scripts/test_%.py))
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-distributed test-gpu test-min test-vision test-extras test-newest lock check format hooks benchmarks study clean
 .DELETE_ON_ERROR:
@@ -131,8 +137,8 @@ test-distributed: .venv/.dev  ## the tests that start several processes
 test-gpu: .venv/.dev  ## the tests that need an accelerator
 	@$(call marked,gpu,gpu)
 
-test-min: $(MIN)/.dev  ## the default tests with the oldest supported versions
-	@$(ONE) $(MIN)/bin/python -m pytest -n $(JOBS) --dist loadfile
+test-min: $(MIN)/.dev  ## the default tests of what meets the libraries, with the oldest supported versions
+	@$(ONE) $(MIN)/bin/python -m pytest $(MEETING) -n $(JOBS) --dist loadfile
 
 # Any family of any file can be the next one, so that the processes end together.
 test-vision: $(VIS)/.dev  ## the tests over backbone families, with torchvision
@@ -141,14 +147,14 @@ test-vision: $(VIS)/.dev  ## the tests over backbone families, with torchvision
 test-extras: $(EXT)/.dev  ## the tests that need Ray, LanceDB or Gradio, and a Chromium
 	@$(ONE) $(EXT)/bin/python -m pytest -m extras -n $(JOBS) --dist loadfile
 
-# The newest versions are looked for anew every time.
-test-newest:  ## the default tests with the newest versions that setup.py allows; says which libraries moved
+# The newest versions are looked for anew every time, and what has moved is installed on top of .venv.
+test-newest: .venv/.dev  ## the same with the newest versions that setup.py allows; says which libraries moved
 	@echo "$(NEW): installing the newest versions"
-	@$(call environment,$(NEW),/dev/null)
-	@$(NEW)/bin/python $(PIP) $(ALL)
+	@$(call layer,$(NEW),/dev/null)
+	@$(NEW)/bin/python $(PIP) --upgrade --upgrade-strategy eager $(TORCH) $(ALL)
 	@$(call freeze,$(NEW)) > $(NEW)/versions.txt
 	@echo "locked (<) and newest (>) versions that differ:"; diff $(LOCKED) $(NEW)/versions.txt | grep '^[<>]' || echo none
-	@$(ONE) $(NEW)/bin/python -m pytest -n $(JOBS) --dist loadfile
+	@$(ONE) $(NEW)/bin/python -m pytest $(MEETING) -n $(JOBS) --dist loadfile
 
 check: .venv/.dev  ## lint, formatting and the house rules
 	@$(BIN)/ruff check

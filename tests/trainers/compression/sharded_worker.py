@@ -1,7 +1,7 @@
 """FSDP2 on the CPU, wrapped as accelerate wraps: layers, then norm and vocabulary, then the rest.
 
-A step and an evaluation of the model in each folder, with and without an adapter; beside them those of the whole model,
-in the same process. accelerate itself takes no FSDP on CPUs.
+A step and an evaluation of the model in each folder, with and without an adapter; beside them those of the whole
+model, in the same process. accelerate itself takes no FSDP on CPUs.
 """
 
 import copy
