@@ -129,7 +129,7 @@ marked = if grep -rqE "mark\.$(1)\b" tests; then $(RUN) -m "$(2)" $(3); else ech
 
 # In the order of the files: by the number of their tests, the longest trainings would begin last.
 test-slow: .venv/.dev  ## the tests that take minutes
-	@$(call marked,slow,slow and not distributed and not gpu,-n $(JOBS) --dist loadfile --no-loadscope-reorder)
+	@$(call marked,slow,slow and not distributed and not gpu and not extras,-n $(JOBS) --dist loadfile --no-loadscope-reorder)
 
 test-distributed: .venv/.dev  ## the tests that start several processes
 	@$(call marked,distributed,distributed and not gpu,-n $(JOBS) --dist loadfile)
