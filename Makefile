@@ -35,7 +35,7 @@ MEETING := $(addprefix tests/,modeling_coma golden hub trainers $(addprefix hub_
 	hub_scripts/serving/test_endpoint.py $(COMMANDS:%=hub_scripts/test_%.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-distributed test-gpu test-min test-vision test-extras test-newest lock check format hooks benchmarks study clean
+.PHONY: help install demo test test-slow test-distributed test-gpu test-min test-vision test-extras test-newest lock lint check format hooks benchmarks study clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -156,9 +156,11 @@ test-newest: .venv/.dev  ## the same with the newest versions that setup.py allo
 	@echo "locked (<) and newest (>) versions that differ:"; diff $(LOCKED) $(NEW)/versions.txt | grep '^[<>]' || echo none
 	@$(ONE) $(NEW)/bin/python -m pytest $(MEETING) -n $(JOBS) --dist loadfile
 
-check: .venv/.dev  ## lint, formatting and the house rules
+lint: .venv/.dev  ## lint and formatting
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+
+check: lint  ## the same and the house rules
 	@$(BIN)/python -m pytest -q tests/test_house.py
 
 format: .venv/.dev  ## mend what ruff can mend
