@@ -364,7 +364,10 @@ def test_parts_with_bad_rows_are_for_skipping_only(coma_folder: Path, coma_comma
         assert code == 1 and "Row 1 is empty" in error
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "number",
+    [float("nan"), *(pytest.param(number, marks=pytest.mark.slow) for number in (float("inf"), -float("inf")))],
+)
 def test_an_embedding_that_is_not_finite_is_an_error_of_its_row(
     make_coma: Callable, coma_command: Callable, tmp_path: Path, number: float
 ) -> None:
