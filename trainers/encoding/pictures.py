@@ -51,7 +51,7 @@ class PictureReader:
             return image
         limit = self.processor.max_image_pixels
         try:
-            with open_image(image, max_pixels=limit) as opened:
+            with open_image(image, 0, limit, self.processor.page_pixels) as opened:
                 whole = opened.size
                 box = self._reduce(opened) if self.reduced_jpeg and opened is not image else None
                 rgb = to_rgb(opened, max_pixels=limit)

@@ -18,6 +18,7 @@ import pyarrow as pa
 import torch
 from transformers.utils import logging
 
+from modeling_coma.pages_coma import file_of
 from trainers.data.images import image_key, images_of
 from trainers.encoding.encoder import ROW, EncodedBatch, Encoder
 from trainers.files import whole_file
@@ -264,7 +265,7 @@ def _file_state(image: Any) -> tuple[int, int] | None:
     if not isinstance(image, str | Path):
         return None
     try:
-        state = os.stat(image)
+        state = os.stat(file_of(image))
     except (OSError, ValueError):  # it is not there, or this is no path
         return None
     return state.st_size, state.st_mtime_ns
