@@ -145,7 +145,7 @@ def to_rgb(
         if rgb.has_transparency_data:
             rgba = rgb if rgb.mode == "RGBA" else rgb.convert("RGBA")
             rgb = Image.alpha_composite(Image.new("RGBA", rgb.size, "white"), rgba)
-        rgb = rgb.convert("RGB")
+        rgb = rgb if rgb.mode == "RGB" else rgb.convert("RGB")  # which would copy it
     if min(rgb.size) == 0 or max(rgb.size) > 200 * min(rgb.size):  # the limit of the Qwen image processors
         raise ValueError(f"Row {row}: {rgb.width}x{rgb.height} pixels; an image has at least 1x1, at most 1:200.")
     return rgb

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from modeling_coma import ComaProcessor
 from modeling_coma.inputs_coma import open_image, to_messages
-from trainers.data.images import as_image
+from trainers.data.images import as_image, image_key
 
 
 __all__ = ["ItemReader", "TokenizedRow", "token_lengths", "tokenize"]
@@ -31,6 +32,9 @@ class TokenizedRow(NamedTuple):
             that the backbone's own processor makes it can be a few off.
         text (`str`): as the template renders it, with a placeholder for each image.
         ids (`np.ndarray`): of the text.
+        image_tokens (`int`): how many of its tokens are of images.
+        key (`str`): the same for rows that are equal, by the text and by the paths or bytes of the images.
+        images (`list`, *optional*): its images, undecoded.
         error (`ValueError`, *optional*): what is wrong with it.
     """
 
@@ -38,6 +42,9 @@ class TokenizedRow(NamedTuple):
     length: int = 0
     text: str = ""
     ids: np.ndarray | None = None
+    image_tokens: int = 0
+    key: str = ""
+    images: list[Any] | None = None
     error: ValueError | None = None
 
 
@@ -74,7 +81,9 @@ class ItemReader:
         return [_images_in(_messages(item)) for item in self.fetch(places)]
 
 
-def tokenize(processor: ComaProcessor, items: ItemReader, places: range) -> Iterator[TokenizedRow]:
+def tokenize(
+    processor: ComaProcessor, items: ItemReader, places: range, keep_images: bool = False
+) -> Iterator[TokenizedRow]:
     """Renders and tokenizes items, some at a time, and gives them in their order. Of images only headers are read."""
     control_tokens = processor.control_tokens
     for start in range(places.start, places.stop, CHUNK):
@@ -84,16 +93,23 @@ def tokenize(processor: ComaProcessor, items: ItemReader, places: range) -> Iter
             try:
                 conversations[place] = _messages(item, control_tokens)
             except ValueError as error:
-                rows.append(TokenizedRow(place, error=error))
+                rows.append(TokenizedRow(place, key=str(place), error=error))
         if conversations:
             texts = processor.apply_chat_template(list(conversations.values()))
             ids_of_texts = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
             for (place, messages), text, ids in zip(conversations.items(), texts, ids_of_texts, strict=True):
                 around = len(processor.head_ids) + processor.num_compression_tokens
-                length = around + len(ids) + _image_tokens(processor, messages)
+                images = _images_in(messages)
+                of_images = _image_tokens(processor, images)
+                length = around + len(ids) + of_images
                 if processor.max_length is not None:
                     length = min(length, processor.max_length)
-                rows.append(TokenizedRow(place, length, text, np.array(ids, dtype=np.int32)))
+                ids = np.array(ids, dtype=np.int32)
+                rows.append(
+                    TokenizedRow(place, length, text, ids, of_images, _key(place, text, images))._replace(
+                        images=images if keep_images else None
+                    )
+                )
         yield from sorted(rows, key=lambda row: row.place)
 
 
@@ -113,11 +129,18 @@ def _images_in(messages: list[dict]) -> list[Any]:
     return [block["image"] for message in messages for block in message["content"] if block["type"] == "image"]
 
 
-def _image_tokens(processor: ComaProcessor, messages: list[dict]) -> int:
+def _key(place: int, text: str, images: list[Any]) -> str:
+    """Open images and arrays are taken for different: to compare them they would have to be decoded."""
+    if not all(isinstance(image, str | Path | bytes) for image in images):
+        return str(place)
+    return " ".join([text, *map(image_key, images)])
+
+
+def _image_tokens(processor: ComaProcessor, images: list[Any]) -> int:
     """Tokens of the images of a row beyond the one placeholder each has in the text."""
     count = _count_by_stock if processor.stock_processor else _count_patches
     tokens = 0
-    for image in _images_in(messages):
+    for image in images:
         try:
             with open_image(image, 0, processor.max_image_pixels, processor.page_pixels) as opened:
                 tokens += count(processor, opened.height, opened.width) - 1
