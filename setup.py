@@ -41,7 +41,7 @@ EXTRAS_REQUIRE = {
         "torchvision>=0.21,<1",
         "num2words>=0.5.14,<1",  # SmolVLM spells the length of a video
     ],
-    # `coma embed --engine ray`.
+    # `coma embed --engine ray`, `coma serve`.
     "scale": [
         "ray[data,serve]>=2.60.0,<3",
     ],

@@ -25,7 +25,7 @@ FUNCTIONS = {
     "open_app": "app",
     "publish_model": "push",
     "search_index": "search",
-    "serving": "serve",
+    "serve_model": "serve",
     "verify_model": "verify",
     "verify_server": "verify",
 }

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from hub_scripts.embedding.engine import ModelSettings
 
 
-__all__ = ["main", "serving"]
+__all__ = ["main", "serve_model"]
 
 HOST, PORT = "127.0.0.1", 8000
 KEY = "COMA_API_KEY"
-HAS_NO_RAY = "Serving needs Ray: pip install 'coma-embedding[scale]'"
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main(argv: list[str]) -> int:
@@ -55,8 +55,9 @@ def main(argv: list[str]) -> int:
     add("--any-dims", action="store_true", help="cut to any `dimensions`, even where the model was not trained for it")
     add_model_options(parser)
     arguments = vars(parser.parse_args(argv))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # which ends the server as Ctrl-C does
-    with contextlib.suppress(KeyboardInterrupt), serving(api_key=os.environ.get(KEY) or None, **arguments) as url:
+    with contextlib.suppress(KeyboardInterrupt), serve_model(api_key=os.environ.get(KEY) or None, **arguments) as url:
+        # Not before: Ray has a handler of its own. This one ends the server as Ctrl-C does.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         name = arguments["name"] or _name_of(arguments["model"])
         print(f"{one_line(name)} is served at {one_line(url)} (Ctrl-C ends it).", flush=True)
         if arguments["host"] not in (HOST, "localhost", "::1") and not os.environ.get(KEY):
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def serving(  # noqa: PLR0913 - what can be set
+def serve_model(  # noqa: PLR0913 - what can be set
     model: str | Path,
     *,
     name: str | None = None,
@@ -112,26 +113,25 @@ def serving(  # noqa: PLR0913 - what can be set
 
     Example:
 
-        >>> with serving("my-coma") as url:
+        >>> with serve_model("my-coma") as url:
         ...     input(f"{url} is open until Enter is pressed.")
     """
-    check_address(host, port)
-    printed = sys.stdout
-    with ray_cluster(None):
-        from hub_scripts.common.loading import check_folder
-        from hub_scripts.embedding.engine import ModelSettings
+    from hub_scripts.common.loading import check_folder
+    from hub_scripts.embedding.engine import ModelSettings
 
-        check_folder(str(model))
-        settings = ModelSettings(str(model), dtype, device, max_image_pixels)
-        options = ServerOptions(
-            name or _name_of(str(model)), host, port, max_batch, batch_tokens, max_queued, any_dims
-        )
+    check_address(host, port)
+    check_folder(str(model))
+    settings = ModelSettings(str(model), dtype, device, max_image_pixels)
+    name = name or _name_of(str(model))
+    options = ServerOptions(name, host, port, max_batch, batch_tokens, max_queued, any_dims)
+    printed = sys.stdout
+    with _handlers_kept(), ray_cluster(None):
         with _application(settings, options, replicas, api_key), contextlib.redirect_stdout(printed):
             yield f"{url_of(host, port)}/v1"
 
 
 class ServerOptions(NamedTuple):
-    """What a server is told beside its model; as in [`serving`]."""
+    """What a server is told beside its model; as in [`serve_model`]."""
 
     name: str
     host: str
@@ -147,14 +147,12 @@ def _application(
     settings: "ModelSettings", options: ServerOptions, replicas: int | None, api_key: str | None
 ) -> Iterator[None]:
     """The replicas and what is before them, in the cluster of this process."""
-    try:
-        from ray import serve
-        from ray.serve.config import ProxyLocation
+    from ray import serve
+    from ray.serve.config import ProxyLocation
 
-        from hub_scripts.serving.front import APPLICATION, MODELS, Front, digest_of
-        from hub_scripts.serving.replica import Replica
-    except ModuleNotFoundError as error:
-        raise ImportError(HAS_NO_RAY) from error
+    from hub_scripts.serving.front import APPLICATION, MODELS, Front, digest_of
+    from hub_scripts.serving.replica import Replica
+
     if serve.status().proxies:
         raise ValueError("The cluster of Ray that this process uses serves something already.")
     room, placed = place_models(settings, RayOptions(num_actors=replicas), "ask for fewer --replicas")
@@ -182,12 +180,34 @@ def _application(
             http_options={"host": options.host, "port": options.port},
             logging_config=quiet,
         )
-        serve.run(application, name=APPLICATION, route_prefix="/", logging_config=quiet)
+        try:
+            serve.run(application, name=APPLICATION, route_prefix="/", logging_config=quiet)
+        except RuntimeError as error:
+            states = serve.status().applications[APPLICATION].deployments
+            raise _why(states[MODELS].message if MODELS in states else str(error)) from error
         yield
-    except RuntimeError as error:
-        raise _why(error) from error
     finally:
+        _ignore_interrupts()  # a second one would leave processes
         serve.shutdown()
+
+
+def _ignore_interrupts() -> None:
+    """Lets nothing end this program; what its main thread alone may say."""
+    if threading.current_thread() is threading.main_thread():
+        for interrupt in INTERRUPTS:
+            signal.signal(interrupt, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Has what ends this program do so in the end as it did before, whatever Ray, or this file, sets meanwhile."""
+    before = {interrupt: signal.getsignal(interrupt) for interrupt in INTERRUPTS}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for interrupt, handler in before.items():
+                signal.signal(interrupt, handler)
 
 
 def _name_of(model: str) -> str:
@@ -196,8 +216,8 @@ def _name_of(model: str) -> str:
     return folder.resolve().name if folder.is_dir() else model
 
 
-def _why(error: RuntimeError) -> Exception:
-    """What a replica has raised: Ray Serve has it in the text of an error."""
-    raised = re.findall(r"^(?:\w+\.)*(\w*(?:Error|Exception)): (.+)", str(error), re.MULTILINE)
-    kind, message = raised[-1] if raised else ("", str(error))
-    return ValueError(message) if kind == "ValueError" else OSError(f"The model does not start: {kind} {message}")
+def _why(message: str) -> Exception:
+    """What a replica has raised: Ray Serve has its traceback in a text."""
+    raised = re.findall(r"^(?:\w+\.)*(\w*(?:Error|Exception)): (.+)", message, re.MULTILINE)
+    kind, why = raised[-1] if raised else ("", message)
+    return ValueError(why) if kind == "ValueError" else OSError(f"The model does not start: {kind or 'Ray'}: {why}")

@@ -73,7 +73,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise ImportError("The engine ray needs Ray: pip install 'coma-embedding[scale]'") from error
+        raise ImportError("Ray is not installed: pip install 'coma-embedding[scale]'") from error
     with contextlib.redirect_stdout(_Nowhere()):  # whatever it is told, Ray prints on it which process has died
         if ray.is_initialized():
             if address is not None:
