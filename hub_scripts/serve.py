@@ -11,31 +11,24 @@ set: then requests must bear that key. docs/serving.md has the details.
 """
 
 import contextlib
-import logging
 import os
-import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hub_scripts.common.address import check_address, url_of
 from hub_scripts.common.arguments import Dtype, add_model_options, command_parser, positive, whole
+from hub_scripts.common.interrupts import handlers_kept
 from hub_scripts.common.terminal import one_line
-from hub_scripts.embedding.ray_cluster import RayOptions, place_models, ray_cluster
-
-
-if TYPE_CHECKING:
-    from hub_scripts.embedding.engine import ModelSettings
+from hub_scripts.embedding.ray_cluster import ray_cluster
 
 
 __all__ = ["main", "serve_model"]
 
 HOST, PORT = "127.0.0.1", 8000
 KEY = "COMA_API_KEY"
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main(argv: list[str]) -> int:
@@ -118,6 +111,7 @@ def serve_model(  # noqa: PLR0913 - what can be set
     """
     from hub_scripts.common.loading import check_folder
     from hub_scripts.embedding.engine import ModelSettings
+    from hub_scripts.serving.application import ServerOptions, application
 
     check_address(host, port)
     check_folder(str(model))
@@ -125,99 +119,12 @@ def serve_model(  # noqa: PLR0913 - what can be set
     name = name or _name_of(str(model))
     options = ServerOptions(name, host, port, max_batch, batch_tokens, max_queued, any_dims)
     printed = sys.stdout
-    with _handlers_kept(), ray_cluster(None):
-        with _application(settings, options, replicas, api_key), contextlib.redirect_stdout(printed):
+    with handlers_kept(), ray_cluster(None):
+        with application(settings, options, replicas, api_key), contextlib.redirect_stdout(printed):
             yield f"{url_of(host, port)}/v1"
-
-
-class ServerOptions(NamedTuple):
-    """What a server is told beside its model; as in [`serve_model`]."""
-
-    name: str
-    host: str
-    port: int
-    max_batch: int
-    batch_tokens: int
-    max_queued: int
-    any_dims: bool
-
-
-@contextlib.contextmanager
-def _application(
-    settings: "ModelSettings", options: ServerOptions, replicas: int | None, api_key: str | None
-) -> Iterator[None]:
-    """The replicas and what is before them, in the cluster of this process."""
-    from ray import serve
-    from ray.serve.config import ProxyLocation
-
-    from hub_scripts.serving.front import APPLICATION, MODELS, Front, digest_of
-    from hub_scripts.serving.replica import Replica
-
-    if serve.status().proxies:
-        raise ValueError("The cluster of Ray that this process uses serves something already.")
-    room, placed = place_models(settings, RayOptions(num_actors=replicas), "ask for fewer --replicas")
-    logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
-    quiet = {"log_level": "ERROR", "enable_access_log": False}
-    common: dict[str, Any] = {"graceful_shutdown_wait_loop_s": 0.1, "graceful_shutdown_timeout_s": 10}
-    models = serve.deployment(Replica).options(
-        name=MODELS,
-        num_replicas=room.num_actors,
-        ray_actor_options={"num_cpus": room.num_cpus, "num_gpus": room.num_gpus},
-        max_ongoing_requests=2 * options.max_batch,  # one batch is computed, and the next one read
-        max_queued_requests=options.max_queued,
-        max_constructor_retry_count=1,
-        **common,
-    )
-    # It only passes on: what waits, waits for a replica, in a queue that has an end.
-    front = serve.deployment(Front).options(
-        name="Front", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=10_000, **common
-    )
-    bound = models.bind(placed, options.name, options.max_batch, options.batch_tokens, options.any_dims)
-    application = front.bind(bound, options.name, None if api_key is None else digest_of(api_key))
-    try:
-        serve.start(
-            proxy_location=ProxyLocation.HeadOnly,
-            http_options={"host": options.host, "port": options.port},
-            logging_config=quiet,
-        )
-        try:
-            serve.run(application, name=APPLICATION, route_prefix="/", logging_config=quiet)
-        except RuntimeError as error:
-            states = serve.status().applications[APPLICATION].deployments
-            raise _why(states[MODELS].message if MODELS in states else str(error)) from error
-        yield
-    finally:
-        _ignore_interrupts()  # a second one would leave processes
-        serve.shutdown()
-
-
-def _ignore_interrupts() -> None:
-    """Lets nothing end this program; what its main thread alone may say."""
-    if threading.current_thread() is threading.main_thread():
-        for interrupt in INTERRUPTS:
-            signal.signal(interrupt, signal.SIG_IGN)
-
-
-@contextlib.contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Has what ends this program do so in the end as it did before, whatever Ray, or this file, sets meanwhile."""
-    before = {interrupt: signal.getsignal(interrupt) for interrupt in INTERRUPTS}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for interrupt, handler in before.items():
-                signal.signal(interrupt, handler)
 
 
 def _name_of(model: str) -> str:
     """What requests call a model by default."""
     folder = Path(model)
     return folder.resolve().name if folder.is_dir() else model
-
-
-def _why(message: str) -> Exception:
-    """What a replica has raised: Ray Serve has its traceback in a text."""
-    raised = re.findall(r"^(?:\w+\.)*(\w*(?:Error|Exception)): (.+)", message, re.MULTILINE)
-    kind, why = raised[-1] if raised else ("", message)
-    return ValueError(why) if kind == "ValueError" else OSError(f"The model does not start: {kind or 'Ray'}: {why}")

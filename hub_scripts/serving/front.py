@@ -20,6 +20,7 @@ from starlette.responses import Response
 from hub_scripts.serving.answers import Reply, error_reply, models_reply, vectors_reply
 from hub_scripts.serving.body import Asked, Refused, parse_body
 from hub_scripts.serving.embedder import Fault
+from hub_scripts.serving.loopback import listen_here_alone
 from hub_scripts.serving.replica import Vectors
 
 
@@ -49,6 +50,7 @@ class Front:
     """
 
     def __init__(self, replicas: DeploymentHandle, served_as: str, key: bytes | None) -> None:
+        listen_here_alone()
         self.replicas, self.served_as, self.key = replicas, served_as, key
         self.created, self.held = int(time.time()), 0
 

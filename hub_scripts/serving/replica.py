@@ -10,6 +10,7 @@ from ray import serve
 from hub_scripts.embedding.engine import ModelSettings
 from hub_scripts.serving.body import Item
 from hub_scripts.serving.embedder import Embedder, Fault, Row
+from hub_scripts.serving.loopback import listen_here_alone
 
 
 __all__ = ["Replica", "Vectors"]
@@ -41,6 +42,7 @@ class Replica:
     def __init__(
         self, settings: ModelSettings, served_as: str, max_batch: int, batch_tokens: int, any_dims: bool
     ) -> None:
+        listen_here_alone()
         self.embedder = Embedder(settings, served_as, max_batch, batch_tokens, any_dims)
         self._reads, self._computes = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._in_a_batch.set_max_batch_size(max_batch)

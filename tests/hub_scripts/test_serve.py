@@ -29,7 +29,7 @@ from trainers.encoding.encode import embed_items
 
 
 ROOT = Path(__file__).resolve().parents[2]
-KEY = "a key"
+KEY = "a-key"
 
 
 def test_a_missing_ray_is_one_sentence(
@@ -230,17 +230,23 @@ def test_the_command_ends_as_it_began(coma_folder: Path) -> None:
         [*command, "--device", "cpu"],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     ) as running:  # fmt: skip
-        line = running.stdout.readline()
-        assert " is served at http://127.0.0.1:" in line, line + running.stderr.read()
-        started = psutil.Process(running.pid).children(recursive=True)
-        addresses = {each.laddr.ip for child in started for each in connections(child) if each.status == "LISTEN"}
-        assert len(started) > 4 and addresses <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
-        url = line.split()[-4]
-        answer = httpx2.post(f"{url}/embeddings", json={"model": coma_folder.name, "input": "an apple"}, timeout=60)
-        assert answer.status_code == 200 and torch.tensor(answer.json()["data"][0]["embedding"]).shape == (64,)
-        os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-        running.terminate()
-        text, error = running.communicate(timeout=60)
+        try:
+            line = running.stdout.readline()
+            assert " is served at http://127.0.0.1:" in line, line + running.stderr.read()
+            started = psutil.Process(running.pid).children(recursive=True)
+            addresses = {each.laddr.ip for child in started for each in connections(child) if each.status == "LISTEN"}
+            assert len(started) > 4 and addresses <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+            url = line.split()[-4]
+            answer = httpx2.post(
+                f"{url}/embeddings", json={"model": coma_folder.name, "input": "an apple"}, timeout=60
+            )
+            assert answer.status_code == 200 and torch.tensor(answer.json()["data"][0]["embedding"]).shape == (64,)
+            os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+            running.terminate()
+            text, error = running.communicate(timeout=60)
+        finally:
+            if running.poll() is None:
+                running.terminate()
     assert (running.returncode, text, error) == (0, "", "")
     gone, alive = psutil.wait_procs(started, timeout=10)
     assert not alive, [process.cmdline() for process in alive]
