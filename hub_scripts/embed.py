@@ -1,9 +1,9 @@
-"""Embeds a corpus to a Parquet file: a folder of images, a text file with a row per line, a table, WebDataset shards.
+"""Embeds a corpus to a Parquet file: a folder of images or PDFs, a PDF, a text file, a table, WebDataset shards.
 
 Tables end with .csv, .tsv, .jsonl, .json or .parquet and have columns `text`, `image` (a path; in Parquet also the
-bytes of a file), or both; a row with both shows the image first. Shards are a .tar file or 'shards/*.tar'. Tables and
-a .tar may be in object storage. The result has the rows in the order of the input. Where OUT does not end with
-.parquet it is a folder of such files, part-00000.parquet and so on.
+bytes of a file), or both; a row with both shows the image first. The pages of a PDF are images, report.pdf#3. Shards
+are a .tar file or 'shards/*.tar'. Tables and a .tar may be in object storage. The result has the rows in the order of
+the input. Where OUT does not end with .parquet it is a folder of such files, part-00000.parquet and so on.
 
 It is made in parts, in the folder OUT.parts. After an interruption the same command goes on where it was: parts whose
 rows are the same are kept. Parts of another model or corpus are refused, as is a folder of that name that is nobody's.
@@ -126,8 +126,8 @@ def embed_table(  # noqa: PLR0913 - what can be set
 
     Args:
         model (`str` or `Path`): CoMa model or adapter: a folder, or a name on the Hub.
-        data (`str` or `Path`): a folder of images, a .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar file, or a
-            pattern for .tar files; of such a file also the address in a storage that fsspec knows, `s3://…`.
+        data (`str` or `Path`): a folder of images or PDFs, a .pdf, .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar
+            file, or a pattern for .tar files; of such a file also the address in a storage that fsspec knows, `s3://…`.
         out (`str` or `Path`): the file to be made; a folder of files, if its name does not end with `.parquet`.
         text_column, image_column (`str`, *optional*): columns of a table; by default `text` and `image`.
         id_column (`str`, *optional*): column that names rows; by default `id`, or else the number of the row.
@@ -289,7 +289,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("embed", __doc__)
     add = parser.add_argument
     add("model", metavar="MODEL", help="CoMa model or adapter: a folder, or a name on the Hub")
-    add("data", metavar="INPUTS", help="folder of images, or .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar")
+    add(
+        "data",
+        metavar="INPUTS",
+        help="folder of images or PDFs, or .pdf, .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar",
+    )
     add("out", metavar="OUT", type=Path, help="file to be made, if it ends with .parquet, else a folder of such files")
     add("--text-column", metavar="NAME", help="column with texts (default: text, if there is one)")
     add("--image-column", metavar="NAME", help="column with images (default: image, if there is one)")

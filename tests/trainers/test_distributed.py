@@ -2,6 +2,7 @@
 
 import math
 import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,14 +36,20 @@ def test_one_process_gathers_nothing() -> None:
 
 
 def spawn(work: Callable, processes: int, folder: Path, *args: Any) -> list[Any]:
-    """What `work(rank, processes, *args)` returns in each of some processes that talk by gloo."""
-    context = multiprocessing.get_context("spawn")
-    port = str(29500 + hash(str(folder)) % 2000)
+    """
+    What `work(rank, processes, *args)` returns in each of some processes that talk by gloo. They are forked from one
+    that has imported what they need, once for all tests, and done nothing else.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
     workers = [
         context.Process(target=start, args=(work, rank, processes, folder, port, *args), daemon=True)
         for rank in range(processes)
     ]
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 300
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -19,6 +19,7 @@ import torch
 from transformers.utils import logging
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from modeling_coma.pages_coma import file_of
 from trainers.data.images import image_key, images_of
 from trainers.encoding.encode import ROW, EncodedBatch, encode_batches
 from trainers.files import whole_file
@@ -267,7 +268,7 @@ def _file_state(image: Any) -> tuple[int, int] | None:
     if not isinstance(image, str | Path):
         return None
     try:
-        state = os.stat(image)
+        state = os.stat(file_of(image))
     except (OSError, ValueError):  # it is not there, or this is no path
         return None
     return state.st_size, state.st_mtime_ns

@@ -119,7 +119,7 @@ def _image_tokens(processor: ComaProcessor, messages: list[dict]) -> int:
     tokens = 0
     for image in _images_in(messages):
         try:
-            with open_image(image, max_pixels=processor.max_image_pixels) as opened:
+            with open_image(image, 0, processor.max_image_pixels, processor.page_pixels) as opened:
                 tokens += count(processor, opened.height, opened.width) - 1
         except ValueError:  # it is reported, with its row, when it is decoded
             continue
