@@ -12,15 +12,13 @@ set: then requests must bear that key. docs/serving.md has the details.
 
 import contextlib
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from hub_scripts.common.address import check_address, url_of
 from hub_scripts.common.arguments import Dtype, add_model_options, command_parser, positive, whole
-from hub_scripts.common.interrupts import handlers_kept
+from hub_scripts.common.interrupts import handlers_kept, wait_for_interrupt
 from hub_scripts.common.terminal import one_line
 from hub_scripts.embedding.ray_cluster import ray_cluster
 
@@ -49,13 +47,11 @@ def main(argv: list[str]) -> int:
     add_model_options(parser)
     arguments = vars(parser.parse_args(argv))
     with contextlib.suppress(KeyboardInterrupt), serve_model(api_key=os.environ.get(KEY) or None, **arguments) as url:
-        # Not before: Ray has a handler of its own. This one ends the server as Ctrl-C does.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         name = arguments["name"] or _name_of(arguments["model"])
         print(f"{one_line(name)} is served at {one_line(url)} (Ctrl-C ends it).", flush=True)
         if arguments["host"] not in (HOST, "localhost", "::1") and not os.environ.get(KEY):
             print(f"Whoever reaches this machine can use it: {KEY} is not set.", flush=True)
-        threading.Event().wait()
+        wait_for_interrupt()
     return 0
 
 

@@ -2,11 +2,12 @@
 
 import contextlib
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 
 
-__all__ = ["handlers_kept", "ignore_interrupts"]
+__all__ = ["handlers_kept", "ignore_interrupts", "wait_for_interrupt"]
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
@@ -16,6 +17,15 @@ def ignore_interrupts() -> None:
     if threading.current_thread() is threading.main_thread():
         for interrupt in INTERRUPTS:
             signal.signal(interrupt, signal.SIG_IGN)
+
+
+def wait_for_interrupt() -> None:
+    """Waits for the first one and ignores all others: no exception strikes twice, wherever it may."""
+    reader, writer = socket.socketpair()
+    for interrupt in INTERRUPTS:
+        signal.signal(interrupt, lambda *_: writer.send(b"."))
+    reader.recv(1)
+    ignore_interrupts()
 
 
 @contextlib.contextmanager

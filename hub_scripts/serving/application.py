@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import re
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from hub_scripts.embedding.ray_cluster import RayOptions, place_models
 
 __all__ = ["ServerOptions", "application"]
 
+START_SECONDS = 120
 QUIET = {"log_level": "ERROR", "enable_access_log": False}
 COMMON: dict[str, Any] = {"graceful_shutdown_wait_loop_s": 0.1, "graceful_shutdown_timeout_s": 10}
 
@@ -47,6 +49,7 @@ def application(
         OSError: if it does not start.
     """
     from ray import serve
+    from ray.exceptions import RayActorError
     from ray.serve.config import ProxyLocation
 
     from hub_scripts.serving.front import APPLICATION, MODELS
@@ -56,20 +59,32 @@ def application(
     logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
     bound = _bound(settings, options, replicas, api_key)
     try:
-        serve.start(
-            proxy_location=ProxyLocation.HeadOnly,
-            http_options={"host": options.host, "port": options.port},
-            logging_config=QUIET,
-        )
+        with contextlib.suppress(RayActorError):  # what is slow to listen, on a busy machine, is replaced by Ray
+            serve.start(
+                proxy_location=ProxyLocation.HeadOnly,
+                http_options={"host": options.host, "port": options.port},
+                logging_config=QUIET,
+            )
         try:
             serve.run(bound, name=APPLICATION, route_prefix="/", logging_config=QUIET)
         except RuntimeError as error:
             states = serve.status().applications[APPLICATION].deployments
             raise _why(states[MODELS].message if MODELS in states else str(error)) from error
+        _wait_until_heard()
         yield
     finally:
         ignore_interrupts()  # a second one would leave processes
         serve.shutdown()
+
+
+def _wait_until_heard() -> None:
+    from ray import serve
+
+    until = time.monotonic() + START_SECONDS
+    while "HEALTHY" not in serve.status().proxies.values():
+        if time.monotonic() > until:
+            raise OSError(f"Ray Serve does not listen after {START_SECONDS} s.")
+        time.sleep(0.2)
 
 
 def _bound(settings: ModelSettings, options: ServerOptions, replicas: int | None, api_key: str | None) -> Any:
