@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hub_scripts.common.address import check_address, url_of
 from hub_scripts.common.arguments import Dtype, add_model_options, command_parser, positive, whole
-from hub_scripts.common.interrupts import handlers_kept, wait_for_interrupt
+from hub_scripts.common.interrupts import catch_interrupts, handlers_kept
 from hub_scripts.common.terminal import one_line
 from hub_scripts.embedding.ray_cluster import ray_cluster
 
@@ -47,11 +47,12 @@ def main(argv: list[str]) -> int:
     add_model_options(parser)
     arguments = vars(parser.parse_args(argv))
     with contextlib.suppress(KeyboardInterrupt), serve_model(api_key=os.environ.get(KEY) or None, **arguments) as url:
+        wait = catch_interrupts()
         name = arguments["name"] or _name_of(arguments["model"])
         print(f"{one_line(name)} is served at {one_line(url)} (Ctrl-C ends it).", flush=True)
         if arguments["host"] not in (HOST, "localhost", "::1") and not os.environ.get(KEY):
             print(f"Whoever reaches this machine can use it: {KEY} is not set.", flush=True)
-        wait_for_interrupt()
+        wait()
     return 0
 
 

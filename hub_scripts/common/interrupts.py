@@ -4,10 +4,10 @@ import contextlib
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
-__all__ = ["handlers_kept", "ignore_interrupts", "wait_for_interrupt"]
+__all__ = ["catch_interrupts", "handlers_kept", "ignore_interrupts"]
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
@@ -19,13 +19,20 @@ def ignore_interrupts() -> None:
             signal.signal(interrupt, signal.SIG_IGN)
 
 
-def wait_for_interrupt() -> None:
-    """Waits for the first one and ignores all others: no exception strikes twice, wherever it may."""
+def catch_interrupts() -> Callable[[], None]:
+    """
+    From now on none raises. What is returned waits for the first one, and has all others ignored: no exception strikes
+    twice, wherever it may.
+    """
     reader, writer = socket.socketpair()
     for interrupt in INTERRUPTS:
         signal.signal(interrupt, lambda *_: writer.send(b"."))
-    reader.recv(1)
-    ignore_interrupts()
+
+    def wait() -> None:
+        reader.recv(1)
+        ignore_interrupts()
+
+    return wait
 
 
 @contextlib.contextmanager
