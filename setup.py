@@ -45,7 +45,7 @@ EXTRAS_REQUIRE = {
     "pdf": [
         "pypdfium2>=5.0.0,<6",
     ],
-    # `coma embed --engine ray`.
+    # `coma embed --engine ray`, `coma serve`.
     "scale": [
         "ray[data,serve]>=2.60.0,<3",
     ],
