@@ -45,7 +45,11 @@ EXTRAS_REQUIRE = {
     "video": [
         "av>=16.0.0,<19",
     ],
-    # `coma embed --engine ray`.
+    # Pages of PDFs as images.
+    "pdf": [
+        "pypdfium2>=5.0.0,<6",
+    ],
+    # `coma embed --engine ray`, `coma serve`.
     "scale": [
         "ray[data,serve]>=2.60.0,<3",
     ],
@@ -66,6 +70,7 @@ EXTRAS_REQUIRE = {
         "pytest>=9.0.0,<10",
         "pytest-xdist>=3.8.0,<4",
         "pytrec-eval-terrier>=0.5.10,<1",
+        "pypdfium2>=5.0.0,<6",
         "pre-commit>=4.5.0,<5",
         "pre-commit-hooks>=6.0.0,<7",
         "ruff==0.17.6",

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from .pages_coma import PAGE_PIXELS, PageImage, page_of
 from .templates_coma import ROLES, check_text
 
 
@@ -24,6 +25,7 @@ DECODE_ERRORS += (ArithmeticError, EOFError, MemoryError, AssertionError, Buffer
 DECODE_ERRORS += (Image.DecompressionBombError, Warning)
 # What a file begins with, after the length of its first part.
 HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftyphevx", b"ftypheim", b"ftypheis", b"ftypmif1", b"ftypmsf1")
+UNREADABLE = "it is in no format that Pillow can read"
 UNKNOWN_WHITE = "no telling which number is white; scale the pixels to np.uint8"
 
 
@@ -128,17 +130,21 @@ def check_dialogues(dialogues: Iterable[Any], tokens: tuple[str, ...]) -> None:
                     raise ValueError(f"Row {row}: message {number} of a dialogue has {what}.")
 
 
-def to_rgb(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+def to_rgb(
+    image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS, page_pixels: int = PAGE_PIXELS
+) -> Image.Image:
     r"""
     Decodes an image to 8-bit RGB: transparency is laid on white, 16-bit greys are scaled, EXIF rotation is applied.
 
     Args:
-        image: a PIL image, a `np.ndarray` of shape `(height, width[, 3])` in uint8, a path or the bytes of a file.
+        image: a PIL image, a `np.ndarray` of shape `(height, width[, 3])` in uint8, a path or the bytes of a file. The
+            path of a PDF with the number of a page, `report.pdf#3`, is an image of that.
         row (`int`): place in the batch, for error messages.
         max_pixels (`int`): what is larger is not decoded.
+        page_pixels (`int`): with how many a page is drawn, at 300 dots per inch at most.
     Raises `ValueError` for an image that cannot be decoded, or whose longer side is over 200 times the shorter one.
     """
-    with open_image(image, row, max_pixels) as rgb:
+    with open_image(image, row, max_pixels, page_pixels) as rgb:
         rgb.load()
         if rgb.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             rgb = ImageOps.exif_transpose(rgb)
@@ -149,21 +155,27 @@ def to_rgb(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> Imag
         if rgb.has_transparency_data:
             rgba = rgb if rgb.mode == "RGBA" else rgb.convert("RGBA")
             rgb = Image.alpha_composite(Image.new("RGBA", rgb.size, "white"), rgba)
-        rgb = rgb.convert("RGB")
+        rgb = rgb if rgb.mode == "RGB" else rgb.convert("RGB")  # which would copy it
     if min(rgb.size) == 0 or max(rgb.size) > 200 * min(rgb.size):  # the limit of the Qwen image processors
         raise ValueError(f"Row {row}: {rgb.width}x{rgb.height} pixels; an image has at least 1x1, at most 1:200.")
     return rgb
 
 
 @contextmanager
-def open_image(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> Iterator[Image.Image]:
+def open_image(
+    image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS, page_pixels: int = PAGE_PIXELS
+) -> Iterator[Image.Image]:
     """
     Gives the PIL image of whatever [`to_rgb`] takes, with nothing decoded: of a file the header is read. Whatever is
     wrong with it, there or in the block, is one `ValueError` that names the row and the file.
     """
     try:
         with ExitStack() as files:
-            if isinstance(image, str | os.PathLike):
+            if page := page_of(image):
+                opened = PageImage(
+                    files.enter_context(open_regular_file(page[0])), page[1], min(page_pixels, max_pixels)
+                )
+            elif isinstance(image, str | os.PathLike):
                 opened = _identify(files.enter_context(open_regular_file(image)))
             elif isinstance(image, bytes):
                 opened = _identify(BytesIO(image))
@@ -173,7 +185,7 @@ def open_image(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> 
                 opened = image
             else:
                 raise TypeError("an image is a PIL image, a np.ndarray, the path or the bytes of a file")
-            if opened.width * opened.height > max_pixels:
+            if opened.width * opened.height > max_pixels and not isinstance(opened, PageImage):
                 size = f"{opened.width}x{opened.height} pixels are over the limit of {max_pixels}"
                 raise ValueError(
                     f"{size}; shrink it, or raise `max_image_pixels` of the processor (--max-image-pixels)"
@@ -208,7 +220,7 @@ def _identify(file: BinaryIO) -> Image.Image:
     if prefix[4:12] in HEIC and "HEIF" not in Image.OPEN:
         with suppress(ImportError):
             importlib.import_module("pillow_heif").register_heif_opener()
-    why = "it is in no format that Pillow can read"
+    why = "it is a PDF: name one of its pages, as in report.pdf#1" if prefix.startswith(b"%PDF") else UNREADABLE
     for factory, accept in (Image.OPEN[name] for name in Image.ID):
         try:
             accepted = accept is None or accept(prefix)

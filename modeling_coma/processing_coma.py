@@ -15,6 +15,7 @@ from transformers.utils import has_file
 from .images_coma import images_by_grid, images_by_stock, join_images, make_stock_processor
 from .inputs_coma import MAX_IMAGE_PIXELS, check_dialogues, to_messages, to_rgb, visuals_of
 from .options_coma import call_options, check_limits, is_int
+from .pages_coma import PAGE_PIXELS
 from .processing_videos_coma import VideosMixin
 from .rows_coma import (
     as_list,
@@ -117,6 +118,12 @@ class ComaProcessor(VideosMixin, ProcessorMixin):
         return self.tokenizer.convert_tokens_to_ids(compression_tokens(self.num_compression_tokens))
 
     @property
+    def page_pixels(self) -> int:
+        """With how many pixels the page of a PDF is drawn: as many as an image may keep, where that is known."""
+        size = self.image_processor.size
+        return size["longest_edge"] if self.stock_processor is None else PAGE_PIXELS
+
+    @property
     def control_tokens(self) -> tuple[str, ...]:
         """What texts must not type: the special tokens of the tokenizer, all others of the form `<…>`, and the token
         of images."""
@@ -173,7 +180,8 @@ class ComaProcessor(VideosMixin, ProcessorMixin):
     def process_images(self, images: list, rows: list[int], **images_kwargs) -> list[dict[str, np.ndarray]]:
         """Of each image its tensors, as `image_inputs` names them, and as `input_ids` the tokens that stand for it;
         `rows` are their places in the batch, for error messages."""
-        images = [to_rgb(image, row, self.max_image_pixels) for image, row in zip(images, rows, strict=True)]
+        limits = self.max_image_pixels, self.page_pixels
+        images = [to_rgb(image, row, *limits) for image, row in zip(images, rows, strict=True)]
         if self.stock_processor is None:
             image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
             return images_by_grid(self.image_processor, image_token_id, images, **images_kwargs)

@@ -19,7 +19,8 @@ def corpus_rows(corpus: Corpus) -> ShardRows:
 
 def _read_part(corpus: Corpus, start: int, stop: int) -> Part:
     rows = corpus.read(start, stop)
-    columns = {"row": list(range(start, stop)), "id": _column(rows, "id"), "text": _column(rows, "text")}
+    texts = [row["page_text"] if row["text"] is None else row["text"] for row in rows]
+    columns = {"row": list(range(start, stop)), "id": _column(rows, "id"), "text": texts}
     items = [_item(number, row) for number, row in enumerate(rows, start)]
     return Part(items, {**columns, "image": _column(rows, "path")})
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from modeling_coma import ComaProcessor
-from modeling_coma.inputs_coma import visuals_of
 from modeling_coma.videos_coma import Clip
 
 
@@ -17,13 +16,13 @@ __all__ = ["video_tokens"]
 SMALL = (64, 64)  # pixels of the frames of a blank video by which the tokens around those of frames are counted
 
 
-def video_tokens(processor: ComaProcessor, messages: list[dict[str, Any]]) -> int:
+def video_tokens(processor: ComaProcessor, videos: list[Any]) -> int:
     """
     Tokens of the videos of a row beyond the one placeholder that each has in the text. One that cannot be read counts
     as none: it is reported, with its row, when it is decoded.
     """
     tokens = 0
-    for video in visuals_of(messages, "video"):
+    for video in videos:
         try:
             tokens += _count(processor, processor.clip(video)) - 1
         except ValueError:

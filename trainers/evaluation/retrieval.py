@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from modeling_coma.pages_coma import file_of
 from trainers.data.answers import Answers
 from trainers.data.images import image_key
 from trainers.data.items import ContrastiveInput, to_item
@@ -336,5 +337,6 @@ def _content_key(content: str | list[dict]) -> Iterator[tuple[str, str]]:
 
 def _with_file_sizes(key: tuple) -> str:
     blocks = (block for _, *of_message in key for block in of_message)
-    sizes = [Path(value).stat().st_size for kind, value in blocks if kind == "file" and Path(value).is_file()]
+    files = [Path(file_of(value)) for kind, value in blocks if kind == "file"]
+    sizes = [file.stat().st_size for file in files if file.is_file()]
     return f"{key} {sizes}"

@@ -1,0 +1,123 @@
+"""Tables and heat maps of the runs that there are."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.world_study.arms import ARMS, PAIRS, UNITS, Arm, plan, without
+from benchmarks.world_study.questions import ATTRIBUTE_OF_KIND
+from benchmarks.world_study.results import missing
+
+
+Rows = list[dict[str, Any]]
+SEEDS = [0, 1, 2]
+
+
+def write_report(rows: Rows, folder: Path) -> None:
+    """Writes `report.md` and `map.png` from what is there, and says what is missing."""
+    text = "\n".join([progress(rows), map_table(rows), arm_table(rows), answer_table(rows)])
+    (folder / "report.md").write_text(text, encoding="utf-8")
+    print(text)
+    draw_map(rows).savefig(folder / "map.png", dpi=110)
+
+
+def progress(rows: Rows) -> str:
+    """How many runs there are, how many are missing, and which do not count."""
+    arms = plan()
+    left = len(missing(rows, arms, SEEDS))
+    weights = len({row["weights"] for row in rows})
+    empty = [f"{row['arm']}, seed {row['seed']}" for row in rows if not row["counts"]]
+    text = f"{len(arms) * len(SEEDS) - left} of {len(arms) * len(SEEDS)} runs are there, {left} are missing; "
+    text += f"backbones with the same recipe and other weights: {weights}."
+    if empty:
+        text += f" {len(empty)} do not count, because their tokens carry too little after stage 1: {'; '.join(empty)}."
+    return text + "\n"
+
+
+def of_arm(rows: Rows, arm: Arm, split: str) -> dict[int, float]:
+    """P@1 by seed, of runs that count."""
+    return {row["seed"]: row[split]["mean"] for row in rows if row["arm"] == arm.key and row["counts"]}
+
+
+def gains(rows: Rows, arm: Arm, other: Arm, split: str) -> list[float]:
+    """How many points an arm is better than another, seed by seed."""
+    own, others = of_arm(rows, arm, split), of_arm(rows, other, split)
+    return [own[seed] - others[seed] for seed in sorted(own.keys() & others.keys())]
+
+
+def spread(values: list[float]) -> str:
+    """`mean ± standard deviation (number)`."""
+    if not values:
+        return "–"
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} (1)" if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f} ({len(values)})"
+
+
+def map_table(rows: Rows) -> str:
+    """P@1 of every cell of the map."""
+    lines = [
+        "| stage 1 | | " + " | ".join(f"{pairs:,} pairs" for pairs in PAIRS) + " |",
+        "|---" * (len(PAIRS) + 2) + "|",
+    ]
+    for units in UNITS:
+        for split in ("ind", "ood"):
+            cells = [spread(list(of_arm(rows, Arm(pairs, units), split).values())) for pairs in PAIRS]
+            lines.append(f"| {units:g} units | {split.upper()} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def arm_table(rows: Rows) -> str:
+    """P@1 of every arm at few and at many pairs."""
+    cells = [f"{split}, {arm.pairs:,} pairs" for arm in next(iter(ARMS.values())) for split in ("IND", "OOD")]
+    lines = ["| arm | " + " | ".join(cells) + " | carried, nats |", "|---" * (len(cells) + 2) + "|"]
+    for name, arms in ARMS.items():
+        several = [spread(list(of_arm(rows, arm, split).values())) for arm in arms for split in ("ind", "ood")]
+        of_arms = [row for row in rows if row["arm"] in [arm.key for arm in arms] and row["carried"]]
+        carried = [row["carried"]["shuffled"] - row["carried"]["own"] for row in of_arms]
+        mean = f"{statistics.mean(carried):.2f}" if carried else "–"
+        lines.append(f"| {name} | {' | '.join(several)} | {mean} |")
+    return "\n".join(lines) + "\n"
+
+
+def answer_table(rows: Rows) -> str:
+    """Right answers from the tokens alone, by attribute, before and after stage 2, of one unit of stage 1."""
+    attributes = list(dict.fromkeys(ATTRIBUTE_OF_KIND.values()))
+    lines = ["| pairs | | " + " | ".join(attributes) + " |", "|---" * (len(attributes) + 2) + "|"]
+    for pairs in PAIRS:
+        of_cell = [row for row in rows if row["arm"] == Arm(pairs, 1.0).key]
+        for moment in ("before stage 2", "after stage 2") if of_cell else ():
+            answers = [row["answers"][moment] for row in of_cell]
+            means = [
+                statistics.mean(one[kind] for one in answers for kind, of in ATTRIBUTE_OF_KIND.items() if of == name)
+                for name in attributes
+            ]
+            lines.append(f"| {pairs:,} | {moment} | " + " | ".join(f"{mean:.0f}" for mean in means) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw_map(rows: Rows) -> Figure:
+    """Gain by stage 1 at equal pairs, points of P@1 with their standard deviation, IND and OOD."""
+    units = [one for one in UNITS if one]
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    for axes, split in zip(figure.subplots(1, 2), ("ind", "ood"), strict=True):
+        cells = {
+            (row, column): gains(rows, Arm(pairs, one), without(Arm(pairs, one)), split)
+            for row, one in enumerate(units)
+            for column, pairs in enumerate(PAIRS)
+        }
+        means = [
+            [statistics.mean(cells[row, column] or [float("nan")]) for column in range(len(PAIRS))]
+            for row in range(len(units))
+        ]
+        image = axes.imshow(means, vmin=-15, vmax=15, cmap="RdBu", aspect="auto")
+        for (row, column), values in cells.items():
+            axes.text(column, row, spread(values).replace(" (", "\n("), ha="center", va="center", fontsize=8)
+        axes.set_xticks(range(len(PAIRS)), [f"{pairs:,}" for pairs in PAIRS])
+        axes.set_yticks(range(len(units)), [f"{one:g}" for one in units])
+        axes.set(title=f"{split.upper()}, gain in P@1", xlabel="contrastive pairs", ylabel="units of stage 1")
+    figure.colorbar(image, ax=figure.axes, label="points of P@1")
+    return figure

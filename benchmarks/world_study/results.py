@@ -1,0 +1,50 @@
+"""Finished runs as lines of a file that is committed, so that several machines on several days complete one map."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from benchmarks.world_study.arms import Arm
+
+
+COMMITTED = Path(__file__).with_name("results.jsonl")
+
+
+def read_results(file: Path, recipe: str) -> list[dict[str, Any]]:
+    """
+    The runs of one recipe of the backbone.
+
+    Raises:
+        ValueError: for a line that is no run, or a run that is there twice.
+    """
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    lines = file.read_text().splitlines() if file.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            key = (row["recipe"], row["arm"], row["seed"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file}, line {number} is not a run: {line[:80]!r}. Take it out.") from error
+        if key in found:
+            raise ValueError(f"{file}, line {number}: the run {key} is there already. Take one of them out.")
+        found[key] = row
+    return [row for row in found.values() if row["recipe"] == recipe]
+
+
+def append_result(file: Path, row: dict[str, Any]) -> None:
+    """One line at a time, whole, also where two processes write."""
+    line = json.dumps(row, separators=(",", ":")) + "\n"
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def missing(rows: list[dict[str, Any]], arms: list[Arm], seeds: list[int]) -> list[tuple[Arm, int]]:
+    """Runs of a plan that are not there, seed by seed within the order of the arms."""
+    done = {(row["arm"], row["seed"]) for row in rows}
+    return [(arm, seed) for arm in arms for seed in seeds if (arm.key, seed) not in done]

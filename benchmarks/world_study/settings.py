@@ -1,0 +1,56 @@
+"""How long everything is trained, in full and quickly, and what all trainings have in common."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """
+    Of a study.
+
+    Args:
+        backbone_steps, backbone_batch (`int`): of the backbone.
+        unit, batch (`int`): optimizer steps of one unit of stage 1, and its rows.
+        least_steps (`int`): of stage 2; with many pairs, one epoch.
+        pairs_batch (`int`): pairs of a step of stage 2.
+        exam (`int`): questions of each kind in an examination.
+        queries (`int`): of a task of retrieval.
+        cut (`int`): by which numbers of pairs are divided.
+    """
+
+    backbone_steps: int = 1500
+    backbone_batch: int = 16
+    unit: int = 200
+    batch: int = 16
+    least_steps: int = 120
+    pairs_batch: int = 32
+    exam: int = 20
+    queries: int = 200
+    cut: int = 1
+
+
+QUICK = Sizes(
+    backbone_steps=2, backbone_batch=4, unit=1, batch=4, least_steps=1, pairs_batch=4, exam=1, queries=6, cut=100
+)
+
+TURNS = {"multi-turn": 5, "single-turn": 1}
+RATE = {"lora": 3e-3, "full": 1e-3}
+TEMPERATURE = 0.05
+LEAST_CARRIED = 0.1  # nats per answer token by which another row's tokens must be worse, for a stage 1 to count
+
+
+def common_settings(folder: str, seed: int, save_steps: int | None = None) -> dict[str, Any]:
+    """Settings of every training here."""
+    return {
+        "output_dir": folder,
+        "weight_decay": 0.05,
+        "warmup_steps": 0.05,
+        "adam_beta2": 0.98,
+        "train_sampling_strategy": "sequential",  # rows are drawn by their number
+        "logging_steps": 50,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": seed,
+        **({"save_strategy": "no"} if save_steps is None else {"save_steps": save_steps, "save_total_limit": 1}),
+    }

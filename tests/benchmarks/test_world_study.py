@@ -1,0 +1,200 @@
+"""The drawn world is what it says; arms, pairs and results are told apart; the study runs and does nothing twice."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.world_study.arms import PAIRS, Arm, plan, without
+from benchmarks.world_study.backbone import TOKENS, Lessons, write_random
+from benchmarks.world_study.examination import Exam, right_answers
+from benchmarks.world_study.fast_processor import WorldProcessor
+from benchmarks.world_study.pictures import RGB, corner, draw_picture
+from benchmarks.world_study.questions import ATTRIBUTE_OF_KIND, KINDS, ask, describe
+from benchmarks.world_study.report import gains, write_report
+from benchmarks.world_study.results import append_result, missing, read_results
+from benchmarks.world_study.runs import JointPairs
+from benchmarks.world_study.scenes import MOST, PLACES, SIZES, TEXTURES, UNSEEN, draw_scene
+from benchmarks.world_study.settings import QUICK
+from benchmarks.world_study.tasks import ANSWERS, Pairs, chance, make_tasks
+from trainers.backbone import model_from_backbone
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("backbone")
+    write_random(folder)
+    return model_from_backbone(str(folder), 2)
+
+
+def scenes(number, unseen=False):
+    draw = random.Random(0)
+    return [draw_scene(draw, unseen) for _ in range(number)]
+
+
+def test_unseen_combinations_are_in_no_scene_of_training_and_once_in_each_of_the_others():
+    for unseen in (False, True):
+        for scene in scenes(300, unseen):
+            assert sum((thing.shape, thing.colour) in UNSEEN for thing in scene.things) == unseen
+            assert len({thing.place for thing in scene.things} | {scene.word_place}) == len(scene.things) + 1
+
+
+def test_things_are_drawn_where_and_as_they_are_said_to_be():
+    for scene in scenes(50):
+        pixels = draw_picture(scene)
+        for thing, moved in zip(scene.things, scene.jitter, strict=False):
+            top, left = corner(thing.place, moved)
+            part = pixels[top : top + 17, left : left + 17].reshape(-1, 3).tolist()
+            assert list(RGB[thing.colour]) in part
+        assert pixels[-1, -1].tolist() == list(RGB[scene.background]) or scene.things[-1].place == len(PLACES) - 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_asked_and_answered_with_a_candidate(kind):
+    draw = random.Random(1)
+    asked = [ask(scene, kind, draw) for scene in scenes(60)]
+    found = [one for one in asked if one is not None]
+    assert len(found) > 20 and kind in ATTRIBUTE_OF_KIND
+    if kind != "thing at place":
+        assert {one.answer for one in found} <= set(ANSWERS)
+        assert len({one.answer for one in found}) > 1
+
+
+def test_relations_and_unique_things_are_answered_by_the_facts():
+    draw = random.Random(2)
+    for scene in scenes(80):
+        by_colour = {thing.colour: thing for thing in scene.things}
+        if (one := ask(scene, "higher", draw)) is not None:
+            named = [colour for colour in by_colour if colour in one.question]
+            assert one.answer == min(named, key=lambda colour: by_colour[colour].place // 3)
+        if (one := ask(scene, "colour of shape", draw)) is not None:
+            (thing,) = [thing for thing in scene.things if thing.shape in one.question]
+            assert one.answer == thing.colour
+
+
+def test_each_word_of_the_world_is_one_token(loaded):
+    tokenizer = loaded[1].tokenizer
+    for scene in scenes(100):
+        text = f" {describe(scene)}"
+        assert len(tokenizer(text)["input_ids"]) == len(text.replace(",", " ,").split())
+    assert all(len(tokenizer(f" {answer}")["input_ids"]) == len(answer.split()) for answer in ANSWERS)
+
+
+def test_the_fast_processor_makes_what_the_stock_one_makes(loaded):
+    images = [draw_picture(scene) for scene in scenes(3)]
+    stock, fast = loaded[1].process(images), WorldProcessor.of(loaded[1]).process(images)
+    assert (stock["input_ids"] == loaded[0].config.backbone_config.image_token_id).sum() == 3 * TOKENS
+    assert stock.keys() == fast.keys()
+    for name, tensor in stock.items():
+        torch.testing.assert_close(fast[name], tensor, atol=1e-5, rtol=0)
+
+
+def test_an_answer_is_right_if_greedy_decoding_would_give_it(loaded):
+    model, processor = loaded
+    exam = Exam(WorldProcessor.of(processor), 1)
+    batch = exam.collate(exam.rows[:1])
+    inputs = {name: value for name, value in batch.items() if not name.startswith(("dialogue", "labels"))}
+    prompt = batch["dialogue_input_ids"][:, : int((batch["labels"][0] != -100).nonzero()[0])]
+    said = model.generate_from_memory(
+        model.compress(**inputs), prompt, torch.ones_like(prompt), max_new_tokens=3, eos_token_id=-1
+    )
+    for change, expected in ((0, True), (1, False)):
+        answer = said.clone()
+        answer[0, -1] += change
+        ids = torch.cat([prompt, answer], dim=1)
+        labels = torch.cat([torch.full_like(prompt, -100), answer], dim=1)
+        dialogue = {"dialogue_input_ids": ids, "dialogue_attention_mask": torch.ones_like(ids), "labels": labels}
+        assert right_answers(model, inputs | dialogue, "compressed").tolist() == [expected]
+
+
+def test_pairs_go_round_and_say_nothing_of_other_attributes():
+    pairs = Pairs(20, 60, seed=0)
+    epochs = [[pairs[epoch * 20 + place]["positive"]["text"] for place in range(20)] for epoch in range(3)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2]) and epochs[0] != epochs[1]
+    assert sorted(epochs[0]) != sorted(Pairs(20, 60, seed=1)[place]["positive"]["text"] for place in range(20))
+    said = " ".join(text for text in epochs[0])
+    assert not any(word in said.split() for word in (*SIZES, *TEXTURES, "background", "word"))
+
+
+def test_the_dialogues_of_the_joint_arm_are_about_the_pictures_of_its_pairs():
+    for number in range(12):
+        row, alone = JointPairs(20, 20, seed=0).pair(number), Pairs(20, 20, seed=0).pair(number)
+        assert (row["query"]["image"] == alone["query"]["image"]).all() and row["positive"] == alone["positive"]
+        draw = random.Random(f"pairs 0 {number}")
+        facts = {*describe(draw_scene(draw)).replace(",", "").split(), "two", "three", "four"}
+        answers = [message["content"] for message in row["messages"] if message["role"] == "assistant"]
+        assert len(answers) == 5 and all(set(answer.split()) <= facts for answer in answers)
+
+
+def test_every_query_of_a_task_has_an_answer():
+    ind, ood = make_tasks(30)
+    assert [task.name for task in ind] == ["description to scene", "question to answer"]
+    for task in (*ind, *ood):
+        assert task.relevant.shape == (len(task.queries), len(task.candidates))
+        assert task.relevant.any(dim=1).all()
+    assert 0 < chance(ind) < chance(ood) < 50
+
+
+def test_lessons_are_drawn_by_their_number():
+    lessons = Lessons(100)
+    assert str(lessons[7]) == str(Lessons(100)[7]) != str(lessons[8])
+    assert MOST + 1 < len(PLACES)
+
+
+def test_arms_have_keys_of_their_own():
+    arms = plan()
+    assert len({arm.key for arm in arms}) == len(arms)
+    assert all(Arm(pairs, units) in arms for pairs in PAIRS for units in (0.0, 0.25, 1.0, 4.0))
+    assert without(Arm(300), extra=1.0).key == "pairs=300 stage_1=0 extra=1.0"
+
+
+def row(arm, seed, value, recipe="r", counts=True):
+    answers = dict.fromkeys(KINDS, 50.0)
+    return {
+        "arm": arm.key,
+        "seed": seed,
+        "recipe": recipe,
+        "weights": "w",
+        "ind": {"mean": value},
+        "ood": {"mean": value / 2},
+        "carried": {"own": 1.0, "shuffled": 2.0, "none": 3.0} if arm.stage_1 else None,
+        "counts": counts,
+        "answers": {"before stage 2": answers, "after stage 2": answers},
+        "seconds": {"stage 1": 1.0, "stage 2": 1.0},
+    }
+
+
+def test_results_are_lines_and_gains_are_seed_by_seed(tmp_path):
+    file, arm = tmp_path / "results.jsonl", Arm(300)
+    for one in (row(without(arm), 0, 10.0), row(arm, 0, 14.0), row(arm, 1, 99.0), row(arm, 0, 0.0, "other")):
+        append_result(file, one)
+    rows = read_results(file, "r")
+    assert gains(rows, arm, without(arm), "ind") == [4.0] and gains(rows, arm, without(arm), "ood") == [2.0]
+    assert [(one.key, seed) for one, seed in missing(rows, [arm, without(arm)], [0, 1])] == [(without(arm).key, 1)]
+    rows[1]["counts"] = False  # tokens that carry nothing say nothing about the claim
+    assert gains(rows, arm, without(arm), "ind") == []
+    write_report(rows, tmp_path)
+    assert "1 do not count" in (tmp_path / "report.md").read_text()
+    append_result(file, row(arm, 0, 1.0))
+    with pytest.raises(ValueError, match="line 5: the run .* is there already"):
+        read_results(file, "r")
+
+
+@pytest.mark.slow
+def test_the_study_runs_and_does_nothing_twice(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.world_study", "--quick", "--seeds", "0", "--folder", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    lines = (tmp_path / "results.jsonl").read_text()
+    assert len(lines.splitlines()) == 4
+    assert all(json.loads(line)["recipe"] for line in lines.splitlines())
+    assert len(json.loads((tmp_path / "backbone" / "backbone.json").read_text())["curve"]) == QUICK.backbone_steps
+    assert (tmp_path / "map.png").stat().st_size > 10_000
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert (tmp_path / "results.jsonl").read_text() == lines
