@@ -141,14 +141,12 @@ def create_model(  # noqa: PLR0913 - what can be set
 
 
 def _set_video_limits(processor: "ComaProcessor", **limits: float | None) -> None:
-    from modeling_coma.options_coma import check_limits
+    from modeling_coma.options_coma import set_limits
 
     given = {name: value for name, value in limits.items() if value is not None}
     if given and processor.video_format is None:
         raise ValueError(f"{', '.join(given)} cannot act: this backbone takes no videos, or not here. Leave them out.")
-    for name, value in given.items():
-        setattr(processor, name, value)
-    check_limits(processor)
+    set_limits(processor, **given)
 
 
 def _set_pixel_budget(processor: "ComaProcessor", min_pixels: int | None, max_pixels: int | None) -> None:

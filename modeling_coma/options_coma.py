@@ -23,15 +23,16 @@ WITHOUT_EFFECT = {
 }
 
 
-def check_limits(processor: Any) -> None:
-    """Raises `ValueError` for limits of images and videos that are no numbers, or below 1, and for no frame rate."""
-    for name in ("max_image_pixels", "max_video_frames", "max_video_pixels"):
-        value = getattr(processor, name)
-        if not is_int(value) or value < 1:
+def set_limits(processor: Any, **limits: Any) -> None:
+    """Sets limits of images and videos. Raises `ValueError` for one that is no number, or below 1, and for no frame
+    rate."""
+    for name, value in limits.items():
+        is_rate = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+        if name == "video_fps" and not is_rate:
+            raise ValueError(f"video_fps must be a number of frames a second, got {value!r}.")
+        if name != "video_fps" and (not is_int(value) or value < 1):
             raise ValueError(f"{name} must be an int of 1 or more, got {value!r}.")
-    fps = processor.video_fps
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < math.inf:
-        raise ValueError(f"video_fps must be a number of frames a second, got {fps!r}.")
+        setattr(processor, name, value)
 
 
 def is_int(value: Any) -> bool:
@@ -59,4 +60,4 @@ def call_options(kwargs: dict) -> dict:
     return options
 
 
-__all__ = ["call_options", "check_limits", "is_int"]
+__all__ = ["call_options", "is_int", "set_limits"]

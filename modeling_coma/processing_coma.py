@@ -14,7 +14,7 @@ from transformers.utils import has_file
 
 from .images_coma import images_by_grid, images_by_stock, join_images, make_stock_processor
 from .inputs_coma import MAX_IMAGE_PIXELS, check_dialogues, to_messages, to_rgb, visuals_of
-from .options_coma import call_options, check_limits, is_int
+from .options_coma import call_options, is_int, set_limits
 from .pages_coma import PAGE_PIXELS
 from .processing_videos_coma import VideosMixin
 from .rows_coma import (
@@ -92,11 +92,8 @@ class ComaProcessor(VideosMixin, ProcessorMixin):
             default = chat_template or input_template(image_placeholder, (video_format or {}).get("placeholder"))
             chat_template = {"default": default, "dialogue": DIALOGUE_TEMPLATE}
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
-        self.max_image_pixels = max_image_pixels
-        self.max_video_frames = max_video_frames
-        self.max_video_pixels = max_video_pixels
-        self.video_fps = video_fps
-        check_limits(self)
+        set_limits(self, max_image_pixels=max_image_pixels, max_video_frames=max_video_frames)
+        set_limits(self, max_video_pixels=max_video_pixels, video_fps=video_fps)
         self.video_format = video_format
         self.num_compression_tokens = num_compression_tokens
         self.max_length = max_length
@@ -243,18 +240,12 @@ class ComaProcessor(VideosMixin, ProcessorMixin):
             raise ValueError(f"Give `images`, `text` (a str or a list of them), or both, not {reprlib.repr(text)}.")
         is_video = self._placeholders(text)
         images = images_per_row(images, [of_row.count(False) for of_row in is_video])
-        videos = [[] for _ in text] if videos is None else list(videos)
-        check_counts(videos, [sum(of_row) for of_row in is_video], "video")
         if empty := [row for row, content in enumerate(text) if not content.strip()]:
             raise ValueError(f"Rows {empty} are empty: they have no image and no text other than blanks.")
-        made = of_each_row(self.process_images, images, **images_kwargs), of_each_row(self.process_videos, videos)
-        both = [[next(made[kind]) for kind in of_row] for of_row in is_video]
+        both, images, videos = self._see(images, videos, is_video, images_kwargs)
         if text_ids is None:
             text_ids = self.tokenizer(list(text), add_special_tokens=False)["input_ids"]
         rows = self._join(text_ids, [[one["input_ids"] for one in of_row] for of_row in both], options)
-        names = self.video_inputs.keys() or {""}  # of those whose frames are images to the backbone
-        videos = [[one for one in of_row if names <= one.keys()] for of_row in both]
-        images = [[one for one in of_row if not names <= one.keys()] for of_row in both]
         features = join_images(sum(images, []), self.image_inputs) | join_images(sum(videos, []), self.video_inputs)
         padding = {"padding_side": options.get("padding_side") or "left", "return_attention_mask": True}
         features |= self.tokenizer.pad({"input_ids": rows}, **padding, return_tensors="np")
@@ -262,6 +253,19 @@ class ComaProcessor(VideosMixin, ProcessorMixin):
         if options.get("return_images"):
             batch |= {"images": images, "videos": videos}
         return batch
+
+    def _see(
+        self, images: list[list], videos: list[list] | None, is_video: list[list[bool]], images_kwargs: dict
+    ) -> tuple[list[list[dict]], list[list[dict]], list[list[dict]]]:
+        """What is made of images and videos, by rows: all of them in their order, what the backbone takes as images,
+        and what as videos."""
+        videos = [[] for _ in images] if videos is None else list(videos)
+        check_counts(videos, [sum(of_row) for of_row in is_video], "video")
+        made = of_each_row(self.process_images, images, **images_kwargs), of_each_row(self.process_videos, videos)
+        both = [[next(made[kind]) for kind in of_row] for of_row in is_video]
+        names = self.video_inputs.keys() or {""}  # none are videos where their frames are images to the backbone
+        as_videos = [[one for one in of_row if names <= one.keys()] for of_row in both]
+        return both, [[one for one in of_row if not names <= one.keys()] for of_row in both], as_videos
 
     def _check_image_options(self, options: dict):
         known = IMAGE_OPTIONS if self.stock_processor is None else self.image_processor.valid_kwargs.__annotations__

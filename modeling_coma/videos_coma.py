@@ -88,7 +88,7 @@ class Sampling(NamedTuple):
                 taken = min(max(1, round(duration * self.fps)), num_frames)
                 _check_size(height, width, max_image_pixels)
             else:
-                frames, fps = _frames_of(video, self.fps)
+                frames, fps = frames_of(video, self.fps)
                 with open_image(frames[0], row, max_image_pixels) as first:
                     height, width = first.height, first.width
                 num_frames = taken = len(frames)
@@ -112,7 +112,7 @@ def read_frames(video: Any, clip: Clip, row: int = 0, max_image_pixels: int = MA
         if is_file(video):
             images = list(_decode(video, clip))
         else:
-            frames, _ = _frames_of(video, 1.0)
+            frames, _ = frames_of(video, 1.0)
             numbers = clip.metadata()["frames_indices"]
             rgb = {number: to_rgb(frames[number], row, max_image_pixels) for number in dict.fromkeys(numbers)}
             images = [_shrunk(rgb[number], clip.size) for number in numbers]
@@ -140,7 +140,7 @@ def is_file(video: Any) -> bool:
     return isinstance(video, str | os.PathLike | bytes)
 
 
-def _frames_of(video: Any, fps: float) -> tuple[Any, float]:
+def frames_of(video: Any, fps: float) -> tuple[Any, float]:
     """Frames in their order, and how many of them a second has."""
     if isinstance(video, dict) and video.keys() <= {"frames", "fps"}:
         given = video.get("fps")
@@ -274,4 +274,4 @@ def _shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-__all__ = ["Clip", "Sampling", "is_file", "naming", "read_frames"]
+__all__ = ["Clip", "Sampling", "frames_of", "is_file", "naming", "read_frames"]

@@ -6,7 +6,7 @@ import hashlib
 from itertools import islice
 from typing import Any
 
-from modeling_coma.videos_coma import is_file
+from modeling_coma.videos_coma import frames_of, is_file, naming
 from trainers.data.faults import fault
 from trainers.data.images import image_key
 from trainers.data.tables import Records
@@ -39,9 +39,10 @@ def refuse_late_video(record: Any) -> None:
 
 def video_key(video: Any) -> str:
     """A key of the content of a video, in any form that `ComaProcessor` takes: of a file as that of an image; of
-    frames that of each, and how many a second has."""
+    frames that of each, and how many a second has. Raises `ValueError` for what is no video."""
     if is_file(video):
         return image_key(video)
-    frames, fps = (video.get("frames"), video.get("fps")) if isinstance(video, dict) else (video, None)
-    keys = [image_key(frame) for frame in frames] if frames is not None else []
+    with naming(video, 0):
+        frames, fps = frames_of(video, 1e-9)  # which nobody gives
+        keys = [image_key(frame) for frame in frames]
     return hashlib.blake2b("\0".join([*keys, str(fps)]).encode(), digest_size=16).hexdigest()
