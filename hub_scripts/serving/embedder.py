@@ -65,7 +65,7 @@ class Embedder:
     def __init__(
         self, settings: ModelSettings, served_as: str, max_batch: int, batch_tokens: int, any_dims: bool
     ) -> None:
-        self.model, self.processor = settings.load()
+        self.model, self.processor = settings.load().coma
         text = self.model.config.get_text_config()
         self.max_tokens = self.processor.max_length or getattr(text, "max_position_embeddings", math.inf)
         self.processor.max_length = None  # what is longer is refused, and nothing is cut
