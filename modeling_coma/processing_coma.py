@@ -139,6 +139,8 @@ class ComaProcessor(VideosMixin, ProcessorMixin):
         texts = super().apply_chat_template(conversations)
         if not any("return_tensors" in (kwargs.get(group) or {}) for group in ("text_kwargs", "common_kwargs")):
             kwargs = {"return_tensors": "pt", **kwargs}
+        if kwargs.get("videos", 0) is None:  # as others write it who give none
+            del kwargs["videos"]
         return self(images, texts, videos, **kwargs)
 
     def to_messages(self, item: Any, row: int = 0, tokens: tuple[str, ...] = ()) -> list[dict]:
