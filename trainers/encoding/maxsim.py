@@ -34,8 +34,8 @@ def maxsim(queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
             Their states, taken to that device a block at a time; normalised here.
 
     Returns:
-        `torch.Tensor` of shape `(num_queries, num_documents)`: fp32, or fp64 if the queries are. No more than 64 MiB of
-        cosines of states are alive at one time, or those of one query with one document.
+        `torch.Tensor` of shape `(num_queries, num_documents)`: fp32, or fp64 if the queries are. No more than 64 MiB
+        of cosines of states are alive at one time, or those of one query with one document.
 
     Raises:
         ValueError: for other shapes, or no state on one side.
