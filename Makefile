@@ -75,7 +75,7 @@ $(MIN)/.dev: $(OLDEST) setup.py
 	@touch $@
 
 # torchvision goes with one torch alone; named beside it, torch stays.
-with_vision = $(1)/bin/python $(PIP) -c $(2) $(TORCH) --no-build-isolation -e ".[train,qa,eval,dev,vision]"
+with_vision = $(1)/bin/python $(PIP) -c $(2) $(TORCH) --no-build-isolation -e ".[train,qa,eval,dev,vision,video]"
 
 $(VIS)/.dev: .venv/.dev $(VISION)
 	@echo "$@: installing torchvision on top of .venv, once"

@@ -41,11 +41,15 @@ EXTRAS_REQUIRE = {
         "torchvision>=0.21,<1",
         "num2words>=0.5.14,<1",  # SmolVLM spells the length of a video
     ],
+    # Files of videos.
+    "video": [
+        "av>=16.0.0,<19",
+    ],
     # Pages of PDFs as images.
     "pdf": [
         "pypdfium2>=5.0.0,<6",
     ],
-    # `coma embed --engine ray`.
+    # `coma embed --engine ray`, `coma serve`.
     "scale": [
         "ray[data,serve]>=2.60.0,<3",
     ],

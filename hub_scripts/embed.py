@@ -1,9 +1,10 @@
 """Embeds a corpus to a Parquet file: a folder of images or PDFs, a PDF, a text file, a table, WebDataset shards.
 
-Tables end with .csv, .tsv, .jsonl, .json or .parquet and have columns `text`, `image` (a path; in Parquet also the
-bytes of a file), or both; a row with both shows the image first. The pages of a PDF are images, report.pdf#3. Shards
-are a .tar file or 'shards/*.tar'. Tables and a .tar may be in object storage. The result has the rows in the order of
-the input. Where OUT does not end with .parquet it is a folder of such files, part-00000.parquet and so on.
+Tables end with .csv, .tsv, .jsonl, .json or .parquet and have columns `text`, `image`, `video` (a path; in Parquet
+also the bytes of a file), or several; a row shows the image first, then the video. The pages of a PDF are images,
+report.pdf#3. Shards are a .tar file or 'shards/*.tar'. Tables and a .tar may be in object storage. The result has the
+rows in the order of the input. Where OUT does not end with .parquet it is a folder of such files, part-00000.parquet
+and so on.
 
 It is made in parts, in the folder OUT.parts. After an interruption the same command goes on where it was: parts whose
 rows are the same are kept. Parts of another model or corpus are refused, as is a folder of that name that is nobody's.
@@ -120,6 +121,7 @@ def embed_table(  # noqa: PLR0913 - what can be set
     *,
     text_column: str | None = None,
     image_column: str | None = None,
+    video_column: str | None = None,
     id_column: str | None = None,
     image_root: str | Path | None = None,
     dims: int | None = None,
@@ -149,7 +151,8 @@ def embed_table(  # noqa: PLR0913 - what can be set
         data (`str` or `Path`): a folder of images or PDFs, a .pdf, .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar
             file, or a pattern for .tar files; of such a file also the address in a storage that fsspec knows, `s3://…`.
         out (`str` or `Path`): the file to be made; a folder of files, if its name does not end with `.parquet`.
-        text_column, image_column (`str`, *optional*): columns of a table; by default `text` and `image`.
+        text_column, image_column, video_column (`str`, *optional*): columns of a table; by default `text`, `image` and
+            `video`.
         id_column (`str`, *optional*): column that names rows; by default `id`, or else the number of the row.
         image_root (`str` or `Path`, *optional*): where paths of images begin; by default at the folder of the table.
         dims (`int`, *optional*): how many of the first numbers of an embedding are kept, of length 1 again; by default
@@ -196,7 +199,7 @@ def embed_table(  # noqa: PLR0913 - what can be set
 
     kept = _Kept(dims, any_dims, precision, vectors, any_vectors)
     _check_choices(on_error, part_rows, kept, engine, ray)
-    out, columns = Path(out), Columns(id_column, text_column, image_column)
+    out, columns = Path(out), Columns(id_column, text_column, image_column, video_column)
     encoding = {"batch_tokens": batch_tokens, "num_workers": num_workers, "reduced_jpeg": reduced_jpeg}
     with _writing(out):
         source, corpus = _open(data, columns, image_root, text_format, tell)
@@ -348,6 +351,7 @@ def _parser() -> argparse.ArgumentParser:
     add("out", metavar="OUT", type=Path, help="file to be made, if it ends with .parquet, else a folder of such files")
     add("--text-column", metavar="NAME", help="column with texts (default: text, if there is one)")
     add("--image-column", metavar="NAME", help="column with images (default: image, if there is one)")
+    add("--video-column", metavar="NAME", help="column with videos (default: video, if there is one)")
     add("--id-column", metavar="NAME", help="column that names rows (default: id, or else the number of the row)")
     add("--image-root", metavar="FOLDER", type=Path, help="where paths begin (default: at the folder of the table)")
     add("--dims", type=positive, metavar="N", help="how many of the first numbers are kept (default: all)")

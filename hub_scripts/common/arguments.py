@@ -43,7 +43,7 @@ DTYPES = get_args(Dtype)
 Precision = Literal["float32", "float16", "int8", "ubinary"]
 PRECISIONS = get_args(Precision)
 # Columns of a table of pairs, as `trainers.data.pairs.PairColumns` has them.
-PAIR_COLUMNS = [f"{side}_{kind}" for side in ("query", "positive", "negative") for kind in ("text", "image")]
+PAIR_COLUMNS = [f"{side}_{kind}" for side in ("query", "positive", "negative") for kind in ("text", "image", "video")]
 PAIR_COLUMNS += ["source", "group"]
 
 

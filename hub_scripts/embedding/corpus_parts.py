@@ -37,4 +37,5 @@ def _item(number: int, row: dict[str, Any]) -> dict[str, Any] | ValueError:
             (row[column] or "").encode("utf-8")
         except UnicodeEncodeError:  # a half of a surrogate pair, or bytes of another encoding
             return ValueError(f"Row {number}: {name} is not UTF-8 and cannot be stored: {row[column]!r}.")
-    return {"image": row["image"], "text": row["text"]}
+    video = {} if row["video"] is None else {"video": row["video"]}
+    return {"image": row["image"], **video, "text": row["text"]}

@@ -17,7 +17,7 @@ from trainers.contrastive.collator import ComaContrastiveCollator
 from trainers.contrastive.config import ComaContrastiveConfig
 from trainers.contrastive.evaluation import EvaluationBlocks
 from trainers.contrastive.grad_cache import cached_embeddings, plan_mini_batches
-from trainers.contrastive.image_features import encode_images
+from trainers.contrastive.image_features import encode_visuals, select_visuals
 from trainers.contrastive.loss import InfoNCEOutput
 from trainers.contrastive.objective import ContrastiveObjective, Search
 from trainers.contrastive.packing import PackedInputs
@@ -131,21 +131,21 @@ class ComaContrastiveTrainer(ComaTrainer):
             self.meter.add(name, total, count)
         self.meter.add_rate("pairs_per_second", pairs)
         packed, counts = inputs["inputs"], pairs > 0  # without pairs its input stands for rows left out
-        self.seen.add(counts * int(packed.images_per_row.sum()), counts * len(packed.input_ids))
+        seen = int(packed.images_per_row.sum() + packed.videos_per_row.sum())
+        self.seen.add(counts * seen, counts * len(packed.input_ids))
         self.unseen_sources.remove(inputs["sources"])
 
     def _embed(self, model: torch.nn.Module, packed: PackedInputs) -> torch.Tensor:
         """`(num_inputs, 1 + num_states, hidden_size)`: of each its embedding, and the states of late interaction."""
         pad, budget = self.processing_class.tokenizer.pad_token_id, self.args.mini_batch_tokens
-        frozen = packed.images is not None and vision_is_frozen(self.coma)
-        features = encode_images(self.coma, packed, budget) if frozen else None
-        image_inputs = position_inputs(self.coma.backbone) if frozen else None
+        frozen = vision_is_frozen(self.coma)
+        features = encode_visuals(self.coma, packed, budget) if frozen else {}
+        names = position_inputs(self.coma.backbone) if frozen else None
 
         def embed(rows: torch.LongTensor) -> torch.Tensor:
-            batch = packed.batch(rows, pad, image_inputs)
-            images = features.select(packed.images_of(rows)) if frozen else {}
+            batch, seen = packed.batch(rows, pad, names), select_visuals(features, packed, rows)
             with self.compute_loss_context_manager():  # autocast, also where backward embeds again
-                return self._vectors(model(**batch, mm_encoder_outputs=images or None))
+                return self._vectors(model(**batch, mm_encoder_outputs=seen or None))
 
         mini_batches = plan_mini_batches(packed.lengths, budget)
         return cached_embeddings(embed, mini_batches, lambda: self.accelerator.no_sync(model))

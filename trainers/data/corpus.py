@@ -1,6 +1,6 @@
-"""Rows with `id`, `text` and `image` from a folder of images, a PDF, a text file or a table, any by its number.
+"""Rows with `id`, `text`, `image` and `video` from a folder of images, a PDF, a text file or a table, by their number.
 
-An image is the path of a file or the bytes of one. Nothing is decoded here.
+An image, or a video, is the path of a file or the bytes of one. Nothing is decoded here.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Columns(NamedTuple):
     id: str | None = None
     text: str | None = None
     image: str | None = None
+    video: str | None = None
 
 
 @dataclass
@@ -72,9 +73,10 @@ class Corpus:
             start, stop (`int`): numbers of rows.
 
         Returns:
-            `list[dict]`: each with `id` (`str`), `text` (`str` or `None`), `image` (`str`, `bytes` or `None`), `path`
-            (`str` or `None`: as people know the image), `page_text` (`str` or `None`: the words that a PDF has of a
-            page; they are kept, and not embedded), and `error`: why it cannot be read, or `None`.
+            `list[dict]`: each with `id` (`str`), `text` (`str` or `None`), `image` and `video` (`str`, `bytes` or
+            `None`), `path` (`str` or `None`: as people know the image or, where there is none, the video), `page_text`
+            (`str` or `None`: the words that a PDF has of a page; they are kept, and not embedded), and `error`: why it
+            cannot be read, or `None`.
 
         Raises:
             ValueError: if the source has changed, and has fewer rows.
@@ -95,19 +97,14 @@ class Corpus:
         return islice(self.records.rows(self.columns), start, None)
 
     def _row(self, number: int, record: Record) -> Row:
-        row = {"id": str(number), "text": None, "image": None, "path": None, "page_text": None, "error": None}
+        nothing = {"text": None, "image": None, "video": None, "path": None, "page_text": None}
+        row = {"id": str(number), **nothing, "error": None}
         try:
             if isinstance(record, ValueError):
                 raise record
             self.fill(row, record)
         except ValueError as error:
-            row |= {
-                "text": None,
-                "image": None,
-                "path": None,
-                "page_text": None,
-                "error": f"Row {number} of {self.records.name}: {error}",
-            }
+            row |= {**nothing, "error": f"Row {number} of {self.records.name}: {error}"}
         return row
 
 
@@ -130,8 +127,8 @@ def open_corpus(
         `Corpus`
 
     Raises:
-        ValueError: if it is of no such kind, has no rows, or has no column with texts or images; and for a file in
-            which nobody knows where rows begin. A row that is bad is known by its `error`.
+        ValueError: if it is of no such kind, has no rows, or has no column with texts, images or videos; and for a
+            file in which nobody knows where rows begin. A row that is bad is known by its `error`.
 
     Example:
 
@@ -221,6 +218,10 @@ def _open_table(records: Records, path: Path, columns: Columns, root: ImageRoot)
         given = record.get(chosen.image)
         image = as_stored(given, str(chosen.image), root)
         row |= {"image": as_image(image), "path": _path_of(given, image)}
+        if chosen.video is not None:
+            given = record.get(chosen.video)
+            video = as_stored(given, chosen.video, root)
+            row |= {"video": as_image(video), "path": row["path"] or _path_of(given, video)}
 
     return Corpus(records, num_rows, fill, wanted)
 
@@ -249,8 +250,8 @@ def _choose(there: list[str], columns: Columns) -> Columns:
             raise ValueError(f"There is no column {name!r}; there are {', '.join(there)}.")
     chosen = {kind: name or kind for kind, name in columns._asdict().items()}
     chosen = {kind: name if name in there else None for kind, name in chosen.items()}
-    if chosen["text"] is None and chosen["image"] is None:
-        raise ValueError(f"No column is called text or image; name one of {', '.join(there)}.")
+    if not any(chosen[kind] for kind in ("text", "image", "video")):
+        raise ValueError(f"No column is called text, image or video; name one of {', '.join(there)}.")
     return Columns(**chosen)
 
 

@@ -95,18 +95,19 @@ class Inputs(torch.utils.data.Dataset):
         """Tensors of some rows."""
         if not rows:
             return {}
-        images = [[self.pictures.read(image) for image in of_row] for of_row in self._images(rows)]
+        images, videos = self._visuals(rows)
+        images = [[self.pictures.read(image) for image in of_row] for of_row in images]
         texts, ids = [row.text for row in rows], [row.ids for row in rows]
-        return dict(self.processor(images, texts, text_ids=ids, return_tensors="pt"))
+        return dict(self.processor(images, texts, videos, text_ids=ids, return_tensors="pt"))
 
-    def _images(self, rows: list[TokenizedRow]) -> list[list[Any]]:
+    def _visuals(self, rows: list[TokenizedRow]) -> tuple[list[list[Any]], list[list[Any]]]:
         if self.items is None:
-            return [row.images for row in rows]
-        return self.items.images([row.place for row in rows])
+            return [row.images for row in rows], [row.videos for row in rows]
+        return self.items.visuals([row.place for row in rows])
 
     def _bad_image(self, row: TokenizedRow) -> str:
         try:
-            (images,) = self._images([row])
+            (images,), _ = self._visuals([row])
         except BAD_ROW:
             return ""
         for number, image in enumerate(images if len(images) > 1 else ()):

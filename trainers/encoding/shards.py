@@ -259,8 +259,9 @@ def _storable(value: Any) -> Any:
 
 
 def digest_of_part(made_by: str, part: Part) -> str:
-    """What a shard is known by: the model, the texts, and the images or the state of their files."""
+    """What a shard is known by: the model, the texts, and the images and videos or the state of their files."""
     states = [_file_state(image) for item in part.items for _, image in images_of(item)]
+    states += [_file_state(video) for item in part.items for _, video in images_of(item, kind="video")]
     content = json.dumps([made_by, part.items, states, part.columns], default=_known_by)
     return _digest(content.encode()).hex()
 

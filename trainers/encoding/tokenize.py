@@ -12,13 +12,16 @@ from datasets import Column, Dataset
 from PIL import Image
 
 from modeling_coma import ComaProcessor
-from modeling_coma.inputs_coma import open_image, to_messages
+from modeling_coma.inputs_coma import open_image, to_messages, visuals_of
 from trainers.data.images import as_image, image_key
+from trainers.data.videos import video_key
+from trainers.encoding.video_tokens import video_tokens
 
 
 __all__ = ["ItemReader", "TokenizedRow", "token_lengths", "tokenize"]
 
 CHUNK = 1024  # rows that are rendered and tokenized at one time
+ORDER = ("image", "video", "text")  # in which training shows them
 PROBE = 224  # pixels on a side of the image by which a processor is tried
 
 
@@ -29,12 +32,12 @@ class TokenizedRow(NamedTuple):
     Args:
         place (`int`): its place in the items.
         length (`int`): its tokens, with those of its images and of compression; 0 if it cannot be read. Of images
-            that the backbone's own processor makes it can be a few off.
+            and videos that the backbone's own processor makes it can be a few off.
         text (`str`): as the template renders it, with a placeholder for each image.
         ids (`np.ndarray`): of the text.
-        image_tokens (`int`): how many of its tokens are of images.
-        key (`str`): the same for rows that are equal, by the text and by the paths or bytes of the images.
-        images (`list`, *optional*): its images, undecoded.
+        image_tokens (`int`): how many of its tokens are of images and videos.
+        key (`str`): the same for rows that are equal, by the text and by the paths or bytes of the files.
+        images, videos (`list`, *optional*): its images and videos, undecoded.
         error (`ValueError`, *optional*): what is wrong with it.
     """
 
@@ -45,6 +48,7 @@ class TokenizedRow(NamedTuple):
     image_tokens: int = 0
     key: str = ""
     images: list[Any] | None = None
+    videos: list[Any] | None = None
     error: ValueError | None = None
 
 
@@ -57,9 +61,10 @@ class ItemReader:
             self.names.insert(0, items.column_name)
             items = items.source
         if isinstance(items, Dataset):
-            columns = self.names[:1] or [name for name in ("image", "text") if name in items.column_names]
+            columns = self.names[:1] or [name for name in ORDER if name in items.column_names]
             if not columns:
-                raise ValueError(f"No column is called image or text among {items.column_names}; give one of them.")
+                there = items.column_names
+                raise ValueError(f"No column is called image, text or video among {there}; give one of them.")
             items = items.select_columns(columns).with_format("arrow")
         self.items = items
 
@@ -73,12 +78,16 @@ class ItemReader:
         values = self.items[places].to_pylist()
         for name in self.names:
             values = [value[name] for value in values]
+        if self.names[-1:] == ["video"]:
+            return [{"video": as_image(value)} for value in values]
         # The order of a prompt is that of training, the image first, however the fields happen to be stored.
-        return [_undecoded(dict(sorted(v.items())) if isinstance(v, dict) else v) for v in values]
+        return [_undecoded(dict(sorted(v.items(), key=_order)) if isinstance(v, dict) else v) for v in values]
 
-    def images(self, places: list[int]) -> list[list[Any]]:
-        """The images of the items at some places, undecoded."""
-        return [_images_in(_messages(item)) for item in self.fetch(places)]
+    def visuals(self, places: list[int]) -> tuple[list[list[Any]], list[list[Any]]]:
+        """The images, and the videos, of the items at some places, undecoded."""
+        items = list(map(to_messages, self.fetch(places)))
+        images, videos = ([visuals_of(messages, kind) for messages in items] for kind in ("image", "video"))
+        return images, videos
 
 
 def tokenize(
@@ -91,7 +100,7 @@ def tokenize(
         rows, conversations = [], {}
         for place, item in zip(chunk, items.fetch(chunk), strict=True):
             try:
-                conversations[place] = _messages(item, control_tokens)
+                conversations[place] = _messages(item, processor, control_tokens)
             except ValueError as error:
                 rows.append(TokenizedRow(place, key=str(place), error=error))
         if conversations:
@@ -99,17 +108,14 @@ def tokenize(
             ids_of_texts = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
             for (place, messages), text, ids in zip(conversations.items(), texts, ids_of_texts, strict=True):
                 around = len(processor.head_ids) + processor.num_compression_tokens
-                images = _images_in(messages)
-                of_images = _image_tokens(processor, images)
+                images, videos = (visuals_of(messages, kind) for kind in ("image", "video"))
+                of_images = _image_tokens(processor, images) + video_tokens(processor, videos)
                 length = around + len(ids) + of_images
                 if processor.max_length is not None:
                     length = min(length, processor.max_length)
                 ids = np.array(ids, dtype=np.int32)
-                rows.append(
-                    TokenizedRow(place, length, text, ids, of_images, _key(place, text, images))._replace(
-                        images=images if keep_images else None
-                    )
-                )
+                row = TokenizedRow(place, length, text, ids, of_images, _key(place, text, images, videos))
+                rows.append(row._replace(images=images, videos=videos) if keep_images else row)
         yield from sorted(rows, key=lambda row: row.place)
 
 
@@ -119,21 +125,21 @@ def token_lengths(processor: ComaProcessor, items: Sequence[Any]) -> np.ndarray:
     return np.fromiter((row.length for row in rows), dtype=np.int64, count=len(items))
 
 
-def _messages(item: Any, control_tokens: tuple[str, ...] = ()) -> list[dict]:
+def _messages(item: Any, processor: ComaProcessor, control_tokens: tuple[str, ...]) -> list[dict]:
     if isinstance(item, ValueError):
         raise item
-    return to_messages(item, tokens=control_tokens)
+    return processor.to_messages(item, tokens=control_tokens)
 
 
-def _images_in(messages: list[dict]) -> list[Any]:
-    return [block["image"] for message in messages for block in message["content"] if block["type"] == "image"]
+def _order(field: tuple[str, Any]) -> int:
+    return ORDER.index(field[0]) if field[0] in ORDER else len(ORDER)
 
 
-def _key(place: int, text: str, images: list[Any]) -> str:
+def _key(place: int, text: str, images: list[Any], videos: list[Any]) -> str:
     """Open images and arrays are taken for different: to compare them they would have to be decoded."""
-    if not all(isinstance(image, str | Path | bytes) for image in images):
+    if not all(isinstance(file, str | Path | bytes) for file in [*images, *videos]):
         return str(place)
-    return " ".join([text, *map(image_key, images)])
+    return " ".join([text, *map(image_key, images), *map(video_key, videos)])
 
 
 def _image_tokens(processor: ComaProcessor, images: list[Any]) -> int:

@@ -15,6 +15,7 @@ from trainers.data.answers import Answers
 from trainers.data.images import image_key
 from trainers.data.items import ContrastiveInput, to_item
 from trainers.data.rows import ROW, BadRows
+from trainers.data.videos import video_key
 from trainers.encoding.encode import embed_shared
 from trainers.evaluation.metrics import Relevance, rank_embeddings, retrieval_metrics
 from trainers.evaluation_rows import EVALUATION
@@ -335,8 +336,10 @@ def _content_key(content: str | list[dict]) -> Iterator[tuple[str, str]]:
     for block in [{"type": "text", "text": content}] if isinstance(content, str) else content:
         if block["type"] == "text":
             yield "text", block["text"]
-        elif isinstance(block["image"], str | Path):
-            yield "file", str(block["image"])
+        elif isinstance(block[block["type"]], str | Path):
+            yield "file", str(block[block["type"]])
+        elif block["type"] == "video":
+            yield "video", video_key(block["video"])
         else:
             yield "image", image_key(block["image"])
 
