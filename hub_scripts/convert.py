@@ -200,8 +200,8 @@ def convert_to_multi_vector(
     coma, processor = load_model(name, dtype, "cpu")
     ((queries, documents),) = checked_budgets(name, [vectors], coma.config.num_compression_tokens, any_vectors)
     with new_folder(Path(out)) as folder:
-        save_model(coma, processor, folder, trained_in=Path(name))
         write_multi_vector_files(folder, queries, documents)
+        save_model(coma, processor, folder, trained_in=Path(name))
     return queries, documents
 
 

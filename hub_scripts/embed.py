@@ -197,8 +197,7 @@ def embed_table(  # noqa: PLR0913 - what can be set
     from hub_scripts.embedding.engine import ModelSettings
     from trainers.data.corpus import Columns
 
-    kept = _Kept(dims, any_dims, precision, vectors, any_vectors)
-    _check_choices(on_error, part_rows, kept, engine, ray)
+    kept = _checked(_Kept(dims, any_dims, precision, vectors, any_vectors), on_error, part_rows, engine, ray)
     out, columns = Path(out), Columns(id_column, text_column, image_column, video_column)
     encoding = {"batch_tokens": batch_tokens, "num_workers": num_workers, "reduced_jpeg": reduced_jpeg}
     with _writing(out):
@@ -242,8 +241,8 @@ def _settings_of_rows(
     return {"image_root": image_root and os.path.abspath(image_root), **limit, **reduced, **several}
 
 
-def _check_choices(on_error: str, part_rows: int, kept: _Kept, engine: str, ray: RayOptions | None) -> None:
-    """Raises for what can be known to be wrong before anything is read."""
+def _checked(kept: _Kept, on_error: str, part_rows: int, engine: str, ray: RayOptions | None) -> _Kept:
+    """What is kept; raises for what can be known to be wrong before anything is read."""
     from hub_scripts.embedding.precision import VectorForm
 
     if on_error not in ("raise", "skip") or part_rows < 1:
@@ -255,6 +254,7 @@ def _check_choices(on_error: str, part_rows: int, kept: _Kept, engine: str, ray:
     if VectorForm(1, kept.precision).needs_ranges:  # which only the last step would import
         import sentence_transformers  # noqa: F401
     _check_engine(engine, ray)
+    return kept
 
 
 def _check_engine(engine: str, ray: RayOptions | None) -> None:

@@ -14,7 +14,7 @@ from hub_scripts.hub.multi_vector_coma import FirstStates
 from modeling_coma.sentence_transformers_coma import FILES
 
 
-__all__ = ["write_multi_vector_files"]
+__all__ = ["is_multi_vector", "write_multi_vector_files"]
 
 MODULE = "1_FirstStates"
 
@@ -43,6 +43,11 @@ def write_multi_vector_files(folder: Path, queries: int, documents: int) -> None
     _write(folder / "config_sentence_transformers.json", config)
     (folder / MODULE).mkdir()
     FirstStates(queries, documents).save(str(folder / MODULE))
+
+
+def is_multi_vector(folder: Path) -> bool:
+    """Whether the files in a folder are these."""
+    return (folder / MODULE / "config.json").exists()
 
 
 def _write(file: Path, content: Any) -> None:

@@ -54,7 +54,9 @@ def maxsims(coma: tuple, text: str, q: int, d: int) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize("precision", AWAY)
+@pytest.mark.parametrize(
+    "precision", [name if name in ("float16", "int8") else pytest.param(name, marks=pytest.mark.slow) for name in AWAY]
+)
 def test_rows_have_their_states_and_search_is_maxsim(
     nested: Path, corpus: Path, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
