@@ -14,7 +14,8 @@ loads: several vectors of an input, compared by MaxSim, as many as the model was
   coma convert my-coma plain-coma --to-backbone
   coma convert my-coma my-vectors --to-multi-vector
 
-Embeddings of a text and of an image are computed both ways and compared before anything is left.
+To and from a plain checkpoint, embeddings of a text and of an image are computed both ways and compared before
+anything is left. For several vectors a model stays as it is, and other files lie beside it.
 """
 
 import json
@@ -62,6 +63,8 @@ def main(argv: list[str]) -> int:
     options = vars(arguments)
     several = {"vectors": options.pop("vectors"), "any_vectors": options.pop("any_vectors")}
     if options.pop("to_multi_vector"):
+        if arguments.revision:
+            parser.error("--revision is for plain checkpoints; of a CoMa model, download the revision first")
         queries, documents = convert_to_multi_vector(arguments.model, arguments.out, dtype=arguments.dtype, **several)
         print(f"made  {one_line(arguments.out)}, {queries} vectors of a query and {documents} of a document")
         return 0

@@ -3,8 +3,7 @@
 Tables end with .csv, .tsv, .jsonl, .json or .parquet and have columns `text`, `image`, `video` (a path; in Parquet
 also the bytes of a file), or several; a row shows the image first, then the video. The pages of a PDF are images,
 report.pdf#3. Shards are a .tar file or 'shards/*.tar'. Tables and a .tar may be in object storage. The result has the
-rows in the order of the input. Where OUT does not end with .parquet it is a folder of such files, part-00000.parquet
-and so on.
+rows in the order of the input. Where OUT is not *.parquet it is a folder of such files.
 
 It is made in parts, in the folder OUT.parts. After an interruption the same command goes on where it was: parts whose
 rows are the same are kept. Parts of another model or corpus are refused, as is a folder of that name that is nobody's.
@@ -14,13 +13,11 @@ OUT.skipped.jsonl says which rows are not there, and why.
 Vectors can be small. --dims keeps the first numbers of each, where the model was trained for that (matryoshka_dims);
 --precision keeps numbers in 16 bits, in 8, or as signs, with 8 bits for the best of those. The ranges of 8 bits are
 those of this corpus; the parts have whole vectors in float32, are gone through twice, and fit any of these options.
---vectors N keeps the first N states of every row as well, for models with late_interaction_budgets: `coma search` then
-ranks the nearest rows by MaxSim of these. A row is N vectors larger, in the same precision.
+--vectors N keeps N vectors of every row besides, of models with late_interaction_budgets, for `coma search`.
 On a cluster of Ray, --engine ray makes the same parts, by actors with a model each (docs/corpus.md).
 
   coma embed my-coma photos/ photos.parquet
   coma embed my-coma products.csv products.parquet --text-column title --image-column file --image-root images/
-  coma embed my-coma crawl.jsonl crawl.parquet --on-error skip --dtype bfloat16
   coma embed my-coma crawl.jsonl crawl/ --dims 256 --precision ubinary
   coma embed my-coma s3://bucket/crawl.parquet crawl/ --engine ray --address auto --num-actors 16
 """
@@ -346,9 +343,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "data",
         metavar="INPUTS",
-        help="folder of images or PDFs, or .pdf, .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar",
+        help="folder, or .pdf, .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar",
     )
-    add("out", metavar="OUT", type=Path, help="file to be made, if it ends with .parquet, else a folder of such files")
+    add("out", metavar="OUT", type=Path, help="file to be made, or where it is not *.parquet a folder of them")
     add("--text-column", metavar="NAME", help="column with texts (default: text, if there is one)")
     add("--image-column", metavar="NAME", help="column with images (default: image, if there is one)")
     add("--video-column", metavar="NAME", help="column with videos (default: video, if there is one)")
@@ -356,15 +353,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--image-root", metavar="FOLDER", type=Path, help="where paths begin (default: at the folder of the table)")
     add("--dims", type=positive, metavar="N", help="how many of the first numbers are kept (default: all)")
     add("--any-dims", action="store_true", help="--dims that the model was not trained for, as well")
-    kept = "in which vectors are kept (default: %(default)s)"
-    add("--precision", choices=PRECISIONS, default="float32", help=kept)
-    several = "first states of a row that are kept beside its vector, to be searched by MaxSim"
+    add("--precision", choices=PRECISIONS, default="float32", metavar="NAME", help=", ".join(PRECISIONS))
+    several = "first states of a row that are kept as well, to be searched by MaxSim"
     add("--vectors", type=positive, metavar="N", help=several)
     add("--any-vectors", action="store_true", help="--vectors that the model was not trained for, as well")
-    add("--on-error", choices=("raise", "skip"), default="raise", help="for rows that cannot be embedded")
+    on_error = "raise or skip, for rows that cannot be embedded (default: raise)"
+    add("--on-error", choices=("raise", "skip"), default="raise", metavar="HOW", help=on_error)
     add_table_options(parser)
     add_encode_options(parser, part_rows=2048)
-    reduced = "decode JPEG files at a reduced scale, where it leaves twice what the model sees; not quite the same"
+    reduced = "decode JPEG at a reduced scale, where it leaves twice what is seen"
     add("--reduced-jpeg", action="store_true", help=reduced)
     add = parser.add_argument_group("many machines").add_argument
     add("--engine", choices=ENGINES, default="local", help="local is this machine alone (default: %(default)s)")

@@ -19,7 +19,6 @@ four states of a document and as many of a query as the model was trained with (
   coma evaluate my-coma pairs.csv --output results --query-text question --positive-image image
   coma evaluate my-coma pairs.jsonl --output results --instruction "shop=Find the product."
   coma evaluate my-coma pairs.jsonl --output results --html results.html      # queries, and what they found
-  coma evaluate my-coma pairs.jsonl --output results --vectors 1,2x4,8        # several vectors, beside the one
   torchrun --nproc-per-node 8 --no-python coma evaluate my-coma MMEB-eval/ --output results
 """
 
@@ -324,8 +323,8 @@ def _parser() -> argparse.ArgumentParser:
     instruction = "pairs: what stands before queries of a source; =TEXT for those without; repeatable"
     add("--instruction", metavar="SOURCE=TEXT", action="append", default=[], help=instruction)
     add("--on-bad-row", choices=("raise", "skip"), default="raise", help="pairs: skip leaves bad rows out, counted")
-    add("--html", metavar="FILE", type=Path, help="a page of some queries with what they found, right and wrong")
-    several = "states of a document, with commas, or of a query and a document, as 2x4: scores of MaxSim as well"
+    add("--html", metavar="FILE", type=Path, help="a page of some queries with what they found")
+    several = "states of a document, or of a query and a document, as 1,2x4: MaxSim"
     add("--vectors", metavar="N,QxN", help=several)
     add("--any-vectors", action="store_true", help="--vectors that the model was not trained for, as well")
     add_batch_tokens(parser)

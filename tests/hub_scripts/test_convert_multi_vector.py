@@ -65,6 +65,7 @@ def test_what_was_not_trained_is_refused(
     for words in (
         ["--to-multi-vector", "--to-backbone"],
         ["--vectors", "2"],
+        ["--to-multi-vector", "--revision", "v1"],
         ["--to-multi-vector", "--pooling", "last"],
     ):
         with pytest.raises(SystemExit):
