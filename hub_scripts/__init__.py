@@ -14,6 +14,7 @@ from typing import Any
 FUNCTIONS = {
     "build_index": "index",
     "convert_model": "convert",
+    "convert_to_multi_vector": "convert",
     "create_model": "create",
     "delete_rows": "index",
     "embed_table": "embed",

@@ -6,10 +6,16 @@ here do. The way back, --to-backbone, is for tools that know the backbone and do
 with the tokens, and the modules of sentence-transformers pool. `SentenceTransformer("plain-coma")` needs nothing of
 ours; how engines serve it is in docs/engines.md.
 
+--to-multi-vector makes a copy that `MultiVectorEncoder("my-vectors", trust_remote_code=True)` of sentence-transformers
+loads: several vectors of an input, compared by MaxSim, as many as the model was trained with
+(late_interaction_budgets; of several budgets the last) or as --vectors says.
+
   coma convert 404-not-founds/CoMa-3B my-coma --max-pixels 802816
   coma convert my-coma plain-coma --to-backbone
+  coma convert my-coma my-vectors --to-multi-vector
 
-Embeddings of a text and of an image are computed both ways and compared before anything is left.
+To and from a plain checkpoint, embeddings of a text and of an image are computed both ways and compared before
+anything is left. For several vectors a model stays as it is, and other files lie beside it.
 """
 
 import json
@@ -28,28 +34,43 @@ if TYPE_CHECKING:
     from modeling_coma import ComaConfig, ComaForEmbedding, ComaProcessor
 
 
-__all__ = ["Conversion", "convert_model", "main"]
+__all__ = ["Conversion", "convert_model", "convert_to_multi_vector", "main"]
 
-OF_THE_MODEL = "--to-backbone takes pooling and pixels from the model"
+OF_THE_MODEL = "--to-… takes pooling and pixels from the model"
 
 
 def main(argv: list[str]) -> int:
     """Runs `coma convert`; returns the exit code."""
     parser = command_parser("convert", __doc__)
     add = parser.add_argument
-    add("model", metavar="MODEL", help="a plain checkpoint, or with --to-backbone a CoMa model: folder or Hub name")
+    add("model", metavar="MODEL", help="a plain checkpoint, or with --to-… a CoMa model: folder or Hub name")
     add("out", metavar="OUT", type=Path, help="folder to be made")
-    add("--to-backbone", action="store_true", help="make a plain checkpoint of a CoMa model")
+    to = parser.add_mutually_exclusive_group().add_argument
+    to("--to-backbone", action="store_true", help="make a plain checkpoint of a CoMa model")
+    to("--to-multi-vector", action="store_true", help="make a MultiVectorEncoder of a CoMa model")
+    several = "with it: states of a document, or of a query and a document, as 2x4 (default: as trained)"
+    add("--vectors", metavar="N|QxN", help=several)
+    add("--any-vectors", action="store_true", help="--vectors that the model was not trained for, as well")
     add("--pooling", choices=("mean", "last"), help="how the checkpoint was trained to be read (default: mean)")
     add("--min-pixels", type=positive, metavar="N", help="images are enlarged to this (default: as the checkpoint)")
     add("--max-pixels", type=positive, metavar="N", help="images are shrunk to this (default: as the checkpoint)")
     add("--dtype", choices=DTYPES, default="auto", help="of the weights; auto is that of the checkpoint")
     add("--revision", help="branch, tag or commit on the Hub")
     arguments = parser.parse_args(argv)
-    if arguments.to_backbone and (arguments.pooling or arguments.min_pixels or arguments.max_pixels):
+    has_own = arguments.pooling or arguments.min_pixels or arguments.max_pixels
+    if has_own and (arguments.to_backbone or arguments.to_multi_vector):
         parser.error(OF_THE_MODEL)
-
-    converted = convert_model(**vars(arguments))
+    options = vars(arguments)
+    several = {"vectors": options.pop("vectors"), "any_vectors": options.pop("any_vectors")}
+    if options.pop("to_multi_vector"):
+        if arguments.revision:
+            parser.error("--revision is for plain checkpoints; of a CoMa model, download the revision first")
+        queries, documents = convert_to_multi_vector(arguments.model, arguments.out, dtype=arguments.dtype, **several)
+        print(f"made  {one_line(arguments.out)}, {queries} vectors of a query and {documents} of a document")
+        return 0
+    if several["vectors"] or several["any_vectors"]:
+        parser.error("--vectors are those of --to-multi-vector")
+    converted = convert_model(**options)
     print(f"converted  {one_line(arguments.out)}, {converted.num_compression_tokens} compression tokens")
     print(f"largest difference of an embedding, before and after: {converted.difference:.1e}")
     if converted.several_images > RELOADED:
@@ -135,6 +156,56 @@ def convert_model(
         difference = _compare(coma, processor, coma.backbone)
         save_model(coma, processor, folder)
     return Conversion(count, difference)
+
+
+def convert_to_multi_vector(
+    model: str | Path,
+    out: str | Path,
+    *,
+    vectors: int | str | None = None,
+    any_vectors: bool = False,
+    dtype: Dtype = "auto",
+) -> tuple[int, int]:
+    """
+    Makes a copy of a CoMa model that `MultiVectorEncoder(out, trust_remote_code=True)` loads.
+
+    Args:
+        model (`str` or `Path`): the CoMa model or adapter: a folder, or a name on the Hub.
+        out (`str` or `Path`): folder to be made.
+        vectors (`int` or `str`, *optional*): how many states of a document are compared, with as many of a query as
+            in the training, or `"2x4"`, two of a query and four of a document; by default the last budget of the
+            training.
+        any_vectors (`bool`, *optional*, defaults to `False`): whether to take others than those of the training.
+        dtype (`str`, *optional*, defaults to `"auto"`): of the weights, by default that of the model.
+
+    Returns:
+        `tuple[int, int]`: states of a query and of a document.
+
+    Raises:
+        ValueError: for vectors that the model was not trained for, and for something that is at `out` already.
+
+    Example:
+
+        >>> from hub_scripts.convert import convert_to_multi_vector
+        >>> convert_to_multi_vector("my-coma", "my-vectors", vectors="2x4")
+    """
+    from hub_scripts.common.folders import new_folder, save_model
+    from hub_scripts.common.loading import load_model
+    from hub_scripts.hub.multi_vector_files import write_multi_vector_files
+    from hub_scripts.hub.trained_dims import checked_budgets, trained_budgets
+
+    name = str(model)
+    if vectors is None:
+        trained = trained_budgets(name)
+        if not trained:
+            raise ValueError(f"{name} has no record of a training with late_interaction_budgets: give --vectors.")
+        vectors = "{}x{}".format(*trained[-1])
+    coma, processor = load_model(name, dtype, "cpu")
+    ((queries, documents),) = checked_budgets(name, [vectors], coma.config.num_compression_tokens, any_vectors)
+    with new_folder(Path(out)) as folder:
+        write_multi_vector_files(folder, queries, documents)
+        save_model(coma, processor, folder, trained_in=Path(name))
+    return queries, documents
 
 
 def _save_plain(model: "ComaForEmbedding", processor: "ComaProcessor", folder: Path) -> tuple[float, float]:

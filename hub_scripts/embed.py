@@ -3,8 +3,7 @@
 Tables end with .csv, .tsv, .jsonl, .json or .parquet and have columns `text`, `image`, `video` (a path; in Parquet
 also the bytes of a file), or several; a row shows the image first, then the video. The pages of a PDF are images,
 report.pdf#3. Shards are a .tar file or 'shards/*.tar'. Tables and a .tar may be in object storage. The result has the
-rows in the order of the input. Where OUT does not end with .parquet it is a folder of such files, part-00000.parquet
-and so on.
+rows in the order of the input. Where OUT is not *.parquet it is a folder of such files.
 
 It is made in parts, in the folder OUT.parts. After an interruption the same command goes on where it was: parts whose
 rows are the same are kept. Parts of another model or corpus are refused, as is a folder of that name that is nobody's.
@@ -14,11 +13,11 @@ OUT.skipped.jsonl says which rows are not there, and why.
 Vectors can be small. --dims keeps the first numbers of each, where the model was trained for that (matryoshka_dims);
 --precision keeps numbers in 16 bits, in 8, or as signs, with 8 bits for the best of those. The ranges of 8 bits are
 those of this corpus; the parts have whole vectors in float32, are gone through twice, and fit any of these options.
+--vectors N keeps N vectors of every row besides, of models with late_interaction_budgets, for `coma search`.
 On a cluster of Ray, --engine ray makes the same parts, by actors with a model each (docs/corpus.md).
 
   coma embed my-coma photos/ photos.parquet
   coma embed my-coma products.csv products.parquet --text-column title --image-column file --image-root images/
-  coma embed my-coma crawl.jsonl crawl.parquet --on-error skip --dtype bfloat16
   coma embed my-coma crawl.jsonl crawl/ --dims 256 --precision ubinary
   coma embed my-coma s3://bucket/crawl.parquet crawl/ --engine ray --address auto --num-actors 16
 """
@@ -71,7 +70,8 @@ class EmbeddedTable(NamedTuple):
         num_embedded (`int`): rows that were embedded now, and not before an interruption.
         seconds (`float`): how long that took, without loading the model.
         num_skipped (`int`): rows that could not be embedded; they are listed in `OUT.skipped.jsonl`.
-        model (`dict`): what the file has in its metadata about the model, and of its vectors `dims` and `precision`.
+        model (`dict`): what the file has in its metadata about the model, and of its vectors `dims`, `precision` and,
+            where there are several of a row, `vectors`.
     """
 
     num_rows: int
@@ -87,6 +87,8 @@ class _Kept(NamedTuple):
     dims: int | None
     any_dims: bool
     precision: Precision
+    vectors: int | None
+    any_vectors: bool
 
 
 def main(argv: list[str]) -> int:
@@ -95,9 +97,13 @@ def main(argv: list[str]) -> int:
     options = vars(arguments)
     options["text_format"] = take_text_format(options)
     options["ray"] = RayOptions(**{name: options.pop(name) for name in RayOptions._fields})
+    from hub_scripts.embedding.precision import SeveralVectors
+
     made = embed_table(**options, tell=lambda line: print(one_line(line), flush=True))
     kept = f"{made.model['dims']} numbers" + (f" ({arguments.precision})" if arguments.precision != "float32" else "")
     print(f"{made.num_rows} rows of {kept} in {one_line(arguments.out)}")
+    if several := SeveralVectors.of(made.model):
+        print(f"and {several.number} vectors of each, {several.num_bytes} bytes a row, for MaxSim")
     rate = f"{made.num_embedded / made.seconds:.1f} a second"
     print(f"{made.num_embedded} embedded now, in {made.seconds:.1f} s: {rate}")
     if made.num_skipped:
@@ -118,6 +124,8 @@ def embed_table(  # noqa: PLR0913 - what can be set
     dims: int | None = None,
     any_dims: bool = False,
     precision: Precision = "float32",
+    vectors: int | None = None,
+    any_vectors: bool = False,
     on_error: Literal["raise", "skip"] = "raise",
     batch_tokens: int | None = None,
     part_rows: int = 2048,
@@ -150,6 +158,9 @@ def embed_table(  # noqa: PLR0913 - what can be set
         precision (`str`, *optional*, defaults to `"float32"`): `"float32"`, `"float16"`, `"int8"` or `"ubinary"`, in
             which numbers are kept; the last two need sentence-transformers. All of them are searched by
             [`~hub_scripts.search.search_index`].
+        vectors (`int`, *optional*): how many of the first states of a row are kept as well, to be compared by MaxSim.
+            The model must have been trained for them, by its record of the training.
+        any_vectors (`bool`, *optional*, defaults to `False`): whether to keep them where it was not, as well.
         on_error (`str`, *optional*, defaults to `"raise"`): `"skip"` leaves out rows that cannot be embedded.
         batch_tokens (`int`, *optional*): most tokens of a batch; by default the fastest of a few sizes, tried on the
             first rows. An actor tries them once.
@@ -171,7 +182,7 @@ def embed_table(  # noqa: PLR0913 - what can be set
 
     Raises:
         ValueError: for a row that cannot be embedded, for files that are there already and not from this call, and for
-            dimensions that the model was not trained for.
+            dimensions and vectors that the model was not trained for.
         ImportError: if there is no Ray for the engine of that name, or no sentence-transformers for a precision.
         OSError: if a file cannot be written; if there is no cluster at the address, or actors die again and again.
 
@@ -182,19 +193,17 @@ def embed_table(  # noqa: PLR0913 - what can be set
     """
     from hub_scripts.embedding.engine import ModelSettings
     from trainers.data.corpus import Columns
-    from trainers.files import one_writer
 
-    _check_choices(on_error, part_rows, precision, engine, ray)
+    kept = _checked(_Kept(dims, any_dims, precision, vectors, any_vectors), on_error, part_rows, engine, ray)
     out, columns = Path(out), Columns(id_column, text_column, image_column, video_column)
     encoding = {"batch_tokens": batch_tokens, "num_workers": num_workers, "reduced_jpeg": reduced_jpeg}
-    with one_writer(out):
-        _check_free(out)
+    with _writing(out):
         source, corpus = _open(data, columns, image_root, text_format, tell)
         made_of = {"inputs": source.name, "columns": list(columns), "part_rows": part_rows}
-        made_of |= _settings_of_rows(image_root, max_image_pixels if on_error == "skip" else None, reduced_jpeg)
-        settings = ModelSettings(str(model), dtype, device, max_image_pixels, encoding)
+        made_of |= _settings_of_rows(image_root, on_error, max_image_pixels, reduced_jpeg, vectors)
+        settings = ModelSettings(str(model), dtype, device, max_image_pixels, encoding | {"num_vectors": vectors})
         with _engine(engine, settings, corpus, source, ray) as maker:
-            return _embed(maker, out, made_of, _Kept(dims, any_dims, precision), skip_errors=on_error == "skip")
+            return _embed(maker, out, made_of, kept, skip_errors=on_error == "skip")
 
 
 def _open(
@@ -215,25 +224,34 @@ def _open(
 
 
 def _settings_of_rows(
-    image_root: str | Path | None, max_image_pixels: int | None, reduced_jpeg: bool
+    image_root: str | Path | None,
+    on_error: str,
+    max_image_pixels: int | None,
+    reduced_jpeg: bool,
+    vectors: int | None,
 ) -> dict[str, Any]:
     """What the parts depend on; a limit of pixels decides which rows are in them, where others are skipped."""
-    limit = {} if max_image_pixels is None else {"max_image_pixels": max_image_pixels}
+    several = {} if vectors is None else {"vectors": vectors}
+    has_limit = on_error == "skip" and max_image_pixels is not None
+    limit = {"max_image_pixels": max_image_pixels} if has_limit else {}
     reduced = {"reduced_jpeg": True} if reduced_jpeg else {}
-    return {"image_root": image_root and os.path.abspath(image_root), **limit, **reduced}
+    return {"image_root": image_root and os.path.abspath(image_root), **limit, **reduced, **several}
 
 
-def _check_choices(on_error: str, part_rows: int, precision: str, engine: str, ray: RayOptions | None) -> None:
-    """Raises for what can be known to be wrong before anything is read."""
+def _checked(kept: _Kept, on_error: str, part_rows: int, engine: str, ray: RayOptions | None) -> _Kept:
+    """What is kept; raises for what can be known to be wrong before anything is read."""
     from hub_scripts.embedding.precision import VectorForm
 
     if on_error not in ("raise", "skip") or part_rows < 1:
         raise ValueError(f"on_error={on_error!r} is raise or skip, and part_rows={part_rows} 1 or more.")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r} is none of {', '.join(PRECISIONS)}.")
-    if VectorForm(1, precision).needs_ranges:  # which only the last step would import
+    if kept.precision not in PRECISIONS:
+        raise ValueError(f"precision={kept.precision!r} is none of {', '.join(PRECISIONS)}.")
+    if kept.any_vectors and kept.vectors is None:
+        raise ValueError("--any-vectors (any_vectors=True) says that --vectors N may be any: give them, too.")
+    if VectorForm(1, kept.precision).needs_ranges:  # which only the last step would import
         import sentence_transformers  # noqa: F401
     _check_engine(engine, ray)
+    return kept
 
 
 def _check_engine(engine: str, ray: RayOptions | None) -> None:
@@ -244,6 +262,16 @@ def _check_engine(engine: str, ray: RayOptions | None) -> None:
         raise ValueError(f"{', '.join(given)} can act with engine ray alone: choose that, or leave it out.")
     if given.get("num_actors", 1) < 1 or not 0 <= given.get("gpus_per_actor", 0) < math.inf:
         raise ValueError(f"num_actors must be 1 or more and gpus_per_actor 0 or more, not {given}.")
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """While this process alone makes a file that is not there."""
+    from trainers.files import one_writer
+
+    with one_writer(out):
+        _check_free(out)
+        yield
 
 
 def _check_free(out: Path) -> None:
@@ -285,15 +313,20 @@ def _embed(
 ) -> EmbeddedTable:
     from hub_scripts.embedding.index import write_index
     from hub_scripts.embedding.model_record import begin_shards
-    from hub_scripts.hub.trained_dims import checked_dims
+    from hub_scripts.hub.trained_dims import checked_budgets, checked_dims
 
     started = time.perf_counter()
     parts, record = _beside(out, "parts"), engine.record
     dims = checked_dims(record["model"], kept.dims, record["dim"], kept.any_dims)
+    several = {}
+    if kept.vectors is not None:
+        states = record["num_compression_tokens"]
+        ((of_queries, _),) = checked_budgets(record["model"], [kept.vectors], states, kept.any_vectors)
+        several = {"vectors": kept.vectors, "query_vectors": of_queries}
     begin_shards(parts, record, made_of)
     options = {"made_by": json.dumps(record["probe"]), "shard_rows": made_of["part_rows"]}
     files, num_embedded = engine.embed(parts, skip_errors=skip_errors, **options)
-    record |= {"dims": dims, "precision": kept.precision}
+    record |= {"dims": dims, "precision": kept.precision, **several}
     num_rows, num_skipped = write_index(out, files, _beside(out, "skipped.jsonl"), record)
     for file in [*parts.glob("*.arrow"), parts / RECORD]:
         file.unlink()
@@ -310,9 +343,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "data",
         metavar="INPUTS",
-        help="folder of images or PDFs, or .pdf, .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar",
+        help="folder, or .pdf, .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar",
     )
-    add("out", metavar="OUT", type=Path, help="file to be made, if it ends with .parquet, else a folder of such files")
+    add("out", metavar="OUT", type=Path, help="file to be made, or where it is not *.parquet a folder of them")
     add("--text-column", metavar="NAME", help="column with texts (default: text, if there is one)")
     add("--image-column", metavar="NAME", help="column with images (default: image, if there is one)")
     add("--video-column", metavar="NAME", help="column with videos (default: video, if there is one)")
@@ -320,12 +353,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--image-root", metavar="FOLDER", type=Path, help="where paths begin (default: at the folder of the table)")
     add("--dims", type=positive, metavar="N", help="how many of the first numbers are kept (default: all)")
     add("--any-dims", action="store_true", help="--dims that the model was not trained for, as well")
-    kept = "in which vectors are kept (default: %(default)s)"
-    add("--precision", choices=PRECISIONS, default="float32", help=kept)
-    add("--on-error", choices=("raise", "skip"), default="raise", help="for rows that cannot be embedded")
+    add("--precision", choices=PRECISIONS, default="float32", metavar="NAME", help=", ".join(PRECISIONS))
+    several = "first states of a row that are kept as well, to be searched by MaxSim"
+    add("--vectors", type=positive, metavar="N", help=several)
+    add("--any-vectors", action="store_true", help="--vectors that the model was not trained for, as well")
+    on_error = "raise or skip, for rows that cannot be embedded (default: raise)"
+    add("--on-error", choices=("raise", "skip"), default="raise", metavar="HOW", help=on_error)
     add_table_options(parser)
     add_encode_options(parser, part_rows=2048)
-    reduced = "decode JPEG files at a reduced scale, where it leaves twice what the model sees; not quite the same"
+    reduced = "decode JPEG at a reduced scale, where it leaves twice what is seen"
     add("--reduced-jpeg", action="store_true", help=reduced)
     add = parser.add_argument_group("many machines").add_argument
     add("--engine", choices=ENGINES, default="local", help="local is this machine alone (default: %(default)s)")

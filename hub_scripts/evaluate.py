@@ -8,8 +8,9 @@ trained on. If sets are missing, they are named and nothing is evaluated; --sets
 Every unique input is embedded once. FOLDER gets a file of scores per set, and results.json with the means that the
 benchmark defines. After an interruption the same command goes on after the last set that was finished; what another
 model or other settings have left there is refused. A row that cannot be read is an error; of pairs, --on-bad-row skip
-leaves it out, and the results say of how many rows they are not. Started by `accelerate launch` or `torchrun`, the
-processes share the work.
+leaves it out, and the results say of how many rows they are not. --vectors 4 scores besides by MaxSim of the first
+four states of a document and as many of a query as the model was trained with (late_interaction_budgets). Started by
+`accelerate launch` or `torchrun`, the processes share the work.
 
   coma evaluate my-coma MMEB-eval/ --output results --image-root eval_images/
   coma evaluate my-coma MMEB-eval/ --output results --sets ImageNet-1K,MSCOCO_t2i
@@ -62,6 +63,7 @@ def main(argv: list[str]) -> int:
     options["text_format"] = take_text_format(options)
     options["instructions"] = _instructions(options.pop("instruction"))
     options["sets"] = options["sets"].split(",") if options["sets"] else None
+    options["vectors"] = options["vectors"].split(",") if options["vectors"] else ()
     options["columns"] = {name: options.pop(name) for name in PAIR_COLUMNS}
 
     from accelerate import PartialState
@@ -93,6 +95,8 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     instructions: dict[str | None, str] | None = None,
     on_bad_row: Literal["raise", "skip"] = "raise",
     html: str | Path | None = None,
+    vectors: Sequence[int | str] = (),
+    any_vectors: bool = False,
     batch_tokens: int | None = None,
     num_workers: int = 0,
     dtype: str = "auto",
@@ -127,6 +131,11 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
         html (`str` or `Path`, *optional*):
             File for a page of some queries of each set with what they found, images and all. Sets that are finished
             are embedded once more for it.
+        vectors (`Sequence[int or str]`, *optional*):
+            Budgets of several vectors, which are scored by MaxSim beside the one vector: how many states of a
+            document, with as many of a query as in the training, or `"2x4"`, two of a query and four of a document.
+        any_vectors (`bool`, *optional*, defaults to `False`):
+            Whether to take budgets that the model was not trained for, as well.
         batch_tokens (`int`, *optional*):
             Most tokens of a batch; by default the fastest of a few sizes, tried on the first inputs of each set.
         num_workers (`int`, *optional*, defaults to 0):
@@ -144,8 +153,8 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
         `dict`: what `results.json` in the folder has: `metadata`, `metrics` by modality and set, and `means`.
 
     Raises:
-        ValueError: for data that are not there or bad, missing sets, a model that is none, and a folder with results
-            of another model, other data or other settings.
+        ValueError: for data that are not there or bad, missing sets, a model that is none or was not trained for so
+            many vectors, and a folder with results of another model, other data or other settings.
 
     Example:
 
@@ -156,32 +165,63 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
 
     from hub_scripts.common.loading import load_model
     from hub_scripts.evaluation.data import open_sets
-    from hub_scripts.evaluation.files import ResultsFolder, model_settings
-    from trainers.files import one_writer
 
     model, data = str(model), map(str, [data] if isinstance(data, str | Path) else data)
     named_sets = open_sets(data, sets, image_root, instructions, among_all, on_bad_row, columns, text_format)
     state = PartialState(cpu=device == "cpu")
     tell = tell if tell and state.is_main_process else _say_nothing
     with ExitStack() as stack:
-        _on_main(state, lambda: stack.enter_context(one_writer(output)))
+        _on_main(state, lambda: _hold(output, stack))
         coma = load_model(model, dtype, str(state.device) if state.num_processes > 1 else device, max_image_pixels)
-        of_data = _settings_of_data(among_all, instructions, on_bad_row, max_image_pixels)
-        folder = ResultsFolder(output, model_settings(model, *coma) | of_data)
-        _on_main(state, lambda: folder.check(named_sets))
+        budgets = _on_main(state, lambda: _budgets(model, coma[0], vectors, any_vectors))
+        of_data = _settings_of_data(among_all, instructions, on_bad_row, max_image_pixels, budgets)
+        folder = _folder(output, (model, *coma), of_data, named_sets, state)
         page = None if html is None else _on_main(state, lambda: _page(html, model, coma[1]))
         options = {"skip_bad_rows": on_bad_row == "skip", "batch_tokens": batch_tokens, "num_workers": num_workers}
         for named_set in _announced(named_sets, tell):
-            _evaluate(named_set, coma, (folder, page), state, tell, options)
+            _evaluate(named_set, coma, (folder, page), state, tell, options, budgets)
         return _on_main(state, lambda: _write(folder, page, named_sets, coma[0]))
 
 
+def _hold(output: str | Path, stack: ExitStack) -> None:
+    from trainers.files import one_writer
+
+    stack.enter_context(one_writer(output))
+
+
+def _folder(
+    output: str | Path, model: tuple, of_data: dict[str, Any], named_sets: "list[NamedSet]", state: "PartialState"
+) -> "ResultsFolder":
+    from hub_scripts.evaluation.files import ResultsFolder, model_settings
+
+    folder = ResultsFolder(output, model_settings(*model) | of_data)
+    _on_main(state, lambda: folder.check(named_sets))
+    return folder
+
+
+def _budgets(
+    name: str, model: "ComaForEmbedding", vectors: Sequence[int | str], any_vectors: bool
+) -> dict[str, tuple[int, int]]:
+    """Budgets of several vectors that the model was trained for, by what they are called."""
+    from hub_scripts.hub.trained_dims import checked_budgets
+
+    if any_vectors and not vectors:
+        raise ValueError("--any-vectors (any_vectors=True) says that --vectors N may be any: give them, too.")
+    found = checked_budgets(name, vectors, model.config.num_compression_tokens, any_vectors)
+    return {f"{queries}x{documents}": (queries, documents) for queries, documents in found}
+
+
 def _settings_of_data(
-    among_all: bool, instructions: dict[str | None, str] | None, on_bad_row: str, max_image_pixels: int | None
+    among_all: bool,
+    instructions: dict[str | None, str] | None,
+    on_bad_row: str,
+    max_image_pixels: int | None,
+    budgets: Mapping[str, tuple[int, int]],
 ) -> dict[str, Any]:
     """What scores depend on beside the model and the data; which rows are left out, if any is."""
     settings = {"candidates": "all" if among_all else "own"}
     settings["instructions"] = {source or "": text for source, text in (instructions or {}).items()}
+    settings |= {"vectors": list(budgets)} if budgets else {}
     left_out_by = {"on_bad_row": on_bad_row, "max_image_pixels": max_image_pixels} if on_bad_row == "skip" else {}
     return settings | {name: value for name, value in left_out_by.items() if value is not None}
 
@@ -221,6 +261,7 @@ def _evaluate(
     state: "PartialState",
     tell: Callable[[str], None],
     options: dict[str, Any],
+    budgets: dict[str, tuple[int, int]],
 ) -> None:
     """Embeds and scores a set on all processes together, unless its scores are there and no page needs more."""
     from trainers.evaluation.retrieval import embed_set, score_set
@@ -233,7 +274,9 @@ def _evaluate(
     if is_finished and page is None:
         return
     started = time.perf_counter()
-    retrieval, embeddings, left_out = embed_set(retrieval, *coma, description=one_line(named_set.name), **options)
+    options["num_vectors"] = max(map(max, budgets.values()), default=0) or None
+    retrieval, vectors, left_out = embed_set(retrieval, *coma, description=one_line(named_set.name), **options)
+    embeddings = vectors[:, 0] if budgets else vectors
     for reason in left_out:
         tell(f"  left out: {reason}")
     if page is not None:
@@ -241,6 +284,8 @@ def _evaluate(
     if is_finished:
         return
     scores = score_set(retrieval, embeddings)
+    if budgets:
+        scores["vectors"] = {name: score_set(retrieval, vectors[:, 1:], budget) for name, budget in budgets.items()}
     _on_main(state, lambda: folder.write_scores(named_set, scores, digest))
     seconds = time.perf_counter() - started
     rate = f"{number} inputs in {seconds:.1f} s, {number / seconds:.1f} a second"
@@ -278,7 +323,10 @@ def _parser() -> argparse.ArgumentParser:
     instruction = "pairs: what stands before queries of a source; =TEXT for those without; repeatable"
     add("--instruction", metavar="SOURCE=TEXT", action="append", default=[], help=instruction)
     add("--on-bad-row", choices=("raise", "skip"), default="raise", help="pairs: skip leaves bad rows out, counted")
-    add("--html", metavar="FILE", type=Path, help="a page of some queries with what they found, right and wrong")
+    add("--html", metavar="FILE", type=Path, help="a page of some queries with what they found")
+    several = "states of a document, or of a query and a document, as 1,2x4: MaxSim"
+    add("--vectors", metavar="N,QxN", help=several)
+    add("--any-vectors", action="store_true", help="--vectors that the model was not trained for, as well")
     add_batch_tokens(parser)
     default = min(8, (os.cpu_count() or 1) // 2)
     workers = f"processes that decode (default here: {default})"

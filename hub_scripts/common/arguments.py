@@ -114,7 +114,10 @@ def add_column_options(parser: argparse.ArgumentParser) -> None:
     """Options that name the columns of a table of pairs."""
     group = parser.add_argument_group("columns of a table")
     for name in PAIR_COLUMNS:
-        group.add_argument(f"--{name.replace('_', '-')}", metavar="NAME")
+        side, _, kind = name.partition("_")
+        also = f"also --{side}-image and --{side}-video" if kind == "text" else None
+        what = argparse.SUPPRESS if kind in ("image", "video") else also  # a line for each side
+        group.add_argument(f"--{name.replace('_', '-')}", metavar="NAME", help=what)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +136,7 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
 
 def add_batch_tokens(parser: argparse.ArgumentParser) -> None:
     """The option for the size of batches; it is `None` if that is to be found."""
-    fastest = "tokens of a batch, or auto: the fastest of a few sizes, tried on the first rows (default: auto)"
+    fastest = "tokens of a batch, or auto: the fastest of a few on the first rows (default)"
     parser.add_argument("--batch-tokens", type=_positive_or_auto, metavar="N", help=fastest)
 
 

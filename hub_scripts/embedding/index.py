@@ -3,9 +3,10 @@
 Columns: `row` (number in the input), `id`, `text`, `image` (path, where there is one) and `embedding`; how that is
 kept, and the column `bits` of ubinary, are in `precision.py`. The metadata of a file has the key `coma`: a JSON object
 with the model and its settings, with `dim`, the numbers of an embedding of the model, `dims`, those of them that are
-kept, `precision`, and `ranges` where vectors are in steps. Files without `dims` and `precision` are older, and have
-whole vectors in float32. Pages have checksums and the footer has a seal, so that a file whose bytes have changed is
-refused and not searched.
+kept, `precision`, and `ranges` where vectors are in steps; with several vectors of a row `vectors`, their number,
+`query_vectors`, of how many of a query the model was trained to compare with them, and `vector_ranges`. Files without
+`dims` and `precision` are older, and have whole vectors in float32. Pages have checksums and the footer has a seal, so
+that a file whose bytes have changed is refused and not searched.
 
 A folder has files `part-00000.parquet` and so on, each complete in itself; `num_files` in their metadata, where it is,
 says how many. Their ranges may differ: each file is read with its own.
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hub_scripts.embedding.parquet_seal import seal
-from hub_scripts.embedding.precision import VectorForm, cut_vectors
+from hub_scripts.embedding.precision import SeveralVectors, VectorForm, cut_vectors
 from trainers.encoding.shards import open_shard
 from trainers.files import whole_file, whole_folder
 
@@ -32,9 +33,11 @@ SUFFIX = ".parquet"
 METADATA = b"coma"
 # Embeddings do not compress, and look-up tables or the extremes of them would only take time and space.
 HOW = {"compression": "none", "use_dictionary": False, "write_page_checksum": True, "write_statistics": ["row"]}
+COLUMNS = {"row": pa.int64(), **dict.fromkeys(("id", "text", "image"), pa.string())}
 SHARDS_OF_A_FILE = 32  # in a folder
 # Of ubinary few rows are read of `embedding`, each with all rows of its group.
 ROWS_OF_A_GROUP = {"ubinary": 256}
+ROWS_WITH_SEVERAL = 64  # of a group: a search reads the several vectors of few rows
 
 
 def write_index(out: Path, shards: Sequence[Path], skipped: Path, metadata: dict[str, Any]) -> tuple[int, int]:
@@ -45,7 +48,7 @@ def write_index(out: Path, shards: Sequence[Path], skipped: Path, metadata: dict
         out (`Path`): the index: a file if its name ends with `.parquet`, else a folder.
         shards (`Sequence[Path]`): shards with the columns of an index, in order, and whole embeddings in fp32.
         skipped (`Path`): file with a JSON line for every row with an error; made if there are any.
-        metadata (`dict[str, Any]`): what made the index, with `dim`, and maybe `dims` and `precision`.
+        metadata (`dict[str, Any]`): what made the index, with `dim`, and maybe `dims`, `precision` and `vectors`.
 
     Returns:
         `tuple[int, int]`: how many rows have an embedding, and how many do not.
@@ -94,12 +97,15 @@ def with_ranges(metadata: dict[str, Any], tables: Iterable[pa.Table]) -> dict[st
     Raises:
         ValueError: for a vector that cannot be cut.
     """
-    form = VectorForm.of(metadata)
+    form, several = VectorForm.of(metadata), SeveralVectors.of(metadata)
     metadata = {**metadata, "dims": form.dims, "precision": form.precision}
-    if form.needs_ranges and form.ranges is None:
-        form = form.calibrated(_vectors(_good_rows(table), form.dims) for table in tables)
-        metadata["ranges"] = form.ranges.tolist()
-    return metadata
+    forms = {"embedding": form} | ({"vectors": several.form} if several else {})
+    forms = {column: form for column, form in forms.items() if form.needs_ranges and form.ranges is None}
+    for table in tables if forms else ():
+        rows = _good_rows(table)
+        forms = {column: form.widened(_vectors(rows, column, form.dims)) for column, form in forms.items()}
+    names = {"embedding": "ranges", "vectors": "vector_ranges"}
+    return metadata | {names[column]: form.ranges.tolist() for column, form in forms.items()}
 
 
 def write_file(path: Path, tables: Iterable[pa.Table], metadata: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
@@ -110,7 +116,8 @@ def write_file(path: Path, tables: Iterable[pa.Table], metadata: dict[str, Any])
     Args:
         path (`Path`): the file.
         tables (`Iterable[pa.Table]`): rows with the columns of an index, their whole embeddings in fp32, and `error`,
-            which is null or says why there is no embedding. A table is a row group; one of ubinary has 256 rows.
+            which is null or says why there is no embedding; `vectors`, where there are several. A table is a row
+            group; one of ubinary has 256 rows, one with several vectors 64.
         metadata (`dict[str, Any]`): of [`with_ranges`].
 
     Returns:
@@ -120,34 +127,36 @@ def write_file(path: Path, tables: Iterable[pa.Table], metadata: dict[str, Any])
         ValueError: for a vector that cannot be cut.
         OSError: if it cannot be written.
     """
-    form, errors, num_rows = VectorForm.of(metadata), [], 0
-    schema = index_schema(form).with_metadata({METADATA: json.dumps(metadata)})
+    form, several, errors, num_rows = VectorForm.of(metadata), SeveralVectors.of(metadata), [], 0
+    schema = index_schema(form, several).with_metadata({METADATA: json.dumps(metadata)})
+    rows_of_a_group = ROWS_WITH_SEVERAL if several else ROWS_OF_A_GROUP.get(form.precision)
     with pq.ParquetWriter(path, schema, **HOW) as writer:
         for table in tables:
             errors += table.filter(table["error"].is_valid()).select(["row", "id", "image", "error"]).to_pylist()
             rows = _good_rows(table)
-            columns = [rows[name] for name in schema.names if name not in form.columns]
-            columns += form.encode(_vectors(rows, form.dims))
+            columns = [rows[name] for name in COLUMNS]
+            columns += form.encode(_vectors(rows, "embedding", form.dims))
+            if several:
+                columns += several.form.encode(_vectors(rows, "vectors", several.form.dims))
             encoded = pa.table(columns, names=schema.names).cast(schema)
-            writer.write_table(encoded, row_group_size=ROWS_OF_A_GROUP.get(form.precision, max(1, len(rows))))
+            writer.write_table(encoded, row_group_size=rows_of_a_group or max(1, len(rows)))
             num_rows += len(rows)
     seal(path)
     return num_rows, errors
 
 
-def index_schema(form: VectorForm) -> pa.Schema:
-    """The columns of a file whose vectors have this form."""
-    texts = dict.fromkeys(("id", "text", "image"), pa.string())
-    return pa.schema({"row": pa.int64(), **texts, **form.columns})
+def index_schema(form: VectorForm, several: SeveralVectors | None = None) -> pa.Schema:
+    """The columns of a file whose vectors have this form, and maybe of several vectors of each row."""
+    return pa.schema({**COLUMNS, **form.columns, **(several.columns if several else {})})
 
 
 def _good_rows(table: pa.Table) -> pa.Table:
     return table.filter(table["error"].is_null())
 
 
-def _vectors(rows: pa.Table, dims: int) -> np.ndarray:
-    """The vectors of rows in fp32, cut to their first numbers."""
-    column = rows["embedding"].combine_chunks()
+def _vectors(rows: pa.Table, name: str, dims: int) -> np.ndarray:
+    """The vectors of rows in fp32, those of a column, cut to their first numbers."""
+    column = rows[name].combine_chunks()
     vectors = cut_vectors(column.flatten().to_numpy().reshape(-1, column.type.list_size), dims)
     if len(bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
         row = rows["row"][int(bad[0])]

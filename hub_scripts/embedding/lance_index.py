@@ -45,6 +45,7 @@ __all__ = [
 
 TABLE = "rows"
 COLUMNS = ["row", "id", "text", "image"]
+OF_SEVERAL = ("vectors", "query_vectors", "vector_ranges")  # what a store says of vectors that are not here
 FORMAT = 1  # of the folder; another one is refused
 # Below, a scan takes tens of milliseconds, and an index would only lose some of what it finds.
 ANN_ROWS = 10_000
@@ -209,7 +210,8 @@ def open_index(path: Path) -> LanceIndex:
 
 
 def table_schema(metadata: dict[str, Any]) -> pa.Schema:
-    """The columns of an index of a store with these metadata."""
+    """The columns of an index of a store with these metadata: one vector of each row, if the store has several."""
+    metadata = {name: value for name, value in metadata.items() if name not in OF_SEVERAL}
     number = pa.float32() if metadata["precision"] == "float32" else pa.float16()
     texts = dict.fromkeys(COLUMNS[1:], pa.string())
     return pa.schema(

@@ -12,39 +12,48 @@ taken, `CANDIDATES` or twenty for each that is looked for, whichever is more, an
 
 Files are mapped: nothing of this needs to be in memory, only a piece of 2,048 rows; it is quick as long as the system
 has memory for what is read for every query, and reads the disk each time where it has not.
+
+Where rows have several vectors, the one vector chooses `CANDIDATES_OF_MAXSIM` rows, or ten for each that is looked
+for, and MaxSim decides among these. Of several vectors, only the row groups of these are read, 64 rows each.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from hub_scripts.embedding.precision import bytes_of, cut_vectors
 from hub_scripts.embedding.store import index_metadata, read_rows, rows_at
+from trainers.encoding.maxsim import maxsim
 from trainers.encoding.nearest import nearest_documents
 
 
-__all__ = ["Hit", "nearest"]
+__all__ = ["Hit", "nearest", "nearest_by_maxsim"]
 
 CANDIDATES = 400
 CANDIDATES_OF_A_HIT = 20
+CANDIDATES_OF_MAXSIM = 100
+MAXSIM_CANDIDATES_OF_A_HIT = 10
 BITS_AT_A_TIME = 16384
 
 
 class Hit(NamedTuple):
     """
-    A row of an index and its cosine to the query.
+    A row of an index and its similarity to the query.
 
     Args:
         score (`float`): the cosine of the query, cut as the index is, in fp32, and the row as it is kept: in float32
             the cosine of the two embeddings itself, in float16 within 0.0005 of it; in int8, and in ubinary, which is
-            scored in int8, mostly within 0.005: the error is that of the steps of the ranges.
+            scored in int8, mostly within 0.005: the error is that of the steps of the ranges. Of several vectors
+            MaxSim, the mean over the query's of the cosine with the nearest of the row's.
         row (`dict`): `row`, `id`, `text` and `image`.
+        measure (`str`, *optional*, defaults to `"cosine"`): what the score is, `"cosine"` or `"maxsim"`.
     """
 
     score: float
     row: dict[str, Any]
+    measure: Literal["cosine", "maxsim"] = "cosine"
 
 
 def nearest(path: Path, query: torch.Tensor, k: int) -> list[Hit]:
@@ -63,6 +72,40 @@ def nearest(path: Path, query: torch.Tensor, k: int) -> list[Hit]:
         ValueError: if the index is damaged or has no rows, if numbers in it or in the query are not finite, or if the
             query has another number of dimensions than the model of the index.
     """
+    scores, numbers = _best(path, query, k)
+    return _hits(path, scores.tolist(), numbers, "cosine")
+
+
+def nearest_by_maxsim(path: Path, query: torch.Tensor, k: int, is_exact: bool = False) -> list[Hit]:
+    """
+    The rows whose several vectors are nearest to those of the query.
+
+    Args:
+        path (`Path`): an index, a file or a folder, with several vectors of each row.
+        query (`torch.FloatTensor` of shape `(1 + num_vectors, dim)`): the whole embedding of the query, which chooses
+            the candidates, and the vectors that are compared, on the CPU.
+        k (`int`): how many; fewer if there are fewer rows.
+        is_exact (`bool`, *optional*, defaults to `False`): whether every row is a candidate.
+
+    Returns:
+        `list[Hit]`: best first; equal scores in the order of the rows.
+
+    Raises:
+        ValueError: as [`nearest`].
+    """
+    if is_exact:
+        pieces = read_rows(path, ["vectors"])
+    else:
+        _, candidates = _best(path, query[0], max(CANDIDATES_OF_MAXSIM, MAXSIM_CANDIDATES_OF_A_HIT * k))
+        pieces = rows_at(path, np.sort(candidates), ["vectors"])
+    found = [(rows.numbers, maxsim(query[None, 1:], rows.several_vectors())[0].numpy()) for rows in pieces]
+    numbers, scores = (np.concatenate(side) for side in zip(*found, strict=True))
+    best = np.argsort(-scores, kind="stable")[:k]
+    return _hits(path, scores[best].tolist(), numbers[best], "maxsim")
+
+
+def _best(path: Path, query: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and numbers of the rows that [`nearest`] looks for."""
     if not torch.isfinite(query).all():
         raise ValueError("The embedding of the query has numbers that are not finite; try --dtype float32.")
     made = index_metadata(path)
@@ -77,7 +120,7 @@ def nearest(path: Path, query: torch.Tensor, k: int) -> list[Hit]:
     else:
         blocks = ((rows.numbers, rows.vectors()) for rows in read_rows(path, ["embedding"]))
     scores, numbers = nearest_documents(query, blocks, k)
-    return _hits(path, scores[0].tolist(), numbers[0].numpy())
+    return scores[0].numpy(), numbers[0].numpy()
 
 
 def _candidates(path: Path, query: np.ndarray, depth: int) -> np.ndarray:
@@ -98,9 +141,9 @@ def _differing(signs: np.ndarray, of_query: np.ndarray) -> np.ndarray:
     return np.bitwise_count(signs.view(word) ^ of_query.view(word)).sum(axis=1, dtype=np.uint32)
 
 
-def _hits(path: Path, scores: list[float], numbers: np.ndarray) -> list[Hit]:
+def _hits(path: Path, scores: list[float], numbers: np.ndarray, measure: Literal["cosine", "maxsim"]) -> list[Hit]:
     """What stands in the rows that were found."""
     found = {}
     for rows in rows_at(path, np.sort(numbers), ["row", "id", "text", "image"]):
         found |= dict(zip(rows.numbers.tolist(), rows.table.to_pylist(), strict=True))
-    return [Hit(score, found[number]) for score, number in zip(scores, numbers.tolist(), strict=True)]
+    return [Hit(score, found[number], measure) for score, number in zip(scores, numbers.tolist(), strict=True)]

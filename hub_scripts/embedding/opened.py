@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from hub_scripts.embedding.lance_index import is_lance_index, open_index
-from hub_scripts.embedding.nearest import Hit, nearest
+from hub_scripts.embedding.nearest import Hit, nearest, nearest_by_maxsim
 from hub_scripts.embedding.store import count_rows, find_row, index_metadata, rows_at
 
 
@@ -40,10 +40,13 @@ class OpenStore:
         return count_rows(self.path)
 
     def nearest(self, query: torch.Tensor, k: int, where: str | None = None, *, is_exact: bool = False) -> list[Hit]:
-        """The nearest rows; every row is compared, `is_exact` or not, and a condition is refused."""
+        """
+        The nearest rows; every row is compared, `is_exact` or not, and a condition is refused. A query of shape
+        `(1 + num_vectors, dim)` is compared by MaxSim, with every row only if `is_exact`.
+        """
         if where is not None:
             self.count(where)
-        return nearest(self.path, query, k)
+        return nearest(self.path, query, k) if query.dim() == 1 else nearest_by_maxsim(self.path, query, k, is_exact)
 
     def find_row(self, number: int) -> tuple[dict[str, Any], torch.Tensor]:
         """A row by its number in the input, and its vector of shape `(dims,)`; `ValueError` if there is none."""

@@ -11,11 +11,14 @@ The codes of int8 and the signs are those of sentence-transformers' `quantize_em
 among all vectors has 256 steps, and a vector is read as the middles of its steps. Bytes are no lists, because Parquet
 writes a list of int8 in 32 bits each. What is read of any precision but float32 is normalised again, so that a product
 of two vectors is a cosine.
+
+Where a row has several vectors as well, they are in `vectors`, one after another and with all their numbers, in the
+same precision; of ubinary in int8. In steps each number of each of them has its own range.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,10 +28,11 @@ import torch
 from hub_scripts.common.arguments import Precision
 
 
-__all__ = ["VectorForm", "bytes_of", "cut_vectors"]
+__all__ = ["SeveralVectors", "VectorForm", "bytes_of", "cut_vectors"]
 
 IN_STEPS = ("int8", "ubinary")  # which need ranges
 LISTS = {"float32": pa.float32(), "float16": pa.float16()}
+BYTES = {"float32": 4, "float16": 2, "int8": 1}
 
 
 class VectorForm(NamedTuple):
@@ -65,11 +69,11 @@ class VectorForm(NamedTuple):
         signs = {"bits": pa.binary(-(-self.dims // 8))} if self.precision == "ubinary" else {}
         return {"embedding": pa.binary(self.dims), **signs}
 
-    def calibrated(self, vectors: Iterable[np.ndarray]) -> VectorForm:
-        """This form with the ranges of vectors, each of shape `(num_rows, dims)` in fp32."""
-        low, high = np.full(self.dims, np.inf, np.float32), np.full(self.dims, -np.inf, np.float32)
-        for some in vectors:
-            low, high = np.minimum(low, some.min(0, initial=np.inf)), np.maximum(high, some.max(0, initial=-np.inf))
+    def widened(self, vectors: np.ndarray) -> VectorForm:
+        """This form with ranges that vectors, of shape `(num_rows, dims)` in fp32, are within as well."""
+        low, high = vectors.min(0, initial=np.inf), vectors.max(0, initial=-np.inf)
+        if self.ranges is not None:
+            low, high = np.minimum(low, self.ranges[0]), np.maximum(high, self.ranges[1])
         return self._replace(ranges=np.stack([low, high]))
 
     def encode(self, vectors: np.ndarray) -> list[pa.Array]:
@@ -111,6 +115,45 @@ class VectorForm(NamedTuple):
         middles = torch.from_numpy(self.ranges[0] + 128.5 * steps)
         codes = torch.from_numpy(bytes_of(column).view(np.int8))
         return torch.nn.functional.normalize(torch.addcmul(middles, codes.float(), torch.from_numpy(steps)))
+
+
+class SeveralVectors(NamedTuple):
+    """
+    How the several vectors of a row are kept.
+
+    Args:
+        number (`int`): how many there are.
+        form ([`VectorForm`]): of all their numbers, one vector after another.
+    """
+
+    number: int
+    form: VectorForm
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> SeveralVectors | None:
+        """What the metadata of an index state; none if rows have but the one vector."""
+        if metadata.get("vectors") is None:
+            return None
+        precision, ranges = metadata.get("precision", "float32"), metadata.get("vector_ranges")
+        ranges = None if ranges is None else np.array(ranges, dtype=np.float32)
+        form = VectorForm(
+            metadata["vectors"] * metadata["dim"], "int8" if precision == "ubinary" else precision, ranges
+        )
+        return cls(metadata["vectors"], form)
+
+    @property
+    def columns(self) -> dict[str, pa.DataType]:
+        return {"vectors": self.form.columns["embedding"]}
+
+    @property
+    def num_bytes(self) -> int:
+        """Of a row."""
+        return self.form.dims * BYTES[self.form.precision]
+
+    def decode(self, column: pa.Array) -> torch.Tensor:
+        """The vectors in the column `vectors` of a file, `(num_rows, number, dim)` in fp32."""
+        numbers = self.form.decode(column).view(len(column), self.number, -1)
+        return numbers if self.form.precision == "float32" else torch.nn.functional.normalize(numbers, dim=-1)
 
 
 def cut_vectors(vectors: np.ndarray, dims: int) -> np.ndarray:

@@ -18,7 +18,7 @@ import torch
 from hub_scripts.common.arguments import PRECISIONS
 from hub_scripts.embedding.index import METADATA, file_name, index_schema
 from hub_scripts.embedding.parquet_seal import check_seal
-from hub_scripts.embedding.precision import VectorForm
+from hub_scripts.embedding.precision import SeveralVectors, VectorForm
 from hub_scripts.hub.golden import ANY_PRECISION, same_embeddings
 from trainers.files import differences
 from trainers.ranges import COUNT
@@ -28,7 +28,8 @@ __all__ = ["Rows", "Vectors", "count_rows", "find_row", "index_metadata", "read_
 
 ROWS_AT_A_TIME = 2048  # much larger pieces would be new memory each time, which is slow
 AGAIN = "make it again by `coma embed`"
-OF_ONE_INDEX = ("num_compression_tokens", "dim", "dims", "precision", "num_files")  # and the model, by its probe
+# And the model, by its probe.
+OF_ONE_INDEX = ("num_compression_tokens", "dim", "dims", "precision", "num_files", "vectors", "query_vectors")
 
 
 class Rows(NamedTuple):
@@ -41,6 +42,7 @@ class Rows(NamedTuple):
         numbers (`np.ndarray` of shape `(num_rows,)`): of the rows, in the order of the index, from 0.
         first_of_file (`int`): the number of the first row of that file.
         table (`pa.Table`): the columns that were asked for.
+        several ([`SeveralVectors`], *optional*): how several vectors of a row are kept.
     """
 
     file: Path
@@ -48,6 +50,7 @@ class Rows(NamedTuple):
     numbers: np.ndarray
     first_of_file: int
     table: pa.Table
+    several: SeveralVectors | None = None
 
     def vectors(self) -> torch.Tensor:
         """
@@ -59,7 +62,13 @@ class Rows(NamedTuple):
         Raises:
             ValueError: for a row without a vector, or with one that is not finite.
         """
-        vectors = self.form.decode(self.whole_column("embedding"))
+        return self._finite(self.form.decode(self.whole_column("embedding")))
+
+    def several_vectors(self) -> torch.Tensor:
+        """The column `vectors` as numbers, `(num_rows, num_vectors, dim)` in fp32; raises as [`vectors`]."""
+        return self._finite(self.several.decode(self.whole_column("vectors")))
+
+    def _finite(self, vectors: torch.Tensor) -> torch.Tensor:
         # A sum is one pass; it is not finite if one number is not.
         if not vectors.sum().isfinite() and len(bad := (~vectors.isfinite()).nonzero()):
             self._refuse(int(bad[0, 0]), "numbers that are not finite")
@@ -134,11 +143,12 @@ def read_rows(path: Path, columns: Sequence[str], rows_at_a_time: int = ROWS_AT_
     first = 0
     for file in _files(path):
         with _open(file) as parquet:
-            form = VectorForm.of(_metadata(file, parquet))
-            _check_columns(file, parquet, form)
+            form, several = _forms(file, parquet)
+            _check_columns(file, parquet, index_schema(form, several))
             start = first
             for batch in parquet.iter_batches(rows_at_a_time, columns=list(columns)):
-                yield Rows(file, form, np.arange(start, start + len(batch)), first, pa.Table.from_batches([batch]))
+                numbers = np.arange(start, start + len(batch))
+                yield Rows(file, form, numbers, first, pa.Table.from_batches([batch]), several)
                 start += len(batch)
             first += parquet.metadata.num_rows
             if start != first:
@@ -163,13 +173,13 @@ def rows_at(path: Path, numbers: np.ndarray, columns: Sequence[str]) -> Iterator
     for file in _files(path):
         first_of_file = first
         with _open(file) as parquet:
-            form = VectorForm.of(_metadata(file, parquet))
+            form, several = _forms(file, parquet)
             for group in range(parquet.num_row_groups):
                 stop = first + parquet.metadata.row_group(group).num_rows
                 here = numbers[np.searchsorted(numbers, first) : np.searchsorted(numbers, stop)]
                 if len(here):
                     table = parquet.read_row_group(group, columns=list(columns)).take(here - first)
-                    yield Rows(file, form, here, first_of_file, table)
+                    yield Rows(file, form, here, first_of_file, table, several)
                 first = stop
 
 
@@ -219,6 +229,12 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
+def _forms(path: Path, file: pq.ParquetFile) -> tuple[VectorForm, SeveralVectors | None]:
+    """How one file keeps the vectors of its rows."""
+    metadata = _metadata(path, file)
+    return VectorForm.of(metadata), SeveralVectors.of(metadata)
+
+
 def _metadata_of(path: Path) -> dict[str, Any]:
     with _open(path) as file:
         return _metadata(path, file)
@@ -245,14 +261,23 @@ def _is_vector(found: Any) -> bool:
     return bool(numbers) and all(isinstance(number, float) and math.isfinite(number) for number in numbers)
 
 
-def _are_ranges(found: Any, made: Mapping[str, Any]) -> bool:
+def _are_ranges(found: Any, form: VectorForm | None) -> bool:
     """Whether the least and the largest of each number are there and in this order; none where none are used."""
-    if not VectorForm(made["dims"], made["precision"]).needs_ranges:
+    if form is None or not form.needs_ranges:
         return found is None
     if not (isinstance(found, list) and len(found) == 2 and all(map(_is_vector, found))):
         return False
     low, high = found
-    return len(low) == len(high) == made["dims"] and all(map(float.__le__, low, high))
+    return len(low) == len(high) == form.dims and all(map(float.__le__, low, high))
+
+
+def _is_budget(found: Any, made: Mapping[str, Any]) -> bool:
+    return COUNT.holds(found) and found <= made["num_compression_tokens"]
+
+
+def _form_of_several(made: Mapping[str, Any]) -> VectorForm | None:
+    several = SeveralVectors.of({**made, "vector_ranges": None})
+    return several and several.form
 
 
 # What the metadata of an index must have, in the order in which it is looked at.
@@ -263,7 +288,10 @@ METADATA_OF_INDEX = {
     "probe": lambda found, _: _is_vector(found),
     "dims": lambda found, made: COUNT.holds(found) and found <= made["dim"],
     "precision": lambda found, _: found in PRECISIONS,
-    "ranges": _are_ranges,
+    "ranges": lambda found, made: _are_ranges(found, VectorForm(made["dims"], made["precision"])),
+    "vectors": lambda found, made: found is None or _is_budget(found, made),
+    "query_vectors": lambda found, made: (found is None) if made.get("vectors") is None else _is_budget(found, made),
+    "vector_ranges": lambda found, made: _are_ranges(found, _form_of_several(made)),
     "num_files": lambda found, _: found is None or COUNT.holds(found),
 }
 
@@ -286,9 +314,9 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
         raise ValueError(f"{path} cannot be read as Parquet; it is of another kind or damaged: {error}") from error
 
 
-def _check_columns(path: Path, file: pq.ParquetFile, form: VectorForm) -> None:
+def _check_columns(path: Path, file: pq.ParquetFile, schema: pa.Schema) -> None:
     found = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
-    for column in index_schema(form):
+    for column in schema:
         if column.name not in found:
             raise ValueError(f"{path} has no column {column.name!r}, only {', '.join(found)}: {AGAIN}.")
         if not _is_like(found[column.name], column.type):

@@ -2,7 +2,8 @@
 
 Their names and keys are those of the MMEB leaderboard: `image/ImageNet-1K_score.json`, and in results.json `metadata`
 and `metrics`, by modality and set. What is ours besides: `settings` of every set, by which an interrupted run knows
-what it may keep, `versions`, `commit`, and `means`.
+what it may keep, `versions`, `commit`, and `means`. Where several vectors are compared, the scores of a set have their
+own by budget, under `vectors`, and so has results.json means.
 """
 
 import json
@@ -117,8 +118,9 @@ class ResultsFolder:
             "settings": self.settings,
             **_made_by(),
         }
-        means = {modality: _means(modality, scores) for modality, scores in metrics.items() if modality != OWN}
-        results = {"metadata": metadata, "metrics": metrics, "means": means}
+        results = {"metadata": metadata, "metrics": metrics, "means": _all_means(metrics)}
+        if budgets := self.settings.get("vectors"):
+            results["vectors"] = {budget: {"means": _all_means(metrics, budget)} for budget in budgets}
         write_record(self.folder / "results.json", results)
         return results
 
@@ -154,6 +156,15 @@ def _compare(file: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
 def main_metric(name: str) -> str:
     """The score of a set that counts."""
     return SETS[name].metric if name in SETS else "hit@1"
+
+
+def _all_means(metrics: dict[str, dict[str, Any]], budget: str | None = None) -> dict[str, dict[str, float | None]]:
+    """Of each modality of MMEB; of the one vector, or of a budget of several."""
+    of_budget = {
+        modality: {name: scores if budget is None else scores["vectors"][budget] for name, scores in sets.items()}
+        for modality, sets in metrics.items()
+    }
+    return {modality: _means(modality, sets) for modality, sets in of_budget.items() if modality != OWN}
 
 
 def _means(modality: str, scores: dict[str, dict[str, Any]]) -> dict[str, float | None]:

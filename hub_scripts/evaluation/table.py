@@ -21,27 +21,44 @@ def results_table(results: dict[str, Any]) -> list[str]:
 
     Returns:
         `list[str]`: of each set the number of queries and of candidates, scores in percent (those above, and the one
-        that counts where it is another), and hit@1 of a random order; then means of the scores that count, and how
-        many rows some scores are not of.
+        that counts where it is another), and hit@1 of a random order; below it a line for each budget of several
+        vectors, 2x4 those of a query and of a document. Then means of the scores that count, and how many rows some
+        scores are not of.
     """
     named = {name: scores for sets in results["metrics"].values() for name, scores in sets.items()}
     columns = {**COLUMNS}
     for name in named:
         columns.setdefault(main_metric(name), main_metric(name).replace("ndcg_linear", "NDCG"))
     rows = [["set", "queries", "candidates", *columns.values(), "chance"]]
-    for name, scores in named.items():
+    lines_of = [line for name, scores in named.items() for line in _with_budgets(name, scores)]
+    for name, scores in lines_of:
         percents = [_percent(scores.get(column)) for column in (*columns, "chance_hit@1")]
         rows.append([name, str(scores.get("num_data", MISSING)), _candidates(scores), *percents])
     lines = _aligned(rows)
     means = [
         [f"{modality}: {group}", "mean", _percent(mean)]
-        for modality, means in results["means"].items()
+        for modality, means in _all_means(results)
         for group, mean in means.items()
         if mean is not None
     ]
     lines += _aligned(means) if means else []
     skipped = {name: scores["rows_skipped"] for name, scores in named.items() if scores.get("rows_skipped")}
     return lines + [f"{name}: {rows} bad rows were left out of its scores" for name, rows in skipped.items()]
+
+
+def _with_budgets(name: str, scores: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The scores of a set, and of each of its budgets of several vectors."""
+    return [(name, scores), *((f"  {budget}", of_budget) for budget, of_budget in scores.get("vectors", {}).items())]
+
+
+def _all_means(results: dict[str, Any]) -> list[tuple[str, dict[str, float | None]]]:
+    """Means by modality, and by modality and budget."""
+    of_budgets = [
+        (f"{modality}, {budget}", means)
+        for budget, its in results.get("vectors", {}).items()
+        for modality, means in its["means"].items()
+    ]
+    return [*results["means"].items(), *of_budgets]
 
 
 def _candidates(scores: dict[str, Any]) -> str:

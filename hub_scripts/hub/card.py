@@ -11,7 +11,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from hub_scripts.common.image_size import describe_image_size, image_size, image_tokens
 from hub_scripts.hub.card_results import Score, read_results, results_table
 from hub_scripts.hub.markdown import code, plain, row
+from hub_scripts.hub.multi_vector_files import is_multi_vector
 from hub_scripts.hub.public_names import CONTROL, is_hub_id, public_name, public_record
+from hub_scripts.hub.trained_dims import trained_budgets
 from hub_scripts.hub.training_record import read_training_record
 from trainers.files import LOSS_PICTURE
 
@@ -91,6 +93,8 @@ def write_model_card(  # noqa: PLR0913 - what can be said
         loss_picture=LOSS_PICTURE if (folder / LOSS_PICTURE).exists() else None,
         results=results or results_table(scores) or "Not evaluated.",
         config=model.config,
+        budgets=", ".join(f"{queries}x{documents}" for queries, documents in trained_budgets(str(folder))),
+        is_multi_vector=is_multi_vector(folder),
         dtype=str(model.dtype).removeprefix("torch."),
         max_length=processor.max_length,
         pixels=_pixels(processor),

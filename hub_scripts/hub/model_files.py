@@ -12,11 +12,12 @@ from modeling_coma.sentence_transformers_coma import FILES
 from trainers.files import LOSS_PICTURE
 
 
-__all__ = ["SENTENCE_TRANSFORMERS_FILES", "belonging", "module_folders", "others"]
+__all__ = ["MULTI_VECTOR_CODE", "SENTENCE_TRANSFORMERS_FILES", "belonging", "module_folders", "others"]
 
 SENTENCE_TRANSFORMERS_FILES = tuple(FILES)
 CODE = tuple(sorted(file.name for file in Path(modeling_coma.__file__).parent.glob("*_coma.py")))
 OLDER_CODE = ("options_coma.py",)  # what the code of older folders imports
+MULTI_VECTOR_CODE = "multi_vector_coma.py"  # of `coma convert --to-multi-vector`
 WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors", "adapter_model.safetensors")
 PATTERNS = (
     *WEIGHTS,
@@ -27,6 +28,7 @@ PATTERNS = (
     *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
     *CODE,
     *OLDER_CODE,
+    MULTI_VECTOR_CODE,
     *SENTENCE_TRANSFORMERS_FILES,
     *(GOLDEN_FILE, TRAINING_FILE, LOSS_PICTURE),
     *("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt"),

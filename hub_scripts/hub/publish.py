@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 from hub_scripts.common.loading import is_adapter, load_adapter, load_model, load_processor
 from hub_scripts.hub.card import write_model_card
 from hub_scripts.hub.golden import check_clean_load, write_golden
-from hub_scripts.hub.model_files import SENTENCE_TRANSFORMERS_FILES, belonging, module_folders, others
+from hub_scripts.hub.model_files import (
+    MULTI_VECTOR_CODE,
+    SENTENCE_TRANSFORMERS_FILES,
+    belonging,
+    module_folders,
+    others,
+)
 from hub_scripts.hub.public_names import HUB_ID, public_name
 from hub_scripts.hub.training_record import read_training_record, write_stages
 from hub_scripts.hub.upload import fetch_model
@@ -29,7 +35,7 @@ __all__ = ["prepare_model"]
 # Of a saved folder, what may name files of this machine. (The base of an adapter has been checked to be on the Hub.)
 CONFIGS = ("config.json", "generation_config.json", "processor_config.json", "tokenizer_config.json")
 NAMES_A_FILE = re.compile(r"(.*_)?(name_or_path|files?)")
-KEPT = (*SENTENCE_TRANSFORMERS_FILES, LOSS_PICTURE, "LICENSE", "NOTICE")
+KEPT = (*SENTENCE_TRANSFORMERS_FILES, MULTI_VECTOR_CODE, LOSS_PICTURE, "LICENSE", "NOTICE")
 
 
 def prepare_model(

@@ -1,11 +1,13 @@
 """To how many numbers embeddings may be cut and which budgets of states compared: what a model was trained for."""
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from hub_scripts.hub.training_record import TRAINING_FILE, read_training_record
 
 
-__all__ = ["checked_dims", "trained_budgets"]
+__all__ = ["checked_budgets", "checked_dims", "trained_budgets"]
 
 
 def checked_dims(name: str, dims: int | None, dim: int, any_dims: bool = False) -> int:
@@ -44,6 +46,50 @@ def checked_dims(name: str, dims: int | None, dim: int, any_dims: bool = False) 
     else:
         why = f"{name} was trained without matryoshka_dims, for all its {dim} dimensions, not for {dims}"
     raise ValueError(f"{why}. Add --any-dims (any_dims=True) to cut its embeddings all the same.")
+
+
+def checked_budgets(
+    name: str, budgets: Iterable[int | str], num_states: int, any_vectors: bool = False
+) -> list[tuple[int, int]]:
+    """
+    Checks that several vectors of an input are what a model was trained for.
+
+    Args:
+        name (`str`): of the model: a folder, or a repository on the Hub.
+        budgets (`Iterable[int or str]`): how many states of a document are compared: with as many of a query as in the
+            training, or as "2x4" says, with two.
+        num_states (`int`): compression tokens of the model.
+        any_vectors (`bool`, *optional*, defaults to `False`): whether to compare as well where it was not trained for
+            that, of both sides as many where nothing is said.
+
+    Returns:
+        `list[tuple[int, int]]`: states of a query and of a document.
+
+    Raises:
+        ValueError: if it was not, with the budgets that it was trained for, or if it has not as many states.
+    """
+    trained = [tuple(budget) for budget in trained_budgets(name)]
+    return [_checked_budget(name, str(budget), num_states, any_vectors, trained) for budget in budgets]
+
+
+def _checked_budget(
+    name: str, budget: str, num_states: int, any_vectors: bool, trained: list[tuple[int, int]]
+) -> tuple[int, int]:
+    found = re.fullmatch(r"(?:(\d+)x)?(\d+)", budget.strip())
+    pair = tuple(int(number or 0) for number in found.groups()) if found else (0, 0)
+    if not found or found[1] == "0" or not 1 <= max(pair) <= num_states or not pair[1]:
+        most = f"{num_states}, the compression tokens of {name}"
+        raise ValueError(f"vectors={budget!r} is neither a number from 1 to {most}, nor two of them, as 2x4.")
+    fitting = [known for known in trained if known == pair or (not pair[0] and known[1] == pair[1])]
+    if fitting:
+        return fitting[-1]
+    if any_vectors:
+        return pair[0] or pair[1], pair[1]
+    known = ", ".join(f"{queries}x{documents}" for queries, documents in trained)
+    why = f"was trained for {known} vectors" if known else "has no record of a training with late_interaction_budgets"
+    raise ValueError(
+        f"{name} {why}, not for {budget}. Add --any-vectors (any_vectors=True) to take them all the same."
+    )
 
 
 def trained_budgets(name: str) -> list[list[int]]:

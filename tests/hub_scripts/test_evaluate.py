@@ -91,6 +91,46 @@ def test_a_table_whose_columns_are_named(coma_folder: Path, coma_command: Callab
     assert again["metrics"]["retrieval"]["shop"]["hit@1"] == results["hit@1"] and results["num_data"] == 2
 
 
+def test_several_vectors(coma_folder: Path, coma_command: Callable, embed: Callable, tmp_path: Path) -> None:
+    """Beside the one vector, by MaxSim of budgets, written out; only where trained for, unless told."""
+    texts = [f"a {color} {thing}" for color in ("red", "blue", "green") for thing in ("apple", "tree", "leaf")]
+    rows = [{"query": text, "positive": f"{text} and a little sky"} for text in texts]
+    (tmp_path / "shop.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["evaluate", coma_folder, tmp_path / "shop.jsonl", "--vectors", "1,2x4"]
+    code, _, error = coma_command(*words, "--output", tmp_path / "refused")
+    assert code == 1 and "has no record of a training with late_interaction_budgets, not for 1" in error
+    assert not (tmp_path / "refused").exists()
+    code, text, error = coma_command(*words, "--output", tmp_path / "out", "--any-vectors")
+    assert code == 0, error
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    scores = results["metrics"]["retrieval"]["shop"]
+    plain = evaluate_model(coma_folder, tmp_path / "shop.jsonl", tmp_path / "plain")["metrics"]["retrieval"]["shop"]
+    assert (
+        plain["mrr"] == scores["mrr"]
+        and plain["hit@1"] == scores["hit@1"]
+        and scores["vectors"].keys() == {"1x1", "2x4"}
+    )
+    model, processor = ComaForEmbedding.from_pretrained(coma_folder), ComaProcessor.from_pretrained(coma_folder)
+    with torch.no_grad():
+        queries, positives = (
+            [model(**processor.process([row[side]])).compression_states[0] for row in rows]
+            for side in ("query", "positive")
+        )
+    for budget, (q, d) in {"1x1": (1, 1), "2x4": (2, 4)}.items():
+        ranks = []
+        for number, query in enumerate(queries):
+            similarities = [
+                sum(max(torch.cosine_similarity(one, other, dim=0) for other in document[:d]) for one in query[:q])
+                for document in positives
+            ]
+            ranks.append(1 + sum(other >= similarities[number] for other in similarities) - 1)
+        of_budget = scores["vectors"][budget]
+        assert of_budget["mrr"] == pytest.approx(sum(1 / int(rank) for rank in ranks) / len(ranks), abs=1e-6)
+        assert of_budget["num_data"] == len(rows) and f"  {budget}" in text
+    with pytest.raises(ValueError, match="was made with another vectors"):
+        evaluate_model(coma_folder, tmp_path / "shop.jsonl", tmp_path / "out")
+
+
 def test_from_python(mmeb: Path, coma_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     told: list[str] = []
     arguments = {"model": coma_folder, "data": mmeb, "output": tmp_path, "sets": ["ImageNet-1K"]}

@@ -43,15 +43,19 @@ def on_two_processes(*words: object) -> tuple[int, str]:
 def scores_in(folder: Path) -> dict:
     metrics = json.loads((folder / "results.json").read_text())["metrics"]
     sets = {name: dict(scores) for sets in metrics.values() for name, scores in sets.items()}
-    return {name: {key: value for key, value in scores.items() if "@" in key} for name, scores in sets.items()}
+    return {
+        name: {key: value for key, value in scores.items() if "@" in key or key == "vectors"}
+        for name, scores in sets.items()
+    }
 
 
 def test_two_processes_are_one(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
     write_mmeb(tmp_path / "mmeb", FEW.split(","))
-    options = ["--sets", FEW, "--device", "cpu", "--workers", 0]
+    options = ["--sets", FEW, "--device", "cpu", "--workers", 0, "--vectors", "1,2x4", "--any-vectors"]
     words = ["evaluate", coma_folder, tmp_path / "mmeb", *options, "--output"]
     code, log = on_two_processes(*words, tmp_path / "two")
     assert code == 0, log[-4000:]
+    assert all(scores["vectors"].keys() == {"1x1", "2x4"} for scores in scores_in(tmp_path / "two").values())
     assert coma_command(*words, tmp_path / "one")[0] == 0
     assert scores_in(tmp_path / "two") == scores_in(tmp_path / "one")
     assert log.count("ViDoRe_docvqa (3 of 3)") == 1

@@ -26,6 +26,7 @@ def embed_items(
     description: str | None = "Embedding",
     names: Callable[[int], str] = ROW,
     failures: dict[int, str] | None = None,
+    num_vectors: int | None = None,
     **options: Any,
 ) -> torch.FloatTensor:
     r"""
@@ -43,32 +44,50 @@ def embed_items(
         names (`Callable`, *optional*): what an item is called in messages, by its number; "Row 3" by default.
         failures (`dict[int, str]`, *optional*): takes, by place, what is wrong with items that cannot be embedded,
             whose embeddings then are NaN. Without it the first of them is an error.
+        num_vectors (`int`, *optional*): gives the first so many compression states of each item in place of its
+            embedding, which [`~trainers.encoding.maxsim.maxsim`] compares; for models with `late_interaction_budgets`.
         options: `batch_tokens`, by default the fastest of a few sizes for this model on this device, `num_workers` and
             `reduced_jpeg` of [`encode_batches`].
 
     Returns:
-        `torch.FloatTensor` of shape `(len(items), hidden_size)`, in fp32 on the CPU, in the order of the items.
+        `torch.FloatTensor` of shape `(len(items), hidden_size)`, in fp32 on the CPU, in the order of the items; with
+        `num_vectors` `(len(items), num_vectors, hidden_size)`, states of length 1.
 
     Raises:
-        ValueError: for a row that cannot be embedded, with its number.
+        ValueError: for a row that cannot be embedded, with its number; for more vectors than the model has states.
 
     Example:
 
         >>> embeddings = embed_items(model, processor, ["a red apple", {"image": "apple.png"}])
         >>> cosine = embeddings[0] @ embeddings[1]
     """
-    embeddings = torch.full((len(items), model.config.hidden_size), torch.nan)
+    told = {"description": description, "names": names, "failures": failures}
+    vectors = _embed(model, processor, items, **told, num_vectors=num_vectors, **options)
+    return vectors[:, 0] if num_vectors is None else vectors[:, 1:]
+
+
+def _embed(
+    model: ComaForEmbedding,
+    processor: ComaProcessor,
+    items: Sequence[Any],
+    description: str | None = "Embedding",
+    names: Callable[[int], str] = ROW,
+    failures: dict[int, str] | None = None,
+    **options: Any,
+) -> torch.FloatTensor:
+    """The embeddings and the first states, `(len(items), 1 + num_vectors, hidden_size)`; arguments of [`Encoder`]."""
     encoder = Encoder(model, processor, **options, is_for_many=False)
+    vectors = torch.full((len(items), 1 + encoder.num_vectors, model.config.hidden_size), torch.nan)
     with logging.tqdm(total=len(items), desc=description, unit="item", disable=description is None) as progress:
         for batch in encoder.batches(items, names=names):
             if batch.failures and failures is None:
                 raise ValueError(next(iter(batch.failures.values())))
             if batch.failures:
                 failures.update(batch.failures)
-            embeddings[batch.rows] = batch.embeddings
+            vectors[batch.rows] = batch.vectors
             progress.set_postfix_str(encoder.batch_size.described, refresh=False)
             progress.update(len(batch.rows) + len(batch.failures))
-    return embeddings
+    return vectors
 
 
 def embed_shared(
@@ -78,6 +97,7 @@ def embed_shared(
     *,
     names: Callable[[int], str] = ROW,
     failures: dict[int, str] | None = None,
+    num_vectors: int | None = None,
     **options: Any,
 ) -> torch.FloatTensor:
     """
@@ -89,19 +109,23 @@ def embed_shared(
         processor ([`ComaProcessor`]): makes its inputs.
         items (`Sequence`): the same on all processes.
         names, failures (*optional*): of [`embed_items`], by places in `items`; the same failures on all processes.
+        num_vectors (`int`, *optional*): how many states are given beside each embedding.
         options: others of [`embed_items`].
 
     Returns:
-        `torch.FloatTensor` of shape `(len(items), hidden_size)`, in the order of the items, on every process.
+        `torch.FloatTensor` of shape `(len(items), hidden_size)`, in the order of the items, on every process; with
+        `num_vectors` `(len(items), 1 + num_vectors, hidden_size)`, of each its embedding first.
     """
+    options["num_vectors"] = num_vectors
+    what = 0 if num_vectors is None else slice(None)
     if not (dist.is_available() and dist.is_initialized()):
-        return embed_items(model, processor, items, names=names, failures=failures, **options)
+        return _embed(model, processor, items, names=names, failures=failures, **options)[:, what]
     places = [range(rank, len(items), dist.get_world_size()) for rank in range(dist.get_world_size())]
     own = places[dist.get_rank()]
     options["names"] = lambda number: names(own[number])
     options["failures"] = None if failures is None else {}
-    embeddings = embed_items(model, processor, Subset(items, own), **options)
-    gathered, _ = gather_rows(embeddings.to(model.device))
+    vectors = _embed(model, processor, Subset(items, own), **options)[:, what]
+    gathered, _ = gather_rows(vectors.to(model.device))
     if failures is not None:
         of_all: list[dict[int, str]] = [{} for _ in places]
         dist.all_gather_object(of_all, {own[number]: reason for number, reason in options["failures"].items()})
@@ -116,11 +140,9 @@ def encode_batches(
     processor: ComaProcessor,
     items: Sequence[Any],
     *,
-    batch_tokens: int | None = None,
-    num_workers: int = 0,
-    reduced_jpeg: bool = False,
     first_row: int = 0,
     names: Callable[[int], str] = ROW,
+    **options: Any,
 ) -> Iterator[EncodedBatch]:
     r"""
     Embeds items batch by batch, the longest first (of every 16384): what does not fit into memory fails at once.
@@ -136,6 +158,7 @@ def encode_batches(
         reduced_jpeg (`bool`, *optional*, defaults to `False`): whether JPEG files are decoded at a half, a quarter or
             an eighth of their scale, where that leaves twice the width and height that the model sees. Embeddings
             then differ a little.
+        num_vectors (`int`, *optional*): how many compression states of each item come beside its embedding.
         first_row (`int`, *optional*, defaults to 0): number of the first item, for the messages about bad rows.
         names (`Callable`, *optional*): what an item is called in them, by its number; "Row 3" by default.
 
@@ -145,7 +168,6 @@ def encode_batches(
         is a failure.
 
     Raises:
-        ValueError: if `batch_tokens` is below 1, or `reduced_jpeg` cannot act.
+        ValueError: if `batch_tokens` is below 1, `reduced_jpeg` cannot act, or the model has fewer states.
     """
-    options = {"batch_tokens": batch_tokens, "num_workers": num_workers, "reduced_jpeg": reduced_jpeg}
     return Encoder(model, processor, **options, is_for_many=False).batches(items, first_row, names)

@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
@@ -36,13 +37,19 @@ class EncodedBatch(NamedTuple):
 
     Args:
         rows (`list[int]`): their places in the items.
-        embeddings (`torch.FloatTensor` of shape `(len(rows), hidden_size)`): in fp32, on the CPU.
+        vectors (`torch.FloatTensor` of shape `(len(rows), 1 + num_vectors, hidden_size)`): in fp32, on the CPU; of
+            each row its embedding, and then its first compression states, of length 1.
         failures (`dict[int, str]`): by place, what is wrong with rows that have no embedding.
     """
 
     rows: list[int]
-    embeddings: torch.FloatTensor
+    vectors: torch.FloatTensor
     failures: dict[int, str]
+
+    @property
+    def embeddings(self) -> torch.FloatTensor:
+        """The one vector of each row, `(len(rows), hidden_size)`."""
+        return self.vectors[:, 0]
 
 
 class Encoder:
@@ -54,11 +61,12 @@ class Encoder:
         batch_tokens (`int`, *optional*): most tokens of a batch; by default what is found to be fast.
         num_workers (`int`, *optional*, defaults to 0): processes that decode and preprocess.
         reduced_jpeg (`bool`, *optional*, defaults to `False`): as in [`~trainers.encoding.embed_items`].
+        num_vectors (`int`, *optional*): how many compression states of each item are kept beside its embedding.
         is_for_many (`bool`, *optional*, defaults to `True`): whether items come more than once: workers then are given
             the images of each batch, paths or bytes. Else they begin with all items, as these are.
 
     Raises:
-        ValueError: if `batch_tokens` is below 1, or `reduced_jpeg` cannot act.
+        ValueError: if `batch_tokens` is below 1, `reduced_jpeg` cannot act, or the model has fewer states.
     """
 
     def __init__(
@@ -69,10 +77,14 @@ class Encoder:
         batch_tokens: int | None = None,
         num_workers: int = 0,
         reduced_jpeg: bool = False,
+        num_vectors: int | None = None,
         is_for_many: bool = True,
     ) -> None:
+        if num_vectors is not None and not 1 <= num_vectors <= model.config.num_compression_tokens:
+            most = model.config.num_compression_tokens
+            raise ValueError(f"{num_vectors} vectors of an input are not from 1 to {most}, the states of this model.")
         self.coma = self.model, self.processor = model, processor
-        self.is_for_many = is_for_many
+        self.num_vectors, self.is_for_many = num_vectors or 0, is_for_many
         self.batch_size = BatchSize(model, processor, batch_tokens)
         self.inputs = Inputs(processor, PictureReader(processor, reduced_jpeg))
         self.plan = _Plan()
@@ -147,7 +159,7 @@ class Encoder:
         which is to blame."""
         places, faults = [row.place for row in batch.rows], batch.faults
         try:
-            embeddings = self._compute(batch.tensors)
+            vectors = self._compute(batch.tensors)
         except ValueError as error:
             found, bad = self.inputs.one_by_one(batch.rows, lambda row: self._compute(self.inputs.process(row)))
             whole = f"In the batch of {_described(batch.rows, name)}: {error}"
@@ -156,19 +168,21 @@ class Encoder:
             if not found:  # it is rather the model that is to blame
                 bad = {place: Fault(whole, is_whole=True) for place in bad}
             places, faults = list(found), faults | bad
-            embeddings = torch.cat([self._compute({}), *found.values()])
+            vectors = torch.cat([self._compute({}), *found.values()])
         failures = {}
         for place, fault in faults.items():
             failures |= {one: fault.named(name(one)) for one in (place, *equal.pop(place, ()))}
         copies = [(one, number) for number, place in enumerate(places) for one in (place, *equal.pop(place, ()))]
-        return EncodedBatch([place for place, _ in copies], embeddings[[number for _, number in copies]], failures)
+        return EncodedBatch([place for place, _ in copies], vectors[[number for _, number in copies]], failures)
 
     @torch.no_grad()
     def _compute(self, tensors: dict[str, torch.Tensor]) -> torch.FloatTensor:
         if not tensors:
-            return torch.empty(0, self.model.config.hidden_size)
+            return torch.empty(0, 1 + self.num_vectors, self.model.config.hidden_size)
         tensors = {name: tensor.to(self.model.device, non_blocking=True) for name, tensor in tensors.items()}
-        return self.model(**tensors).embeddings.float().cpu()
+        output = self.model(**tensors)
+        states = F.normalize(output.compression_states[:, : self.num_vectors].float(), dim=-1)
+        return torch.cat([output.embeddings[:, None].float(), states], dim=1).cpu()
 
 
 class _Plan:

@@ -1,13 +1,15 @@
 """Embeddings in files of some rows each: memory need not hold them, and after an interruption the rest is made.
 
-A shard is an Arrow file with the columns `embedding`, `error` and those that it was given, and in its metadata what it
-was made of. After it stands a digest of its bytes, so that a shard that was cut or changed is known and made anew.
+A shard is an Arrow file with the columns `embedding`, `error` and those that it was given, `vectors` where an encoder
+keeps several of each row, one after another, and in its metadata what it was made of. After it stands a digest of its
+bytes, so that a shard that was cut or changed is known and made anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -125,7 +127,7 @@ def embed_in_shards(
     same model, are kept.
 
     Args:
-        encoder ([`~trainers.encoding.encoder.Encoder`]): makes the embeddings.
+        encoder ([`~trainers.encoding.encoder.Encoder`]): makes the embeddings, and further vectors of each row.
         rows ([`ShardRows`]): what is embedded. Of an image in a file, the size and the time count, too.
         folder (`Path`): for the files.
         made_by (`str`): what the model and its settings are known by.
@@ -156,20 +158,21 @@ def embed_in_shards(
                 progress.refresh()
                 continue
             batches = encoder.batches(part.items, start, rows.names)
-            embeddings = np.full((len(part.items), encoder.model.config.hidden_size), np.nan, dtype=np.float32)
-            errors = _fill(embeddings, part, batches, progress, None if skip_errors else rows.way_out)
-            write_shard(file, _table(part, embeddings, errors, made_of))
+            shape = len(part.items), 1 + encoder.num_vectors, encoder.model.config.hidden_size
+            vectors = np.full(shape, np.nan, dtype=np.float32)
+            errors = _fill(vectors, part, batches, progress, None if skip_errors else rows.way_out)
+            write_shard(file, _table(part, vectors, errors, made_of))
             num_embedded += len(part.items) - len(errors)
             progress.set_postfix_str(encoder.batch_size.described)
     return files, num_embedded
 
 
 def _fill(
-    embeddings: np.ndarray, part: Part, batches: Iterable[EncodedBatch], progress: Any, way_out: str | None
+    vectors: np.ndarray, part: Part, batches: Iterable[EncodedBatch], progress: Any, way_out: str | None
 ) -> dict[int, str]:
-    """Takes the embeddings of a part, and gives, by place, what is wrong with rows that have none."""
+    """Takes the vectors of a part, and gives, by place, what is wrong with rows that have none."""
     errors = {}
-    paths = part.columns.get("image", [None] * len(embeddings))
+    paths = part.columns.get("image", [None] * len(vectors))
     try:
         for batch in batches:
             for row, error in batch.failures.items():
@@ -177,7 +180,7 @@ def _fill(
                 errors[row] = error if named else f"{error.removesuffix('.')}; the image is {paths[row]!r}."
             if errors and way_out is not None:
                 raise ValueError(f"{errors[min(errors)].rstrip('.?')}. {way_out}")
-            embeddings[batch.rows] = batch.embeddings.numpy()
+            vectors[batch.rows] = batch.vectors.numpy()
             progress.update(len(batch.rows) + len(batch.failures))
     except torch.OutOfMemoryError as error:
         raise MemoryError("Go on by the same command with fewer --batch-tokens.") from error
@@ -236,12 +239,18 @@ def kept_digest(file: Path, with_errors: bool) -> str | None:
     return shard.schema.metadata[MADE_OF].decode() if is_good else None
 
 
-def _table(part: Part, embeddings: np.ndarray, errors: dict[int, str], made_of: str) -> pa.Table:
-    flat = pa.array(embeddings.reshape(-1))
+def _table(part: Part, vectors: np.ndarray, errors: dict[int, str], made_of: str) -> pa.Table:
     columns = {name: list(map(_storable, values)) for name, values in part.columns.items()}
-    columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])
-    columns["error"] = pa.array([_storable(errors.get(row)) for row in range(len(embeddings))], pa.string())
+    columns["embedding"] = _lists(vectors[:, 0])
+    if vectors.shape[1] > 1:
+        columns["vectors"] = _lists(vectors[:, 1:])
+    columns["error"] = pa.array([_storable(errors.get(row)) for row in range(len(vectors))], pa.string())
     return pa.table(columns, metadata={MADE_OF: made_of})
+
+
+def _lists(rows: np.ndarray) -> pa.FixedSizeListArray:
+    """The numbers of each row, one after another."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), math.prod(rows.shape[1:]))
 
 
 def _storable(value: Any) -> Any:

@@ -14,6 +14,8 @@ from itertools import chain
 import torch
 import torch.nn.functional as F
 
+from trainers.encoding.maxsim import maxsim
+
 
 __all__ = [
     "Ranking",
@@ -155,13 +157,14 @@ def rank_embeddings(
     candidates: torch.Tensor | None = None,
 ) -> Ranking:
     """
-    Ranks of the relevant documents by cosine similarity, in fp32, a block of queries at a time.
+    Ranks of the relevant documents by cosine similarity, or by MaxSim of several vectors, in fp32, a block of queries
+    at a time.
 
     Args:
         queries (`torch.Tensor` of shape `(num_queries, dim)`):
-            Embeddings.
+            Embeddings; `(num_queries, q, dim)` where an input has several.
         documents (`torch.Tensor` of shape `(num_documents, dim)`):
-            Embeddings of all candidates.
+            Embeddings of all candidates; `(num_documents, t, dim)`.
         relevance (`Relevance`):
             The relevant documents of each query.
         pairs_per_block (`int`, *optional*, defaults to 8,388,608):
@@ -179,15 +182,17 @@ def rank_embeddings(
     if len(queries) == 0:
         raise ValueError("There are no queries to rank documents for.")
     for name, embeddings in (("query", queries), ("document", documents)):
-        bad = (~embeddings.float().norm(dim=1).isfinite()).nonzero()  # the norm may overflow where no number is inf
+        bad = (
+            ~embeddings.float().flatten(1).norm(dim=1).isfinite()
+        ).nonzero()  # the norm may overflow where no number is inf
         if len(bad):
             raise ValueError(f"The embedding of {name} {bad[0].item()} is not finite, and {len(bad)} in all are not.")
-    queries, documents = F.normalize(queries.float(), dim=1), F.normalize(documents.float(), dim=1)
+    queries, documents = F.normalize(queries.float(), dim=-1), F.normalize(documents.float(), dim=-1)
     rows = max(1, pairs_per_block // max(1, len(documents)))
     ranks, grades = [], []
     for start in range(0, len(queries), rows):
         block = slice(start, start + rows)
-        scores = queries[block] @ documents.T
+        scores = queries[block] @ documents.T if queries.dim() == 2 else maxsim(queries[block], documents)
         if candidates is not None:
             scores = _among(scores, candidates[block].to(scores.device))
         of_block = Relevance(relevance.documents[block], relevance.grades[block])

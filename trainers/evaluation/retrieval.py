@@ -231,7 +231,8 @@ def embed_set(
 
     Returns:
         `tuple[RetrievalSet, torch.Tensor, list[str]]`: the set, without the rows that were left out; the embeddings of
-        its `items`, of shape `(len(items), dim)`; and what is wrong with those that could not be embedded.
+        its `items`, of shape `(len(items), dim)`, or with `num_vectors` `(len(items), 1 + num_vectors, dim)`; and what
+        is wrong with those that could not be embedded.
 
     Raises:
         ValueError: as in [`evaluate_set`].
@@ -263,7 +264,8 @@ def evaluate_set(
         skip_bad_rows (`bool`, *optional*, defaults to `False`):
             Leave out rows with an input that cannot be embedded; only of a set made of rows.
         options:
-            `batch_tokens`, `num_workers` and `description` of [`~trainers.encoding.encode.embed_items`].
+            `batch_tokens`, `num_workers` and `description` of [`~trainers.encoding.encode.embed_items`]; of
+            [`embed_set`] also `num_vectors`, further vectors of each input.
 
     Returns:
         `tuple[dict[str, float], list[str]]`: the scores of [`score_set`], and what is wrong with the inputs that could
@@ -281,13 +283,18 @@ def evaluate_set(
     return score_set(retrieval, embeddings), left_out
 
 
-def score_set(retrieval: RetrievalSet, embeddings: torch.Tensor) -> dict[str, float]:
+def score_set(
+    retrieval: RetrievalSet, embeddings: torch.Tensor, budget: tuple[int, int] | None = None
+) -> dict[str, float]:
     """
     Scores of a set, under the names of the MMEB leaderboard.
 
     Args:
         retrieval ([`RetrievalSet`]): the set.
-        embeddings (`torch.Tensor` of shape `(len(retrieval.items), dim)`): of its inputs, by any model.
+        embeddings (`torch.Tensor` of shape `(len(retrieval.items), dim)`): of its inputs, by any model; with a budget
+            `(len(retrieval.items), num_vectors, dim)`.
+        budget (`tuple[int, int]`, *optional*): how many of the vectors of a query and of a document are compared, by
+            MaxSim.
 
     Returns:
         `dict[str, float]`: `hit@k`, `recall@k` and `ndcg_linear@k` for k of 1, 5 and 10, `mrr`, and the number of
@@ -298,7 +305,9 @@ def score_set(retrieval: RetrievalSet, embeddings: torch.Tensor) -> dict[str, fl
     Raises:
         ValueError: for an embedding that is not finite.
     """
-    queries, documents = embeddings[retrieval.queries], embeddings[retrieval.documents]
+    of_queries, of_documents = budget or (None, None)
+    queries = embeddings[:, :of_queries][retrieval.queries]
+    documents = embeddings[:, :of_documents][retrieval.documents]
     scores = retrieval_metrics(
         rank_embeddings(queries, documents, retrieval.relevance, candidates=retrieval.candidates)
     )

@@ -28,7 +28,9 @@ def test_float16_is_as_near_as_its_numbers(clustered: Callable) -> None:
 @pytest.mark.parametrize("precision", ["int8", "ubinary"])
 def test_int8_is_half_a_step_away_at_most(clustered: Callable, precision: str) -> None:
     vectors = clustered(500, 24)
-    form = VectorForm(24, precision).calibrated([vectors[:200], vectors[200:200], vectors[200:]])
+    form = VectorForm(24, precision)
+    for some in (vectors[:200], vectors[200:200], vectors[200:]):
+        form = form.widened(some)
     assert np.array_equal(form.ranges, [vectors.min(0), vectors.max(0)])
     found = read_again(vectors, form)
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
@@ -38,7 +40,7 @@ def test_int8_is_half_a_step_away_at_most(clustered: Callable, precision: str) -
 
 def test_codes_are_those_of_sentence_transformers(clustered: Callable) -> None:
     vectors = clustered(90, 20)
-    form = VectorForm(20, "ubinary").calibrated([vectors])
+    form = VectorForm(20, "ubinary").widened(vectors)
     codes, signs = form.encode(vectors)
     assert np.array_equal(bytes_of(codes).view(np.int8), quantize_embeddings(vectors, "int8", ranges=form.ranges))
     assert np.array_equal(bytes_of(signs), quantize_embeddings(vectors, "ubinary")) and bytes_of(signs).shape == (
@@ -50,7 +52,7 @@ def test_codes_are_those_of_sentence_transformers(clustered: Callable) -> None:
 
 def test_one_row_has_no_range_and_is_read_as_it_was(clustered: Callable) -> None:
     vectors = clustered(1, 24)
-    form = VectorForm(24, "int8").calibrated([vectors])
+    form = VectorForm(24, "int8").widened(vectors)
     assert np.allclose(read_again(vectors, form), vectors, atol=1e-6)
 
 

@@ -19,6 +19,14 @@ def test_a_row_for_each_set():
     ]
 
 
+def test_budgets_stand_below_their_set():
+    scores = {**SCORES, "num_candidates": [3, 3]}
+    sets = {"retrieval": {"shop": {**scores, "vectors": {"2x4": {**scores, "hit@1": 0.75}}}}}
+    lines = results_table({"metrics": sets, "means": {}, "vectors": {"2x4": {"means": {"image": {"overall": 0.75}}}}})
+    assert [line.split()[:4] for line in lines[1:3]] == [["shop", "1595", "3", "50.0"], ["2x4", "1595", "3", "75.0"]]
+    assert lines[3].split() == ["image,", "2x4:", "overall", "mean", "75.0"]
+
+
 def test_what_was_left_out_is_said_and_older_results_have_gaps():
     lines = lines_of(a={"hit@1": 0.0, "num_data": 3, "rows_skipped": 2})
     assert lines[1].split() == ["a", "3", "-", "0.0", "-", "-", "-"]

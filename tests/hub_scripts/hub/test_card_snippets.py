@@ -33,6 +33,15 @@ def test_the_snippets_of_a_card_run(coma_folder, coma_command, tmp_path, picture
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
+    several = Path("org", "vectors")
+    options = ["--vectors", "2x4", "--any-vectors"]
+    assert coma_command("convert", coma_folder, several, "--to-multi-vector", *options)[0] == 0
+    *_, snippet = re.findall(r"^```python\n(.*?)^```$", (several / "README.md").read_text("utf-8"), re.M | re.S)
+    script = WITHOUT_US + snippet.replace('"vectors"', '"org/vectors"') + "\nassert queries[0].shape == (2, 64)\n"
+    command = [sys.executable, "-P", "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
     commands = [
         shlex.split(words)[1:] for words in re.findall(r"`(coma [^`]+ [^`]+)`", card) if "org/my-coma" in words
     ]

@@ -1,12 +1,13 @@
 """Embeddings are cut to what the record of the training says, and else only if somebody insists."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hub_scripts.hub.trained_dims import checked_dims, trained_budgets
+from hub_scripts.hub.trained_dims import checked_budgets, checked_dims, trained_budgets
 from hub_scripts.hub.training_record import TRAINING_FILE
 
 
@@ -58,6 +59,22 @@ def test_any_of_none_is_refused(tmp_path: Path) -> None:
 def test_what_there_is_not_is_refused_always(tmp_path: Path, dims: int) -> None:
     with pytest.raises(ValueError, match=f"dims={dims} is not from 1 to 64"):
         checked_dims(str(tmp_path), dims, 64, any_dims=True)
+
+
+def test_several_vectors_are_those_of_the_training(tmp_path: Path) -> None:
+    nested = {"stage": "contrastive", "settings": {"late_interaction_budgets": [[1, 1], [1, 4], [2, 4]]}}
+    name = folder(tmp_path, [nested])
+    assert checked_budgets(name, [1, "4", "1x4", " 2x4"], 8) == [(1, 1), (2, 4), (1, 4), (2, 4)]
+    for budget in ("2", "4x4"):
+        with pytest.raises(ValueError, match=f"was trained for 1x1, 1x4, 2x4 vectors, not for {budget}. Add --any-v"):
+            checked_budgets(name, [budget], 8)
+    assert checked_budgets(name, ["2", "4x4", "4"], 8, any_vectors=True) == [(2, 2), (4, 4), (2, 4)]
+    for budget in ("0", "9", "0x4", "2x0", "9x1", "four", "", "-1", "1x2x4"):
+        with pytest.raises(ValueError, match=re.escape(f"vectors={budget!r} is neither a number from 1 to 8")):
+            checked_budgets(name, [budget], 8, any_vectors=True)
+    (tmp_path / TRAINING_FILE).unlink()
+    with pytest.raises(ValueError, match="has no record of a training with late_interaction_budgets, not for 1"):
+        checked_budgets(name, [1], 8)
 
 
 def test_budgets_are_those_of_the_last_contrastive_training(tmp_path: Path) -> None:

@@ -41,6 +41,28 @@ def test_equals_one_by_one(coma: Coma, mixed_inputs: list[Any], batch_tokens: in
     assert torch.equal(found, embed_items(*coma, mixed_inputs, **options))
 
 
+def test_first_states_equal_one_by_one(coma: Coma, mixed_inputs: list[Any]) -> None:
+    """Also beside their embeddings, for rows that are equal, and without those that are bad."""
+    model, processor = coma
+    items, failures = [*mixed_inputs, mixed_inputs[0], ""], {}
+    found = embed_items(*coma, items, batch_tokens=60, num_vectors=3, failures=failures)
+    assert found.shape == (len(items), 3, model.config.hidden_size)
+    with torch.no_grad():
+        states = [model(**processor.process([item])).compression_states[:, :3] for item in items[:-1]]
+    expected = torch.nn.functional.normalize(torch.cat(states), dim=-1)
+    assert (found[:-1] - expected).abs().max() < 1e-5
+    assert found[-1].isnan().all() and list(failures) == [len(items) - 1]
+    both = embed_shared(*coma, mixed_inputs, num_vectors=3)
+    assert (both[:, 0] - one_by_one(coma, mixed_inputs)).abs().max() < 1e-5
+    assert (both[:, 1:] - expected[:-1]).abs().max() < 1e-5
+    batches = list(encode_batches(*coma, mixed_inputs, num_vectors=3))
+    assert sum(len(batch.rows) for batch in batches) == len(mixed_inputs)
+    assert all((batch.vectors - both[batch.rows]).abs().max() < 1e-5 for batch in batches)
+    for number in (0, 5):
+        with pytest.raises(ValueError, match=f"^{number} vectors of an input are not from 1 to 4"):
+            embed_items(*coma, ["a"], num_vectors=number)
+
+
 def test_lengths_are_those_of_the_processor(coma: Coma, mixed_inputs: list[Any]) -> None:
     _, processor = coma
     expected = processor.process(mixed_inputs)["attention_mask"].sum(dim=1)

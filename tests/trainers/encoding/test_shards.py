@@ -39,6 +39,16 @@ def test_as_from_embed_items(make_coma: Callable, tmp_path: Path) -> None:
         assert torch.allclose(found.take(np.array(rows, dtype=np.int64)), expected[rows], atol=1e-6)
 
 
+def test_several_vectors_are_those_of_embed_items(make_coma: Callable, tmp_path: Path) -> None:
+    coma = make_coma()
+    rows = ShardRows.of(TEXTS)
+    files, _ = embed_in_shards(Encoder(*coma, num_vectors=3), rows, tmp_path, made_by="m", shard_rows=4)
+    columns = [open_shard(file)["vectors"].chunk(0) for file in files]
+    found = np.concatenate([column.flatten().to_numpy().reshape(len(column), 3, -1) for column in columns])
+    assert torch.allclose(torch.from_numpy(found), embed_items(*coma, TEXTS, num_vectors=3), atol=1e-6)
+    assert torch.allclose(EmbeddingShards.open(files).take(np.arange(11)), embed_items(*coma, TEXTS), atol=1e-6)
+
+
 def test_what_is_there_is_kept(make_coma: Callable, tmp_path: Path) -> None:
     coma = make_coma()
     with pytest.raises(ValueError, match="^Row 9"):

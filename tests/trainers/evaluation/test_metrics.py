@@ -101,6 +101,24 @@ def test_embeddings_rank_like_their_cosines_in_any_block(pairs_per_block):
     assert torch.equal(ranking.ranks, expected.ranks) and torch.equal(ranking.grades, expected.grades)
 
 
+@pytest.mark.parametrize("pairs_per_block", [1, 7, 10000])
+def test_several_vectors_rank_by_maxsim_in_any_block(pairs_per_block):
+    torch.manual_seed(0)
+    queries, documents = torch.randn(9, 2, 8), torch.randn(13, 3, 8)
+    relevance = Relevance.single(range(9))
+    scores = torch.tensor(
+        [
+            [torch.stack([torch.cosine_similarity(one[None], d, dim=1).max() for one in q]).mean() for d in documents]
+            for q in queries
+        ]
+    )
+    ranking = rank_embeddings(queries, documents, relevance, pairs_per_block)
+    assert torch.equal(ranking.ranks, rank_scores(scores, relevance).ranks)
+    one = [vectors[:, :1] for vectors in (queries, documents)]
+    of_one = rank_embeddings(queries[:, 0], documents[:, 0], relevance)
+    assert torch.equal(rank_embeddings(*one, relevance, pairs_per_block).ranks, of_one.ranks)
+
+
 def test_only_candidates_are_ranked():
     scores = torch.tensor([[0.5, 0.9, 0.1], [0.5, -torch.inf, 0.1]])
     assert rank_scores(scores, Relevance.single([0, 0])).ranks.tolist() == [[2], [1]]
