@@ -22,7 +22,7 @@ class Sizes:
 
     tower_steps: int = 400
     tower_batch: int = 32
-    backbone_steps: int = 900
+    backbone_steps: int = 1500
     backbone_batch: int = 16
     unit: int = 200
     batch: int = 16
