@@ -24,12 +24,18 @@ MIN := .venv-min
 NEW := .venv-newest
 VIS := .venv-vision
 EXT := .venv-extras
-# One thread per process: the small models of the tests lose time to more.
-ONE := OMP_NUM_THREADS=1
+# One thread per process: the small models of the tests lose time to more. What is compiled is kept for all that start.
+ONE := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1
 RUN := $(ONE) $(BIN)/python -m pytest
 
+# Where our code meets the libraries: what other versions of them can change. The rest are files, words and refusals of
+# our own, which the locked versions alone are asked about.
+COMMANDS := create embed evaluate finetune generate_qa pretrain
+MEETING := $(addprefix tests/,modeling_coma golden hub trainers $(addprefix hub_scripts/,hub mteb embedding tiny) \
+	hub_scripts/serving/test_endpoint.py $(COMMANDS:%=hub_scripts/test_%.py))
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-distributed test-gpu test-min test-vision test-extras test-newest lock check format hooks benchmarks study clean
+.PHONY: help install demo test test-slow test-distributed test-gpu test-min test-vision test-extras test-newest lock lint check format hooks benchmarks study clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -55,6 +61,12 @@ environment = $(PYTHON) -m venv --clear $(1) && $(ALLOW) $(2) > $(1)/constraints
 	@$(BIN)/python $(PIP) -c .venv/constraints.txt $(ALL)
 	@touch .venv/.train $@
 
+# $(call layer,FOLDER,FILES OF CONSTRAINTS): an environment on top of .venv, whose libraries it sees where it has none of
+# its own, pip too: what comes on top is all that is installed.
+libraries_of = $$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+layer = $(BIN)/python -m venv --clear --without-pip $(1) && $(ALLOW) $(2) > $(1)/constraints.txt \
+	&& echo "$(call libraries_of,.venv)" > "$(call libraries_of,$(1))/beneath.pth"
+
 # The other end of the supported range: the lower bounds of setup.py. torch is the one chosen above.
 $(MIN)/.dev: $(OLDEST) setup.py
 	@echo "$@: installing the oldest supported versions, once"
@@ -63,20 +75,20 @@ $(MIN)/.dev: $(OLDEST) setup.py
 	@touch $@
 
 # torchvision goes with one torch alone; named beside it, torch stays.
-with_vision = $(1)/bin/python $(PIP) -c $(2) $(TORCH) --no-build-isolation -e ".[train,qa,eval,dev,vision]"
+with_vision = $(1)/bin/python $(PIP) -c $(2) $(TORCH) --no-build-isolation -e ".[train,qa,eval,dev,vision,video]"
 
-$(VIS)/.dev: $(LOCKED) $(VISION) setup.py
-	@echo "$@: installing the locked versions, torchvision with them, once"
-	@$(call environment,$(VIS),$(LOCKED) $(VISION))
+$(VIS)/.dev: .venv/.dev $(VISION)
+	@echo "$@: installing torchvision on top of .venv, once"
+	@$(call layer,$(VIS),$(LOCKED) $(VISION))
 	@$(call with_vision,$(VIS),$(VIS)/constraints.txt)
 	@touch $@
 
 # The heavy extras come on top, and before what is locked: Gradio takes no newest Pillow.
 with_extras = $(1)/bin/python $(PIP) -c $(2) --no-build-isolation -e ".[train,qa,eval,dev,scale,index,app,browser]"
 
-$(EXT)/.dev: $(LOCKED) $(EXTRAS) setup.py
-	@echo "$@: installing the locked versions, Ray, LanceDB and Gradio with them, once"
-	@$(call environment,$(EXT),$(LOCKED))
+$(EXT)/.dev: .venv/.dev $(EXTRAS)
+	@echo "$@: installing Ray, LanceDB and Gradio on top of .venv, once"
+	@$(call layer,$(EXT),$(LOCKED))
 	@sed 's/==.*/==/; s/^/^/' $(EXTRAS) | grep -vf - $(EXT)/constraints.txt | cat - $(EXTRAS) > $(EXT)/extras.txt
 	@$(call with_extras,$(EXT),$(EXT)/extras.txt)
 	@touch $@
@@ -115,17 +127,18 @@ test: .venv/.dev  ## the default tests: offline, CPU
 # pytest fails where it selects no test, and should; so it is not asked for a marker that no test bears.
 marked = if grep -rqE "mark\.$(1)\b" tests; then $(RUN) -m "$(2)" $(3); else echo "there is no test marked '$(1)'"; fi
 
+# In the order of the files: by the number of their tests, the longest trainings would begin last.
 test-slow: .venv/.dev  ## the tests that take minutes
-	@$(call marked,slow,slow and not distributed and not gpu,-n $(JOBS) --dist loadfile)
+	@$(call marked,slow,slow and not distributed and not gpu and not extras,-n $(JOBS) --dist loadfile --no-loadscope-reorder)
 
 test-distributed: .venv/.dev  ## the tests that start several processes
-	@$(call marked,distributed,distributed and not gpu)
+	@$(call marked,distributed,distributed and not gpu,-n $(JOBS) --dist loadfile)
 
 test-gpu: .venv/.dev  ## the tests that need an accelerator
 	@$(call marked,gpu,gpu)
 
-test-min: $(MIN)/.dev  ## the default tests with the oldest supported versions
-	@$(ONE) $(MIN)/bin/python -m pytest -n $(JOBS) --dist loadfile
+test-min: $(MIN)/.dev  ## the default tests of what meets the libraries, with the oldest supported versions
+	@$(ONE) $(MIN)/bin/python -m pytest $(MEETING) -n $(JOBS) --dist loadfile
 
 # Any family of any file can be the next one, so that the processes end together.
 test-vision: $(VIS)/.dev  ## the tests over backbone families, with torchvision
@@ -134,18 +147,20 @@ test-vision: $(VIS)/.dev  ## the tests over backbone families, with torchvision
 test-extras: $(EXT)/.dev  ## the tests that need Ray, LanceDB or Gradio, and a Chromium
 	@$(ONE) $(EXT)/bin/python -m pytest -m extras -n $(JOBS) --dist loadfile
 
-# The newest versions are looked for anew every time.
-test-newest:  ## the default tests with the newest versions that setup.py allows; says which libraries moved
+# The newest versions are looked for anew every time, and what has moved is installed on top of .venv.
+test-newest: .venv/.dev  ## the same with the newest versions that setup.py allows; says which libraries moved
 	@echo "$(NEW): installing the newest versions"
-	@$(call environment,$(NEW),/dev/null)
-	@$(NEW)/bin/python $(PIP) $(ALL)
+	@$(call layer,$(NEW),/dev/null)
+	@$(NEW)/bin/python $(PIP) --upgrade --upgrade-strategy eager $(TORCH) $(ALL)
 	@$(call freeze,$(NEW)) > $(NEW)/versions.txt
 	@echo "locked (<) and newest (>) versions that differ:"; diff $(LOCKED) $(NEW)/versions.txt | grep '^[<>]' || echo none
-	@$(ONE) $(NEW)/bin/python -m pytest -n $(JOBS) --dist loadfile
+	@$(ONE) $(NEW)/bin/python -m pytest $(MEETING) -n $(JOBS) --dist loadfile
 
-check: .venv/.dev  ## lint, formatting and the house rules
+lint: .venv/.dev  ## lint and formatting
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+
+check: lint  ## the same and the house rules
 	@$(BIN)/python -m pytest -q tests/test_house.py
 
 format: .venv/.dev  ## mend what ruff can mend
@@ -160,7 +175,7 @@ benchmarks: .venv/.dev  ## every benchmark, one after the other
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 
 study: .venv/.dev  ## the experiments of docs/experiments.md: hours of processor time, resumable
-	@set -e; for name in claim contrastive; do $(BIN)/python -m benchmarks.emoji_study $$name; done
+	@set -e; for name in claim contrastive late; do $(BIN)/python -m benchmarks.emoji_study $$name; done
 	@$(BIN)/python -m benchmarks.emoji_study.diagnostics
 
 clean:  ## remove the environments and what tools left behind

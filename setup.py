@@ -41,7 +41,15 @@ EXTRAS_REQUIRE = {
         "torchvision>=0.21,<1",
         "num2words>=0.5.14,<1",  # SmolVLM spells the length of a video
     ],
-    # `coma embed --engine ray`.
+    # Files of videos.
+    "video": [
+        "av>=16.0.0,<19",
+    ],
+    # Pages of PDFs as images.
+    "pdf": [
+        "pypdfium2>=5.0.0,<6",
+    ],
+    # `coma embed --engine ray`, `coma serve`.
     "scale": [
         "ray[data,serve]>=2.60.0,<3",
     ],
@@ -62,6 +70,7 @@ EXTRAS_REQUIRE = {
         "pytest>=9.0.0,<10",
         "pytest-xdist>=3.8.0,<4",
         "pytrec-eval-terrier>=0.5.10,<1",
+        "pypdfium2>=5.0.0,<6",
         "pre-commit>=4.5.0,<5",
         "pre-commit-hooks>=6.0.0,<7",
         "ruff==0.17.6",

@@ -25,6 +25,7 @@ FUNCTIONS = {
     "open_app": "app",
     "publish_model": "push",
     "search_index": "search",
+    "serve_model": "serve",
     "verify_model": "verify",
     "verify_server": "verify",
 }

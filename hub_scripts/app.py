@@ -15,13 +15,13 @@ import argparse
 import contextlib
 import os
 import signal
-import socket
 import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hub_scripts.common.address import check_address
 from hub_scripts.common.arguments import Dtype, add_model_options, command_parser, positive
 from hub_scripts.common.terminal import one_line
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["main", "open_app"]
 
 HOST = "127.0.0.1"
-LARGEST_PORT = 65_535
 LARGEST_UPLOAD = "64mb"
 
 
@@ -112,7 +111,7 @@ def open_app(
         ...     input(f"{url} is open until Enter is pressed.")
     """
     _find_gradio()
-    _check_address(host, port)
+    check_address(host, port)  # Gradio would try a hundred ports
     with _own_folder():
         from hub_scripts.app_page.layout import LOOK, layout
         from hub_scripts.app_page.session import Session
@@ -150,20 +149,6 @@ def _find_gradio() -> None:
         if error.name != "gradio":
             raise
         raise ImportError('The page needs Gradio: pip install "coma-embedding[app]"') from error
-
-
-def _check_address(host: str, port: int | None) -> None:
-    """Raises `OSError` where nothing can listen, before a model is loaded; Gradio would try a hundred ports."""
-    try:
-        if (port or 0) > LARGEST_PORT:
-            raise OverflowError(f"ports end at {LARGEST_PORT}")
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise OSError(f"Nothing can listen at {host}{f':{port}' if port else ''}: {why}.") from error
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hub_scripts.common.arguments import DTYPES, command_parser, positive
+from hub_scripts.common.arguments import DTYPES, command_parser, number_within, positive
 from hub_scripts.common.image_size import describe_image_size, image_size, image_tokens, limit_image_pixels
 from hub_scripts.common.terminal import one_line
 
@@ -51,6 +51,9 @@ def main(argv: list[str]) -> int:
             max_pixels=arguments.max_pixels,
             max_length=arguments.max_length,
             max_image_pixels=arguments.max_image_pixels,
+            video_fps=arguments.video_fps,
+            max_video_frames=arguments.max_video_frames,
+            max_video_pixels=arguments.max_video_pixels,
             tiny=arguments.tiny,
             texts=texts,
             size=arguments.size,
@@ -72,6 +75,9 @@ def create_model(  # noqa: PLR0913 - what can be set
     max_pixels: int | None = None,
     max_length: int | None = None,
     max_image_pixels: int | None = None,
+    video_fps: float | None = None,
+    max_video_frames: int | None = None,
+    max_video_pixels: int | None = None,
     tiny: bool = False,
     texts: Sequence[str] | None = None,
     size: Literal["tiny", "demo"] | None = None,
@@ -89,6 +95,9 @@ def create_model(  # noqa: PLR0913 - what can be set
         max_pixels (`int`, *optional*): images are shrunk to this; by default as the backbone does.
         max_length (`int`, *optional*): limit of a row in tokens; by default there is none.
         max_image_pixels (`int`, *optional*): images with more are refused undecoded; by default 89478485.
+        video_fps (`float`, *optional*): frames of a second of a video that are taken; by default 2.
+        max_video_frames (`int`, *optional*): frames of a video at most; by default 64.
+        max_video_pixels (`int`, *optional*): of all its frames together, which are shrunk to it; by default 16777216.
         tiny (`bool`, *optional*, defaults to `False`): makes a small random backbone, and downloads nothing.
         texts (`Sequence[str]`, *optional*): trains the tokenizer of a tiny one; by default, talk about emoji.
         size (`str`, *optional*): of a tiny one: `"tiny"`, the default, is the smallest that has every part, and
@@ -125,7 +134,19 @@ def create_model(  # noqa: PLR0913 - what can be set
     _set_pixel_budget(processor, min_pixels, max_pixels)
     _set_max_length(processor, max_length)
     limit_image_pixels(processor, max_image_pixels)
+    _set_video_limits(
+        processor, video_fps=video_fps, max_video_frames=max_video_frames, max_video_pixels=max_video_pixels
+    )
     return model, processor
+
+
+def _set_video_limits(processor: "ComaProcessor", **limits: float | None) -> None:
+    from modeling_coma.options_coma import set_limits
+
+    given = {name: value for name, value in limits.items() if value is not None}
+    if given and processor.video_format is None:
+        raise ValueError(f"{', '.join(given)} cannot act: this backbone takes no videos, or not here. Leave them out.")
+    set_limits(processor, **given)
 
 
 def _set_pixel_budget(processor: "ComaProcessor", min_pixels: int | None, max_pixels: int | None) -> None:
@@ -182,6 +203,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--min-pixels", type=positive, metavar="N", help="images are enlarged to this (default: as the backbone)")
     add("--max-pixels", type=positive, metavar="N", help="images are shrunk to this (default: as the backbone)")
     add("--max-image-pixels", type=positive, metavar="N", help="images with more are refused (default: 89478485)")
+    add("--video-fps", type=number_within(0.001, 1000), metavar="N", help="frames of a second taken (default: 2)")
+    add("--max-video-frames", type=positive, metavar="N", help="frames of a video at most (default: 64)")
+    add("--max-video-pixels", type=positive, metavar="N", help="of all its frames together (default: 16777216)")
     add("--max-length", type=positive, metavar="N", help="longest row in tokens; text is cut there (default: none)")
     add("--pooling", choices=("mean", "last"), default="mean", help="of the compression tokens (default: mean)")
     add("--memory", choices=("cache", "states"), help="that stage 1 answers from (default: cache, where that works)")
@@ -231,6 +255,12 @@ def _describe_images(processor: "ComaProcessor") -> str:
     return f"{size}: {least} to {most - 2} image tokens"
 
 
+def _describe_videos(processor: "ComaProcessor") -> str:
+    if processor.video_format is None:
+        return "none: the backbone has no way for them, or its video processor cannot be made here"
+    return f"{processor.video_fps:g} frames a second, at most {processor.max_video_frames}"
+
+
 def _memory(model: "ComaForEmbedding") -> str:
     """What stage 1 answers from, and why not from the cache where it cannot."""
     from trainers.capabilities import capabilities
@@ -251,6 +281,7 @@ def _report(model: "ComaForEmbedding", processor: "ComaProcessor", arguments: ar
         "memory": _memory(model),
         "embedding size": model.config.hidden_size,
         "pixels of an image": _describe_images(processor),
+        "videos": _describe_videos(processor),
         "longest row": f"{processor.max_length or 'no limit'}",
         "weights": f"{model.num_parameters() / 1e6:.1f} million, {dtype}",
         "folder": f"{out} ({megabytes:.1f} MB)",

@@ -1,9 +1,10 @@
-"""Embeds a corpus to a Parquet file: a folder of images, a text file with a row per line, a table, WebDataset shards.
+"""Embeds a corpus to a Parquet file: a folder of images or PDFs, a PDF, a text file, a table, WebDataset shards.
 
-Tables end with .csv, .tsv, .jsonl, .json or .parquet and have columns `text`, `image` (a path; in Parquet also the
-bytes of a file), or both; a row with both shows the image first. Shards are a .tar file or 'shards/*.tar'. Tables and
-a .tar may be in object storage. The result has the rows in the order of the input. Where OUT does not end with
-.parquet it is a folder of such files, part-00000.parquet and so on.
+Tables end with .csv, .tsv, .jsonl, .json or .parquet and have columns `text`, `image`, `video` (a path; in Parquet
+also the bytes of a file), or several; a row shows the image first, then the video. The pages of a PDF are images,
+report.pdf#3. Shards are a .tar file or 'shards/*.tar'. Tables and a .tar may be in object storage. The result has the
+rows in the order of the input. Where OUT does not end with .parquet it is a folder of such files, part-00000.parquet
+and so on.
 
 It is made in parts, in the folder OUT.parts. After an interruption the same command goes on where it was: parts whose
 rows are the same are kept. Parts of another model or corpus are refused, as is a folder of that name that is nobody's.
@@ -80,6 +81,14 @@ class EmbeddedTable(NamedTuple):
     model: dict[str, Any]
 
 
+class _Kept(NamedTuple):
+    """What is kept of vectors, as [`embed_table`] is told."""
+
+    dims: int | None
+    any_dims: bool
+    precision: Precision
+
+
 def main(argv: list[str]) -> int:
     """Runs `coma embed`; returns the exit code."""
     arguments = _parser().parse_args(argv)
@@ -103,15 +112,17 @@ def embed_table(  # noqa: PLR0913 - what can be set
     *,
     text_column: str | None = None,
     image_column: str | None = None,
+    video_column: str | None = None,
     id_column: str | None = None,
     image_root: str | Path | None = None,
     dims: int | None = None,
     any_dims: bool = False,
     precision: Precision = "float32",
     on_error: Literal["raise", "skip"] = "raise",
-    batch_tokens: int = 16384,
+    batch_tokens: int | None = None,
     part_rows: int = 2048,
     num_workers: int = 0,
+    reduced_jpeg: bool = False,
     dtype: Dtype = "auto",
     device: str = "auto",
     max_image_pixels: int | None = None,
@@ -126,10 +137,11 @@ def embed_table(  # noqa: PLR0913 - what can be set
 
     Args:
         model (`str` or `Path`): CoMa model or adapter: a folder, or a name on the Hub.
-        data (`str` or `Path`): a folder of images, a .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar file, or a
-            pattern for .tar files; of such a file also the address in a storage that fsspec knows, `s3://…`.
+        data (`str` or `Path`): a folder of images or PDFs, a .pdf, .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar
+            file, or a pattern for .tar files; of such a file also the address in a storage that fsspec knows, `s3://…`.
         out (`str` or `Path`): the file to be made; a folder of files, if its name does not end with `.parquet`.
-        text_column, image_column (`str`, *optional*): columns of a table; by default `text` and `image`.
+        text_column, image_column, video_column (`str`, *optional*): columns of a table; by default `text`, `image` and
+            `video`.
         id_column (`str`, *optional*): column that names rows; by default `id`, or else the number of the row.
         image_root (`str` or `Path`, *optional*): where paths of images begin; by default at the folder of the table.
         dims (`int`, *optional*): how many of the first numbers of an embedding are kept, of length 1 again; by default
@@ -139,9 +151,12 @@ def embed_table(  # noqa: PLR0913 - what can be set
             which numbers are kept; the last two need sentence-transformers. All of them are searched by
             [`~hub_scripts.search.search_index`].
         on_error (`str`, *optional*, defaults to `"raise"`): `"skip"` leaves out rows that cannot be embedded.
-        batch_tokens (`int`, *optional*, defaults to 16384): most tokens of a batch.
+        batch_tokens (`int`, *optional*): most tokens of a batch; by default the fastest of a few sizes, tried on the
+            first rows. An actor tries them once.
         part_rows (`int`, *optional*, defaults to 2048): rows that are lost at most by an interruption.
         num_workers (`int`, *optional*, defaults to 0): processes that decode images.
+        reduced_jpeg (`bool`, *optional*, defaults to `False`): whether JPEG files are decoded at a reduced scale where
+            that leaves twice what the model sees; embeddings differ a little.
         dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.
         max_image_pixels (`int`, *optional*): images with more are refused; by default as the model has it.
         text_format (`TextFormat`, *optional*): encoding and separator of a table; by default what is found by looking.
@@ -166,22 +181,20 @@ def embed_table(  # noqa: PLR0913 - what can be set
         >>> made.num_rows
     """
     from hub_scripts.embedding.engine import ModelSettings
-    from hub_scripts.hub.trained_dims import checked_dims
     from trainers.data.corpus import Columns
     from trainers.files import one_writer
 
     _check_choices(on_error, part_rows, precision, engine, ray)
-    out, columns = Path(out), Columns(id_column, text_column, image_column)
-    options = {"batch_tokens": batch_tokens, "num_workers": num_workers, "skip_errors": on_error == "skip"}
+    out, columns = Path(out), Columns(id_column, text_column, image_column, video_column)
+    encoding = {"batch_tokens": batch_tokens, "num_workers": num_workers, "reduced_jpeg": reduced_jpeg}
     with one_writer(out):
         _check_free(out)
         source, corpus = _open(data, columns, image_root, text_format, tell)
         made_of = {"inputs": source.name, "columns": list(columns), "part_rows": part_rows}
-        made_of |= _settings_of_rows(image_root, max_image_pixels if on_error == "skip" else None)
-        settings = ModelSettings(str(model), dtype, device, max_image_pixels)
+        made_of |= _settings_of_rows(image_root, max_image_pixels if on_error == "skip" else None, reduced_jpeg)
+        settings = ModelSettings(str(model), dtype, device, max_image_pixels, encoding)
         with _engine(engine, settings, corpus, source, ray) as maker:
-            kept = {"dims": checked_dims(settings.name, dims, maker.record["dim"], any_dims), "precision": precision}
-            return _embed(maker, out, made_of, options, kept)
+            return _embed(maker, out, made_of, _Kept(dims, any_dims, precision), skip_errors=on_error == "skip")
 
 
 def _open(
@@ -201,10 +214,13 @@ def _open(
     return source, corpus
 
 
-def _settings_of_rows(image_root: str | Path | None, max_image_pixels: int | None) -> dict[str, Any]:
+def _settings_of_rows(
+    image_root: str | Path | None, max_image_pixels: int | None, reduced_jpeg: bool
+) -> dict[str, Any]:
     """What the parts depend on; a limit of pixels decides which rows are in them, where others are skipped."""
     limit = {} if max_image_pixels is None else {"max_image_pixels": max_image_pixels}
-    return {"image_root": image_root and os.path.abspath(image_root), **limit}
+    reduced = {"reduced_jpeg": True} if reduced_jpeg else {}
+    return {"image_root": image_root and os.path.abspath(image_root), **limit, **reduced}
 
 
 def _check_choices(on_error: str, part_rows: int, precision: str, engine: str, ray: RayOptions | None) -> None:
@@ -264,18 +280,20 @@ def _embed(
     engine: "LocalEngine | RayEngine",
     out: Path,
     made_of: dict[str, Any],
-    options: dict[str, Any],
-    kept: dict[str, Any],
+    kept: _Kept,
+    skip_errors: bool,
 ) -> EmbeddedTable:
     from hub_scripts.embedding.index import write_index
     from hub_scripts.embedding.model_record import begin_shards
+    from hub_scripts.hub.trained_dims import checked_dims
 
     started = time.perf_counter()
     parts, record = _beside(out, "parts"), engine.record
+    dims = checked_dims(record["model"], kept.dims, record["dim"], kept.any_dims)
     begin_shards(parts, record, made_of)
-    options |= {"made_by": json.dumps(record["probe"]), "shard_rows": made_of["part_rows"]}
-    files, num_embedded = engine.embed(parts, **options)
-    record |= kept
+    options = {"made_by": json.dumps(record["probe"]), "shard_rows": made_of["part_rows"]}
+    files, num_embedded = engine.embed(parts, skip_errors=skip_errors, **options)
+    record |= {"dims": dims, "precision": kept.precision}
     num_rows, num_skipped = write_index(out, files, _beside(out, "skipped.jsonl"), record)
     for file in [*parts.glob("*.arrow"), parts / RECORD]:
         file.unlink()
@@ -289,10 +307,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("embed", __doc__)
     add = parser.add_argument
     add("model", metavar="MODEL", help="CoMa model or adapter: a folder, or a name on the Hub")
-    add("data", metavar="INPUTS", help="folder of images, or .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar")
+    add(
+        "data",
+        metavar="INPUTS",
+        help="folder of images or PDFs, or .pdf, .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar",
+    )
     add("out", metavar="OUT", type=Path, help="file to be made, if it ends with .parquet, else a folder of such files")
     add("--text-column", metavar="NAME", help="column with texts (default: text, if there is one)")
     add("--image-column", metavar="NAME", help="column with images (default: image, if there is one)")
+    add("--video-column", metavar="NAME", help="column with videos (default: video, if there is one)")
     add("--id-column", metavar="NAME", help="column that names rows (default: id, or else the number of the row)")
     add("--image-root", metavar="FOLDER", type=Path, help="where paths begin (default: at the folder of the table)")
     add("--dims", type=positive, metavar="N", help="how many of the first numbers are kept (default: all)")
@@ -302,6 +325,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--on-error", choices=("raise", "skip"), default="raise", help="for rows that cannot be embedded")
     add_table_options(parser)
     add_encode_options(parser, part_rows=2048)
+    reduced = "decode JPEG files at a reduced scale, where it leaves twice what the model sees; not quite the same"
+    add("--reduced-jpeg", action="store_true", help=reduced)
     add = parser.add_argument_group("many machines").add_argument
     add("--engine", choices=ENGINES, default="local", help="local is this machine alone (default: %(default)s)")
     add("--address", help="auto or HOST:6379 (default: a cluster is started here)")

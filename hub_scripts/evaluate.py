@@ -31,11 +31,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hub_scripts.common.arguments import (
     PAIR_COLUMNS,
+    add_batch_tokens,
     add_column_options,
     add_model_options,
     add_table_options,
     command_parser,
-    positive,
     take_text_format,
     whole,
 )
@@ -93,7 +93,7 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     instructions: dict[str | None, str] | None = None,
     on_bad_row: Literal["raise", "skip"] = "raise",
     html: str | Path | None = None,
-    batch_tokens: int = 16384,
+    batch_tokens: int | None = None,
     num_workers: int = 0,
     dtype: str = "auto",
     device: str = "auto",
@@ -127,8 +127,8 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
         html (`str` or `Path`, *optional*):
             File for a page of some queries of each set with what they found, images and all. Sets that are finished
             are embedded once more for it.
-        batch_tokens (`int`, *optional*, defaults to 16384):
-            Most tokens of a batch.
+        batch_tokens (`int`, *optional*):
+            Most tokens of a batch; by default the fastest of a few sizes, tried on the first inputs of each set.
         num_workers (`int`, *optional*, defaults to 0):
             Processes that decode images.
         dtype, device (`str`, *optional*, defaults to `"auto"`):
@@ -279,7 +279,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--instruction", metavar="SOURCE=TEXT", action="append", default=[], help=instruction)
     add("--on-bad-row", choices=("raise", "skip"), default="raise", help="pairs: skip leaves bad rows out, counted")
     add("--html", metavar="FILE", type=Path, help="a page of some queries with what they found, right and wrong")
-    add("--batch-tokens", type=positive, default=16384, metavar="N", help="tokens of a batch (default: %(default)s)")
+    add_batch_tokens(parser)
     default = min(8, (os.cpu_count() or 1) // 2)
     workers = f"processes that decode (default here: {default})"
     add("--workers", dest="num_workers", type=whole, default=default, metavar="N", help=workers)

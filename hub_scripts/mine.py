@@ -72,7 +72,7 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
     columns: Mapping[str, str | None] | None = None,
     instructions: Mapping[str, str] | None = None,
     image_root: str | Path | None = None,
-    batch_tokens: int = 16384,
+    batch_tokens: int | None = None,
     part_rows: int = 8192,
     num_workers: int = 0,
     dtype: Dtype = "auto",
@@ -91,7 +91,8 @@ def mine_negatives(  # noqa: PLR0913 - what can be set
         columns (`dict[str, str]`, *optional*): columns of a table, as in [`~trainers.data.pairs.PairColumns`].
         instructions (`dict[str, str]`, *optional*): of queries, by source.
         image_root (`str` or `Path`, *optional*): where paths of images begin; by default at the folder of the table.
-        batch_tokens (`int`, *optional*, defaults to 16384): most tokens of a batch.
+        batch_tokens (`int`, *optional*): most tokens of a batch; by default the fastest of a few sizes, tried on the
+            first queries.
         part_rows (`int`, *optional*, defaults to 8192): rows that are lost at most by an interruption.
         num_workers (`int`, *optional*, defaults to 0): processes that decode images.
         dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.
@@ -203,16 +204,18 @@ def _mine(
 ) -> tuple["Dataset", dict[str, Any]]:
     """The rows with their negatives, and the report; what is made on the way is written to `parts`."""
     from trainers.data.images import without_decoding
+    from trainers.encoding.encoder import Encoder
     from trainers.encoding.shards import EmbeddingShards, ShardRows, embed_in_shards
     from trainers.mining.mine import add_negatives, mine
     from trainers.mining.pairs import PairItems
 
+    encoder = Encoder(*coma, **{name: options.pop(name) for name in ("batch_tokens", "num_workers")})
     embeddings = []
     for name, places in (("queries", index.query_places), ("documents", index.document_places)):
         rows = ShardRows.of(PairItems(without_decoding(dataset), places, instructions))
-        files, _ = embed_in_shards(*coma, rows, parts / name, description=name.capitalize(), **options)
+        files, _ = embed_in_shards(encoder, rows, parts / name, description=name.capitalize(), **options)
         embeddings.append(EmbeddingShards.open(files))
-    mined = mine(index, *embeddings, settings, coma[0].device)
+    mined = mine(index, *embeddings, settings, encoder.model.device)
     return add_negatives(dataset, index, mined.documents, parts / "rows.arrow"), mined.report
 
 

@@ -7,6 +7,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+
+# What is seen: the types of its tokens, and the names of its pixels.
+KINDS = {"image": 1, "video": 2}
+PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 
 
 @functools.lru_cache(maxsize=64)
@@ -29,10 +35,47 @@ def vision_parameters(backbone: PreTrainedModel) -> Iterator[torch.nn.Parameter]
     return (weight for name, weight in backbone.model.named_parameters() if name.split(".")[0] in parts)
 
 
-def token_types(backbone: PreTrainedModel, is_image: Tensor) -> dict[str, Tensor]:
-    """1 at image tokens, under the names by which a backbone takes it, if it does."""
+def visual_types(backbone: PreTrainedModel, input_ids: Tensor) -> Tensor:
+    """1 at the tokens of images, 2 at those of videos, 0 elsewhere."""
+    video_token_id = getattr(backbone.config, "video_token_id", None)
+    is_video = input_ids == (-1 if video_token_id is None else video_token_id)
+    return (input_ids == backbone.config.image_token_id).long() + 2 * is_video.long()
+
+
+def token_types(backbone: PreTrainedModel, types: Tensor) -> dict[str, Tensor]:
+    """These, under the names by which a backbone takes them, if it does."""
     names = argument_names(type(backbone.model).forward) & {"token_type_ids", "mm_token_type_ids"}
-    return {name: is_image.long() for name in names}
+    return dict.fromkeys(names, types)
+
+
+def feature_inputs(backbone: PreTrainedModel, kind: str) -> frozenset[str]:
+    """Names of what the vision tower takes of an `"image"` or a `"video"`; none of what there is no way for."""
+    find = getattr(type(backbone.model), f"get_{kind}_features", None)
+    return frozenset() if find is None else argument_names(find)
+
+
+def tower_inputs(backbone: PreTrainedModel, visuals: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """What the vision tower takes of images and of videos, of those of which there are pixels. Raises `TypeError` for
+    what nothing of the backbone takes."""
+    takes = {kind: visuals.keys() & feature_inputs(backbone, kind) for kind in KINDS}
+    if unknown := visuals.keys() - takes["image"] - takes["video"] - position_inputs(backbone):
+        raise TypeError(f"forward() knows no {sorted(unknown)}, and nor does the vision tower of this backbone.")
+    return {kind: {name: visuals[name] for name in takes[kind]} for kind in KINDS if PIXELS[kind] in visuals}
+
+
+def encode_visuals(backbone: PreTrainedModel, kind: str, pixels: Tensor, **others: Tensor) -> ModelOutput:
+    """Features of images or videos. A frozen vision tower runs without gradients."""
+    trainable = any(parameter.requires_grad for parameter in vision_parameters(backbone))
+    with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
+        return getattr(backbone.model, f"get_{kind}_features")(pixels, **others, return_dict=True)
+
+
+def check_features(types: Tensor, features: dict[str, ModelOutput]) -> None:
+    """Raises `ValueError` where there are tokens of images or videos without features."""
+    for kind, type_id in KINDS.items():
+        if kind not in features and (types == type_id).any():
+            what = f"what the processor makes of {kind}s, or `mm_encoder_outputs`"
+            raise ValueError(f"{kind.title()} tokens need {what}.")
 
 
 def count_positions(attention_mask: Tensor) -> Tensor:
@@ -57,20 +100,23 @@ def position_inputs(backbone: PreTrainedModel) -> frozenset[str]:
 
 
 def input_position_ids(
-    backbone: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, is_image: Tensor, images: dict[str, Tensor]
+    backbone: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, types: Tensor, visuals: dict[str, Tensor]
 ) -> Tensor:
-    """Position ids of rows with images. They are computed here, because a backbone computes others for batches that
-    are padded, or cut, in another way."""
+    """Position ids of rows with images and videos. They are computed here, because a backbone computes others for
+    batches that are padded, or cut, in another way."""
     names = position_inputs(backbone)
-    if not names or not is_image.any():
+    if not names or not types.any():
         return text_positions(backbone, count_positions(attention_mask))
-    sizes = {name: images[name] for name in images.keys() & names}
-    if not sizes:
-        raise ValueError("Image tokens need what the processor says of their sizes: their positions follow from it.")
-    types, mask = is_image.int(), attention_mask
+    sizes = {name: visuals[name] for name in visuals.keys() & names}
+    for kind, type_id in KINDS.items():
+        if (types == type_id).any() and not sizes.keys() & feature_inputs(backbone, kind):
+            why = "their positions follow from it"
+            raise ValueError(f"{kind.title()} tokens need what the processor says of their sizes: {why}.")
+    types, mask = types.int(), attention_mask
     ids, _ = backbone.model.get_rope_index(input_ids, mm_token_type_ids=types, attention_mask=mask, **sizes)
     return ids
 
 
-__all__ = ["argument_names", "count_positions", "first_axis", "input_position_ids", "position_inputs"]
-__all__ += ["text_positions", "token_types", "vision_parameters", "vision_parts"]
+__all__ = ["argument_names", "check_features", "count_positions", "encode_visuals", "feature_inputs", "first_axis"]
+__all__ += ["input_position_ids", "position_inputs", "text_positions", "token_types", "tower_inputs"]
+__all__ += ["vision_parameters", "vision_parts", "visual_types"]

@@ -1,17 +1,20 @@
-"""Images to what a backbone takes of them, and to the tokens that stand for them.
+"""Images and videos to what a backbone takes of them, and to the tokens that stand for them.
 
-Every image is made on its own, so that its tokens and its pixels are the same wherever it stands, and can be kept,
-counted and put together at will. What they are, the backbone's own processor says (tiles, thumbnails, breaks …).
+Each of them is made on its own, so that its tokens and its pixels are the same wherever it stands, and can be kept,
+counted and put together at will. What they are, the backbone's own processor says (tiles, thumbnails, breaks, and of
+videos times).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 import transformers
 from PIL import Image
 
 
-def make_stock_processor(settings: dict[str, Any], image_processor: Any, tokenizer: Any) -> Any:
+def make_stock_processor(settings: dict[str, Any], image_processor: Any, tokenizer: Any, what: str = "Images") -> Any:
     """The processor of the backbone from its settings, which [`ComaProcessor`] keeps, with our tokenizer."""
     name = settings["processor_class"]
     try:
@@ -22,7 +25,7 @@ def make_stock_processor(settings: dict[str, Any], image_processor: Any, tokeniz
         parts |= {"image_processor": image_processor, "tokenizer": tokenizer}
         return stock(**{key: value for key, value in settings.items() if key != "processor_class"} | parts)
     except ImportError as error:
-        why = f"Images of this backbone need its {name}, and {first_sentence(error)}"
+        why = f"{what} of this backbone need its {name}, and {first_sentence(error)}"
         raise ImportError(f"{why}: install what is missing (`pip install torchvision`).") from error
 
 
@@ -48,14 +51,32 @@ def images_by_stock(stock: Any, image_token: str, images: list[Image.Image], **k
     # A limit of the tokenizer is one of whole rows.
     text_kwargs = {"add_special_tokens": False, "max_length": None, "padding": len(images) > 1}
     options = {"images_kwargs": kwargs, "text_kwargs": text_kwargs, "return_tensors": "pt"}
-    made = stock(images=[[image] for image in images], text=[image_token] * len(images), **options)
+    return _as_arrays(stock(images=[[image] for image in images], text=[image_token] * len(images), **options))
+
+
+def videos_by_stock(
+    stock: Any, video_token: str, videos: list[np.ndarray], metadata: list[dict[str, Any]]
+) -> dict[str, np.ndarray]:
+    """The same of videos whose frames are chosen, `(num_frames, height, width, 3)`, with what is known of them."""
+    text_kwargs = {"add_special_tokens": False, "max_length": None, "padding": len(videos) > 1}
+    videos_kwargs = {"do_sample_frames": False, "video_metadata": metadata}
+    if hasattr(stock.video_processor, "cap_pixels_per_frame"):  # frames have been shrunk to a budget of ours
+        videos_kwargs["cap_pixels_per_frame"] = False
+    options = {"videos_kwargs": videos_kwargs, "text_kwargs": text_kwargs, "return_tensors": "pt"}
+    # Metadata is for the tokens; nothing of it is a tensor.
+    made = stock(videos=[[video] for video in videos], text=[video_token] * len(videos), **options)
+    return _as_arrays({name: value for name, value in made.items() if isinstance(value, torch.Tensor)})
+
+
+def _as_arrays(made: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return {name: (value.float() if value.is_floating_point() else value).numpy() for name, value in made.items()}
 
 
 def join_images(images: list[dict[str, np.ndarray]], axes: dict[str, int]) -> dict[str, np.ndarray]:
     """The tensors of several images as one batch, each along its axis. Where they differ along others, as tiles do in
-    number, zeros follow the smaller ones, as they do in a batch of the backbone's own processor."""
+    number, zeros follow the smaller ones, as they do in a batch of the backbone's own processor. Nothing of none."""
     joined = {}
+    axes = axes if images else {}
     for name, axis in axes.items():
         parts = [image[name] for image in images]
         if axis == 0 and (whole := _cut_into(parts)) is not None:
@@ -81,3 +102,4 @@ def _cut_into(parts: list[np.ndarray]) -> np.ndarray | None:
 
 
 __all__ = ["first_sentence", "images_by_grid", "images_by_stock", "join_images", "make_stock_processor"]
+__all__ += ["videos_by_stock"]

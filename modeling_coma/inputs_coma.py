@@ -1,4 +1,4 @@
-"""Anything that can be embedded, as chat messages with checked RGB images."""
+"""Anything that can be embedded, as chat messages with texts, images and videos; images as checked RGB."""
 
 import importlib
 import os
@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from .pages_coma import PAGE_PIXELS, PageImage, page_of
 from .templates_coma import ROLES, check_text
 
 
@@ -24,6 +25,7 @@ DECODE_ERRORS += (ArithmeticError, EOFError, MemoryError, AssertionError, Buffer
 DECODE_ERRORS += (Image.DecompressionBombError, Warning)
 # What a file begins with, after the length of its first part.
 HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftyphevx", b"ftypheim", b"ftypheis", b"ftypmif1", b"ftypmsf1")
+UNREADABLE = "it is in no format that Pillow can read"
 UNKNOWN_WHITE = "no telling which number is white; scale the pixels to np.uint8"
 
 
@@ -32,8 +34,9 @@ def to_messages(item: Any, row: int = 0, tokens: tuple[str, ...] = ()) -> list[d
     Converts one input to chat messages.
 
     Args:
-        item: a text; an image (PIL image or `np.ndarray`); `{"text": …, "image": …}`, whose values may be lists and
-            whose keys are in the order of the prompt; or chat messages, which interleave texts and images at will.
+        item: a text; an image (PIL image or `np.ndarray`); `{"text": …, "image": …, "video": …}`, whose keys are in
+            the order of the prompt, with texts and images or lists of them, and a video, a list being its frames; or
+            chat messages, which interleave texts, images and videos at will.
         row (`int`): place in the batch, for error messages.
         tokens (`tuple[str, ...]`): what texts must not type, the `control_tokens` of a processor.
     Raises `ValueError` for an input without content, for a type that means nothing here, and for such texts.
@@ -44,20 +47,28 @@ def to_messages(item: Any, row: int = 0, tokens: tuple[str, ...] = ()) -> list[d
         item = [item]
     if isinstance(item, list) and item and all(isinstance(message, dict) and "role" in message for message in item):
         messages = [_message(message, row) for message in _unwrapped(item)]
-    elif isinstance(item, dict) and item and item.keys() <= {"text", "image"}:
-        values = {kind: value if isinstance(value, list | tuple) else [value] for kind, value in item.items()}
+    elif isinstance(item, dict) and item and item.keys() <= {"text", "image", "video"}:
+        values = {
+            kind: value if isinstance(value, list | tuple) and kind != "video" else [value]
+            for kind, value in item.items()
+        }
         blocks = [{"type": kind, kind: value} for kind in values for value in values[kind] if value is not None]
         messages = [_message({"role": "user", "content": blocks}, row)]
     else:
-        what = 'a text, a PIL image, {"text": …, "image": …} or a list of chat messages with roles'
+        what = 'a text, a PIL image, {"text": …, "image": …, "video": …} or a list of chat messages with roles'
         raise ValueError(f"Row {row}: cannot embed {type(item).__name__} {reprlib.repr(item)}; give {what}.")
     blocks = [block for message in messages for block in message["content"] if message["role"] != "system"]
-    if not any(block["type"] == "image" or block["text"].strip() for block in blocks):
+    if not any(block["type"] != "text" or block["text"].strip() for block in blocks):
         raise ValueError(f"Row {row} is empty: it has no image and no text other than blanks and instructions.")
     # As a template joins them: a token may be typed across two blocks.
     texts = ("".join(block.get("text", "\n") for block in message["content"]) for message in messages)
     check_text("\n".join(texts), row, tokens)
     return messages
+
+
+def visuals_of(messages: list[dict], kind: str) -> list[Any]:
+    """The images, or the videos, of checked messages, in their order."""
+    return [block[kind] for message in messages for block in message["content"] if block["type"] == kind]
 
 
 def _unwrapped(messages: list[dict]) -> Iterator[Any]:
@@ -92,11 +103,12 @@ def _block(block: Any, row: int) -> dict:
     match given:
         case {"type": "text", "text": str()} if len(given) == 2:
             return given
-        case {"type": "image", **rest} if len(rest) == 1 and rest.keys() <= {"image", "path", "url"}:
-            return {"type": "image", "image": rest.popitem()[1]}
+        case {"type": "image" | "video" as kind, **rest} if len(rest) == 1 and rest.keys() <= {kind, "path", "url"}:
+            return {"type": kind, kind: rest.popitem()[1]}
     if isinstance(block, dict):  # without the repr of an image
         block = {key: value if isinstance(value, str | None) else type(value).__name__ for key, value in block.items()}
-    raise ValueError(f"Row {row}: a content block is a text or an image that is there, not {reprlib.repr(block)}.")
+    what = "a text, an image or a video that is there"
+    raise ValueError(f"Row {row}: a content block is {what}, not {reprlib.repr(block)}.")
 
 
 def _given(item: Any) -> dict:
@@ -118,17 +130,21 @@ def check_dialogues(dialogues: Iterable[Any], tokens: tuple[str, ...]) -> None:
                     raise ValueError(f"Row {row}: message {number} of a dialogue has {what}.")
 
 
-def to_rgb(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+def to_rgb(
+    image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS, page_pixels: int = PAGE_PIXELS
+) -> Image.Image:
     r"""
     Decodes an image to 8-bit RGB: transparency is laid on white, 16-bit greys are scaled, EXIF rotation is applied.
 
     Args:
-        image: a PIL image, a `np.ndarray` of shape `(height, width[, 3])` in uint8, a path or the bytes of a file.
+        image: a PIL image, a `np.ndarray` of shape `(height, width[, 3])` in uint8, a path or the bytes of a file. The
+            path of a PDF with the number of a page, `report.pdf#3`, is an image of that.
         row (`int`): place in the batch, for error messages.
         max_pixels (`int`): what is larger is not decoded.
+        page_pixels (`int`): with how many a page is drawn, at 300 dots per inch at most.
     Raises `ValueError` for an image that cannot be decoded, or whose longer side is over 200 times the shorter one.
     """
-    with open_image(image, row, max_pixels) as rgb:
+    with open_image(image, row, max_pixels, page_pixels) as rgb:
         rgb.load()
         if rgb.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             rgb = ImageOps.exif_transpose(rgb)
@@ -139,21 +155,27 @@ def to_rgb(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> Imag
         if rgb.has_transparency_data:
             rgba = rgb if rgb.mode == "RGBA" else rgb.convert("RGBA")
             rgb = Image.alpha_composite(Image.new("RGBA", rgb.size, "white"), rgba)
-        rgb = rgb.convert("RGB")
+        rgb = rgb if rgb.mode == "RGB" else rgb.convert("RGB")  # which would copy it
     if min(rgb.size) == 0 or max(rgb.size) > 200 * min(rgb.size):  # the limit of the Qwen image processors
         raise ValueError(f"Row {row}: {rgb.width}x{rgb.height} pixels; an image has at least 1x1, at most 1:200.")
     return rgb
 
 
 @contextmanager
-def open_image(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> Iterator[Image.Image]:
+def open_image(
+    image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS, page_pixels: int = PAGE_PIXELS
+) -> Iterator[Image.Image]:
     """
     Gives the PIL image of whatever [`to_rgb`] takes, with nothing decoded: of a file the header is read. Whatever is
     wrong with it, there or in the block, is one `ValueError` that names the row and the file.
     """
     try:
         with ExitStack() as files:
-            if isinstance(image, str | os.PathLike):
+            if page := page_of(image):
+                opened = PageImage(
+                    files.enter_context(open_regular_file(page[0])), page[1], min(page_pixels, max_pixels)
+                )
+            elif isinstance(image, str | os.PathLike):
                 opened = _identify(files.enter_context(open_regular_file(image)))
             elif isinstance(image, bytes):
                 opened = _identify(BytesIO(image))
@@ -163,7 +185,7 @@ def open_image(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> 
                 opened = image
             else:
                 raise TypeError("an image is a PIL image, a np.ndarray, the path or the bytes of a file")
-            if opened.width * opened.height > max_pixels:
+            if opened.width * opened.height > max_pixels and not isinstance(opened, PageImage):
                 size = f"{opened.width}x{opened.height} pixels are over the limit of {max_pixels}"
                 raise ValueError(
                     f"{size}; shrink it, or raise `max_image_pixels` of the processor (--max-image-pixels)"
@@ -172,7 +194,7 @@ def open_image(image: Any, row: int = 0, max_pixels: int = MAX_IMAGE_PIXELS) -> 
     except DECODE_ERRORS as error:
         why = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
         why = " ".join(why.split())[:200]
-        raise ValueError(f"Row {row}: cannot decode the image {_name(image)}: {why}") from error
+        raise ValueError(f"Row {row}: cannot decode the image {describe_input(image)}: {why}") from error
 
 
 def open_regular_file(path: str | os.PathLike, what: str = "it is a folder, a pipe, a device or a socket") -> BinaryIO:
@@ -198,7 +220,7 @@ def _identify(file: BinaryIO) -> Image.Image:
     if prefix[4:12] in HEIC and "HEIF" not in Image.OPEN:
         with suppress(ImportError):
             importlib.import_module("pillow_heif").register_heif_opener()
-    why = "it is in no format that Pillow can read"
+    why = "it is a PDF: name one of its pages, as in report.pdf#1" if prefix.startswith(b"%PDF") else UNREADABLE
     for factory, accept in (Image.OPEN[name] for name in Image.ID):
         try:
             accepted = accept is None or accept(prefix)
@@ -212,8 +234,8 @@ def _identify(file: BinaryIO) -> Image.Image:
     raise UnidentifiedImageError("it is HEIC: `pip install pillow-heif` to read it" if prefix[4:12] in HEIC else why)
 
 
-def _name(image: Any) -> str:
-    """An image in an error message: its path, if it has one."""
+def describe_input(image: Any) -> str:
+    """An image or a video in an error message: its path, if it has one."""
     path = getattr(image, "filename", "") if isinstance(image, Image.Image) else image
     if isinstance(path, str | os.PathLike) and os.fspath(path):
         name = repr(os.fspath(path))
@@ -224,14 +246,21 @@ def _name(image: Any) -> str:
         return f"of shape {image.shape} and dtype {image.dtype}"
     if isinstance(image, Image.Image):
         return f"of {image.width}x{image.height} pixels"
+    if isinstance(image, dict) and "frames" in image:
+        image = image["frames"]
+    if isinstance(image, list | tuple):
+        return f"of {len(image)} frames"
     return f"{type(image).__name__} {reprlib.repr(image)}"
 
 
 __all__ = [
+    "DECODE_ERRORS",
     "MAX_IMAGE_PIXELS",
     "check_dialogues",
+    "describe_input",
     "open_image",
     "open_regular_file",
     "to_messages",
     "to_rgb",
+    "visuals_of",
 ]

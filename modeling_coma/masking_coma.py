@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.masking_utils import create_masks_for_generate
 
-from .backbone_coma import count_positions, first_axis, text_positions, token_types
+from .backbone_coma import count_positions, first_axis, text_positions, token_types, visual_types
 from .cache_coma import cache_argument
 
 
@@ -141,7 +141,7 @@ def _masks(
         raise ValueError("This attention implementation takes no mask; choose sdpa or eager.")
     own = getattr(type(backbone), "create_masks_for_generate", None)  # of images that look at themselves both ways
     if own is not None:
-        types = token_types(backbone, inputs["input_ids"] == backbone.config.image_token_id)
+        types = token_types(backbone, visual_types(backbone, inputs["input_ids"]))
         of_input = own(**common, position_ids=inputs["position_ids"], **types)
         for kind, one in of_layers.items():
             if of_input[kind] is not None:

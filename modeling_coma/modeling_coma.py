@@ -12,13 +12,15 @@ from transformers import AutoModelForImageTextToText, DynamicCache, GenerationMi
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .backbone_coma import (
-    argument_names,
+    check_features,
     count_positions,
+    encode_visuals,
     first_axis,
     input_position_ids,
     text_positions,
     token_types,
-    vision_parameters,
+    tower_inputs,
+    visual_types,
 )
 from .cache_coma import cache_argument
 from .configuration_coma import ComaConfig
@@ -90,7 +92,7 @@ class ComaForEmbedding(PreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        **images: torch.Tensor | None,
+        **visuals: torch.Tensor | None,
     ) -> ComaOutput:
         r"""
         Embeds a batch and, where a dialogue is given, answers it from the compression tokens alone.
@@ -99,7 +101,7 @@ class ComaForEmbedding(PreTrainedModel):
             input_ids, attention_mask (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
                 Rows of [`ComaProcessor`], padded on either side; each ends with its K compression tokens.
             pixel_values (`torch.FloatTensor`): all images, as the backbone's own processor lays them out.
-            mm_encoder_outputs (`dict[str, ModelOutput]`): result of `encode_images`, instead of `pixel_values`.
+            mm_encoder_outputs (`dict[str, ModelOutput]`): results of `encode_images` and `encode_videos`, instead.
             dialogue_input_ids, dialogue_attention_mask, labels (`torch.LongTensor` of shape `(batch_size, length)`):
                 A dialogue per row, with its mask; labels are its answer tokens in their own columns, -100 elsewhere.
             num_items_in_batch (`int` or scalar `torch.Tensor`): divisor of the loss; by default its number of labels.
@@ -108,7 +110,8 @@ class ComaForEmbedding(PreTrainedModel):
             inputs_embeds: cannot be used, because rows are told by their ids.
             output_attentions, output_hidden_states (`bool`): whether to return `attentions`, which "eager" attention
                 alone keeps, and `hidden_states`, of the input and not of a dialogue; by default what the config says.
-            images (`torch.Tensor`): what else its processor makes of them: `image_grid_thw`, `image_sizes` …
+            visuals (`torch.Tensor`): what else its processor makes of them, `image_grid_thw`, `image_sizes` …, and of
+                videos: `pixel_values_videos` …
             return_dict (`bool`): `False` for a tuple instead of a [`ComaOutput`]; by default what the config says.
         Raises `ValueError` for rows without exactly K compression tokens, and for embeddings that are not finite;
         `TypeError` for what the backbone does not know.
@@ -117,7 +120,7 @@ class ComaForEmbedding(PreTrainedModel):
             raise ValueError("Compression tokens are found by their ids: pass `input_ids`, and no `inputs_embeds`.")
         if dialogue_input_ids is None and labels is not None:
             raise ValueError("`labels` belong to a dialogue: pass `dialogue_input_ids` too.")
-        inputs, columns = self._prepare(input_ids, attention_mask, pixel_values, mm_encoder_outputs, **images)
+        inputs, columns = self._prepare(input_ids, attention_mask, pixel_values, mm_encoder_outputs, **visuals)
         flags = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         inputs |= {name: getattr(self.config, name) if flag is None else flag for name, flag in flags.items()}
         if dialogue_attention_mask is None and dialogue_input_ids is not None:
@@ -140,9 +143,11 @@ class ComaForEmbedding(PreTrainedModel):
 
     def encode_images(self, pixel_values: Tensor, **images: Tensor) -> dict[str, ModelOutput]:
         """Image features, to pass as `mm_encoder_outputs`. A frozen vision tower runs without gradients."""
-        trainable = any(parameter.requires_grad for parameter in vision_parameters(self.backbone))
-        with torch.set_grad_enabled(trainable and torch.is_grad_enabled()):
-            return {"image": self.backbone.model.get_image_features(pixel_values, **images, return_dict=True)}
+        return {"image": encode_visuals(self.backbone, "image", pixel_values, **images)}
+
+    def encode_videos(self, pixel_values_videos: Tensor, **videos: Tensor) -> dict[str, ModelOutput]:
+        """The same of videos, for a backbone that has a way of its own for them."""
+        return {"video": encode_visuals(self.backbone, "video", pixel_values_videos, **videos)}
 
     def compress(self, *args, **kwargs) -> CompressionMemory:
         """Compresses a batch to its [`CompressionMemory`]; inputs as in `forward`, without a dialogue."""
@@ -215,22 +220,22 @@ class ComaForEmbedding(PreTrainedModel):
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
         mm_encoder_outputs: dict[str, ModelOutput] | None = None,
-        **images: Tensor | None,
+        **visuals: Tensor | None,
     ) -> tuple[dict, Tensor]:
         """Inputs of the backbone, with explicit positions, and the columns of the compression tokens."""
-        images = {name: tensor for name, tensor in images.items() if tensor is not None}
-        if unknown := images.keys() - argument_names(type(self.backbone.model).get_image_features):
-            raise TypeError(f"forward() knows no {sorted(unknown)}, and nor does the vision tower of this backbone.")
+        visuals |= {"pixel_values": pixel_values}
+        visuals = {name: tensor for name, tensor in visuals.items() if tensor is not None}
+        pixels = tower_inputs(self.backbone, visuals)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        is_image = input_ids == self.config.backbone_config.image_token_id
-        if pixel_values is None and not mm_encoder_outputs and is_image.any():
-            raise ValueError("Image tokens need what the processor makes of images, or `mm_encoder_outputs`.")
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **token_types(self.backbone, is_image)}
-        inputs["position_ids"] = input_position_ids(self.backbone, input_ids, attention_mask, is_image, images)
-        if pixel_values is not None:
-            mm_encoder_outputs = self.encode_images(pixel_values, **images)
-        inputs["mm_encoder_outputs"] = dict(mm_encoder_outputs or {})
+        types = visual_types(self.backbone, input_ids)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **token_types(self.backbone, types)}
+        inputs["position_ids"] = input_position_ids(self.backbone, input_ids, attention_mask, types, visuals)
+        features = dict(mm_encoder_outputs or {})
+        features |= self.encode_images(**pixels["image"]) if "image" in pixels else {}
+        features |= self.encode_videos(**pixels["video"]) if "video" in pixels else {}
+        check_features(types, features)
+        inputs["mm_encoder_outputs"] = features
         return inputs, find_compression_tokens(input_ids, attention_mask, self.config.compression_token_ids)
 
     @property

@@ -1,5 +1,6 @@
 """Options of a call of the processor: which there are, in which groups, and what they may be."""
 
+import math
 import reprlib
 from typing import Any
 
@@ -20,6 +21,18 @@ WITHOUT_EFFECT = {
     "videos_kwargs": (None, {}),
     "audio_kwargs": (None, {}, {"padding": True}),
 }
+
+
+def set_limits(processor: Any, **limits: Any) -> None:
+    """Sets limits of images and videos. Raises `ValueError` for one that is no number, or below 1, and for no frame
+    rate."""
+    for name, value in limits.items():
+        is_rate = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+        if name == "video_fps" and not is_rate:
+            raise ValueError(f"video_fps must be a number of frames a second, got {value!r}.")
+        if name != "video_fps" and (not is_int(value) or value < 1):
+            raise ValueError(f"{name} must be an int of 1 or more, got {value!r}.")
+        setattr(processor, name, value)
 
 
 def is_int(value: Any) -> bool:
@@ -47,4 +60,4 @@ def call_options(kwargs: dict) -> dict:
     return options
 
 
-__all__ = ["call_options", "is_int"]
+__all__ = ["call_options", "is_int", "set_limits"]

@@ -1,4 +1,4 @@
-"""Processor: any mixture of texts and images to tensors that end with the compression tokens."""
+"""Processor: any mixture of texts, images and videos to tensors that end with the compression tokens."""
 
 import functools
 import os
@@ -10,23 +10,37 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
-from transformers.utils import has_file, logging
+from transformers.utils import has_file
 
 from .images_coma import images_by_grid, images_by_stock, join_images, make_stock_processor
-from .inputs_coma import MAX_IMAGE_PIXELS, check_dialogues, to_messages, to_rgb
-from .options_coma import call_options, is_int
+from .inputs_coma import MAX_IMAGE_PIXELS, check_dialogues, to_messages, to_rgb, visuals_of
+from .options_coma import call_options, is_int, set_limits
+from .pages_coma import PAGE_PIXELS
+from .processing_videos_coma import VideosMixin
+from .rows_coma import (
+    as_list,
+    check_counts,
+    compression_tokens,
+    cut_row,
+    images_per_row,
+    join_row,
+    of_each_row,
+    tokens_before,
+)
 from .sentence_transformers_coma import FILES, write_sentence_transformers_files
-from .templates_coma import DIALOGUE_TEMPLATE, IMAGE_TOKEN, PLACEHOLDER, check_text, input_template
+from .templates_coma import DIALOGUE_TEMPLATE, IMAGE_TOKEN, PLACEHOLDER, check_text, find_placeholders, input_template
 
 
-logger = logging.get_logger(__name__)
-
+NO_VIDEOS = (
+    "This model takes none: its backbone has no way of its own for videos, or its video processor could not be made "
+    "(it needs torchvision) where the model was. Give some frames as images."
+)
 # Others of the image processor do nothing to these images, or belong to the model, as the size of its patches.
 IMAGE_OPTIONS = {"size", "resample", "do_resize", "do_rescale", "rescale_factor", "do_normalize"}
 IMAGE_OPTIONS |= {"image_mean", "image_std", "device"}
 
 
-class ComaProcessor(ProcessorMixin):
+class ComaProcessor(VideosMixin, ProcessorMixin):
     r"""
     Makes the inputs of a [`ComaForEmbedding`].
 
@@ -45,6 +59,13 @@ class ComaProcessor(ProcessorMixin):
             and tensors of images; without it there are as many tokens as patches, merged.
         image_inputs (`dict[str, int]`, *optional*): names of those of its tensors that the vision tower takes, with
             the axis along which those of several images are joined.
+        video_format (`dict`, *optional*): how the backbone takes videos, as `trainers.video_format` finds it; without
+            it there are none.
+        video_fps (`float`): how many frames of a second of a video are taken; and how many of its frames a second
+            had, of a video that is given as a list of them.
+        max_video_frames (`int`): how many frames at most.
+        max_video_pixels (`int`): pixels of all of them together, to which they are shrunk before the backbone's own
+            processor gives them the size that it wants.
     Raises `ValueError` if the tokenizer lacks compression tokens, or the pixel budget holds no image token.
     """
 
@@ -62,14 +83,18 @@ class ComaProcessor(ProcessorMixin):
         image_placeholder: str = PLACEHOLDER,
         stock_processor: dict[str, Any] | None = None,
         image_inputs: dict[str, int] | None = None,
+        video_format: dict[str, Any] | None = None,
+        video_fps: float = 2.0,
+        max_video_frames: int = 64,
+        max_video_pixels: int = 2**24,
     ):
         if not isinstance(chat_template, dict):
-            default = chat_template or input_template(image_placeholder)
+            default = chat_template or input_template(image_placeholder, (video_format or {}).get("placeholder"))
             chat_template = {"default": default, "dialogue": DIALOGUE_TEMPLATE}
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
-        if not is_int(max_image_pixels) or max_image_pixels < 1:
-            raise ValueError(f"max_image_pixels must be an int of 1 or more, got {max_image_pixels!r}.")
-        self.max_image_pixels = max_image_pixels
+        set_limits(self, max_image_pixels=max_image_pixels, max_video_frames=max_video_frames)
+        set_limits(self, max_video_pixels=max_video_pixels, video_fps=video_fps)
+        self.video_format = video_format
         self.num_compression_tokens = num_compression_tokens
         self.max_length = max_length
         self.image_instruction = image_instruction
@@ -90,6 +115,12 @@ class ComaProcessor(ProcessorMixin):
         return self.tokenizer.convert_tokens_to_ids(compression_tokens(self.num_compression_tokens))
 
     @property
+    def page_pixels(self) -> int:
+        """With how many pixels the page of a PDF is drawn: as many as an image may keep, where that is known."""
+        size = self.image_processor.size
+        return size["longest_edge"] if self.stock_processor is None else PAGE_PIXELS
+
+    @property
     def control_tokens(self) -> tuple[str, ...]:
         """What texts must not type: the special tokens of the tokenizer, all others of the form `<…>`, and the token
         of images."""
@@ -103,13 +134,19 @@ class ComaProcessor(ProcessorMixin):
             given = f"{type(inputs).__name__} {reprlib.repr(inputs)}"
             raise ValueError(f"Give a list of inputs, even if of one, not {' '.join(given.split())}.")
         tokens = self.control_tokens
-        conversations = [to_messages(item, row, tokens) for row, item in enumerate(inputs)]
-        contents = ([block for message in messages for block in message["content"]] for messages in conversations)
-        images = [[block["image"] for block in blocks if block["type"] == "image"] for blocks in contents]
+        conversations = [self.to_messages(item, row, tokens) for row, item in enumerate(inputs)]
+        images, videos = ([visuals_of(messages, kind) for messages in conversations] for kind in ("image", "video"))
         texts = super().apply_chat_template(conversations)
         if not any("return_tensors" in (kwargs.get(group) or {}) for group in ("text_kwargs", "common_kwargs")):
             kwargs = {"return_tensors": "pt", **kwargs}
-        return self(images, texts, **kwargs)
+        return self(images, texts, videos, **kwargs)
+
+    def to_messages(self, item: Any, row: int = 0, tokens: tuple[str, ...] = ()) -> list[dict]:
+        """As the function of this name, where there can be videos."""
+        messages = to_messages(item, row, tokens)
+        if self.video_format is None and visuals_of(messages, "video"):
+            raise ValueError(f"Row {row} has a video. {NO_VIDEOS}")
+        return messages
 
     def apply_chat_template(self, conversation: list, chat_template: str | None = None, **kwargs) -> Any:
         """As in [`ProcessorMixin`], of messages that [`to_messages`] has checked. This is the way that
@@ -118,7 +155,7 @@ class ComaProcessor(ProcessorMixin):
         conversations = list(conversation) if is_batch else [conversation]
         tokens = self.control_tokens
         if chat_template in (None, "default"):
-            conversations = [to_messages(messages, row, tokens) for row, messages in enumerate(conversations)]
+            conversations = [self.to_messages(messages, row, tokens) for row, messages in enumerate(conversations)]
         elif chat_template == "dialogue":
             check_dialogues(conversations, tokens)
         return super().apply_chat_template(conversations if is_batch else conversations[0], chat_template, **kwargs)
@@ -140,7 +177,8 @@ class ComaProcessor(ProcessorMixin):
     def process_images(self, images: list, rows: list[int], **images_kwargs) -> list[dict[str, np.ndarray]]:
         """Of each image its tensors, as `image_inputs` names them, and as `input_ids` the tokens that stand for it;
         `rows` are their places in the batch, for error messages."""
-        images = [to_rgb(image, row, self.max_image_pixels) for image, row in zip(images, rows, strict=True)]
+        limits = self.max_image_pixels, self.page_pixels
+        images = [to_rgb(image, row, *limits) for image, row in zip(images, rows, strict=True)]
         if self.stock_processor is None:
             image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
             return images_by_grid(self.image_processor, image_token_id, images, **images_kwargs)
@@ -163,56 +201,71 @@ class ComaProcessor(ProcessorMixin):
         self,
         images: Any = None,
         text: str | list[str] | None = None,
-        videos: None = None,
+        videos: list[list] | None = None,
         audio: None = None,
         images_kwargs: dict | None = None,
         text_ids: list | None = None,
         **kwargs,
     ) -> BatchFeature:
         r"""
-        Rendered texts and their images to the arguments of [`ComaForEmbedding`]. Compression tokens are added here.
+        Rendered texts, their images and their videos to the arguments of [`ComaForEmbedding`]. Compression tokens are
+        added here.
 
         Args:
             images: an image, or images in the order of the placeholders, flat or one list per row.
-            text (`str` or `list[str]`): rows, with the `image_placeholder` where an image stands, and no other special
-                token; by default a row per image.
+            text (`str` or `list[str]`): rows, with the `image_placeholder` where an image stands, the placeholder of
+                `video_format` where a video does, and no other special token; by default a row per image.
+            videos (`list[list]`): those of each row.
             images_kwargs (`dict`): passed to the image processor, `size` for instance.
             text_ids (`list`): ids of each text, if it has been tokenized (without special tokens) before.
             kwargs: `compression_instruction`, whether to add the line of stage 1 (`False` by default); `max_length`,
                 at which text is cut with a warning or, if `truncation=False`, an error; `padding_side` ("left" by
                 default); `return_tensors`; `text_kwargs` and `common_kwargs` with any of them; and
-                `return_images`, whether to add `images`, a list of what `process_images` makes of each.
+                `return_images`, whether to add `images` and `videos`, of each row a list of what is made of them.
         Raises `ValueError` for images that cannot be used or placed, and for rows too long even without their text.
         """
-        if videos is not None or audio is not None:
-            raise TypeError("CoMa embeds texts and images, no videos and no audio: give some frames as images.")
+        if audio is not None:
+            raise TypeError("CoMa embeds texts, images and videos, and no audio.")
+        if self.video_format is None and any(len(of_row) for of_row in videos or ()):
+            raise ValueError(NO_VIDEOS)
         options = {"max_length": self.max_length, **call_options(kwargs)}
         images_kwargs = images_kwargs or {}
         self._check_image_options(images_kwargs)
-        images = _as_list(images)
+        images = as_list(images)
         if text is None:
             text = [self.image_placeholder] * len(images)
         elif isinstance(text, str):
             text = [text]
         if not isinstance(text, list | tuple) or not text:
             raise ValueError(f"Give `images`, `text` (a str or a list of them), or both, not {reprlib.repr(text)}.")
-        images = _images_per_row(images, self._count_placeholders(text))
+        is_video = self._placeholders(text)
+        images = images_per_row(images, [of_row.count(False) for of_row in is_video])
         if empty := [row for row, content in enumerate(text) if not content.strip()]:
             raise ValueError(f"Rows {empty} are empty: they have no image and no text other than blanks.")
-        rows = [row for row, of_row in enumerate(images) for _ in of_row]
-        flat = [image for of_row in images for image in of_row]
-        made = self.process_images(flat, rows, **images_kwargs) if flat else []
-        features = join_images(made, self.image_inputs) if made else {}
-        tokens = iter([image["input_ids"] for image in made])
+        both, images, videos = self._see(images, videos, is_video, images_kwargs)
         if text_ids is None:
             text_ids = self.tokenizer(list(text), add_special_tokens=False)["input_ids"]
-        rows = self._join(text_ids, [[next(tokens) for _ in of_row] for of_row in images], options)
+        rows = self._join(text_ids, [[one["input_ids"] for one in of_row] for of_row in both], options)
+        features = join_images(sum(images, []), self.image_inputs) | join_images(sum(videos, []), self.video_inputs)
         padding = {"padding_side": options.get("padding_side") or "left", "return_attention_mask": True}
         features |= self.tokenizer.pad({"input_ids": rows}, **padding, return_tensors="np")
         batch = BatchFeature(features, tensor_type=options.get("return_tensors"))
         if options.get("return_images"):
-            batch["images"] = made
+            batch |= {"images": images, "videos": videos}
         return batch
+
+    def _see(
+        self, images: list[list], videos: list[list] | None, is_video: list[list[bool]], images_kwargs: dict
+    ) -> tuple[list[list[dict]], list[list[dict]], list[list[dict]]]:
+        """What is made of images and videos, by rows: all of them in their order, what the backbone takes as images,
+        and what as videos."""
+        videos = [[] for _ in images] if videos is None else list(videos)
+        check_counts(videos, [sum(of_row) for of_row in is_video], "video")
+        made = of_each_row(self.process_images, images, **images_kwargs), of_each_row(self.process_videos, videos)
+        both = [[next(made[kind]) for kind in of_row] for of_row in is_video]
+        names = self.video_inputs.keys() or {""}  # none are videos where their frames are images to the backbone
+        as_videos = [[one for one in of_row if names <= one.keys()] for of_row in both]
+        return both, [[one for one in of_row if not names <= one.keys()] for of_row in both], as_videos
 
     def _check_image_options(self, options: dict):
         known = IMAGE_OPTIONS if self.stock_processor is None else self.image_processor.valid_kwargs.__annotations__
@@ -232,34 +285,42 @@ class ComaProcessor(ProcessorMixin):
         if not (is_int(least) and is_int(most) and 1 <= least <= most >= side**2):
             raise ValueError(f"The pixel budget, {least!r} to {most!r}, does not hold an image token: {side}x{side}.")
 
-    def _count_placeholders(self, text: list[str]) -> list[int]:
-        """How many images each rendered text shows. Other special tokens are the template's, or typed: refused."""
+    @property
+    def _placeholder_texts(self) -> tuple[str, ...]:
+        return (self.image_placeholder, *([self.video_format["placeholder"]] if self.video_format else []))
+
+    def _placeholders(self, text: list[str]) -> list[list[bool]]:
+        """What each rendered text shows, in its order: an image, or (`True`) a video. Other special tokens are the
+        template's, or typed: refused."""
         template = self.chat_template["default"]
-        placeholder = self.image_placeholder
-        tokens = tuple(token for token in self.control_tokens if token in placeholder or token not in template)
+        placeholders = self._placeholder_texts
+        tokens = [token for token in self.control_tokens if token in "".join(placeholders) or token not in template]
         for row, content in enumerate(text):
             if not isinstance(content, str):
                 raise ValueError(f"Row {row}: `text` is a str or a list of them, not {reprlib.repr(content)}.")
-            check_text(content, row, tokens, placeholder=placeholder)
-        return [content.count(placeholder) for content in text]
+            check_text(content, row, tuple(tokens), placeholders=placeholders)
+        found = (find_placeholders(content, placeholders) for content in text)
+        return [[placeholder != self.image_placeholder for placeholder in of_row] for of_row in found]
 
-    def _join(self, text_ids: list, images: list[list[np.ndarray]], options: dict) -> list[list[int]]:
-        """Ids of every row: its text, with the tokens of its images, its instruction, the compression tokens."""
-        image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
-        around = [token for token in self.control_tokens if token in self.image_placeholder]
-        around = self.tokenizer.convert_tokens_to_ids(around)
+    def _join(self, text_ids: list, visuals: list[list[np.ndarray]], options: dict) -> list[list[int]]:
+        """Ids of every row: its text, with the tokens of its images and videos, its instruction, the compression
+        tokens."""
+        texts = "".join(self._placeholder_texts)
+        around = [token for token in self.control_tokens if token in texts]
+        places = [self.image_token, *([self.video_format["token"]] if self.video_format else [])]
+        around, places = map(self.tokenizer.convert_tokens_to_ids, (around, places))
         tails = {}  # of rows with images and without: the same for all of them
         rows = []
-        for row, (ids, of_row) in enumerate(zip(text_ids, images, strict=True)):
+        for row, (ids, of_row) in enumerate(zip(text_ids, visuals, strict=True)):
             has_image = len(of_row) > 0
             if has_image not in tails:
                 tails[has_image] = self._tail(has_image, row, options)
             ids = np.array([*self.head_ids, *ids], dtype=np.int64)
             is_text = np.ones(len(ids), dtype=bool)
             if has_image:
-                ids, is_text = _with_images(ids, ~np.isin(ids, around), image_token_id, of_row)
+                ids, is_text = join_row(ids, places, around, of_row)
             kept = len(self.head_ids) + (not has_image)  # of the text, at least
-            ids = _cut(ids, is_text, kept, len(tails[has_image]), row, options)
+            ids = cut_row(ids, is_text, kept, len(tails[has_image]), row, options)
             rows.append([*ids.tolist(), *tails[has_image]])
         return rows
 
@@ -285,62 +346,6 @@ class ComaProcessor(ProcessorMixin):
                 is_there = False
             files_timestamps |= {name: float("inf" if is_there else "-inf")}  # of the last change that it has
         return super()._upload_modified_files(working_dir, repo_id, files_timestamps, **kwargs)
-
-
-def compression_tokens(num_compression_tokens: int) -> list[str]:
-    """`<|ctoken_pad_0|>` …, named as in the published CoMa checkpoints."""
-    return [f"<|ctoken_pad_{index}|>" for index in range(num_compression_tokens)]
-
-
-def tokens_before(tokenizer: Any) -> list[int]:
-    """What a tokenizer puts before every text by itself, its BOS for instance; what it puts behind is no part."""
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a")["input_ids"]
-    return whole[: next(start for start in range(len(whole) + 1) if whole[start : start + len(plain)] == plain)]
-
-
-def _as_list(images: Any) -> list:
-    """A list of images, or of lists of them; one image is a list of one, an array of four dimensions several."""
-    if images is None or isinstance(images, list | tuple):
-        return list(images or [])
-    return list(images) if isinstance(images, np.ndarray) and images.ndim == 4 else [images]
-
-
-def _images_per_row(images: list, counts: list[int]) -> list[list]:
-    nested = [of_row if isinstance(of_row, list | tuple) else [of_row] for of_row in images]
-    if not any(isinstance(of_row, list | tuple) for of_row in images) and len(images) == sum(counts):
-        nested = [images[stop - count : stop] for count, stop in zip(counts, np.cumsum(counts), strict=True)]
-    given = [len(of_row) for of_row in nested]
-    if given != counts:
-        raise ValueError(f"The texts have these numbers of image placeholders: {counts}; the rows of images: {given}.")
-    return nested
-
-
-def _with_images(
-    ids: np.ndarray, is_text: np.ndarray, image_token_id: int, images: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """A row with the tokens of its images where their placeholders stand, and what of it is text."""
-    repeats = np.ones(len(ids), dtype=np.int64)
-    repeats[ids == image_token_id] = [len(tokens) for tokens in images]
-    is_image = np.repeat(ids == image_token_id, repeats)
-    ids, is_text = np.repeat(ids, repeats), np.repeat(is_text, repeats)
-    ids[is_image] = np.concatenate(images)
-    return ids, is_text
-
-
-def _cut(ids: np.ndarray, is_text: np.ndarray, kept: int, tail: int, row: int, options: dict) -> np.ndarray:
-    """An input that leaves room for its tail within the limit: text gives way, images never."""
-    limit = options["max_length"]
-    excess = 0 if limit is None else len(ids) + tail - limit
-    if excess <= 0:
-        return ids
-    text = np.flatnonzero(is_text)
-    message = f"Row {row} is {len(ids) - len(text)} tokens of images, {len(text)} of text and {tail} of compression"
-    removable = 0 if options.get("truncation") in (False, "do_not_truncate") else len(text) - kept
-    if excess > removable:
-        raise ValueError(f"{message}, max_length is {limit}: raise it, allow truncation, or lower the pixel budget.")
-    logger.warning(f"{message}, max_length is {limit}: the last {excess} tokens of its text are cut.")
-    return np.delete(ids, text[-excess:])
 
 
 __all__ = ["ComaProcessor", "compression_tokens", "tokens_before"]

@@ -20,7 +20,7 @@ _INPUT_TEMPLATE = (
     "{% elif message.content is undefined or message.content is mapping or message.content is not iterable %}"
     "{{ raise_exception('The content of a message is a text or a list of blocks.') }}"
     "{% else %}{% for block in message.content %}"
-    "{% if block.type == 'image' %}{{ PLACEHOLDER }}"
+    "{% if block.type == 'image' %}{{ PLACEHOLDER }}VIDEOS"
     "{% elif block.type == 'text' and block.text is string %}{{ block.text }}"
     "{% else %}{{ raise_exception('A content block is an image, or a text that is there.') }}{% endif %}"
     "{% endfor %}{% endif %}{{ '' if loop.last else '\n' }}{% endfor %}"
@@ -37,26 +37,35 @@ DIALOGUE_TEMPLATE = (
 )
 
 
-def input_template(placeholder: str) -> str:
-    """The template of inputs, with what stands where an image stands."""
-    literal = json.dumps(placeholder, ensure_ascii=False)[1:-1].replace("'", "\\'")
-    return _INPUT_TEMPLATE.replace("PLACEHOLDER", f"'{literal}'")
+def input_template(placeholder: str, video_placeholder: str | None = None) -> str:
+    """The template of inputs, with what stands where an image stands, and where a video does if there can be any."""
+
+    def literal(text: str) -> str:
+        return "'" + json.dumps(text, ensure_ascii=False)[1:-1].replace("'", "\\'") + "'"
+
+    videos = "{% elif block.type == 'video' %}{{ " + literal(video_placeholder) + " }}" if video_placeholder else ""
+    return _INPUT_TEMPLATE.replace("PLACEHOLDER", literal(placeholder)).replace("VIDEOS", videos)
 
 
 @functools.lru_cache(maxsize=32)
-def _pattern(tokens: tuple[str, ...], placeholder: str | None) -> re.Pattern:
-    """Finds placeholders of images, as a whole, and other tokens."""
+def _pattern(tokens: tuple[str, ...], placeholders: tuple[str, ...]) -> re.Pattern:
+    """Finds placeholders of images and videos, as a whole, and other tokens."""
     longest_first = sorted(tokens, key=len, reverse=True)  # <|ctoken_pad_1|> is not the beginning of another token
-    return re.compile("|".join(map(re.escape, [*([placeholder] if placeholder else []), *longest_first])))
+    return re.compile("|".join(map(re.escape, [*sorted(placeholders, key=len, reverse=True), *longest_first])))
+
+
+def find_placeholders(text: str, placeholders: tuple[str, ...]) -> list[str]:
+    """The placeholders in a rendered text, in their order."""
+    return _pattern((), placeholders).findall(text)
 
 
 def check_text(
-    text: str, row: int, tokens: tuple[str, ...] = (), what: str = "its text", placeholder: str | None = None
+    text: str, row: int, tokens: tuple[str, ...] = (), what: str = "its text", placeholders: tuple[str, ...] = ()
 ) -> None:
     """
     Raises `ValueError` for a text that types one of the `tokens`, which would be read as what it stands for (another
     speaker, an image, the embedding), and for half a character, which no tokenizer takes. A rendered text may have
-    the `placeholder` of images.
+    the `placeholders` of images and videos.
     """
     try:
         text.encode()
@@ -64,15 +73,17 @@ def check_text(
         found = f"{ascii(text[error.start])} at {error.start}, half a character (a lone surrogate)"
         way_out = "take it out, or decode with errors='replace'"
         raise ValueError(f"Row {row}: {what} has {found}, which is not UTF-8: {way_out}.") from error
-    if typed := [token for token in _pattern(tokens, placeholder).findall(text) if tokens and token != placeholder]:
+    found = _pattern(tokens, placeholders).findall(text) if tokens else []
+    if typed := [token for token in found if token not in placeholders]:
         token = typed[0]
         before, _, after = text.partition(token)
         excerpt = f"{before[-20:]}{token}{after[:20]}"  # sentence-transformers sorts rows, and numbers help little
         way_out = f"take it out, or break it up, as {token[:1] + ' ' + token[1:]!r}"
-        if placeholder:
-            way_out = f"where an image stands, a text has {placeholder}, and no other special token"
+        if placeholders:
+            way_out = f"where an image stands, a text has {placeholders[0]}, and no other special token"
         message = f"types {token!r}, a special token of the tokenizer, in {excerpt!r}: {way_out}"
         raise ValueError(f"Row {row}: {what} {message}.")
 
 
-__all__ = ["DIALOGUE_TEMPLATE", "IMAGE_TOKEN", "PLACEHOLDER", "ROLES", "check_text", "input_template"]
+__all__ = ["DIALOGUE_TEMPLATE", "IMAGE_TOKEN", "PLACEHOLDER", "ROLES", "check_text", "find_placeholders"]
+__all__ += ["input_template"]

@@ -3,16 +3,13 @@
 And spares a test that process where what it shows is something else.
 """
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
-import transformers
 
 from hub_scripts.hub.clean_load import GOLDEN_FILE, decode_inputs, embed, library_versions
 from hub_scripts.hub.golden import read_golden
@@ -22,8 +19,9 @@ __all__ = ["libraries", "load_here", "run_isolated"]
 
 
 def libraries() -> list[str]:
-    """The folders that torch and the others are imported from."""
-    return sorted({str(Path(library.__file__).parents[1]) for library in (np, torch, transformers)})
+    """The folders that torch and the others are imported from: two, where an environment lies on top of another."""
+    found = [importlib.util.find_spec(name) for name in ("torchvision", "torch", "transformers", "numpy")]
+    return list(dict.fromkeys(str(Path(library.origin).parents[1]) for library in found if library is not None))
 
 
 def run_isolated(words: list[str], folder: Path) -> str:

@@ -20,6 +20,7 @@ from hub_scripts.cli import main
 from hub_scripts.common.folders import save_model
 from hub_scripts.common.loading import load_model
 from hub_scripts.create import create_model
+from hub_scripts.serve import serve_model
 from hub_scripts.tiny.backbone import create_tiny_backbone
 from tests.chat_server import ChatServer
 from tests.clean_process import load_here
@@ -115,9 +116,17 @@ def no_page(*args, **kwargs):
     yield "http://127.0.0.1:7860/"
 
 
+@contextlib.contextmanager
+def no_server(*args, **kwargs):
+    """In place of `serve_model`, as above; tests/hub_scripts/test_serve.py starts one."""
+    inspect.signature(serve_model).bind(*args, **kwargs)
+    yield "http://127.0.0.1:8002/v1"
+
+
 def test_python_snippets_of_the_page_about_python(stranger, monkeypatch):
     """It shows every function behind a command, but those that need LanceDB, which docs/lance-index.md shows."""
     monkeypatch.setattr("hub_scripts.app.open_app", no_page)
+    monkeypatch.setattr("hub_scripts.serve.serve_model", no_server)
     monkeypatch.setattr(hub_scripts.hub.golden, "load_cleanly", load_here)
     write_files("docs/python.md")
     model, processor = load_model("demo/model", "float32", "cpu")

@@ -14,6 +14,7 @@ from trainers.chat_format import dialogue_template
 from trainers.image_format import image_format, load_processors
 from trainers.memory_projection import memory_projection
 from trainers.token_rows import make_rows
+from trainers.video_format import video_format
 
 
 __all__ = ["model_from_backbone"]
@@ -96,12 +97,15 @@ def _make_processor(
         tokenizer.pad_token = tokenizer.eos_token
     stock, image_processor = load_processors(name_or_path, **hub_kwargs)
     images = image_format(stock, image_processor, backbone, tokenizer)
+    videos = video_format(stock, images, backbone)
     dialogues = dialogue_template(stock or tokenizer)  # which may alone have the chat template
+    template = input_template(images["image_placeholder"], videos.format and videos.format["placeholder"])
     tokenizer.add_tokens(compression_tokens(num_compression_tokens), special_tokens=True)
     processor = ComaProcessor(
         tokenizer=tokenizer,
-        chat_template={"default": input_template(images["image_placeholder"]), "dialogue": dialogues.template},
+        chat_template={"default": template, "dialogue": dialogues.template},
         num_compression_tokens=num_compression_tokens,
+        video_format=videos.format,
         **images,
     )
     return processor, dialogues.end_of_turn

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
@@ -68,20 +68,21 @@ CHATML = _Turns(
 PLAIN = _Turns(user=("User: ", "\n"), opening="Assistant:", lead=" ", end="", after="\n", system=("System: ", "\n"))
 
 
-def image_placeholder(processor: Speaker, image_token: str) -> str:
+def image_placeholder(processor: Speaker, image_token: str, kind: Literal["image", "video"] = "image") -> str:
     r"""
     What a backbone's chat template writes where an image stands, and around it.
 
     Args:
         processor (`ProcessorMixin` or `PreTrainedTokenizerBase`): of the backbone.
         image_token (`str`): the token that its processor replaces by an image.
+        kind (`str`, *optional*, defaults to `"image"`): `"video"` for those of videos.
 
     Returns:
         `str`: `<|vision_start|><|image_pad|><|vision_end|>` for instance. It has the image token once. The bare image
         token for a template that puts images elsewhere than they stand, that takes none, or that is not there.
     """
     before, after = SPOKEN[:2]
-    blocks = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after}]
+    blocks = [{"type": "text", "text": before}, {"type": kind}, {"type": "text", "text": after}]
     pieces = _between(_render(_speaker(processor), [{"role": "user", "content": blocks}]), [before, after])
     return pieces[1] if pieces and pieces[1].count(image_token) == 1 else image_token
 

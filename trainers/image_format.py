@@ -22,7 +22,7 @@ from modeling_coma.images_coma import (
 from trainers.chat_format import image_placeholder
 
 
-__all__ = ["image_format", "load_processors"]
+__all__ = ["CANNOT_MAKE", "growing_axis", "image_format", "load_processors", "processor_settings"]
 
 # What `AutoProcessor` raises where a library is missing, or where a backbone has no processor of its own.
 CANNOT_MAKE = (AttributeError, ImportError, OSError, RuntimeError, TypeError, ValueError)
@@ -82,7 +82,7 @@ def image_format(
     counts_patches = hasattr(image_processor, "merge_size")
     if stock is None or (counts_patches and _repeats_one_token(stock, image_token, backbone.config.image_token_id)):
         return common
-    settings = _settings(stock)
+    settings = processor_settings(stock)
     made_again = make_stock_processor(settings, image_processor, tokenizer)
     takes = argument_names(type(backbone.model).get_image_features)
     return {**common, "stock_processor": settings, "image_inputs": _axes(made_again, image_token, takes)}
@@ -108,7 +108,7 @@ def _picture(width: int = 160, height: int = 96) -> Image.Image:
 def _axes(stock: ProcessorMixin, image_token: str, takes: Collection[str]) -> dict[str, int]:
     """Along which axis the tensors of several images are joined, of those that the vision tower takes."""
     one, two = (images_by_stock(stock, image_token, [_picture()] * number) for number in (1, 2))
-    axes = {name: _growing_axis(name, one[name], two[name]) for name in sorted(one.keys() & takes)}
+    axes = {name: growing_axis(name, one[name], two[name]) for name in sorted(one.keys() & takes)}
     for size in ((400, 40), (60, 90)):  # of other tiles; of other patches
         pictures = [_picture(), _picture(*size)]
         try:
@@ -124,11 +124,11 @@ def _axes(stock: ProcessorMixin, image_token: str, takes: Collection[str]) -> di
     return axes
 
 
-def _growing_axis(name: str, one: np.ndarray, two: np.ndarray) -> int:
-    """Along which the tensor of two images is longer than that of one of them."""
+def growing_axis(name: str, one: np.ndarray, two: np.ndarray) -> int:
+    """Along which the tensor of two images, or videos, is longer than that of one of them."""
     longer = [axis for axis in range(one.ndim) if two.shape[axis] == 2 * one.shape[axis] != 0]
     if len(longer) != 1 or one.ndim != two.ndim:
-        raise ValueError(f"{name} of one image has the shape {one.shape}, of two {two.shape}: they cannot be joined.")
+        raise ValueError(f"{name} of one has the shape {one.shape}, of two {two.shape}: they cannot be joined.")
     return longer[0]
 
 
@@ -140,7 +140,7 @@ def _repeats_one_token(stock: ProcessorMixin, image_token: str, image_token_id: 
     return ours.keys() <= theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
-def _settings(stock: ProcessorMixin) -> dict[str, Any]:
+def processor_settings(stock: ProcessorMixin) -> dict[str, Any]:
     """By which the same processor can be made: its class, and the arguments that it was made with."""
     arguments = inspect.signature(type(stock)).parameters.keys() - set(OURS)
     settings = stock.to_dict()

@@ -1,4 +1,4 @@
-"""What is compared with what: every arm of both studies, each different from another in one thing."""
+"""What is compared with what: every arm of every study, each different from another in one thing."""
 
 from dataclasses import asdict, dataclass, replace
 
@@ -20,6 +20,8 @@ class Arm:
         batch_size, temperature (`int`, `float`): of stage 2.
         mask_duplicates (`bool`): whether documents that equal the positive are no negatives.
         hard_negatives (`int`): names of the same subgroup, given with every pair.
+        budgets (`str`): of late interaction, as "1x1 2x2".
+        last_first (`bool`): a budget has the last states, whose tokens see the others, instead of the first.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Arm:
     temperature: float = 0.07
     mask_duplicates: bool = True
     hard_negatives: int = 0
+    budgets: str = ""
+    last_first: bool = False
 
     @property
     def key(self) -> str:
@@ -89,4 +93,15 @@ CONTRASTIVE = {
     ],
 }
 
-STUDIES = {"claim": CLAIM, "contrastive": CONTRASTIVE}
+BUDGETS = ("1x1", "2x2", "4x4", "8x8")
+NESTED = replace(PLAIN, name="K = 8, nested, the first states", budgets=" ".join(BUDGETS))
+LATE = {
+    "Late interaction": [
+        replace(PLAIN, name="K = 8, one vector"),
+        NESTED,
+        replace(PLAIN, name="K = 1, one vector", tokens=1),
+        replace(NESTED, name="K = 8, nested, the last states", last_first=True),
+    ]
+}
+
+STUDIES = {"claim": CLAIM, "contrastive": CONTRASTIVE, "late": LATE}

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.emoji_study.arms import CLAIM, STUDIES, Arm
+from benchmarks.emoji_study.arms import BUDGETS, CLAIM, STUDIES, Arm
 
 
 COLUMNS = ("name P@1", "name R@10", "image P@1", "new P@1", "uniformity", "alignment")
@@ -22,7 +22,8 @@ def write_report(study: str, folder: Path) -> None:
     for path in sorted((folder / "runs").glob("*.json")):
         results.setdefault(path.stem.rpartition(" ")[0], []).append(json.loads(path.read_text()))
     tables = {title: [arm for arm in arms if arm.key in results] for title, arms in STUDIES[study].items()}
-    text = "\n".join(table(title, arms, results) for title, arms in tables.items() if arms)
+    make = table_of_budgets if study == "late" else table
+    text = "\n".join(make(title, arms, results) for title, arms in tables.items() if arms)
     (folder / f"{study}.md").write_text(text, encoding="utf-8")
     print(text)
     if study == "claim":
@@ -39,6 +40,23 @@ def table(title: str, arms: list[Arm], results: Results) -> str:
         seconds = statistics.mean(sum(run["seconds"].values()) for run in runs)
         lines.append(f"| {arm.name} | {' | '.join(cells)} | {seconds:.0f} | {len(runs)} |")
     return "\n".join(lines) + "\n"
+
+
+def table_of_budgets(title: str, arms: list[Arm], results: Results) -> str:
+    """P@1 of one vector and of each budget, a table for each task."""
+    tables = []
+    for task in ("name", "image", "new"):
+        lines = [f"| {title}, {task} P@1 | one vector | {' | '.join(BUDGETS)} | CPU s | seeds |"]
+        lines.append("|---" * (len(BUDGETS) + 4) + "|")
+        for arm in arms:
+            runs = results[arm.key]
+            cells = [spread([run[f"{task} P@1"] for run in runs], 1)]
+            for budget in BUDGETS:
+                cells.append(spread([run["budgets"][budget][task] for run in runs], 1) if arm.budgets else "–")
+            seconds = statistics.mean(sum(run["seconds"].values()) for run in runs)
+            lines.append(f"| {arm.name} | {' | '.join(cells)} | {seconds:.0f} | {len(runs)} |")
+        tables.append("\n".join(lines) + "\n")
+    return "\n".join(tables)
 
 
 def spread(values: list[float], digits: int) -> str:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from benchmarks.emoji_study.arms import Arm
+from benchmarks.emoji_study.budgets import LastFirst, examine_budgets
 from benchmarks.emoji_study.geometry import token_similarity
 from benchmarks.emoji_study.setting import Emoji, Steps, common_settings, embed, examine
 from modeling_coma import ComaForEmbedding, ComaProcessor
@@ -69,6 +70,7 @@ def run(arm: Arm, seed: int, steps: Steps, emoji: Emoji, folder: Path) -> dict[s
     save_file(embeddings, folder / "embeddings" / f"{arm.key} {seed}.safetensors")
     return {
         **examine(embeddings, emoji),
+        "budgets": examine_budgets(model, processor, emoji, arm) if arm.budgets else {},
         "token similarity": similarity(model, processor, emoji),
         "before": before,
         "curve": curve.points,
@@ -170,8 +172,9 @@ def match(arm: Arm, seed: int, steps: Steps, emoji: Emoji, model: ComaForEmbeddi
             temperature=arm.temperature,
             bidirectional=True,
             joint_weight=float(arm.joint),
+            late_interaction_budgets=arm.budgets.split() or None,
         )
-        ExperimentalContrastiveTrainer(
+        (LastFirst if arm.last_first else ExperimentalContrastiveTrainer)(
             model,
             config,
             processing_class=processor,

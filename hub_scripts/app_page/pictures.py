@@ -9,6 +9,7 @@ from PIL import Image
 
 from hub_scripts.common.terminal import one_line
 from modeling_coma.inputs_coma import to_rgb
+from modeling_coma.pages_coma import page_of
 from trainers.data.images import as_stored, root_of
 
 
@@ -41,7 +42,7 @@ class Pictures:
 
     def find(self, path: str) -> str:
         """
-        The file of a path of the index.
+        The file of a path of the index, or the page in it.
 
         Raises:
             ValueError: says, in words for the page, that the path leads elsewhere or nowhere.
@@ -53,14 +54,15 @@ class Pictures:
         if stored is None or stored["path"] is None:
             raise ValueError(_outside(path))
         try:
-            file = os.path.realpath(stored["path"])
+            file, *page = page_of(stored["path"]) or (stored["path"],)
+            file = os.path.realpath(file)
         except OSError:  # links that lead in a circle
             file = ""
         if not file.startswith(os.path.join(self._real_root, "")):
             raise ValueError(_outside(path))
         if not os.path.isfile(file):
             raise ValueError(f"{path} is no file below the image root")
-        return file
+        return f"{file}#{page[0]}" if page else file
 
     def open(self, path: str) -> Image.Image:
         """

@@ -27,7 +27,14 @@ __all__ = [
     "add_column_options",
     "add_encode_options",
 ]
-__all__ += ["add_model_options", "add_table_options", "command_parser", "did_you_mean", "instructions_by_source"]
+__all__ += [
+    "add_batch_tokens",
+    "add_model_options",
+    "add_table_options",
+    "command_parser",
+    "did_you_mean",
+    "instructions_by_source",
+]
 __all__ += ["number_within", "positive", "take_text_format", "whole"]
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -36,7 +43,7 @@ DTYPES = get_args(Dtype)
 Precision = Literal["float32", "float16", "int8", "ubinary"]
 PRECISIONS = get_args(Precision)
 # Columns of a table of pairs, as `trainers.data.pairs.PairColumns` has them.
-PAIR_COLUMNS = [f"{side}_{kind}" for side in ("query", "positive", "negative") for kind in ("text", "image")]
+PAIR_COLUMNS = [f"{side}_{kind}" for side in ("query", "positive", "negative") for kind in ("text", "image", "video")]
 PAIR_COLUMNS += ["source", "group"]
 
 
@@ -124,10 +131,16 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv-separator", metavar="SIGN", help="between its fields (default: found by looking)")
 
 
+def add_batch_tokens(parser: argparse.ArgumentParser) -> None:
+    """The option for the size of batches; it is `None` if that is to be found."""
+    fastest = "tokens of a batch, or auto: the fastest of a few sizes, tried on the first rows (default: auto)"
+    parser.add_argument("--batch-tokens", type=_positive_or_auto, metavar="N", help=fastest)
+
+
 def add_encode_options(parser: argparse.ArgumentParser, part_rows: int) -> None:
     """Options for a command that embeds many rows, in parts."""
     add = parser.add_argument
-    add("--batch-tokens", type=positive, default=16384, metavar="N", help="tokens of a batch (default: %(default)s)")
+    add_batch_tokens(parser)
     add("--part-rows", type=positive, default=part_rows, metavar="N", help="rows of a part (default: %(default)s)")
     workers = min(8, (os.cpu_count() or 1) // 2)
     decode = "processes that decode (default here: %(default)s)"
@@ -149,6 +162,10 @@ def _whole_from(least: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _positive_or_auto(text: str) -> int | None:
+    return None if text == "auto" else positive(text)
 
 
 positive = _whole_from(1)

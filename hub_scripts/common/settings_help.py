@@ -56,6 +56,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "false_negative_margin": "",
         "hardness": "",
         "matryoshka_dims": "",
+        "late_interaction_budgets late_interaction_weights": "nested states too, as 1x1 2x4; weights",
         "same_source_negatives": "",
         "own_negatives_only": "",
         "joint_weight temperature_learning_rate temperature_per_source": "experiments [all off]",

@@ -19,7 +19,8 @@ def corpus_rows(corpus: Corpus) -> ShardRows:
 
 def _read_part(corpus: Corpus, start: int, stop: int) -> Part:
     rows = corpus.read(start, stop)
-    columns = {"row": list(range(start, stop)), "id": _column(rows, "id"), "text": _column(rows, "text")}
+    texts = [row["page_text"] if row["text"] is None else row["text"] for row in rows]
+    columns = {"row": list(range(start, stop)), "id": _column(rows, "id"), "text": texts}
     items = [_item(number, row) for number, row in enumerate(rows, start)]
     return Part(items, {**columns, "image": _column(rows, "path")})
 
@@ -36,4 +37,5 @@ def _item(number: int, row: dict[str, Any]) -> dict[str, Any] | ValueError:
             (row[column] or "").encode("utf-8")
         except UnicodeEncodeError:  # a half of a surrogate pair, or bytes of another encoding
             return ValueError(f"Row {number}: {name} is not UTF-8 and cannot be stored: {row[column]!r}.")
-    return {"image": row["image"], "text": row["text"]}
+    video = {} if row["video"] is None else {"video": row["video"]}
+    return {"image": row["image"], **video, "text": row["text"]}

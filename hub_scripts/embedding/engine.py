@@ -1,16 +1,13 @@
 """What makes the parts of `coma embed`: one model on this machine. `ray_engine.py` has the same for many machines."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from hub_scripts.embedding.corpus_parts import corpus_rows
 from hub_scripts.embedding.model_record import model_record
 from trainers.data.corpus import Corpus
+from trainers.encoding.encoder import Encoder
 from trainers.encoding.shards import embed_in_shards
-
-
-if TYPE_CHECKING:
-    from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
 __all__ = ["LocalEngine", "ModelSettings"]
@@ -24,18 +21,20 @@ class ModelSettings(NamedTuple):
         name (`str`): a folder, or a name on the Hub.
         dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.
         max_image_pixels (`int`, *optional*): images with more are refused; by default as the model has it.
+        encoding (`dict`, *optional*): settings of [`~trainers.encoding.encoder.Encoder`].
     """
 
     name: str
     dtype: str = "auto"
     device: str = "auto"
     max_image_pixels: int | None = None
+    encoding: dict[str, Any] = {}
 
-    def load(self) -> "tuple[ComaForEmbedding, ComaProcessor]":
-        """The model, ready to embed, and its processor; raises as [`~hub_scripts.common.loading.load_model`]."""
+    def load(self) -> Encoder:
+        """The model, ready to embed; raises as [`~hub_scripts.common.loading.load_model`]."""
         from hub_scripts.common.loading import load_model
 
-        return load_model(*self)
+        return Encoder(*load_model(*self[:4]), **self.encoding)
 
 
 class LocalEngine:
@@ -48,9 +47,9 @@ class LocalEngine:
     """
 
     def __init__(self, settings: ModelSettings, corpus: Corpus) -> None:
-        self.corpus, self.coma = corpus, settings.load()
-        self.record = model_record(settings.name, self.coma)
+        self.corpus, self.encoder = corpus, settings.load()
+        self.record = model_record(settings.name, self.encoder.coma)
 
     def embed(self, folder: Path, **options: Any) -> tuple[list[Path], int]:
         """Makes the parts in a folder; options, what is returned and raised as in [`embed_in_shards`]."""
-        return embed_in_shards(*self.coma, corpus_rows(self.corpus), folder, **options)
+        return embed_in_shards(self.encoder, corpus_rows(self.corpus), folder, **options)

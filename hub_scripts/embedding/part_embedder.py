@@ -47,8 +47,8 @@ class PartEmbedder:
                 raise ValueError(f"{file} is not on {socket.gethostname()}: all machines must see it there.")
             if size is not None and file.stat().st_size != size:
                 raise ValueError(f"{file} is another file on {socket.gethostname()}, or has just been changed.")
-        self.coma = self.settings.load()
-        return model_record(self.settings.name, self.coma)
+        self.encoder = self.settings.load()
+        return model_record(self.settings.name, self.encoder.coma)
 
     def embed(self, start: int, stop: int, kept: str | None, made_by: str, **options: Any) -> bytes | None:
         """
@@ -72,5 +72,5 @@ class PartEmbedder:
         rows = ShardRows(stop - start, lambda *_: part, lambda row: self.rows.names(start + row), self.rows.way_out)
         with tempfile.TemporaryDirectory() as folder:
             options |= {"made_by": made_by, "shard_rows": stop - start}
-            (file,), _ = embed_in_shards(*self.coma, rows, Path(folder), **options)
+            (file,), _ = embed_in_shards(self.encoder, rows, Path(folder), **options)
             return file.read_bytes()

@@ -8,16 +8,22 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 
-__all__ = ["RayOptions", "Room", "ray_cluster", "room_for"]
+if TYPE_CHECKING:
+    from hub_scripts.embedding.engine import ModelSettings
+
+
+__all__ = ["RayOptions", "Room", "place_models", "ray_cluster", "room_for"]
 
 # Of a cluster that is started here. Ray reads the second when it is imported: without it, its servers listen on all
 # interfaces of the machine, and run what anybody sends them.
 ALONE = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 CONNECT_SECONDS = 10
+FEWER = "ask for fewer by --num-actors, or for less by --gpus-per-actor"
 
 
 class RayOptions(NamedTuple):
@@ -67,7 +73,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise ImportError("The engine ray needs Ray: pip install 'coma-embedding[scale]'") from error
+        raise ImportError("Ray is not installed: pip install 'coma-embedding[scale]'") from error
     with contextlib.redirect_stdout(_Nowhere()):  # whatever it is told, Ray prints on it which process has died
         if ray.is_initialized():
             if address is not None:
@@ -102,13 +108,37 @@ def _knock(address: str) -> None:
         socket.create_connection((place.hostname, place.port), CONNECT_SECONDS).close()
 
 
-def room_for(options: RayOptions, on_cpu: bool) -> Room:
+def place_models(settings: "ModelSettings", options: RayOptions, way_out: str = FEWER) -> "tuple[Room, ModelSettings]":
+    """
+    Finds room for actors with a model each.
+
+    Args:
+        settings ([`~hub_scripts.embedding.engine.ModelSettings`]): the model, as it was asked for.
+        options ([`RayOptions`]): how many, and with what.
+        way_out (`str`, *optional*): what can be done if there is no room.
+
+    Returns:
+        `tuple[Room, ModelSettings]`: the room, and the model as an actor loads it.
+
+    Raises:
+        ValueError: if there is none, or the device is one of this machine.
+    """
+    if settings.device not in ("auto", "cpu"):
+        raise ValueError(f"device={settings.device!r} cannot act on many machines: leave it out, or give cpu.")
+    room = room_for(options, settings.device == "cpu", way_out)
+    folder = Path(settings.name).absolute()  # actors have working directories of their own
+    name = str(folder) if folder.exists() else settings.name
+    return room, settings._replace(name=name, device="auto" if room.num_gpus else "cpu")
+
+
+def room_for(options: RayOptions, on_cpu: bool, way_out: str = FEWER) -> Room:
     """
     How many actors are made, and what each of them gets, so that all of them find room at the same time.
 
     Args:
         options ([`RayOptions`]): what is asked for.
         on_cpu (`bool`): whether GPUs are left alone.
+        way_out (`str`, *optional*): what can be done if there is no room.
 
     Raises:
         ValueError: if there is no room for what is asked for.
@@ -130,8 +160,5 @@ def room_for(options: RayOptions, on_cpu: bool) -> Room:
         cpus = max(1, int(min((machine["CPU"] for machine in machines), default=0)) // on_each)
     if wanted > most:
         each = f"{gpus:g} GPUs" if gpus else "1 CPU"
-        raise ValueError(
-            f"The cluster has room for {most} actors of {each} each, and not for {wanted}: ask for fewer by "
-            "--num-actors, or for less by --gpus-per-actor."
-        )
+        raise ValueError(f"The cluster has room for {most} actors of {each} each, and not for {wanted}: {way_out}.")
     return Room(wanted, cpus, gpus)

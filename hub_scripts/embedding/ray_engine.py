@@ -21,7 +21,7 @@ from transformers.utils import logging
 from hub_scripts.embedding.engine import ModelSettings
 from hub_scripts.embedding.model_record import model_differences
 from hub_scripts.embedding.part_embedder import PartEmbedder
-from hub_scripts.embedding.ray_cluster import RayOptions, room_for
+from hub_scripts.embedding.ray_cluster import RayOptions, place_models
 from hub_scripts.embedding.remote_inputs import Inputs
 from trainers.data.corpus import Corpus
 from trainers.data.webdataset_records import find_shards
@@ -63,13 +63,7 @@ class RayEngine:
     """
 
     def __init__(self, settings: ModelSettings, corpus: Corpus, source: Inputs, options: RayOptions) -> None:
-        if settings.device not in ("auto", "cpu"):
-            raise ValueError(f"device={settings.device!r} cannot act on many machines: leave it out, or give cpu.")
-        room = room_for(options, on_cpu=settings.device == "cpu")
-        folder = Path(settings.name).absolute()  # actors have working directories of their own
-        loaded = settings._replace(
-            name=str(folder) if folder.exists() else settings.name, device="auto" if room.num_gpus else "cpu"
-        )
+        room, loaded = place_models(settings, options)
         needs = {"num_cpus": room.num_cpus, "num_gpus": room.num_gpus, "max_restarts": 0, "max_task_retries": 0}
         files = [Path(file) for file in find_shards(source.path) or [source.path]]
         sizes = {file: file.stat().st_size if file.is_file() else None for file in files}

@@ -174,7 +174,7 @@ class _Cards:
         return f'<p class="note">{html}</p>' if message["role"] == "system" else html
 
     def _image(self, image: Any) -> str:
-        thumbnail = to_rgb(image, max_pixels=self.max_pixels)
+        thumbnail = to_rgb(image, max_pixels=self.max_pixels).copy()  # which may be the image itself
         thumbnail.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
         thumbnail.save(buffer, "JPEG", quality=85)

@@ -1,11 +1,11 @@
-"""To how many numbers the embeddings of a model may be cut: what `matryoshka_dims` were when it was trained."""
+"""To how many numbers embeddings may be cut and which budgets of states compared: what a model was trained for."""
 
 from typing import Any
 
 from hub_scripts.hub.training_record import TRAINING_FILE, read_training_record
 
 
-__all__ = ["checked_dims"]
+__all__ = ["checked_dims", "trained_budgets"]
 
 
 def checked_dims(name: str, dims: int | None, dim: int, any_dims: bool = False) -> int:
@@ -46,8 +46,26 @@ def checked_dims(name: str, dims: int | None, dim: int, any_dims: bool = False) 
     raise ValueError(f"{why}. Add --any-dims (any_dims=True) to cut its embeddings all the same.")
 
 
+def trained_budgets(name: str) -> list[list[int]]:
+    """
+    The budgets of late interaction that a model was trained for, in its last contrastive training.
+
+    Args:
+        name (`str`): of the model: a folder, or a repository on the Hub.
+
+    Returns:
+        `list[list[int]]`: states of a query and of a document, smaller budgets first; none, if it was trained for none
+        or there is no record.
+    """
+    return _last_setting(read_training_record(name) or [], "late_interaction_budgets")
+
+
 def _trained_dims(stages: list[dict[str, Any]]) -> list[int]:
-    """Those of the last contrastive training; an earlier one's are forgotten by then."""
+    return [dims for dims in _last_setting(stages, "matryoshka_dims") if isinstance(dims, int)]
+
+
+def _last_setting(stages: list[dict[str, Any]], name: str) -> list[Any]:
+    """A list in the settings of the last contrastive training; an earlier one's are forgotten by then."""
     settings = [stage.get("settings") for stage in stages if stage["stage"] == "contrastive"]
-    trained = settings[-1].get("matryoshka_dims") if settings and isinstance(settings[-1], dict) else None
-    return [dims for dims in trained if isinstance(dims, int)] if isinstance(trained, list) else []
+    found = settings[-1].get(name) if settings and isinstance(settings[-1], dict) else None
+    return found if isinstance(found, list) else []

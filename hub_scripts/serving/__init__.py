@@ -1,1 +1,1 @@
-"""Embeddings that a server gives: asked for over HTTP, compared with golden vectors, explained where they differ."""
+"""Embeddings over HTTP: what `coma serve` answers, and whether any server gives the right ones, and why not."""

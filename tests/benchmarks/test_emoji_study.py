@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.emoji_study.arms import COMA, JOINT, PLAIN, STUDIES, Arm
-from benchmarks.emoji_study.report import spread, table
+from benchmarks.emoji_study.arms import BUDGETS, COMA, JOINT, PLAIN, STUDIES, Arm
+from benchmarks.emoji_study.report import spread, table, table_of_budgets
 from benchmarks.emoji_study.runs import dialogues, pairs, without_keys
 from benchmarks.emoji_study.setting import Emoji
 
@@ -94,6 +94,16 @@ def test_a_table_shows_mean_and_standard_deviation():
     row = table("Title", [arm], {arm.key: runs}).splitlines()[-1]
     assert row == "| some | 2.0 ± 1.0 | 2.0 ± 1.0 | 2.0 ± 1.0 | 2.0 ± 1.0 | 2.00 ± 1.00 | 2.00 ± 1.00 | 10 | 3 |"
     assert spread([4.25], 1) == "4.2"
+
+
+def test_a_table_of_budgets_has_one_vector_beside_them():
+    budgets = {budget: dict.fromkeys(("name", "image", "new"), value) for value, budget in enumerate(BUDGETS)}
+    run = {"name P@1": 7.0, "image P@1": 8.0, "new P@1": 9.0, "seconds": {"contrastive": 9}}
+    plain, nested = Arm("plain"), Arm("nested", budgets=" ".join(BUDGETS))
+    results = {plain.key: [{**run, "budgets": {}}], nested.key: [{**run, "budgets": budgets}]}
+    text = table_of_budgets("Late", [plain, nested], results)
+    assert "| plain | 7.0 | – | – | – | – | 9 | 1 |" in text
+    assert "| nested | 9.0 | 0.0 | 1.0 | 2.0 | 3.0 | 9 | 1 |" in text
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def given(items):
 def plain(trainer, batch, mini_batches):
     """Embeddings by plain autograd, of pixels, and the loss of them."""
     packed, pad = batch["inputs"], trainer.processing_class.tokenizer.pad_token_id
-    parts = [trainer.model(**packed.batch(rows, pad)).embeddings for rows in mini_batches]
+    parts = [trainer.model(**packed.batch(rows, pad)).embeddings[:, None] for rows in mini_batches]
     embeddings = torch.cat(parts)[torch.cat(mini_batches).argsort()]
     loss = trainer._loss_of_batch(embeddings[batch["queries"]], embeddings[batch["documents"]], PairIds.of(batch)).loss
     return embeddings, loss

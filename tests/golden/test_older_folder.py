@@ -55,6 +55,7 @@ def test_the_installed_classes_read_it(folder: Path, tmp_path: Path) -> None:
     assert_as_recorded(examine(model.eval(), processor))
 
 
+@pytest.mark.slow
 def test_its_own_code_still_runs_and_saved_anew_it_has_that_of_today(folder: Path, tmp_path: Path) -> None:
     """Saved in its own place: of the files that lie there, those of today are what counts. One process runs both."""
     anew = shutil.copytree(folder, tmp_path / "anew")

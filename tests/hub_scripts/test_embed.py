@@ -22,6 +22,7 @@ from hub_scripts.common.folders import save_model
 from hub_scripts.embed import embed_table
 from hub_scripts.embedding.ray_cluster import RayOptions
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from tests.pdf_files import write_pdf
 
 
 TEXTS = [f"{'a little ' * (place % 7)}apple number {place}" for place in range(40)]
@@ -85,6 +86,28 @@ def test_table_of_texts_and_pictures(coma_folder: Path, coma_command: Callable, 
     }
     items = [{"image": str(photos / "0.png"), "text": "an apple"}, "only text", {"image": str(photos / "more/1.png")}]
     assert np.abs(embeddings_in(tmp_path / "out.parquet") - expected(coma_folder, items)).max() < 1e-5
+
+
+def test_pages_of_a_pdf(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
+    pdf, out = write_pdf(tmp_path / "report.pdf", ["an apple", "a pear", ""]), tmp_path / "out.parquet"
+    words = ["embed", coma_folder, pdf, out]
+    assert coma_command(*words)[0] == 0
+    table = pq.read_table(out).drop_columns("embedding").to_pydict()
+    names = ["report.pdf#1", "report.pdf#2", "report.pdf#3"]
+    assert table == {"row": [0, 1, 2], "id": names, "text": ["an apple", "a pear", None], "image": names}
+    images = [{"image": f"{tmp_path / name}"} for name in names]
+    assert np.abs(embeddings_in(out) - expected(coma_folder, images)).max() < 1e-5
+    assert np.abs(embeddings_in(out)[0] - embeddings_in(out)[1]).max() > 1e-4  # pages, and not words
+
+
+def test_a_changed_pdf_is_embedded_again(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"image": "a.pdf#1"}\n{"image": "a.pdf#7"}\n')
+    write_pdf(tmp_path / "a.pdf", ["an apple"])
+    words = ["embed", coma_folder, tmp_path / "t.jsonl", tmp_path / "out.parquet", "--part-rows", 1]
+    code, _, error = coma_command(*words)
+    assert code == 1 and "Row 1: cannot decode" in error and "there is no page 7: it has 1" in error
+    write_pdf(tmp_path / "a.pdf", ["a pear"] * 7)
+    assert "\n2 embedded now" in coma_command(*words)[1]
 
 
 def test_from_python(coma_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -341,7 +364,10 @@ def test_parts_with_bad_rows_are_for_skipping_only(coma_folder: Path, coma_comma
         assert code == 1 and "Row 1 is empty" in error
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "number",
+    [float("nan"), *(pytest.param(number, marks=pytest.mark.slow) for number in (float("inf"), -float("inf")))],
+)
 def test_an_embedding_that_is_not_finite_is_an_error_of_its_row(
     make_coma: Callable, coma_command: Callable, tmp_path: Path, number: float
 ) -> None:

@@ -39,10 +39,18 @@ def vectors_in(path: Path) -> np.ndarray:
     return np.concatenate([piece.embeddings for piece in read_vectors(path)])
 
 
-@pytest.fixture
-def whole(trained: Path, texts: Path, tmp_path: Path) -> np.ndarray:
-    embed_table(trained, texts, tmp_path / "whole.parquet")
-    return vectors_in(tmp_path / "whole.parquet")
+@pytest.fixture(scope="module")
+def whole_index(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of the texts with all of their numbers. Nobody writes to it."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "t.txt").write_text("\n".join(TEXTS))
+    embed_table(trained, folder / "t.txt", folder / "whole.parquet")
+    return folder / "whole.parquet"
+
+
+@pytest.fixture(scope="module")
+def whole(whole_index: Path) -> np.ndarray:
+    return vectors_in(whole_index)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8", "ubinary"])
@@ -69,18 +77,18 @@ def test_first_numbers_in_few_bits(
 
 
 def test_a_folder_is_made_and_searched_like_a_file(
-    trained: Path, texts: Path, coma_command: Callable, tmp_path: Path, whole: np.ndarray, monkeypatch
+    trained: Path, texts: Path, coma_command: Callable, tmp_path: Path, whole_index: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr("hub_scripts.embedding.index.SHARDS_OF_A_FILE", 4)
     code, text, error = coma_command("embed", trained, texts, f"{tmp_path}/out/", "--part-rows", 5)
     assert code == 0 and "40 rows of 64 numbers" in text, error
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["part-00000.parquet", "part-00001.parquet"]
     assert pq.read_table(tmp_path / "out" / "part-00001.parquet")["text"].to_pylist() == TEXTS[20:]
-    assert np.abs(vectors_in(tmp_path / "out") - whole).max() < 1e-5
-    found = [search_index(tmp_path / name, TEXTS[30], model=trained, k=5) for name in ("out", "whole.parquet")]
+    assert np.abs(vectors_in(tmp_path / "out") - vectors_in(whole_index)).max() < 1e-5
+    found = [search_index(index, TEXTS[30], model=trained, k=5) for index in (tmp_path / "out", whole_index)]
     assert [hit.row for hit in found[0]] == [hit.row for hit in found[1]]
     assert [hit.score for hit in found[0]] == pytest.approx([hit.score for hit in found[1]], abs=1e-5)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "t.txt", "whole.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "t.txt"]
     code, _, error = coma_command("embed", trained, texts, tmp_path / "out")
     assert code == 1 and "nothing is overwritten" in error
 

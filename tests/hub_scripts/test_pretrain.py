@@ -86,22 +86,19 @@ def test_a_whole_model_from_a_coma_folder(coma_folder: Path, coma_command: Calla
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("start", [["--no-python"], ["-m"]], ids=["coma", "module"])
-def test_on_two_processes(start: list[str], coma_folder: Path, dialogues: Path, tmp_path: Path) -> None:
-    """As `coma` it may even be started where a folder of the name of a package lies."""
-    program = ["hub_scripts.cli"]
-    if start == ["--no-python"]:
-        program = [tmp_path / "bin" / "coma"]
-        program[0].parent.mkdir()
-        program[0].write_text(f"#!{sys.executable}\nfrom hub_scripts.cli import main\nraise SystemExit(main())\n")
-        program[0].chmod(0o755)
-        (tmp_path / "trainers").mkdir()
-        (tmp_path / "trainers" / "__init__.py").touch()
+def test_on_two_processes(coma_folder: Path, dialogues: Path, tmp_path: Path) -> None:
+    """As `coma` it may even be started where a folder of the name of a package lies. As a module, `evaluate` is."""
+    program = tmp_path / "bin" / "coma"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\nfrom hub_scripts.cli import main\nraise SystemExit(main())\n")
+    program.chmod(0o755)
+    (tmp_path / "trainers").mkdir()
+    (tmp_path / "trainers" / "__init__.py").touch()
     config = write(tmp_path, model=str(coma_folder), data=str(dialogues), lora_r=2, save_strategy="no")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *start, *program]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(
-        [*launch, "pretrain", "--config", config, "--output_dir", "out"],
+        [*launch, program, "pretrain", "--config", config, "--output_dir", "out"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

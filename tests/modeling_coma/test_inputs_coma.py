@@ -91,7 +91,8 @@ def test_a_type_that_means_nothing_names_the_row_and_the_way_out(item):
         {"type": "text"},
         {"type": "image"},
         {"type": "image", "image": None},
-        {"type": "video", "video": "x.mp4"},
+        {"type": "video"},
+        {"type": "video", "image": "x.png"},
         {"type": "image", "image": "x.png", "text": "a"},
         {"type": "image", "image": "x.png", "path": "y.png"},
         {"type": "image", "image": "x.png", "min_pixels": 5},
@@ -102,7 +103,7 @@ def test_a_type_that_means_nothing_names_the_row_and_the_way_out(item):
     ],
 )
 def test_a_block_without_content_names_the_row(block):
-    with pytest.raises(ValueError, match="Row 3: a content block is a text or an image that is there"):
+    with pytest.raises(ValueError, match="Row 3: a content block is a text, an image or a video that is there"):
         to_messages([{"role": "user", "content": [block]}], 3)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,14 +36,20 @@ def test_one_process_gathers_nothing() -> None:
 
 
 def spawn(work: Callable, processes: int, folder: Path, *args: Any) -> list[Any]:
-    """What `work(rank, processes, *args)` returns in each of some processes that talk by gloo."""
-    context = multiprocessing.get_context("spawn")
-    port = str(29500 + hash(str(folder)) % 2000)
+    """
+    What `work(rank, processes, *args)` returns in each of some processes that talk by gloo. They are forked from one
+    that has imported what they need, once for all tests, and done nothing else.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
     workers = [
         context.Process(target=start, args=(work, rank, processes, folder, port, *args), daemon=True)
         for rank in range(processes)
     ]
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 300
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -144,6 +151,7 @@ SETTINGS = {
     # Two pairs a batch: of the first step one process has only its second batch, the second step has no rows at all.
     "skipping": {"batch": 2, "bad": (1, 4, 5, 6, 7), "on_bad_row": "skip", "gradient_accumulation_steps": 2}
     | {"max_steps": 3, "eval_strategy": "steps", "eval_steps": 3, "bidirectional": True, "mini_batch_tokens": 60},
+    "budgets": {"mini_batch_tokens": 60, "bidirectional": True, "late_interaction_budgets": ["1x1", "2x3"]},
     "restricted": {"same_source_negatives": True, "false_negative_margin": 0.1, "own_negatives_only": ["b"]},
 }
 # Nine rows in batches of four on two processes, with accumulation, an evaluation and a bad row.
@@ -260,6 +268,9 @@ def test_two_processes_are_one(folder: str, on_two: list[dict[str, dict]], name:
         for metric in ("eval_loss", "eval_negatives", "eval_num_documents", "eval_rows_skipped"):
             assert [log[metric] for log in logs] == [pytest.approx(logs[2][metric], rel=1e-5)] * 3
         assert logs[2]["eval_rows_skipped"] == 5 and logs[2]["eval_num_documents"] < 6  # 2 rows, some with negatives
+    if name == "budgets":
+        for metric in ("loss/2x3", "in_batch_accuracy/2x3"):
+            assert found[0]["logs"][0][metric] == pytest.approx(expected["logs"][0][metric], rel=1e-5), metric
     if name == "joint":
         assert found[0]["logs"][0]["answer_loss"] == pytest.approx(expected["logs"][0]["answer_loss"], rel=1e-5)
     for result in found:

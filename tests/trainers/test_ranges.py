@@ -50,6 +50,9 @@ CONTRASTIVE = [
     *(("false_negative_margin", value) for value in (-0.1, NAN)),
     ("matryoshka_dims", [16, 0]),
     ("matryoshka_dims", [16.5]),
+    *(("late_interaction_budgets", value) for value in ([], "1x1", ["1"], ["0x1"], [[1, 2, 3]], [[1, 1.5]])),
+    *(("late_interaction_budgets", value) for value in (["1x1", "1x1"], ["2x2", "1x4"], [[2, 2], [4, 1]])),
+    ("late_interaction_weights", [1.0]),
     ("instructions", {"a": True}),
     ("instructions", '["a"]'),
     ("instructions", '{"a": "x", "a": "y"}'),
@@ -67,6 +70,14 @@ CASES += [(ExperimentalContrastiveConfig, *case) for case in EXPERIMENTAL]
 def test_what_is_out_of_range_is_named(kind, name, value, tmp_path):
     with pytest.raises(ValueError, match=name):
         kind(output_dir=tmp_path, report_to="none", use_cpu=True, **{name: value})
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, 2.0, 3.0], [1.0, NAN]])
+def test_budgets_have_a_weight_above_0_each(weights, tmp_path):
+    settings = {"late_interaction_budgets": ["1x1", "2x2"], "output_dir": tmp_path, "use_cpu": True}
+    with pytest.raises(ValueError, match="late_interaction_weights must be a number above 0 for each of the 2 budg"):
+        ComaContrastiveConfig(late_interaction_weights=weights, **settings)
+    assert ComaContrastiveConfig(late_interaction_weights=[1, 2], **settings).late_interaction_weights == [1, 2]
 
 
 def test_what_is_in_range_is_kept(tmp_path):

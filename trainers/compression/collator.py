@@ -79,8 +79,8 @@ class ComaCompressionCollator:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch, turns_cut = self.bad_rows.apply(self.collate, rows, self._nothing)
         self.bad_rows.count_cut(turns_cut)
-        images = batch.pop("images")
-        return {**batch, "num_images": torch.tensor(len(images))} if self.counts_images else batch
+        seen = sum(len(of_row) for kind in ("images", "videos") for of_row in batch.pop(kind))
+        return {**batch, "num_images": torch.tensor(seen)} if self.counts_images else batch
 
     def _nothing(self) -> tuple[dict[str, Any], int]:
         """A batch of one row of which nothing is trained on: other processes may have some that count."""

@@ -29,7 +29,7 @@ def add_lengths(
 ) -> Dataset:
     r"""
     Adds a column with the tokens of the input and of the dialogue of every row. Texts are tokenized in batches; of
-    images only the sizes in their headers are read.
+    images and videos only the headers are read.
 
     Args:
         dataset (`Dataset`):
@@ -73,7 +73,8 @@ def _lengths(
     def of_inputs(rows: list[dict]) -> list[int]:
         items = [to_compression_input(row, 0) for row in rows]
         lengths = token_lengths(processor, items).tolist()
-        return [length + instructions["image" in item] for length, item in zip(lengths, items, strict=True)]
+        shown = [any(block["type"] != "text" for block in item[0]["content"]) for item in items]
+        return [length + instructions[is_shown] for length, is_shown in zip(lengths, shown, strict=True)]
 
     def of_dialogues(rows: list[dict]) -> list[int]:
         for row in rows:

@@ -25,8 +25,8 @@ class ComaContrastiveCollator:
     names, captions, images) are packed once, whichever side they are on.
 
     A row has `query`, `positive` and maybe `negatives` (a list), each `{"text": str | None, "image": image, list of
-    images or None}`; maybe a `source`, and a `group`: rows of one group have each other's positives as theirs, and
-    so have rows whose queries are equal, instruction included.
+    images or None, "video": video or None}`; maybe a `source`, and a `group`: rows of one group have each other's
+    positives as theirs, and so have rows whose queries are equal, instruction included.
 
     Args:
         processor ([`ComaProcessor`]):
@@ -101,10 +101,9 @@ class ComaContrastiveCollator:
         unique = {item.key: item for item in [*queries, *documents]}
         number_of = {key: number for number, key in enumerate(unique)}
         batch = self.processor.process([item.messages for item in unique.values()], **self.options)
-        images_per_row = torch.tensor([item.num_images for item in unique.values()])
         sources = [row.get("source") for row in rows]
         return {
-            "inputs": PackedInputs.from_batch(batch, images_per_row, self.processor.image_inputs),
+            "inputs": PackedInputs.from_batch(batch, self.processor),
             "queries": torch.tensor([number_of[item.key] for item in queries]),
             "documents": torch.tensor([number_of[item.key] for item in documents]),
             "owners": torch.tensor(owners),

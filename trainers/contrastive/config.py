@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainers.contrastive.budgets import checked_budgets
 from trainers.ranges import AT_LEAST_0, COUNT, POSITIVE, Range, check_ranges
 from trainers.training_config import ComaTrainingArguments, mapping_of
 
@@ -74,6 +75,12 @@ class ComaContrastiveConfig(ComaTrainingArguments):
         matryoshka_dims (`list[int]`, *optional*):
             Also trains the embeddings cut to these dimensions. The loss is then the sum of the losses of all, as in
             Kusupati et al. 2022 and in sentence-transformers; `loss_per_dimension` in the log is their mean.
+        late_interaction_budgets (`list` of `[int, int]` or `str`, *optional*):
+            Also trains the states of the compression tokens as several vectors: for every budget `[q, t]`, or `"qxt"`,
+            InfoNCE over MaxSim of the first q states of a query and the first t of a document, beside the loss of the
+            embedding. Each budget holds the one before.
+        late_interaction_weights (`list[float]`, *optional*):
+            Weights of the losses of the budgets, all 1 by default; the embedding has 1.
         same_source_negatives (`bool`, *optional*, defaults to `False`):
             Takes negatives from the row's own source only.
         own_negatives_only (`list[str]`, *optional*):
@@ -107,6 +114,12 @@ class ComaContrastiveConfig(ComaTrainingArguments):
     matryoshka_dims: list[int] | None = field(
         default=None, metadata={"help": "Also train embeddings cut to these dimensions."}
     )
+    late_interaction_budgets: list[str] | None = field(
+        default=None, metadata={"help": "Also train nested states, of query x document: 1x1 2x4 4x8."}
+    )
+    late_interaction_weights: list[float] | None = field(
+        default=None, metadata={"help": "Of their losses, one for each; by default 1."}
+    )
     same_source_negatives: bool = field(default=False, metadata={"help": "Negatives from the source of the row only."})
     own_negatives_only: list[str] | None = field(
         default=None, metadata={"help": "Sources whose rows have no negatives but their own."}
@@ -119,6 +132,8 @@ class ComaContrastiveConfig(ComaTrainingArguments):
         for dim in self.matryoshka_dims or []:
             if not COUNT.holds(dim):
                 raise ValueError(f"matryoshka_dims must be whole numbers from 1, got {dim!r}.")
+        budgets, weights = self.late_interaction_budgets, self.late_interaction_weights
+        self.late_interaction_budgets = checked_budgets(budgets, weights)
         check_ranges(self, RANGES)
         super().__post_init__()
         if self.sub_batch_size is None and (self.source_caps or self.source_weights):

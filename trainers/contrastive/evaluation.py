@@ -43,8 +43,8 @@ class EvaluationBlocks:
     def add(self, queries: torch.Tensor, documents: torch.Tensor, ids: PairIds, numbers: torch.Tensor) -> None:
         """
         Args:
-            queries (`torch.Tensor` of shape `(num_rows, dim)`), documents (`(num_documents, dim)`):
-                Embeddings.
+            queries (`torch.Tensor` of shape `(num_rows, n, dim)`), documents (`(num_documents, n, dim)`):
+                The embedding of each, and states after it.
             ids ([`PairIds`]):
                 What is known of them.
             numbers (`torch.LongTensor` of shape `(num_rows,)`):
@@ -54,7 +54,7 @@ class EvaluationBlocks:
             ValueError: for an embedding that is not finite, with its row.
         """
         for name, embeddings, rows in (("query", queries, numbers), ("document", documents, numbers[ids.owners])):
-            if len(bad := (~embeddings.isfinite().all(dim=1)).nonzero()):
+            if len(bad := (~embeddings.isfinite().flatten(1).all(dim=1)).nonzero()):
                 raise ValueError(f"Row {int(rows[bad[0, 0]])} of {EVALUATION}: its {name} has no finite embedding.")
         if self.ids is not None:
             queries, documents = torch.cat([self.queries, queries]), torch.cat([self.documents, documents])
@@ -75,11 +75,10 @@ class EvaluationBlocks:
             self._finish(self.waiting)
         if not self.num_rows:
             raise ValueError(f"There is no row in {EVALUATION}, or none that can be used: no loss can be computed.")
-        loss = sum(float(output.loss) for output in self.outputs)
-        means = {"loss": loss / self.num_rows, "num_documents": self.num_documents / self.num_rows}
+        total = InfoNCEOutput.total(self.outputs)
+        means = {"loss": float(total.loss) / self.num_rows, "num_documents": self.num_documents / self.num_rows}
         if self.num_pairs:
             means["document_similarity"] = self.similarity / self.num_pairs
-        total = InfoNCEOutput(loss, torch.stack([output.sums for output in self.outputs]).sum(dim=0))
         return means | {name: float(part / count) for name, (part, count) in total.fractions().items() if count}
 
     def _finish(self, number: int) -> None:
@@ -88,7 +87,7 @@ class EvaluationBlocks:
         start = max(0, first + number - self.size)
         queries, documents, ids = self._rows(start, first + number)
         self.outputs.append(self.loss(queries, documents, ids, slice(first - start, first - start + number)))
-        similarity, pairs = _similarity(documents, ids.documents[:, 0])
+        similarity, pairs = _similarity(documents[:, 0], ids.documents[:, 0])
         self.similarity, self.num_pairs = self.similarity + similarity, self.num_pairs + pairs
         self.num_rows += number
         self.num_documents += number * len(documents)

@@ -1,9 +1,10 @@
-"""What a frozen vision tower makes of the images of a batch, once, for any mini-batch of their rows."""
+"""What a frozen vision tower makes of the images and videos of a batch, once, for any mini-batch of their rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from trainers.contrastive.packing import PackedInputs, ranges
 from trainers.samplers import pack
 
 
-__all__ = ["ImageFeatures", "encode_images"]
+__all__ = ["ImageFeatures", "encode_visuals", "select_visuals"]
 
 # What the language model does not look at, and is several times as large as the features.
 OF_THE_TOWER = {"last_hidden_state", "hidden_states", "attentions"}
@@ -26,21 +27,19 @@ Features = torch.Tensor | list[torch.Tensor] | tuple[torch.Tensor, ...]
 @dataclass(frozen=True, eq=False)
 class ImageFeatures:
     """
-    Features of images, of which some can be taken.
+    Features of images, or of videos, of which some can be taken.
 
     Args:
-        output (`ModelOutput`): those of all images together, each a tensor of shape `(num_features, dim)`, or a list
+        output (`ModelOutput`): those of all of them together, each a tensor of shape `(num_features, dim)`, or a list
             with it.
-        lengths (`torch.LongTensor` of shape `(num_images,)`): how many each image has.
+        lengths (`torch.LongTensor` of shape `(num_images,)`): how many each has.
     """
 
     output: ModelOutput
     lengths: torch.LongTensor
 
-    def select(self, images: torch.LongTensor) -> dict[str, ModelOutput]:
-        """`mm_encoder_outputs` of some images, as if the tower had seen these alone; empty for none."""
-        if not len(images):
-            return {}
+    def select(self, images: torch.LongTensor) -> ModelOutput:
+        """Those of some of them, as if the tower had seen these alone."""
         lengths = self.lengths[images]
         places = ranges((self.lengths.cumsum(0) - self.lengths)[images], lengths)
 
@@ -49,33 +48,46 @@ class ImageFeatures:
                 return features[places]
             return list(features[0][places].split(lengths.tolist()))
 
-        return {"image": type(self.output)(**_changed(take, self.output))}
+        return type(self.output)(**_changed(take, self.output))
 
 
-def encode_images(model: ComaForEmbedding, packed: PackedInputs, max_tokens: int) -> ImageFeatures:
+def encode_visuals(model: ComaForEmbedding, packed: PackedInputs, max_tokens: int) -> dict[str, ImageFeatures]:
     """
-    The features of all images, made of those of `max_tokens` image tokens at a time.
+    The features of all images (`"image"`) and videos (`"video"`), made of `max_tokens` of their tokens at a time.
 
     Raises:
-        ValueError: if they are not as many as the image tokens.
+        ValueError: if they are not as many as their tokens.
     """
-    lengths = packed.images.num_features(model.config.backbone_config.image_token_id)
-    device, parts = packed.input_ids.device, []
-    for images in pack(lengths, max_tokens, padded=False):
-        output = model.encode_images(**packed.images.select(torch.tensor(images), device))["image"]
-        parts.append({name: value for name, value in output.items() if name not in OF_THE_TOWER})
+    device, features = packed.input_ids.device, {}
+    for kind, there in packed.visuals.items():
+        lengths = there.num_features(getattr(model.config.backbone_config, f"{kind}_token_id"))
+        encode, parts = getattr(model, f"encode_{kind}s"), []
+        for numbers in pack(lengths, max_tokens, padded=False):
+            output = encode(**there.select(torch.tensor(numbers), device))[kind]
+            parts.append({name: value for name, value in output.items() if name not in OF_THE_TOWER})
+        joined = _changed(partial(_join, kind, int(lengths.sum())), *parts)
+        features[kind] = ImageFeatures(type(output)(**joined), lengths.to(device))
+    return features
 
-    def join(*parts: Features) -> Features:
-        is_one = isinstance(parts[0], torch.Tensor)
-        joined = torch.cat([one.flatten(0, -2) for part in parts for one in ([part] if is_one else part)])
-        if len(joined) != lengths.sum():
-            raise ValueError(
-                f"The vision tower gives {len(joined)} features for {int(lengths.sum())} image tokens: use the "
-                "processor that was made with this model."
-            )
-        return joined if is_one else [joined]
 
-    return ImageFeatures(type(output)(**_changed(join, *parts)), lengths.to(device))
+def select_visuals(
+    features: Mapping[str, ImageFeatures], packed: PackedInputs, rows: torch.LongTensor
+) -> dict[str, ModelOutput]:
+    """`mm_encoder_outputs` of some rows; empty where none has an image or a video."""
+    places = {kind: packed.places_of(kind, rows) for kind in features}
+    return {kind: features[kind].select(numbers) for kind, numbers in places.items() if len(numbers)}
+
+
+def _join(kind: str, expected: int, *parts: Features) -> Features:
+    """All features in one tensor, or in a list with it, as those of the parts are."""
+    is_one = isinstance(parts[0], torch.Tensor)
+    joined = torch.cat([one.flatten(0, -2) for part in parts for one in ([part] if is_one else part)])
+    if len(joined) != expected:
+        raise ValueError(
+            f"The vision tower gives {len(joined)} features for {expected} {kind} tokens: use the processor that was "
+            "made with this model."
+        )
+    return joined if is_one else [joined]
 
 
 def _changed(change: Callable[..., Features], *outputs: Mapping[str, Any]) -> dict[str, Any]:

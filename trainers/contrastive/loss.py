@@ -1,21 +1,25 @@
-"""InfoNCE, the loss of stage 2: over cosine similarities, always in fp32, one block of queries at a time.
+"""InfoNCE, the loss of stage 2: over similarities, always in fp32, one block of queries at a time.
 
 The loss of a query needs its similarities to all documents and nothing of the other queries. So value, gradients and
 statistics of a block come out of the forward pass together, and the backward pass only scales the stored gradients:
-three matrix products per block, no recomputation, and no `N x M` matrix.
+three matrix products per block, no recomputation, and no `N x M` matrix. The similarity is the cosine of two vectors,
+or MaxSim where rows have several states each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from trainers.contrastive.similarities import similarities_of
 from trainers.contrastive.targets import ContrastiveTargets, TargetMasks
+from trainers.encoding.maxsim import check_states
 from trainers.ranges import AT_LEAST_0, COUNT, check_ranges
 
 
@@ -37,7 +41,8 @@ class InfoNCEOptions:
             Dimension -> weight. The loss becomes the weighted sum of the losses of the embeddings cut to their first
             dimensions and normalised again. By default all dimensions with weight 1.
         pairs_per_block (`int`, *optional*, defaults to 8,388,608):
-            Similarities that are alive at one time, at about 20 bytes each. Changes memory, not results.
+            Similarities that are alive at one time, at about 20 bytes each; of MaxSim, cosines of states. Changes
+            memory, not results.
     """
 
     false_negative_margin: float | None = None
@@ -63,10 +68,21 @@ class InfoNCEOutput(NamedTuple):
             ones whose best positive beats every negative (ties are lost); mean similarity of each query's positives;
             similarity of its hardest negative; negatives; pairs left out as false negatives (equal content, or above
             the margin).
+        parts (`Mapping[str, InfoNCEOutput]`, *optional*):
+            Where the loss is a sum of several, those of one vector and of each budget of late interaction, by name,
+            without their weights.
     """
 
     loss: torch.Tensor
     sums: torch.Tensor
+    parts: Mapping[str, InfoNCEOutput] = MappingProxyType({})
+
+    @classmethod
+    def total(cls, outputs: Sequence[InfoNCEOutput]) -> InfoNCEOutput:
+        """The sum of several, which have the same parts."""
+        parts = {name: cls.total([output.parts[name] for output in outputs]) for name in outputs[0].parts}
+        loss, sums = (torch.stack(values).double().sum(dim=0) for values in list(zip(*outputs, strict=True))[:2])
+        return cls(loss, sums, parts)
 
     def fractions(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """
@@ -74,10 +90,13 @@ class InfoNCEOutput(NamedTuple):
 
         Returns:
             `dict[str, tuple[torch.Tensor, torch.Tensor]]`: `in_batch_accuracy` and `hardest_negative_similarity` (over
-            queries that have negatives), `positive_similarity`, `negatives`, `masked_false_negatives`.
+            queries that have negatives), `positive_similarity`, `negatives`, `masked_false_negatives`; of the part
+            NAME of a summed loss, `loss/NAME` and `in_batch_accuracy/NAME`.
         """
         queries, contested, correct, positive, hardest, negatives, masked = self.sums.unbind()
-        return {
+        of_parts = {f"loss/{name}": (part.loss.detach(), part.sums[0]) for name, part in self.parts.items()}
+        of_parts |= {f"in_batch_accuracy/{name}": (part.sums[2], part.sums[1]) for name, part in self.parts.items()}
+        return of_parts | {
             "in_batch_accuracy": (correct, contested),
             "positive_similarity": (positive, queries),
             "hardest_negative_similarity": (hardest, contested),
@@ -95,8 +114,9 @@ def info_nce(
     num_items_in_batch: int | torch.Tensor | None = None,
 ) -> InfoNCEOutput:
     r"""
-    InfoNCE (paper, stage 2; van den Oord et al. 2018) with cosine similarities $s_{ij}$, temperature $\tau_i$,
-    positives $P_i$, negatives $N_i$ and hardness $\alpha$ (LLaVE; sg = stop gradient):
+    InfoNCE (paper, stage 2; van den Oord et al. 2018) with similarities $s_{ij}$, cosines or MaxSim as in
+    [`~trainers.encoding.maxsim.maxsim`], temperature $\tau_i$, positives $P_i$, negatives $N_i$ and hardness $\alpha$
+    (LLaVE; sg = stop gradient):
 
     $$L_i = \frac{1}{|P_i|} \sum_{p \in P_i} -\log \frac{e^{s_{ip}/\tau_i}}{e^{s_{ip}/\tau_i} + Z_i}, \qquad
     Z_i = \sum_{n \in N_i} e^{s_{in}/\tau_i + \alpha\, \mathrm{sg}(s_{in})}$$
@@ -111,9 +131,9 @@ def info_nce(
     from documents to queries call again with local documents, all queries and `targets.transposed()`.
 
     Args:
-        queries (`torch.Tensor` of shape `(num_queries, dim)`):
+        queries (`torch.Tensor` of shape `(num_queries, dim)`, or `(num_queries, q, dim)` for MaxSim):
             Embeddings, normalised here.
-        documents (`torch.Tensor` of shape `(num_documents, dim)`):
+        documents (`torch.Tensor` of shape `(num_documents, dim)`, or `(num_documents, t, dim)` for MaxSim):
             Embeddings, normalised here: positives and, with no query of their own, hard negatives.
         targets (`ContrastiveTargets`, *optional*):
             Who is positive and who may be negative; document i is the positive of query i by default.
@@ -142,7 +162,7 @@ def info_nce(
     rows = targets.positive.queries.filled().nonzero()[:, 0]  # the queries that take part
     if num_items_in_batch is None:
         num_items_in_batch = max(len(rows), 1)
-    weights = options.matryoshka or {queries.shape[1]: 1.0}
+    weights = options.matryoshka or {queries.shape[-1]: 1.0}
     loss = torch.zeros((), dtype=dtype, device=queries.device)
     with torch.autocast(queries.device.type, enabled=False):
         for dim, weight in sorted(weights.items()):
@@ -165,23 +185,21 @@ class _BlockwiseInfoNCE(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: FunctionCtx,
-        queries: torch.Tensor,  # (N, dim)
-        documents: torch.Tensor,  # (M, dim)
+        queries: torch.Tensor,  # (N, dim) or (N, q, dim)
+        documents: torch.Tensor,  # (M, dim) or (M, t, dim)
         temperature: torch.Tensor,  # (N,)
         targets: ContrastiveTargets,
         rows: torch.Tensor,  # (N,): which queries of the targets these are
         options: InfoNCEOptions,
         differentiate: bool,  # a function is not told by autograd
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        for_queries = torch.zeros_like(queries)
-        for_documents = torch.zeros_like(documents)
+        similarities = similarities_of(queries, documents, options.pairs_per_block)
         for_temperature = torch.zeros_like(temperature)
         loss = queries.new_zeros(())
         sums = queries.new_zeros(7, dtype=torch.float64)
-        block_size = max(1, options.pairs_per_block // max(1, len(documents)))
-        for start in range(0, len(queries), block_size):
-            block = slice(start, start + block_size)
-            scores = queries[block] @ documents.T  # (block_size, M)
+        for start in range(0, len(queries), similarities.block_size):
+            block = slice(start, start + similarities.block_size)
+            scores = similarities.scores(block)  # (block_size, M)
             masks = targets.masks(rows[block])
             _check_positives(masks, rows[block], targets)
             block_loss, slopes, block_sums = _loss_of_scores(scores, temperature[block], masks, options)
@@ -189,9 +207,9 @@ class _BlockwiseInfoNCE(torch.autograd.Function):
             sums += block_sums
             if differentiate:
                 slopes /= temperature[block, None]
-                for_queries[block] = slopes @ documents
-                for_documents.addmm_(slopes.T, queries[block])
+                similarities.add_gradients(block, slopes)
                 for_temperature[block] = torch.einsum("nm,nm->n", slopes, scores) / -temperature[block]
+        for_queries, for_documents = similarities.for_queries, similarities.for_documents
         ctx.save_for_backward(for_queries, for_documents, for_temperature)
         ctx.mark_non_differentiable(sums)
         return loss, sums
@@ -241,7 +259,9 @@ def _loss_of_scores(
 
 
 def _check_shapes(queries: torch.Tensor, documents: torch.Tensor, temperature: float | torch.Tensor) -> None:
-    if queries.dim() != 2 or documents.dim() != 2 or queries.shape[1] != documents.shape[1]:
+    if queries.dim() == 3:
+        check_states(queries, documents)
+    elif queries.dim() != 2 or documents.dim() != 2 or queries.shape[1] != documents.shape[1]:
         raise ValueError(
             "Queries and documents must be (rows, dim) with one dim, "
             f"got {tuple(queries.shape)} and {tuple(documents.shape)}."
@@ -264,15 +284,19 @@ def _check_positives(masks: TargetMasks, rows: torch.Tensor, targets: Contrastiv
 
 def _normalised(embeddings: torch.Tensor, name: str, dim: int) -> torch.Tensor:
     """The first `dim` dimensions, in fp32 or better, with length 1."""
-    if dim > embeddings.shape[1]:
-        raise ValueError(f"Matryoshka dimension {dim} exceeds the {embeddings.shape[1]} dimensions of the embeddings.")
-    embeddings = embeddings[:, :dim].to(torch.promote_types(embeddings.dtype, torch.float32))
-    norms = embeddings.detach().norm(dim=1)
+    if dim > embeddings.shape[-1]:
+        raise ValueError(
+            f"Matryoshka dimension {dim} exceeds the {embeddings.shape[-1]} dimensions of the embeddings."
+        )
+    embeddings = embeddings[..., :dim].to(torch.promote_types(embeddings.dtype, torch.float32))
+    norms = embeddings.detach().norm(dim=-1)
     bad = (~(norms > 0) | norms.isinf()).nonzero()
     if len(bad):
-        row = bad[0].item()
+        row, *state = bad[0].tolist()
+        of_state = f", state {state[0]}," if state else ""
         raise ValueError(
-            f"The embedding of {name} {row} has norm {norms[row].item()} in its first {dim} dimensions and {len(bad)} "
-            "embeddings in all have no direction: look at that row's input, or lower the learning rate."
+            f"The embedding of {name} {row}{of_state} has norm {norms[tuple(bad[0])].item()} in its first {dim} "
+            f"dimensions and {len(bad)} embeddings in all have no direction: look at that row's input, or lower the "
+            "learning rate."
         )
-    return F.normalize(embeddings, dim=1)
+    return F.normalize(embeddings, dim=-1)

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from modeling_coma import ComaProcessor
 from modeling_coma.images_coma import join_images
 
 
@@ -18,11 +19,11 @@ __all__ = ["PackedImages", "PackedInputs", "ranges"]
 @dataclass(frozen=True, eq=False)
 class PackedImages:
     r"""
-    What the backbone takes of images, one after the other; it stays in the memory of the host.
+    What the backbone takes of images, or of videos, one after the other; it stays in the memory of the host.
 
     Args:
         tensors (`dict[str, torch.Tensor]`):
-            By name, those of all images in one; `input_ids` are the tokens that stand for them.
+            By name, those of all of them in one; `input_ids` are the tokens that stand for them.
         lengths (`dict[str, torch.LongTensor]` of shape `(num_images,)`):
             How much of every tensor each image has along its axis.
         axes (`dict[str, int]`):
@@ -46,9 +47,9 @@ class PackedImages:
         """The same in page-locked memory."""
         return replace(self, tensors={name: tensor.pin_memory() for name, tensor in self.tensors.items()})
 
-    def num_features(self, image_token_id: int) -> torch.LongTensor:
-        """How many features of the vision tower each image has: one for each of its image tokens."""
-        is_image = self.tensors["input_ids"] == image_token_id
+    def num_features(self, token_id: int) -> torch.LongTensor:
+        """How many features of the vision tower each of them has: one for each of its tokens of this id."""
+        is_image = self.tensors["input_ids"] == token_id
         before = torch.nn.functional.pad(is_image.cumsum(0), (1, 0))
         ends = self.lengths["input_ids"].cumsum(0)
         return before[ends] - before[ends - self.lengths["input_ids"]]
@@ -56,7 +57,7 @@ class PackedImages:
     def select(
         self, images: torch.LongTensor, device: torch.device, names: Collection[str] | None = None
     ) -> dict[str, torch.Tensor]:
-        """The tensors of some images on a device: those of these names, or all that the backbone takes."""
+        """The tensors of some of them on a device: those of these names, or all that the backbone takes."""
         images, selected = images.cpu(), {}
         wanted = self.axes.keys() - {"input_ids"}
         for name in wanted if names is None else wanted & names:
@@ -70,7 +71,7 @@ class PackedImages:
 @dataclass(frozen=True, eq=False)
 class PackedInputs:
     r"""
-    Rows of tokens one after the other, with their images one after the other.
+    Rows of tokens one after the other, with their images one after the other, and their videos.
 
     Args:
         input_ids (`torch.LongTensor` of shape `(num_tokens,)`):
@@ -79,32 +80,38 @@ class PackedInputs:
             Tokens of each row.
         images_per_row (`torch.LongTensor` of shape `(num_rows,)`):
             Images of each row.
-        images ([`PackedImages`], *optional*):
-            All images; none where no row has one.
+        videos_per_row (`torch.LongTensor` of shape `(num_rows,)`):
+            Videos of each row; those that are images to the backbone are among the images.
+        images, videos ([`PackedImages`], *optional*):
+            All of them; none where no row has one.
     """
 
     input_ids: torch.LongTensor
     lengths: torch.LongTensor
     images_per_row: torch.LongTensor
+    videos_per_row: torch.LongTensor
     images: PackedImages | None = None
+    videos: PackedImages | None = None
 
     @classmethod
-    def from_batch(cls, batch: dict[str, Any], images_per_row: torch.LongTensor, axes: dict[str, int]) -> Self:
+    def from_batch(cls, batch: dict[str, Any], processor: ComaProcessor) -> Self:
         """
         Packs a padded batch.
 
         Args:
-            batch (`dict`): of the processor, with what it made of each image (`return_images`).
-            images_per_row (`torch.LongTensor` of shape `(num_rows,)`): how many images each row has.
-            axes (`dict[str, int]`): `image_inputs` of the processor.
+            batch (`dict`): of the processor, with what it made of each image and video (`return_images`).
+            processor ([`ComaProcessor`]): knows the axes of their tensors.
         """
         batch = dict(batch)
         mask = batch.pop("attention_mask").bool()
         batch["input_ids"] = batch["input_ids"][mask]
-        joined = {name: batch.pop(name) for name in axes if name in batch}
-        if images := batch.pop("images"):
-            batch["images"] = PackedImages.of(images, axes, **joined)
-        return cls(lengths=mask.sum(dim=1), images_per_row=images_per_row, **batch)
+        for kind, axes in (("images", processor.image_inputs), ("videos", processor.video_inputs)):
+            made = batch.pop(kind)
+            joined = {name: batch.pop(name) for name in axes if name in batch}
+            batch[f"{kind}_per_row"] = torch.tensor([len(of_row) for of_row in made])
+            if any(made):
+                batch[kind] = PackedImages.of(sum(made, []), axes, **joined)
+        return cls(lengths=mask.sum(dim=1), **batch)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Self:
         """The same inputs on another device. Images stay where they are: a part of them is moved when it is needed."""
@@ -118,13 +125,19 @@ class PackedInputs:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: change(value) for name, value in values.items() if value is not None})
 
-    def images_of(self, rows: torch.LongTensor) -> torch.LongTensor:
-        """Numbers of the images of some rows, in the order of the rows."""
-        first = self.images_per_row.cumsum(0) - self.images_per_row
-        return ranges(first[rows], self.images_per_row[rows])
+    @property
+    def visuals(self) -> dict[str, PackedImages]:
+        """What there is of images and videos, by the names under which the backbone takes their features."""
+        there = {"image": self.images, "video": self.videos}
+        return {kind: packed for kind, packed in there.items() if packed is not None}
+
+    def places_of(self, kind: str, rows: torch.LongTensor) -> torch.LongTensor:
+        """Numbers of the images, or of the videos, of some rows, in the order of the rows."""
+        per_row = self.images_per_row if kind == "image" else self.videos_per_row
+        return ranges((per_row.cumsum(0) - per_row)[rows], per_row[rows])
 
     def batch(
-        self, rows: torch.LongTensor, pad_token_id: int, image_inputs: Collection[str] | None = None
+        self, rows: torch.LongTensor, pad_token_id: int, names: Collection[str] | None = None
     ) -> dict[str, torch.Tensor]:
         r"""
         A batch of some rows for the model, padded on the left to the longest of them.
@@ -134,8 +147,8 @@ class PackedInputs:
                 Which rows, in any order.
             pad_token_id (`int`):
                 What fills shorter rows.
-            image_inputs (`Collection[str]`, *optional*):
-                Which tensors of the images are wanted, all by default; no pixels where there are their features.
+            names (`Collection[str]`, *optional*):
+                Which tensors of images and videos are wanted, all by default; no pixels where there are features.
         """
         lengths = self.lengths[rows]
         first = (self.lengths.cumsum(0) - self.lengths)[rows]
@@ -144,9 +157,9 @@ class PackedInputs:
         mask = column >= 0
         tokens = self.input_ids[(first[:, None] + column).clamp(min=0)]
         batch = {"input_ids": tokens.masked_fill(~mask, pad_token_id), "attention_mask": mask.long()}
-        images = self.images_of(rows)
-        if len(images):
-            batch |= self.images.select(images, rows.device, image_inputs)
+        for kind, packed in self.visuals.items():
+            if len(places := self.places_of(kind, rows)):
+                batch |= packed.select(places, rows.device, names)
         return batch
 
 

@@ -10,15 +10,16 @@ from peft import LoraConfig, PeftModel
 from torch.utils.data import Sampler
 from transformers.trainer_utils import EvalLoopOutput
 
-from modeling_coma import ComaForEmbedding, ComaProcessor
+from modeling_coma import ComaForEmbedding, ComaOutput, ComaProcessor
 from modeling_coma.backbone_coma import position_inputs
 from trainers.base import ComaTrainer
 from trainers.contrastive.collator import ComaContrastiveCollator
 from trainers.contrastive.config import ComaContrastiveConfig
 from trainers.contrastive.evaluation import EvaluationBlocks
 from trainers.contrastive.grad_cache import cached_embeddings, plan_mini_batches
-from trainers.contrastive.image_features import encode_images
-from trainers.contrastive.loss import InfoNCEOptions, InfoNCEOutput, info_nce
+from trainers.contrastive.image_features import encode_visuals, select_visuals
+from trainers.contrastive.loss import InfoNCEOutput
+from trainers.contrastive.objective import ContrastiveObjective, Search
 from trainers.contrastive.packing import PackedInputs
 from trainers.contrastive.sources import UnseenSources, check_sources, every_source
 from trainers.contrastive.targets import PairIds
@@ -54,7 +55,8 @@ class ComaContrastiveTrainer(ComaTrainer):
             Adapter to train, see `trainers.adapters.lora_config`; without one, all that is not frozen is trained.
 
     Raises:
-        ValueError: for sources that are wanted where the rows have none, or others.
+        ValueError: for sources that are wanted where the rows have none, or others, and for a budget of late
+            interaction of more states than the model has.
     """
 
     config_class = ComaContrastiveConfig
@@ -91,7 +93,7 @@ class ComaContrastiveTrainer(ComaTrainer):
         self.unseen_sources = UnseenSources(self.train_dataset, args, self.accelerator)
         self.add_callback(self.unseen_sources)
         self._evaluation: tuple[RowsOnce, EvaluationBlocks] | None = None
-        self.options = _options(args, self.coma.config.hidden_size)
+        self.objective = ContrastiveObjective(args, self.coma.config)
 
     @property
     def answers_dialogues(self) -> bool:
@@ -121,7 +123,7 @@ class ComaContrastiveTrainer(ComaTrainer):
             self._count(output, len(queries), inputs)
         # DDP averages gradients, the losses of the processes add up; of a step only batches with rows count.
         loss = output.loss * self.accelerator.num_processes * self.skipped_batches.weight
-        return (loss, {"queries": queries, "documents": documents}) if return_outputs else loss
+        return (loss, {"queries": queries[:, 0], "documents": documents[:, 0]}) if return_outputs else loss
 
     def _count(self, output: InfoNCEOutput, pairs: int, inputs: dict[str, Any]) -> None:
         """What is logged of a batch beside its loss."""
@@ -129,23 +131,28 @@ class ComaContrastiveTrainer(ComaTrainer):
             self.meter.add(name, total, count)
         self.meter.add_rate("pairs_per_second", pairs)
         packed, counts = inputs["inputs"], pairs > 0  # without pairs its input stands for rows left out
-        self.seen.add(counts * int(packed.images_per_row.sum()), counts * len(packed.input_ids))
+        seen = int(packed.images_per_row.sum() + packed.videos_per_row.sum())
+        self.seen.add(counts * seen, counts * len(packed.input_ids))
         self.unseen_sources.remove(inputs["sources"])
 
     def _embed(self, model: torch.nn.Module, packed: PackedInputs) -> torch.Tensor:
+        """`(num_inputs, 1 + num_states, hidden_size)`: of each its embedding, and the states of late interaction."""
         pad, budget = self.processing_class.tokenizer.pad_token_id, self.args.mini_batch_tokens
-        frozen = packed.images is not None and vision_is_frozen(self.coma)
-        features = encode_images(self.coma, packed, budget) if frozen else None
-        image_inputs = position_inputs(self.coma.backbone) if frozen else None
+        frozen = vision_is_frozen(self.coma)
+        features = encode_visuals(self.coma, packed, budget) if frozen else {}
+        names = position_inputs(self.coma.backbone) if frozen else None
 
         def embed(rows: torch.LongTensor) -> torch.Tensor:
-            batch = packed.batch(rows, pad, image_inputs)
-            images = features.select(packed.images_of(rows)) if frozen else {}
+            batch, seen = packed.batch(rows, pad, names), select_visuals(features, packed, rows)
             with self.compute_loss_context_manager():  # autocast, also where backward embeds again
-                return model(**batch, mm_encoder_outputs=images or None).embeddings
+                return self._vectors(model(**batch, mm_encoder_outputs=seen or None))
 
         mini_batches = plan_mini_batches(packed.lengths, budget)
         return cached_embeddings(embed, mini_batches, lambda: self.accelerator.no_sync(model))
+
+    def _vectors(self, output: ComaOutput) -> torch.Tensor:
+        states = output.compression_states[:, : self.objective.num_states]
+        return torch.cat([output.embeddings[:, None], states], dim=1)
 
     def _loss_of_batch(self, queries: torch.Tensor, documents: torch.Tensor, ids: PairIds) -> InfoNCEOutput:
         """The share of this process: its queries against the documents of all, and maybe the other way round."""
@@ -157,8 +164,9 @@ class ComaContrastiveTrainer(ComaTrainer):
         if self.model.training:
             self.meter.add("num_documents", len(all_documents) * len(queries), len(queries))
         output = self._summed_loss(queries, all_documents, all_queries, ids, own_rows)
-        if self.model.training and self.options.matryoshka:  # the loss is the sum of those of all dimensions
-            self.meter.add("loss_per_dimension", output.loss.detach() / len(self.options.matryoshka), len(queries))
+        if self.model.training and self.args.matryoshka_dims:
+            vector = output.parts.get("vector", output).loss.detach()
+            self.meter.add("loss_per_dimension", vector / self.objective.num_dims, len(queries))
         return output._replace(loss=output.loss / max(1, len(ids.rows)))
 
     def _summed_loss(
@@ -169,16 +177,14 @@ class ComaContrastiveTrainer(ComaTrainer):
         ids: PairIds,
         own_rows: slice,
     ) -> InfoNCEOutput:
-        """InfoNCE of the queries of some rows against all documents; given all queries, that of the documents, too."""
+        """The loss of some queries among all documents; given all queries, also of their documents among those."""
         targets, temperature = ids.targets(self.args.same_source_negatives), self.temperature(ids.sources)
-        of_queries = targets.for_queries(own_rows)
-        output = info_nce(own_queries, documents, of_queries, temperature[own_rows], self.options, 1)
-        if queries is None:
-            return output
-        own = ids.documents_of(own_rows)
-        of_documents, temperature = targets.transposed().for_queries(own), temperature[ids.owners[own]]
-        backward = info_nce(documents[own], queries, of_documents, temperature, self.options, 1)
-        return output._replace(loss=(output.loss + backward.loss) / 2)
+        searches = [Search(own_queries, documents, targets.for_queries(own_rows), temperature[own_rows])]
+        if queries is not None:
+            own = ids.documents_of(own_rows)
+            of_documents, temperature = targets.transposed().for_queries(own), temperature[ids.owners[own]]
+            searches.append(Search(documents[own], queries, of_documents, temperature))
+        return self.objective(searches)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the temperature to what is logged of training."""
@@ -215,8 +221,8 @@ class ComaContrastiveTrainer(ComaTrainer):
         self._evaluation = None
         once.check()
         metrics = blocks.means()
-        if self.options.matryoshka:
-            metrics["loss_per_dimension"] = metrics["loss"] / len(self.options.matryoshka)
+        if self.args.matryoshka_dims:
+            metrics["loss_per_dimension"] = metrics.get("loss/vector", metrics["loss"]) / self.objective.num_dims
         if once.skipped:
             metrics["rows_skipped"] = len(once.skipped)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
@@ -233,12 +239,3 @@ class ComaContrastiveTrainer(ComaTrainer):
         seed = args.seed if args.data_seed is None else args.data_seed
         sources = every_source(self.train_dataset, "sub_batch_size")
         return SubBatchSampler(sources, args.sub_batch_size, seed, args.source_caps, args.source_weights)
-
-
-def _options(args: ComaContrastiveConfig, hidden_size: int) -> InfoNCEOptions:
-    cuts = args.matryoshka_dims or []
-    return InfoNCEOptions(
-        false_negative_margin=args.false_negative_margin,
-        hardness=args.hardness,
-        matryoshka=dict.fromkeys({*cuts, hidden_size}, 1.0) if cuts else None,
-    )

@@ -1,6 +1,6 @@
-"""Rows with `id`, `text` and `image` from a folder of images, a text file or a table, any of them by its number.
+"""Rows with `id`, `text`, `image` and `video` from a folder of images, a PDF, a text file or a table, by their number.
 
-An image is the path of a file or the bytes of one. Nothing is decoded here.
+An image, or a video, is the path of a file or the bytes of one. Nothing is decoded here.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from trainers.data.column_names import refuse_misnamed, tell_unread
 from trainers.data.faults import describe, fault
-from trainers.data.image_folders import describe_left_alone, folder_records
+from trainers.data.image_folders import FoundImage, describe_left_alone, folder_records, walk_images
 from trainers.data.images import ImageRoot, as_image, as_stored, root_of
+from trainers.data.pdf_pages import PDF, page_text, pdf_pages, with_pages
 from trainers.data.schema import as_text, check_text
 from trainers.data.tables import TABLE_SUFFIXES, Record, Records, open_records, refuse_format, saved_dataset
 from trainers.data.text_files import printable
@@ -25,7 +26,7 @@ from trainers.data.webdataset_records import SHARD_SUFFIXES, TEXT_MEMBERS, find_
 
 __all__ = ["FILE_SUFFIXES", "Columns", "Corpus", "open_corpus"]
 
-FILE_SUFFIXES = (*TABLE_SUFFIXES, *SHARD_SUFFIXES)
+FILE_SUFFIXES = (*TABLE_SUFFIXES, *SHARD_SUFFIXES, PDF)
 KINDS = (
     f"a folder of images or end with {', '.join(FILE_SUFFIXES)} (or be a folder of `save_to_disk`, or a pattern for "
     "shards, such as shards/*.tar)"
@@ -40,6 +41,7 @@ class Columns(NamedTuple):
     id: str | None = None
     text: str | None = None
     image: str | None = None
+    video: str | None = None
 
 
 @dataclass
@@ -71,8 +73,10 @@ class Corpus:
             start, stop (`int`): numbers of rows.
 
         Returns:
-            `list[dict]`: each with `id` (`str`), `text` (`str` or `None`), `image` (`str`, `bytes` or `None`), `path`
-            (`str` or `None`: as people know the image), and `error`: why it cannot be read, or `None`.
+            `list[dict]`: each with `id` (`str`), `text` (`str` or `None`), `image` and `video` (`str`, `bytes` or
+            `None`), `path` (`str` or `None`: as people know the image or, where there is none, the video), `page_text`
+            (`str` or `None`: the words that a PDF has of a page; they are kept, and not embedded), and `error`: why it
+            cannot be read, or `None`.
 
         Raises:
             ValueError: if the source has changed, and has fewer rows.
@@ -93,18 +97,14 @@ class Corpus:
         return islice(self.records.rows(self.columns), start, None)
 
     def _row(self, number: int, record: Record) -> Row:
-        row = {"id": str(number), "text": None, "image": None, "path": None, "error": None}
+        nothing = {"text": None, "image": None, "video": None, "path": None, "page_text": None}
+        row = {"id": str(number), **nothing, "error": None}
         try:
             if isinstance(record, ValueError):
                 raise record
             self.fill(row, record)
         except ValueError as error:
-            row |= {
-                "text": None,
-                "image": None,
-                "path": None,
-                "error": f"Row {number} of {self.records.name}: {error}",
-            }
+            row |= {**nothing, "error": f"Row {number} of {self.records.name}: {error}"}
         return row
 
 
@@ -115,9 +115,9 @@ def open_corpus(
     Opens a source by its kind, which is that of its name.
 
     Args:
-        path (`Path`): a folder, which is searched for images at any depth, one of `Dataset.save_to_disk`, or a file
-            that ends with .txt, .csv, .tsv, .jsonl, .json or .parquet; or WebDataset shards: a .tar file (.tar.gz,
-            .tgz), or a pattern such as `shards/*.tar`.
+        path (`Path`): a folder, which is searched for images and PDFs at any depth, one of `Dataset.save_to_disk`, a
+            PDF, of which every page is an image, or a file that ends with .txt, .csv, .tsv, .jsonl, .json or .parquet;
+            or WebDataset shards: a .tar file (.tar.gz, .tgz), or a pattern such as `shards/*.tar`.
         columns (`Columns`): columns of a table.
         image_root (`Path`, *optional*): folder that relative paths of a table begin at, by default that of the table.
             Paths may not leave it.
@@ -127,8 +127,8 @@ def open_corpus(
         `Corpus`
 
     Raises:
-        ValueError: if it is of no such kind, has no rows, or has no column with texts or images; and for a file in
-            which nobody knows where rows begin. A row that is bad is known by its `error`.
+        ValueError: if it is of no such kind, has no rows, or has no column with texts, images or videos; and for a
+            file in which nobody knows where rows begin. A row that is bad is known by its `error`.
 
     Example:
 
@@ -145,24 +145,41 @@ def open_corpus(
     if is_folder and saved_dataset(path) is None:
         refuse_format(text_format, "a folder of images")
         return _open_folder(path)
+    if not is_folder and path.suffix.lower() == PDF:
+        refuse_format(text_format, "a PDF")
+        return _open_pdf(path)
     if not is_folder and path.suffix.lower() not in TABLE_SUFFIXES:
         raise ValueError(f"{printable(path)} must be {KINDS}.")
     return _open_table(open_records(path, text_format), path, columns, root_of(path, image_root))
 
 
 def _open_folder(folder: Path) -> Corpus:
-    records, left_alone = folder_records(folder)
-    if not records.num_rows:
-        raise ValueError(f"{folder} has no images. {describe_left_alone(folder, left_alone) or 'It is empty.'}")
+    images, left_alone = with_pages(folder, walk_images(folder))
+    told = describe_left_alone(folder, left_alone)
+    if not images:
+        raise ValueError(f"{folder} has no images. {told or 'It is empty.'}")
+    return _open_images(folder_records(folder, images), folder, told)
+
+
+def _open_pdf(file: Path) -> Corpus:
+    try:
+        pages = [FoundImage(os.path.basename(page)) for page in pdf_pages(file)]
+    except ValueError as error:
+        raise ValueError(f"{printable(file)}: {error}.") from error
+    return _open_images(folder_records(file.parent, pages)._replace(name=file.name), file.parent)
+
+
+def _open_images(records: Records, folder: Path, left_alone: str = "") -> Corpus:
     root = os.path.abspath(folder)
 
     def fill(row: Row, record: dict[str, Any]) -> None:
         row["id"] = record["name"]
         if record["error"] is not None:
             raise ValueError(f"{record['name']}: {record['error']}")
-        row |= {"image": os.path.join(root, record["name"]), "path": record["name"]}
+        image = os.path.join(root, record["name"])
+        row |= {"image": image, "path": record["name"], "page_text": page_text(image)}
 
-    return Corpus(records, records.num_rows, fill, left_alone=describe_left_alone(folder, left_alone))
+    return Corpus(records, records.num_rows, fill, left_alone=left_alone)
 
 
 def _open_samples(path: Path, shards: list[str], columns: Columns, image_root: Path | None) -> Corpus:
@@ -201,6 +218,10 @@ def _open_table(records: Records, path: Path, columns: Columns, root: ImageRoot)
         given = record.get(chosen.image)
         image = as_stored(given, str(chosen.image), root)
         row |= {"image": as_image(image), "path": _path_of(given, image)}
+        if chosen.video is not None:
+            given = record.get(chosen.video)
+            video = as_stored(given, chosen.video, root)
+            row |= {"video": as_image(video), "path": row["path"] or _path_of(given, video)}
 
     return Corpus(records, num_rows, fill, wanted)
 
@@ -229,8 +250,8 @@ def _choose(there: list[str], columns: Columns) -> Columns:
             raise ValueError(f"There is no column {name!r}; there are {', '.join(there)}.")
     chosen = {kind: name or kind for kind, name in columns._asdict().items()}
     chosen = {kind: name if name in there else None for kind, name in chosen.items()}
-    if chosen["text"] is None and chosen["image"] is None:
-        raise ValueError(f"No column is called text or image; name one of {', '.join(there)}.")
+    if not any(chosen[kind] for kind in ("text", "image", "video")):
+        raise ValueError(f"No column is called text, image or video; name one of {', '.join(there)}.")
     return Columns(**chosen)
 
 

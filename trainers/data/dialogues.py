@@ -14,9 +14,16 @@ from trainers.data.build import Policy, build_dataset
 from trainers.data.column_names import refuse_misnamed
 from trainers.data.faults import describe, fault
 from trainers.data.images import ImageRoot, as_stored, as_stored_list, root_of
-from trainers.data.schema import DIALOGUE_FEATURES, as_text, check_dialogue, validate_dialogues
-from trainers.data.tables import open_records, refuse_format, saved_dataset
+from trainers.data.schema import (
+    DIALOGUE_FEATURES,
+    VIDEO_DIALOGUE_FEATURES,
+    as_text,
+    check_dialogue,
+    validate_dialogues,
+)
+from trainers.data.tables import Records, open_records, refuse_format, saved_dataset
 from trainers.data.text_format import TextFormat
+from trainers.data.videos import has_videos, refuse_late_video
 
 
 __all__ = ["PLACEHOLDER", "DialogueColumns", "MessageNames", "dialogue_row", "load_dialogues", "mapped_row"]
@@ -57,6 +64,8 @@ class DialogueColumns:
             What is to be compressed beside the images.
         messages (`str`, *optional*, defaults to `"messages"`):
             The dialogue.
+        videos (`str`, *optional*, defaults to `"videos"`):
+            One video or a list of them, shown after the images.
         question, answer (`str`, *optional*):
             In place of a dialogue, texts, or lists of them for several turns.
     """
@@ -64,6 +73,7 @@ class DialogueColumns:
     images: str = "images"
     text: str = "text"
     messages: str = "messages"
+    videos: str = "videos"
     question: str | None = None
     answer: str | None = None
 
@@ -78,7 +88,7 @@ class DialogueColumns:
     def known(self) -> list[str]:
         """The columns that are read."""
         talk = [self.messages] if self.question is None else [self.question, str(self.answer)]
-        return [self.images, self.text, *talk]
+        return [self.images, self.videos, self.text, *talk]
 
 
 def load_dialogues(
@@ -94,6 +104,7 @@ def load_dialogues(
     Contents of messages are texts, or lists of blocks as OpenAI and TRL have them: `text`, `image`, `image_url`. A
     image in a block, wherever it stands, becomes one of `images`, which are compressed before the dialogue; a block
     without one, and every `<image>` in a text, stands for one of the column `images`, so their numbers must agree.
+    Videos are those of a column.
 
     Args:
         source (`str`, `Path` or `Dataset`):
@@ -108,7 +119,8 @@ def load_dialogues(
             Encoding and separator of a file of text; by default what is found by looking.
 
     Returns:
-        `Dataset`: columns `images`, `text`, `messages`; paths are absolute, no image has been opened.
+        `Dataset`: columns `images`, `text`, `messages`, and `videos` where there are any; paths are absolute, no image
+        has been opened.
 
     Raises:
         ValueError: for what is no such source, columns that are not there, and a bad row with its number, column, what
@@ -119,24 +131,34 @@ def load_dialogues(
     if columns == DialogueColumns() and dataset is not None and image_root is None and _is_ready(dataset):
         refuse_format(text_format, "a data set")
         return validate_dialogues(dataset, on_bad_row)
-    convert = partial(mapped_row, columns=columns, root=root_of(source, image_root))
     records = open_records(source, text_format)
-    return build_dataset(records, convert, DIALOGUE_FEATURES, on_bad_row, needed, columns.known())
+    convert, features = partial(mapped_row, columns=columns, root=root_of(source, image_root)), DIALOGUE_FEATURES
+    if _has_videos(records, columns):
+        convert, features = partial(convert, videos=True), VIDEO_DIALOGUE_FEATURES
+    return build_dataset(records, convert, features, on_bad_row, needed, columns.known())
+
+
+def _has_videos(records: Records, columns: DialogueColumns) -> bool:
+    return columns.videos in records.columns if records.columns is not None else has_videos(records)
 
 
 def _is_ready(dataset: Dataset) -> bool:
     """Whether rows are in the schema already, with no placeholder to be taken out: then nothing is written anew."""
-    names = [name for name in DIALOGUE_FEATURES if name in dataset.column_names]
-    if any(dataset.features[name] != DIALOGUE_FEATURES[name] for name in names) or "messages" not in names:
+    names = [name for name in VIDEO_DIALOGUE_FEATURES if name in dataset.column_names]
+    if any(dataset.features[name] != VIDEO_DIALOGUE_FEATURES[name] for name in names) or "messages" not in names:
         return False
     batches = dataset.select_columns(["messages"]).with_format("arrow").iter(1000)
     contents = (pc.list_flatten(batch["messages"]) for batch in batches)
     return not any(pc.any(pc.match_substring(pc.struct_field(c, "content"), PLACEHOLDER)).as_py() for c in contents)
 
 
-def mapped_row(record: dict[str, Any], columns: DialogueColumns, root: ImageRoot) -> dict[str, Any]:
-    """A row of stage 1 from a record with these columns."""
+def mapped_row(
+    record: dict[str, Any], columns: DialogueColumns, root: ImageRoot, videos: bool = False
+) -> dict[str, Any]:
+    """A row of stage 1 from a record with these columns; with `videos`, if there can be any."""
     refuse_misnamed(record, columns.known())
+    if record.get(columns.videos) and not videos:
+        refuse_late_video({"video": record[columns.videos]})
     images = as_stored_list(record.get(columns.images), columns.images, root)
     text = record.get(columns.text)
     if columns.question is not None:
@@ -147,19 +169,23 @@ def mapped_row(record: dict[str, Any], columns: DialogueColumns, root: ImageRoot
     else:
         hint = "; its `conversations` are what `load_llava` reads" if "conversations" in record else ""
         raise fault(columns.messages, f"a row with the columns {sorted(record)}{hint}", "messages")
-    return dialogue_row(images, text, messages, root, MessageNames(columns.messages))
+    row = {"images": images, "text": text}
+    if videos:
+        row["videos"] = as_stored_list(record.get(columns.videos), columns.videos, root)
+    return dialogue_row(row, messages, root, MessageNames(columns.messages))
 
 
 def dialogue_row(
-    images: list[dict[str, Any]],
-    text: Any,
+    row: dict[str, Any],
     messages: Any,
     root: ImageRoot,
     names: MessageNames,
     placeholders: bool = False,
 ) -> dict[str, Any]:
-    """A checked row of stage 1, the images and placeholders taken out of its messages. There may be none of the
-    latter, because the images are compressed before the dialogue, unless `placeholders` says that there must be."""
+    """A checked row of stage 1, of what is to be compressed (`images`, `text`, maybe `videos`) and of its messages, of
+    which the images and placeholders are taken out. There may be none of the latter, because the images are compressed
+    before the dialogue, unless `placeholders` says that there must be."""
+    images = row["images"]
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise fault(names.column, describe(messages), f"a list of {{{names.role!r}, {names.content!r}}}")
     clean, count, own_images = [], 0, []
@@ -176,7 +202,7 @@ def dialogue_row(
         own_images += content.images
     if count != len(images) and (count or placeholders):
         raise fault(names.column, f"{count} placeholders for images", f"one for each of the {len(images)} images")
-    row = {"images": images + own_images, "text": None if text == "" else text, "messages": clean}
+    row = {**row, "images": images + own_images, "text": None if row["text"] == "" else row["text"], "messages": clean}
     check_dialogue(row, names.column, (names.role, names.content))
     return row
 

@@ -13,7 +13,7 @@ from transformers.utils import logging
 from trainers.data.build import Policy, build_dataset
 from trainers.data.encodings import UTF_8
 from trainers.data.faults import fault
-from trainers.data.image_folders import describe_left_alone, folder_records
+from trainers.data.image_folders import describe_left_alone, folder_records, walk_images
 from trainers.data.schema import DIALOGUE_FEATURES, IMAGE_FEATURES, PAIR_FEATURES, check_messages, check_text
 from trainers.data.text_files import encoding_of, open_text
 
@@ -90,15 +90,16 @@ def load_folder_dialogues(
 
 def _load(folder: str | Path, row: Callable, features: Features, on_bad_row: Policy, **settings: Any) -> Dataset:
     folder = Path(folder).absolute()
-    records, left_alone = folder_records(folder) if folder.is_dir() else (None, [])
-    if settings.get("captions") == "sidecar" and records is not None:
+    images, left_alone = walk_images(folder) if folder.is_dir() else ([], [])
+    records = folder_records(folder, images)
+    if settings.get("captions") == "sidecar":
         beside = [(folder / record["name"]).with_suffix(".txt") for record in records.rows()]
         records = records._replace(identity=(records.identity, [_changed(file) for file in beside]))
         captions = set(beside)
         left_alone = [file for file in left_alone if folder / file.name not in captions]
     if left_alone:
         logger.warning(describe_left_alone(folder, left_alone))
-    if records is None or not records.num_rows:
+    if not images:
         raise ValueError(f"{folder} must be a folder with images in it, at any depth.")
     return build_dataset(records, partial(row, folder=folder, **settings), features, on_bad_row)
 

@@ -85,9 +85,8 @@ def describe_left_alone(folder: str | Path, left_alone: list[FoundImage]) -> str
     return f"{printable(folder)}: {len(left_alone)} files are left alone: {named}{more}"
 
 
-def folder_records(folder: str | Path) -> tuple[Records, list[FoundImage]]:
-    """The images of a folder as records with a `name` and an `error`, and the files that are left alone."""
-    images, left_alone = walk_images(folder)
+def folder_records(folder: str | Path, images: list[FoundImage]) -> Records:
+    """The images of a folder as records with a `name` and an `error`."""
     folder = Path(folder).absolute()
     return Records(
         name=folder.name,
@@ -96,7 +95,7 @@ def folder_records(folder: str | Path) -> tuple[Records, list[FoundImage]]:
         identity=(str(folder), images),
         num_rows=len(images),
         rows_from=lambda start, columns=None: (image._asdict() for image in islice(images, start, None)),
-    ), left_alone
+    )
 
 
 def _walk(folder: str, inside: PurePath, above: tuple[str, ...], found: ImageFolder) -> None:

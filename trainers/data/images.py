@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
-from datasets import Dataset, Features, Image, LargeList, List
+from datasets import Dataset, Features, Image, LargeList, List, Video
 from datasets.fingerprint import Hasher
 
 from modeling_coma.inputs_coma import to_rgb
@@ -176,13 +176,13 @@ def _from_data_uri(value: str, column: str) -> bytes:
 
 
 def as_stored_list(value: Any, column: str, root: ImageRoot) -> list[dict[str, Any]]:
-    """The same for a list, or for one image; none may be missing in a list."""
+    """The same for a list, or for one image or video; none may be missing in a list."""
     if not isinstance(value, list | tuple):
         stored = as_stored(value, column, root)
         return [] if stored is None else [stored]
     images = [as_stored(one, f"{column}[{place}]", root) for place, one in enumerate(value)]
     if None in images:
-        raise fault(f"{column}[{images.index(None)}]", "nothing", "an image")
+        raise fault(f"{column}[{images.index(None)}]", "nothing", "a file")
     return images
 
 
@@ -193,15 +193,16 @@ def as_image(value: Any) -> Any:
     return value
 
 
-def images_of(value: Any, column: str = "") -> Iterator[tuple[str, Any]]:
-    """The images of a row, however nested, and the columns they stand in: what is called `image` or `images`."""
+def images_of(value: Any, column: str = "", kind: str = "image") -> Iterator[tuple[str, Any]]:
+    """The images of a row, however nested, and the columns they stand in: what is called `image` or `images`; or the
+    videos, by the same token."""
     if isinstance(value, dict) and value.keys() != {"bytes", "path"}:
         for name, inner in value.items():
-            yield from images_of(inner, f"{column}.{name}" if column else str(name))
+            yield from images_of(inner, f"{column}.{name}" if column else str(name), kind)
     elif isinstance(value, list):
         for place, inner in enumerate(value):
-            yield from images_of(inner, f"{column}[{place}]")
-    elif re.search(r"\b(image|images?\[\d+\])$", column) and as_image(value) is not None:
+            yield from images_of(inner, f"{column}[{place}]", kind)
+    elif re.search(rf"\b({kind}|{kind}s?\[\d+\])$", column) and as_image(value) is not None:
         yield column, as_image(value)
 
 
@@ -224,6 +225,8 @@ def undecoded(feature: Any) -> Any:
     """A feature with every image in it left as it is stored."""
     if isinstance(feature, Image):
         return Image(mode=feature.mode, decode=False)
+    if isinstance(feature, Video):
+        return Video(decode=False)
     if isinstance(feature, dict):
         return {name: undecoded(inner) for name, inner in feature.items()}
     if isinstance(feature, List | LargeList):

@@ -72,4 +72,4 @@ def llava_row(record: dict[str, Any], root: ImageRoot, placeholders: bool = True
     refuse_misnamed(record, KNOWN[1:])
     column = "images" if record.get("image") is None and "images" in record else "image"
     images = as_stored_list(record.get(column), column, root)
-    return dialogue_row(images, None, record.get("conversations"), root, NAMES, placeholders)
+    return dialogue_row({"images": images, "text": None}, record.get("conversations"), root, NAMES, placeholders)

@@ -16,9 +16,18 @@ from trainers.data.build import Policy, build_dataset
 from trainers.data.column_names import refuse_misnamed
 from trainers.data.faults import describe, fault
 from trainers.data.images import ImageRoot, as_stored, root_of
-from trainers.data.schema import DIALOGUE_FEATURES, PAIR_FEATURES, as_text, check_messages, check_text, validate_pairs
-from trainers.data.tables import open_records, saved_dataset
+from trainers.data.schema import (
+    DIALOGUE_FEATURES,
+    PAIR_FEATURES,
+    VIDEO_PAIR_FEATURES,
+    as_text,
+    check_messages,
+    check_text,
+    validate_pairs,
+)
+from trainers.data.tables import Records, open_records, saved_dataset
 from trainers.data.text_format import TextFormat
+from trainers.data.videos import has_videos, refuse_late_video
 
 
 __all__ = ["PairColumns", "check_named", "features_of", "item_of", "load_pairs", "load_triplets", "pair_row"]
@@ -26,19 +35,23 @@ __all__ = ["PairColumns", "check_named", "features_of", "item_of", "load_pairs",
 READY_FEATURES = Features(
     {**PAIR_FEATURES, "group": Value("string"), "messages": DIALOGUE_FEATURES["messages"]}  # for the joint objective
 )
+READY_VIDEO_FEATURES = Features({**READY_FEATURES, **VIDEO_PAIR_FEATURES})
+KINDS = ("text", "image", "video")
 ANY_NEGATIVE = re.compile(r"negative(_\d+)?")
 
 
 @dataclass
 class PairColumns:
     """
-    Names of the columns of a table. A query and a positive are a text, an image or both.
+    Names of the columns of a table. A query and a positive are a text, an image, a video, or several of these.
 
     Args:
         query_text, query_image, positive_text, positive_image (`str`, *optional*):
             Texts, and images as paths or as `datasets` stores them.
         negative_text, negative_image (`str`, *optional*):
             One hard negative, or a list of them; where both are lists, they go together.
+        query_video, positive_video, negative_video (`str`, *optional*):
+            Videos, as images are.
         source, group (`str`, *optional*):
             As in [`ComaContrastiveCollator`].
     """
@@ -49,6 +62,9 @@ class PairColumns:
     positive_image: str | None = None
     negative_text: str | None = None
     negative_image: str | None = None
+    query_video: str | None = None
+    positive_video: str | None = None
+    negative_video: str | None = None
     source: str | None = None
     group: str | None = None
 
@@ -99,13 +115,14 @@ def load_pairs(
 def check_named(named: dict[str, str]) -> None:
     """Raises `ValueError` where there is no column for a query or a positive."""
     for side in ("query", "positive"):
-        if not {f"{side}_text", f"{side}_image"} & named.keys():
+        if not {f"{side}_{kind}" for kind in KINDS} & named.keys():
             raise ValueError(f"Name the column of the {side}: {side}_text or {side}_image, or both.")
 
 
 def features_of(named: dict[str, str]) -> Features:
     """Features of the rows that [`pair_row`] makes."""
-    features = {name: PAIR_FEATURES[name] for name in ("query", "positive", "negatives")}
+    of_items = VIDEO_PAIR_FEATURES if any(name.endswith("_video") for name in named) else PAIR_FEATURES
+    features = {name: of_items[name] for name in ("query", "positive", "negatives")}
     return Features(features | {name: Value("string") for name in ("source", "group") if name in named})
 
 
@@ -117,7 +134,7 @@ def load_triplets(
 ) -> Dataset:
     r"""
     Loads rows of stage 2 from the columns of sentence-transformers: `anchor`, `positive`, and maybe `negative` or
-    `negative_1`, `negative_2`, … A value is a text, an image as `datasets` stores it, or `{"text", "image"}`.
+    `negative_1`, `negative_2`, … A value is a text, an image as `datasets` stores it, or `{"text", "image", "video"}`.
 
     Args:
         source, image_root, on_bad_row, text_format:
@@ -129,8 +146,9 @@ def load_triplets(
     Raises:
         ValueError: as in [`load_pairs`].
     """
-    features = Features({name: PAIR_FEATURES[name] for name in ("query", "positive", "negatives")})
     convert, records = partial(_triplet, root=root_of(source, image_root)), open_records(source, text_format)
+    convert, of_items = _with_videos(convert, records, PAIR_FEATURES, VIDEO_PAIR_FEATURES)
+    features = Features({name: of_items[name] for name in ("query", "positive", "negatives")})
     known = None if records.columns is None else _of_triplet(records.columns)
     return build_dataset(records, convert, features, on_bad_row, ["anchor", "positive"], known)
 
@@ -145,7 +163,15 @@ def _load_ready(
     if dataset is not None and image_root is None:
         return validate_pairs(dataset, on_bad_row)
     convert = partial(_ready, root=root_of(source, image_root))
-    return build_dataset(records, convert, READY_FEATURES, on_bad_row, ["query", "positive"], READY_FEATURES)
+    convert, features = _with_videos(convert, records, READY_FEATURES, READY_VIDEO_FEATURES)
+    return build_dataset(records, convert, features, on_bad_row, ["query", "positive"], READY_FEATURES)
+
+
+def _with_videos(
+    convert: partial, records: Records, without: Features, features: Features
+) -> tuple[partial, Features]:
+    """What converts rows, and their features, which have videos where the first rows do."""
+    return (partial(convert, videos=True), features) if has_videos(records) else (convert, without)
 
 
 def pair_row(record: dict[str, Any], named: dict[str, str], root: ImageRoot) -> dict[str, Any]:
@@ -153,28 +179,32 @@ def pair_row(record: dict[str, Any], named: dict[str, str], root: ImageRoot) -> 
     refuse_misnamed(record, named.values())
     row: dict[str, Any] = {}
     for side in ("query", "positive"):
-        given = [named[name] for name in (f"{side}_text", f"{side}_image") if name in named]
+        given = [named[name] for name in (f"{side}_{kind}" for kind in KINDS) if name in named]
         if not record.keys() & set(given):
             raise fault(side, f"a row with the columns {sorted(record)}", f"a column {' or '.join(map(repr, given))}")
-        text, image, columns = _side_of(record, named, side)
-        row[side] = item_of(text, image, columns, root)
-    text, image, columns = _side_of(record, named, "negative")
-    row["negatives"] = _negatives_of(text, image, columns, root)
+        row[side] = item_of(_side_of(record, named, side), _columns_of(named, side), root)
+    row["negatives"] = _negatives_of(_side_of(record, named, "negative"), _columns_of(named, "negative"), root)
     for name in ("source", "group"):
         if name in named:
             row[name] = _label(record.get(named[name]), named[name])
     return row
 
 
-def _side_of(record: dict[str, Any], named: dict[str, str], side: str) -> tuple[Any, Any, tuple[str, str]]:
-    """The text and the image of a query, positive or negative, and the names of their columns."""
-    text, image = f"{side}_text", f"{side}_image"
-    columns = (named.get(text, text), named.get(image, image))
-    return record.get(named.get(text)), record.get(named.get(image)), columns
+def _side_of(record: dict[str, Any], named: dict[str, str], side: str) -> dict[str, Any]:
+    """The text, the image and, where one has a name, the video of a query, positive or negative."""
+    has_videos_ = any(name.endswith("_video") for name in named)
+    kinds = KINDS if has_videos_ else KINDS[:2]
+    return {kind: record.get(named.get(f"{side}_{kind}")) for kind in kinds}
 
 
-def _ready(record: dict[str, Any], root: ImageRoot) -> dict[str, Any]:
+def _columns_of(named: dict[str, str], side: str) -> dict[str, str]:
+    return {kind: named.get(f"{side}_{kind}", f"{side}_{kind}") for kind in KINDS}
+
+
+def _ready(record: dict[str, Any], root: ImageRoot, videos: bool = False) -> dict[str, Any]:
     refuse_misnamed(record, READY_FEATURES)
+    if not videos:
+        refuse_late_video(record)
     negatives = record.get("negatives")
     if not isinstance(negatives, list | None):
         raise fault("negatives", describe(negatives), "a list of items")
@@ -187,8 +217,10 @@ def _ready(record: dict[str, Any], root: ImageRoot) -> dict[str, Any]:
     return row
 
 
-def _triplet(record: dict[str, Any], root: ImageRoot) -> dict[str, Any]:
+def _triplet(record: dict[str, Any], root: ImageRoot, videos: bool = False) -> dict[str, Any]:
     refuse_misnamed(record, _of_triplet(record))
+    if not videos:
+        refuse_late_video(record)
     names = [name for name in record if ANY_NEGATIVE.fullmatch(name) and record[name] not in (None, "")]
     return {
         "query": _any_item(record.get("anchor"), "anchor", root),
@@ -204,30 +236,34 @@ def _of_triplet(names: Iterable[str]) -> list[str]:
 
 
 def _any_item(value: Any, column: str, root: ImageRoot) -> dict[str, Any]:
-    """A text, an image, or `{"text", "image"}`."""
-    if isinstance(value, dict) and value and value.keys() <= {"text", "image"}:
-        return item_of(value.get("text"), value.get("image"), (f"{column}.text", f"{column}.image"), root)
-    text, image = (value, None) if isinstance(value, str | None) else (None, value)
-    return item_of(text, image, (column, column), root)
+    """A text, an image, or `{"text", "image", "video"}`."""
+    if isinstance(value, dict) and value and value.keys() <= {*KINDS}:
+        return item_of(value, {kind: f"{column}.{kind}" for kind in KINDS}, root)
+    given = {"text": value} if isinstance(value, str | None) else {"image": value}
+    return item_of(given, dict.fromkeys(KINDS, column), root)
 
 
-def item_of(text: Any, image: Any, columns: tuple[str, str], root: ImageRoot) -> dict[str, Any]:
-    """A query or document of a text and an image; empty strings are nothing, as in MMEB."""
-    text, image = as_text(text, columns[0]), as_stored(image, columns[1], root)
-    if image is None and not (text or "").strip():
-        raise fault(" and ".join(dict.fromkeys(columns)), "neither a text nor an image", "one of them, or both")
-    return {"text": text or None, "image": image}
+def item_of(given: dict[str, Any], columns: dict[str, str], root: ImageRoot) -> dict[str, Any]:
+    """A query or document of a text, an image and, where there can be one, a video, by the names of their columns;
+    empty strings are nothing, as in MMEB."""
+    text = as_text(given.get("text"), columns["text"])
+    item = {"text": text or None, "image": as_stored(given.get("image"), columns["image"], root)}
+    if "video" in given:
+        item["video"] = as_stored(given["video"], columns["video"], root)
+    if item["image"] is None and item.get("video") is None and not (text or "").strip():
+        there = [columns[kind] for kind in item]
+        raise fault(" and ".join(dict.fromkeys(there)), "neither a text nor an image", "one of them, or both")
+    return item
 
 
-def _negatives_of(text: Any, image: Any, columns: tuple[str, str], root: ImageRoot) -> list[dict[str, Any]]:
-    """Hard negatives of a text and an image, or of lists of them, which go together."""
-    texts = text if isinstance(text, list) else [text]
-    images = image if isinstance(image, list) else [image]
+def _negatives_of(given: dict[str, Any], columns: dict[str, str], root: ImageRoot) -> list[dict[str, Any]]:
+    """Hard negatives of a text, an image and a video, or of lists of them, which go together."""
+    lists = [value if isinstance(value, list) else [value] for value in given.values()]
     negatives = []
-    for place, values in enumerate(zip_longest(texts, images)):
+    for place, values in enumerate(zip_longest(*lists)):
         if any(value not in (None, "") for value in values):
-            columns_here = (f"{columns[0]}[{place}]", f"{columns[1]}[{place}]")
-            negatives.append(item_of(values[0], values[1], columns_here, root))
+            here = {kind: f"{column}[{place}]" for kind, column in columns.items()}
+            negatives.append(item_of(dict(zip(given, values, strict=True)), here, root))
     return negatives
 
 

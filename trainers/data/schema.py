@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Features, Image, Value, Video
 from transformers.utils import logging
 
 from trainers.data.column_names import refuse_misnamed
@@ -27,6 +27,9 @@ __all__ = [
     "IMAGE_FEATURES",
     "ITEM_FEATURES",
     "PAIR_FEATURES",
+    "VIDEO_DIALOGUE_FEATURES",
+    "VIDEO_ITEM_FEATURES",
+    "VIDEO_PAIR_FEATURES",
     "as_text",
     "check_dialogue",
     "check_messages",
@@ -44,6 +47,18 @@ ITEM_FEATURES = {"text": Value("string"), "image": Image()}
 PAIR_FEATURES = Features(
     {"query": ITEM_FEATURES, "positive": ITEM_FEATURES, "negatives": [ITEM_FEATURES], "source": Value("string")}
 )
+# The same where there are videos.
+VIDEO = Video(decode=False)
+VIDEO_DIALOGUE_FEATURES = Features({**DIALOGUE_FEATURES, "videos": [VIDEO]})
+VIDEO_ITEM_FEATURES = {**ITEM_FEATURES, "video": VIDEO}
+VIDEO_PAIR_FEATURES = Features(
+    {
+        "query": VIDEO_ITEM_FEATURES,
+        "positive": VIDEO_ITEM_FEATURES,
+        "negatives": [VIDEO_ITEM_FEATURES],
+        "source": Value("string"),
+    }
+)
 
 BATCH = 1000  # rows that are checked at one time
 KEYS, SPEAKERS = ("role", "content"), ("user", "assistant")
@@ -56,7 +71,7 @@ def validate_dialogues(dataset: Dataset, on_bad_row: str | BadRows = "raise") ->
 
     Args:
         dataset (`Dataset`):
-            Columns `images`, `text` or both, and `messages`.
+            Columns `images`, `videos`, `text` or some of them, and `messages`.
         on_bad_row (`str` or [`BadRows`], *optional*, defaults to `"raise"`):
             `"raise"`, or `"skip"` to leave bad rows out; a [`BadRows`] afterwards knows how many, and why.
 
@@ -67,12 +82,15 @@ def validate_dialogues(dataset: Dataset, on_bad_row: str | BadRows = "raise") ->
         ValueError: for columns of other types, and for a bad row with its number, column, what was found and what was
             expected.
     """
-    return validate(dataset, DIALOGUE_FEATURES, {"messages"}, check_dialogue, on_bad_row)
+    features = VIDEO_DIALOGUE_FEATURES if "videos" in dataset.column_names else DIALOGUE_FEATURES
+    return validate(dataset, features, {"messages"}, check_dialogue, on_bad_row)
 
 
 def validate_pairs(dataset: Dataset, on_bad_row: str | BadRows = "raise") -> Dataset:
     """As [`validate_dialogues`], for rows of stage 2: `query`, `positive`, maybe `negatives` and `source`."""
-    return validate(dataset, PAIR_FEATURES, {"query", "positive"}, check_pair, on_bad_row, known=("group",))
+    has_videos = "'video'" in str(dataset.features)
+    features = VIDEO_PAIR_FEATURES if has_videos else PAIR_FEATURES
+    return validate(dataset, features, {"query", "positive"}, check_pair, on_bad_row, known=("group",))
 
 
 def validate(
@@ -150,14 +168,15 @@ def _without_bytes(array: pa.Array) -> pa.Array:
 
 
 def check_dialogue(row: dict[str, Any], column: str = "messages", keys: tuple[str, str] = KEYS) -> None:
-    """A row of stage 1 has images or a text, and a dialogue about them; messages name `column` and `keys`."""
-    images, text = row.get("images"), row.get("text")
-    if not isinstance(images, list | None):
-        raise fault("images", describe(images), "a list of images")
-    for place, image in enumerate(images or []):
-        _check_image(image, f"images[{place}]")
+    """A row of stage 1 has images, videos or a text, and a dialogue about them; messages name `column` and `keys`."""
+    images, videos, text = row.get("images"), row.get("videos"), row.get("text")
+    for kind, values in (("image", images), ("video", videos)):
+        if not isinstance(values, list | None):
+            raise fault(f"{kind}s", describe(values), f"a list of {kind}s")
+        for place, value in enumerate(values or []):
+            _check_file(value, f"{kind}s[{place}]", kind)
     check_text(text, "text")
-    if not images and not (text and text.strip()):
+    if not images and not videos and not (text and text.strip()):
         raise fault("images, text", "neither of them", "images, a text, or both")
     check_messages(row.get("messages"), column, keys)
 
@@ -191,9 +210,10 @@ def check_pair(row: dict[str, Any]) -> None:
         if not isinstance(item, dict):
             raise fault(column, describe(item), "{'text', 'image'}")
         check_text(item.get("text"), f"{column}.text")
-        if item.get("image") is not None:
-            _check_image(item["image"], f"{column}.image")
-        elif not (item.get("text") or "").strip():
+        there = [kind for kind in ("image", "video") if item.get(kind) is not None]
+        for kind in there:
+            _check_file(item[kind], f"{column}.{kind}", kind)
+        if not there and not (item.get("text") or "").strip():
             raise fault(column, "neither a text nor an image", "one of them, or both")
     check_text(row.get("source"), "source")
 
@@ -224,7 +244,7 @@ def check_text(text: Any, column: str) -> None:
             raise fault(column, f"{beginning}, which is not UTF-8", "a text in UTF-8") from error
 
 
-def _check_image(image: Any, column: str) -> None:
+def _check_file(image: Any, column: str, kind: str) -> None:
     if isinstance(image, dict) and image.keys() <= {"bytes", "path"}:  # bytes, or the number of them
         if image.get("bytes") is not None:
             found = "0 bytes" if image["bytes"] in (0, b"") else None
@@ -233,4 +253,5 @@ def _check_image(image: Any, column: str) -> None:
     else:
         found = None if isinstance(image, str) and image else describe(image)
     if found is not None:
-        raise fault(column, found, "an image: a path, or the bytes of a file")
+        article = "an" if kind == "image" else "a"
+        raise fault(column, found, f"{article} {kind}: a path, or the bytes of a file")

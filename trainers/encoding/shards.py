@@ -18,9 +18,9 @@ import pyarrow as pa
 import torch
 from transformers.utils import logging
 
-from modeling_coma import ComaForEmbedding, ComaProcessor
+from modeling_coma.pages_coma import file_of
 from trainers.data.images import image_key, images_of
-from trainers.encoding.encode import ROW, EncodedBatch, encode_batches
+from trainers.encoding.encoder import ROW, EncodedBatch, Encoder
 from trainers.files import whole_file
 
 
@@ -111,8 +111,7 @@ class EmbeddingShards:
 
 
 def embed_in_shards(
-    model: ComaForEmbedding,
-    processor: ComaProcessor,
+    encoder: Encoder,
     rows: ShardRows,
     folder: Path,
     *,
@@ -120,14 +119,13 @@ def embed_in_shards(
     shard_rows: int = 8192,
     skip_errors: bool = False,
     description: str = "Embedding",
-    **options: Any,
 ) -> tuple[list[Path], int]:
     r"""
     Embeds rows file by file, with a progress bar. Files that are there already, whole, of the same rows and of the
     same model, are kept.
 
     Args:
-        model ([`ComaForEmbedding`]), processor ([`ComaProcessor`]): make the embeddings.
+        encoder ([`~trainers.encoding.encoder.Encoder`]): makes the embeddings.
         rows ([`ShardRows`]): what is embedded. Of an image in a file, the size and the time count, too.
         folder (`Path`): for the files.
         made_by (`str`): what the model and its settings are known by.
@@ -135,7 +133,6 @@ def embed_in_shards(
         skip_errors (`bool`, *optional*, defaults to `False`): whether rows that cannot be embedded are stored without
             an embedding and with what is wrong.
         description (`str`, *optional*, defaults to `"Embedding"`): what stands before the progress bar.
-        options: `batch_tokens` and `num_workers` of [`~trainers.encoding.encode_batches`].
 
     Returns:
         `tuple[list[Path], int]`: the shards in order, and how many rows have been embedded now, and not before.
@@ -158,11 +155,12 @@ def embed_in_shards(
                 progress.total -= len(part.items)
                 progress.refresh()
                 continue
-            batches = encode_batches(model, processor, part.items, first_row=start, names=rows.names, **options)
-            embeddings = np.full((len(part.items), model.config.hidden_size), np.nan, dtype=np.float32)
+            batches = encoder.batches(part.items, start, rows.names)
+            embeddings = np.full((len(part.items), encoder.model.config.hidden_size), np.nan, dtype=np.float32)
             errors = _fill(embeddings, part, batches, progress, None if skip_errors else rows.way_out)
             write_shard(file, _table(part, embeddings, errors, made_of))
             num_embedded += len(part.items) - len(errors)
+            progress.set_postfix_str(encoder.batch_size.described)
     return files, num_embedded
 
 
@@ -252,8 +250,9 @@ def _storable(value: Any) -> Any:
 
 
 def digest_of_part(made_by: str, part: Part) -> str:
-    """What a shard is known by: the model, the texts, and the images or the state of their files."""
+    """What a shard is known by: the model, the texts, and the images and videos or the state of their files."""
     states = [_file_state(image) for item in part.items for _, image in images_of(item)]
+    states += [_file_state(video) for item in part.items for _, video in images_of(item, kind="video")]
     content = json.dumps([made_by, part.items, states, part.columns], default=_known_by)
     return _digest(content.encode()).hex()
 
@@ -267,7 +266,7 @@ def _file_state(image: Any) -> tuple[int, int] | None:
     if not isinstance(image, str | Path):
         return None
     try:
-        state = os.stat(image)
+        state = os.stat(file_of(image))
     except (OSError, ValueError):  # it is not there, or this is no path
         return None
     return state.st_size, state.st_mtime_ns

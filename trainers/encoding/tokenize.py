@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,13 +12,16 @@ from datasets import Column, Dataset
 from PIL import Image
 
 from modeling_coma import ComaProcessor
-from modeling_coma.inputs_coma import open_image, to_messages
-from trainers.data.images import as_image
+from modeling_coma.inputs_coma import open_image, to_messages, visuals_of
+from trainers.data.images import as_image, image_key
+from trainers.data.videos import video_key
+from trainers.encoding.video_tokens import video_tokens
 
 
 __all__ = ["ItemReader", "TokenizedRow", "token_lengths", "tokenize"]
 
 CHUNK = 1024  # rows that are rendered and tokenized at one time
+ORDER = ("image", "video", "text")  # in which training shows them
 PROBE = 224  # pixels on a side of the image by which a processor is tried
 
 
@@ -28,9 +32,12 @@ class TokenizedRow(NamedTuple):
     Args:
         place (`int`): its place in the items.
         length (`int`): its tokens, with those of its images and of compression; 0 if it cannot be read. Of images
-            that the backbone's own processor makes it can be a few off.
+            and videos that the backbone's own processor makes it can be a few off.
         text (`str`): as the template renders it, with a placeholder for each image.
         ids (`np.ndarray`): of the text.
+        image_tokens (`int`): how many of its tokens are of images and videos.
+        key (`str`): the same for rows that are equal, by the text and by the paths or bytes of the files.
+        images, videos (`list`, *optional*): its images and videos, undecoded.
         error (`ValueError`, *optional*): what is wrong with it.
     """
 
@@ -38,6 +45,10 @@ class TokenizedRow(NamedTuple):
     length: int = 0
     text: str = ""
     ids: np.ndarray | None = None
+    image_tokens: int = 0
+    key: str = ""
+    images: list[Any] | None = None
+    videos: list[Any] | None = None
     error: ValueError | None = None
 
 
@@ -50,9 +61,10 @@ class ItemReader:
             self.names.insert(0, items.column_name)
             items = items.source
         if isinstance(items, Dataset):
-            columns = self.names[:1] or [name for name in ("image", "text") if name in items.column_names]
+            columns = self.names[:1] or [name for name in ORDER if name in items.column_names]
             if not columns:
-                raise ValueError(f"No column is called image or text among {items.column_names}; give one of them.")
+                there = items.column_names
+                raise ValueError(f"No column is called image, text or video among {there}; give one of them.")
             items = items.select_columns(columns).with_format("arrow")
         self.items = items
 
@@ -66,15 +78,21 @@ class ItemReader:
         values = self.items[places].to_pylist()
         for name in self.names:
             values = [value[name] for value in values]
+        if self.names[-1:] == ["video"]:
+            return [{"video": as_image(value)} for value in values]
         # The order of a prompt is that of training, the image first, however the fields happen to be stored.
-        return [_undecoded(dict(sorted(v.items())) if isinstance(v, dict) else v) for v in values]
+        return [_undecoded(dict(sorted(v.items(), key=_order)) if isinstance(v, dict) else v) for v in values]
 
-    def images(self, places: list[int]) -> list[list[Any]]:
-        """The images of the items at some places, undecoded."""
-        return [_images_in(_messages(item)) for item in self.fetch(places)]
+    def visuals(self, places: list[int]) -> tuple[list[list[Any]], list[list[Any]]]:
+        """The images, and the videos, of the items at some places, undecoded."""
+        items = list(map(to_messages, self.fetch(places)))
+        images, videos = ([visuals_of(messages, kind) for messages in items] for kind in ("image", "video"))
+        return images, videos
 
 
-def tokenize(processor: ComaProcessor, items: ItemReader, places: range) -> Iterator[TokenizedRow]:
+def tokenize(
+    processor: ComaProcessor, items: ItemReader, places: range, keep_images: bool = False
+) -> Iterator[TokenizedRow]:
     """Renders and tokenizes items, some at a time, and gives them in their order. Of images only headers are read."""
     control_tokens = processor.control_tokens
     for start in range(places.start, places.stop, CHUNK):
@@ -82,18 +100,22 @@ def tokenize(processor: ComaProcessor, items: ItemReader, places: range) -> Iter
         rows, conversations = [], {}
         for place, item in zip(chunk, items.fetch(chunk), strict=True):
             try:
-                conversations[place] = _messages(item, control_tokens)
+                conversations[place] = _messages(item, processor, control_tokens)
             except ValueError as error:
-                rows.append(TokenizedRow(place, error=error))
+                rows.append(TokenizedRow(place, key=str(place), error=error))
         if conversations:
             texts = processor.apply_chat_template(list(conversations.values()))
             ids_of_texts = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
             for (place, messages), text, ids in zip(conversations.items(), texts, ids_of_texts, strict=True):
                 around = len(processor.head_ids) + processor.num_compression_tokens
-                length = around + len(ids) + _image_tokens(processor, messages)
+                images, videos = (visuals_of(messages, kind) for kind in ("image", "video"))
+                of_images = _image_tokens(processor, images) + video_tokens(processor, videos)
+                length = around + len(ids) + of_images
                 if processor.max_length is not None:
                     length = min(length, processor.max_length)
-                rows.append(TokenizedRow(place, length, text, np.array(ids, dtype=np.int32)))
+                ids = np.array(ids, dtype=np.int32)
+                row = TokenizedRow(place, length, text, ids, of_images, _key(place, text, images, videos))
+                rows.append(row._replace(images=images, videos=videos) if keep_images else row)
         yield from sorted(rows, key=lambda row: row.place)
 
 
@@ -103,23 +125,30 @@ def token_lengths(processor: ComaProcessor, items: Sequence[Any]) -> np.ndarray:
     return np.fromiter((row.length for row in rows), dtype=np.int64, count=len(items))
 
 
-def _messages(item: Any, control_tokens: tuple[str, ...] = ()) -> list[dict]:
+def _messages(item: Any, processor: ComaProcessor, control_tokens: tuple[str, ...]) -> list[dict]:
     if isinstance(item, ValueError):
         raise item
-    return to_messages(item, tokens=control_tokens)
+    return processor.to_messages(item, tokens=control_tokens)
 
 
-def _images_in(messages: list[dict]) -> list[Any]:
-    return [block["image"] for message in messages for block in message["content"] if block["type"] == "image"]
+def _order(field: tuple[str, Any]) -> int:
+    return ORDER.index(field[0]) if field[0] in ORDER else len(ORDER)
 
 
-def _image_tokens(processor: ComaProcessor, messages: list[dict]) -> int:
+def _key(place: int, text: str, images: list[Any], videos: list[Any]) -> str:
+    """Open images and arrays are taken for different: to compare them they would have to be decoded."""
+    if not all(isinstance(file, str | Path | bytes) for file in [*images, *videos]):
+        return str(place)
+    return " ".join([text, *map(image_key, images), *map(video_key, videos)])
+
+
+def _image_tokens(processor: ComaProcessor, images: list[Any]) -> int:
     """Tokens of the images of a row beyond the one placeholder each has in the text."""
     count = _count_by_stock if processor.stock_processor else _count_patches
     tokens = 0
-    for image in _images_in(messages):
+    for image in images:
         try:
-            with open_image(image, max_pixels=processor.max_image_pixels) as opened:
+            with open_image(image, 0, processor.max_image_pixels, processor.page_pixels) as opened:
                 tokens += count(processor, opened.height, opened.width) - 1
         except ValueError:  # it is reported, with its row, when it is decoded
             continue

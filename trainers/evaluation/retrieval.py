@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import torch
 
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from modeling_coma.pages_coma import file_of
 from trainers.data.answers import Answers
 from trainers.data.images import image_key
 from trainers.data.items import ContrastiveInput, to_item
 from trainers.data.rows import ROW, BadRows
+from trainers.data.videos import video_key
 from trainers.encoding.encode import embed_shared
 from trainers.evaluation.metrics import Relevance, rank_embeddings, retrieval_metrics
 from trainers.evaluation_rows import EVALUATION
@@ -325,13 +327,16 @@ def _content_key(content: str | list[dict]) -> Iterator[tuple[str, str]]:
     for block in [{"type": "text", "text": content}] if isinstance(content, str) else content:
         if block["type"] == "text":
             yield "text", block["text"]
-        elif isinstance(block["image"], str | Path):
-            yield "file", str(block["image"])
+        elif isinstance(block[block["type"]], str | Path):
+            yield "file", str(block[block["type"]])
+        elif block["type"] == "video":
+            yield "video", video_key(block["video"])
         else:
             yield "image", image_key(block["image"])
 
 
 def _with_file_sizes(key: tuple) -> str:
     blocks = (block for _, *of_message in key for block in of_message)
-    sizes = [Path(value).stat().st_size for kind, value in blocks if kind == "file" and Path(value).is_file()]
+    files = [Path(file_of(value)) for kind, value in blocks if kind == "file"]
+    sizes = [file.stat().st_size for file in files if file.is_file()]
     return f"{key} {sizes}"

@@ -12,7 +12,6 @@ from modeling_coma import ComaProcessor
 from trainers.compression.collator import ComaCompressionCollator
 from trainers.contrastive.collator import ComaContrastiveCollator
 from trainers.contrastive.packing import PackedInputs
-from trainers.data.images import as_image
 from trainers.experimental.config import ExperimentalContrastiveConfig
 from trainers.samplers import pack
 
@@ -95,10 +94,10 @@ class JointContrastiveCollator(ComaContrastiveCollator):
             return None
         items = []
         for row in rows:
-            images = row["query"].get("image")
-            images = images if isinstance(images, list) else [images]
-            images = [as_image(image) for image in images if image is not None]
-            items.append({"images": images, "text": row["query"].get("text"), "messages": row["messages"]})
+            query = row["query"]
+            images = query.get("image")
+            images = [image for image in (images if isinstance(images, list) else [images]) if image is not None]
+            videos = [] if query.get("video") is None else [query["video"]]
+            items.append({"images": images, "videos": videos, "text": query.get("text"), "messages": row["messages"]})
         batch, _ = self.dialogues.collate(items)
-        images_per_row = torch.tensor([len(item["images"]) for item in items])
-        return PackedDialogues.from_batch(batch, images_per_row, self.processor.image_inputs)
+        return PackedDialogues.from_batch(batch, self.processor)

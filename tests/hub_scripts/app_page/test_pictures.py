@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from hub_scripts.app_page.pictures import SIDE, Pictures, thumbnail
+from tests.pdf_files import write_pdf
 
 
 @pytest.fixture
@@ -32,6 +33,19 @@ def test_what_lies_below_the_root_is_shown(root: Path, path: str) -> None:
     pictures = Pictures(root, max_pixels=30_000)
     assert pictures.open(path).size == (300, 100)
     assert pictures.open(str(root / path)).size == (300, 100)
+
+
+def test_pages_of_pdfs_below_the_root_are_shown(root: Path) -> None:
+    write_pdf(root / "a.pdf", ["apple"])
+    write_pdf(root.parent / "secret.pdf", ["secret"])
+    (root / "link.pdf").symlink_to(root.parent / "secret.pdf")
+    pictures = Pictures(root, max_pixels=30_000)
+    assert pictures.open("a.pdf#1").size == (245, 123)
+    for outside in ("../secret.pdf#1", "link.pdf#1", f"{root.parent}/secret.pdf#1"):
+        with pytest.raises(ValueError, match="outside the image root"):
+            pictures.open(outside)
+    with pytest.raises(ValueError, match="'a.pdf#2': there is no page 2"):
+        pictures.open("a.pdf#2")
 
 
 @pytest.mark.parametrize(

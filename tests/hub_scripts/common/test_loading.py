@@ -88,7 +88,12 @@ def test_an_adapter_that_is_damaged_is_named(adapter: Path) -> None:
         load_model(str(adapter))
 
 
-@pytest.mark.parametrize("task_type", [None, "FEATURE_EXTRACTION", "CAUSAL_LM", "SEQ_CLS"])
+OTHER_TASKS = ("FEATURE_EXTRACTION", "SEQ_CLS")
+
+
+@pytest.mark.parametrize(
+    "task_type", [None, "CAUSAL_LM", *(pytest.param(one, marks=pytest.mark.slow) for one in OTHER_TASKS)]
+)
 def test_an_adapter_of_any_task_type_is_loaded(
     adapter: Path, coma_folder: Path, tmp_path: Path, task_type: str | None, coma_command: Callable
 ) -> None:

@@ -92,6 +92,7 @@ def test_another_model_or_other_data_do_not_go_on(
     assert code == 0 and (tmp_path / "new" / "checkpoint-2").exists(), error
 
 
+@pytest.mark.slow
 def test_it_goes_on_bit_by_bit(finetune: Callable, tmp_path: Path) -> None:
     steps = ["--max_steps", 4, "--save_steps", 2, "--instructions", '{"a": "Find it."}']
     assert finetune(*steps, "--output_dir", tmp_path / "whole")[0] == 0

@@ -78,6 +78,8 @@ def test_a_scalar_is_what_it_is_on_the_command_line(name, value, tmp_path, capsy
 def test_lists_and_mappings(tmp_path):
     text = """
 matryoshka_dims: [16, 32]
+late_interaction_budgets: [1x1, 2x4]
+late_interaction_weights: [1, 0.5]
 own_negatives_only: a
 report_to: [tensorboard]
 instructions: {VQA: "Find it.", b: 'null'}
@@ -93,6 +95,7 @@ eval_data: null
     (tmp_path / "my.yaml").write_text(text)
     arguments, config = finetune(["--config", str(tmp_path / "my.yaml"), "--model", "m", "--data", "d"])
     assert config.matryoshka_dims == [16, 32] and config.own_negatives_only == ["a"]
+    assert (config.late_interaction_budgets, config.late_interaction_weights) == ([[1, 1], [2, 4]], [1.0, 0.5])
     assert config.report_to == ["tensorboard"]
     assert config.instructions == {"VQA": "Find it.", "b": "null"} and config.source_weights == {"VQA": 0.1}
     assert config.lr_scheduler_kwargs == {"min_lr": 1e-5} and not config.accelerator_config.use_seedable_sampler

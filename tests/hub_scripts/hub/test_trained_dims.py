@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hub_scripts.hub.trained_dims import checked_dims
+from hub_scripts.hub.trained_dims import checked_dims, trained_budgets
 from hub_scripts.hub.training_record import TRAINING_FILE
 
 
@@ -58,3 +58,10 @@ def test_any_of_none_is_refused(tmp_path: Path) -> None:
 def test_what_there_is_not_is_refused_always(tmp_path: Path, dims: int) -> None:
     with pytest.raises(ValueError, match=f"dims={dims} is not from 1 to 64"):
         checked_dims(str(tmp_path), dims, 64, any_dims=True)
+
+
+def test_budgets_are_those_of_the_last_contrastive_training(tmp_path: Path) -> None:
+    nested = {"stage": "contrastive", "settings": {"late_interaction_budgets": [[1, 1], [2, 4]]}}
+    for stages, expected in (([CUT, nested, FIRST], [[1, 1], [2, 4]]), ([nested, PLAIN], []), ([], []), (None, [])):
+        (tmp_path / TRAINING_FILE).unlink(missing_ok=True)
+        assert trained_budgets(folder(tmp_path, stages)) == expected

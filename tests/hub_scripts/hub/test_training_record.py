@@ -101,9 +101,9 @@ def test_two_stages_with_a_merge_between(
     instruction = '`"\\nSummarize above text in a few words."`'
     assert f"and {instruction} those without" in card
     options = ["--model", "merged", "--data", pairs, "--output_dir", "second", "--lora_r", "0", *COLUMNS, *ENDS]
-    assert coma_command("finetune", *options)[0] == 0
+    assert coma_command("finetune", *options, "--late_interaction_budgets", "1x1", "2x4")[0] == 0
     first, second = stages_of(tmp_path / "second")
-    assert first == halfway
+    assert first == halfway and second["settings"]["late_interaction_budgets"] == [[1, 1], [2, 4]]
     assert (second["model"], second["data"], second["data_rows"]) == ("merged", "pairs.jsonl", 4)
     assert second["adapter"] is None
     assert second["query_text"] == "query" and "source" not in second and "mmeb_split" not in second

@@ -94,7 +94,9 @@ AGAIN = ["pre-norm", "other pooling", "generation prompt"]
 
 
 @pytest.mark.parametrize(
-    ("coma", "fault"), [*[("last", f) for f in FAULTS], *[("mean", f) for f in AGAIN]], indirect=["coma"]
+    ("coma", "fault"),
+    [*[("last", f) for f in FAULTS], *[pytest.param("mean", f, marks=pytest.mark.slow) for f in AGAIN]],
+    indirect=["coma"],
 )
 def test_the_cause_of_a_fault_is_named(fault: str, coma: tuple, golden: Path) -> None:
     cause, wrong = FAULTS[fault]

@@ -1,13 +1,10 @@
 """FSDP2 on the CPU, wrapped as accelerate wraps: layers, then norm and vocabulary, then the rest.
 
-`torchrun sharded_worker.py OUT FOLDER …`: a step and an evaluation of the model in each folder, with and
-without an adapter; beside them those of the whole model, in this process. accelerate itself takes no FSDP on CPUs.
+A step and an evaluation of the model in each folder, with and without an adapter; beside them those of the whole
+model, in the same process. accelerate itself takes no FSDP on CPUs.
 """
 
 import copy
-import json
-import sys
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -72,11 +69,8 @@ def compare(folder: str, adapter: bool) -> dict[str, float]:
     }
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
+def compare_all(rank: int, processes: int, tied: str, untied: str) -> dict[str, dict[str, float]]:
+    """An adapter that trains tokens of a tied vocabulary cannot be wrapped this way, by accelerate neither."""
     Accelerator(cpu=True)
-    # An adapter that trains tokens of a tied vocabulary cannot be wrapped this way, by accelerate neither.
-    cases = {"full tied": (sys.argv[2], False), "full": (sys.argv[3], False), "adapter": (sys.argv[3], True)}
-    results = {name: compare(*case) for name, case in cases.items()}
-    if dist.get_rank() == 0:
-        Path(sys.argv[1]).write_text(json.dumps(results))
+    cases = {"full tied": (tied, False), "full": (untied, False), "adapter": (untied, True)}
+    return {name: compare(*case) for name, case in cases.items()}

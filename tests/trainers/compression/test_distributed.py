@@ -1,31 +1,14 @@
 """Two processes (gloo) take the steps that one process takes with the same global batch, and resume as exactly."""
 
-import importlib.util
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-
 import pytest
 import torch
 
+from tests.trainers.compression.sharded_worker import compare_all
+from tests.trainers.compression.worker import train, train_all
+from tests.trainers.test_distributed import spawn
 
-ROOT = Path(__file__).resolve().parents[3]
-WORKER = Path(__file__).with_name("worker.py")
-SHARDED = Path(__file__).with_name("sharded_worker.py")
 
 pytestmark = pytest.mark.distributed
-
-
-def load_worker():
-    spec = importlib.util.spec_from_file_location("compression_worker", WORKER)
-    worker = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(worker)
-    return worker
 
 
 @pytest.fixture(scope="module")
@@ -33,26 +16,7 @@ def model_folder(make_coma, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     for part in make_coma():
         part.save_pretrained(folder)
-    return folder
-
-
-def launch(worker, *words):
-    """Runs a script on two processes; none of them stays, whatever happens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-    command += [f"--master-port={port}", str(worker), *map(str, words)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    with tempfile.TemporaryFile("w+") as log:
-        launched = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        try:
-            launched.wait(timeout=300)
-        finally:
-            if launched.poll() is None:
-                os.killpg(launched.pid, signal.SIGKILL)  # the workers too
-        log.seek(0)
-        assert launched.returncode == 0, log.read()[-6000:]
+    return str(folder)
 
 
 LONG = ("long", "long grouped")
@@ -64,13 +28,12 @@ def two(model_folder, tmp_path_factory):
     """What the trainings end with on two processes."""
     out = tmp_path_factory.mktemp("two")
     names = [*SAME, *(name + suffix for name in LONG for suffix in ("", " resumed"))]
-    launch(WORKER, model_folder, out, json.dumps(names), 2)
-    return {name: torch.load(out / f"{name}.pt") for name in names}
+    return spawn(train_all, 2, out, model_folder, out, names)[0]
 
 
 @pytest.mark.parametrize("name", SAME)
 def test_two_processes_are_one_with_the_same_global_batch(two, name, model_folder, tmp_path):
-    one = load_worker().train(str(model_folder), tmp_path, name, 1)
+    one = train(model_folder, tmp_path, name, 1)
     assert_same(two[name], one)
     assert two[name]["logs"][-2]["images_seen"] == one["logs"][-2]["images_seen"] > 0
 
@@ -98,8 +61,7 @@ def test_sharded_weights_take_the_same_step(model_folder, make_coma, tmp_path):
     """FSDP2, full fine-tuning with tied and untied embeddings and an adapter, training and evaluation."""
     for part in make_coma(tie_word_embeddings=False):
         part.save_pretrained(tmp_path / "untied")
-    launch(SHARDED, tmp_path / "results.json", model_folder, tmp_path / "untied")
-    results = json.loads((tmp_path / "results.json").read_text())
+    results, _ = spawn(compare_all, 2, tmp_path, model_folder, str(tmp_path / "untied"))
     assert set(results) == {"full tied", "full", "adapter"}
     for name, differences in results.items():
         assert differences.pop("largest gradient") > 1e-2, name

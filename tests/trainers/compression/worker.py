@@ -1,10 +1,5 @@
-"""Trainings of stage 1 that the tests start on several processes: `torchrun worker.py MODEL OUT NAME …`.
+"""Trainings of stage 1 that the tests start on several processes: their losses, evaluation and trained weights."""
 
-What a training ends with is written to `OUT/NAME.pt`: its losses, evaluation and trained weights.
-"""
-
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +77,5 @@ def train(folder: str, out: Path, name: str, processes: int) -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    folder, out, names = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-    for name in names:
-        result = train(folder, out, name, int(sys.argv[4]))
-        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-            torch.save(result, out / f"{name}.pt")
+def train_all(rank: int, processes: int, folder: str, out: Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    return {name: train(folder, out, name, processes) for name in names}

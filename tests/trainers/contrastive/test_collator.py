@@ -201,7 +201,8 @@ BAD = [
     ({"negatives": [{"text": "a"}, {}]}, "negative 1 is empty"),
     ({"query": "a"}, "query must be"),
     ({"query": {"image": b"no image"}}, "cannot decode"),
-    ({"positive": {"video": 1}}, "positive must be"),
+    ({"positive": {"sound": 1}}, "positive must be"),
+    ({"positive": {"video": 1}}, "cannot decode the video int 1: a video is the path"),
 ]
 
 

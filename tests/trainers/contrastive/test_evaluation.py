@@ -83,7 +83,7 @@ def some_rows(number: int, first: int) -> tuple[torch.Tensor, torch.Tensor, Pair
     batch |= {"restricted": none > 0, "owners": torch.arange(number), "document_keys": keys + 1000}
     ids = PairIds.of(batch)
     generator = torch.Generator().manual_seed(first)
-    return torch.randn(number, 4, generator=generator), torch.randn(number, 4, generator=generator), ids, keys
+    return *(torch.randn(number, 1, 4, generator=generator) for _ in range(2)), ids, keys
 
 
 def test_what_is_kept_does_not_grow() -> None:
@@ -101,6 +101,6 @@ def test_what_is_kept_does_not_grow() -> None:
 def test_an_embedding_that_is_not_finite_is_said_with_its_row() -> None:
     for place, name in enumerate(("query", "document")):
         blocks, rows = EvaluationBlocks(4, lambda *_: None), some_rows(3, 20)
-        rows[place][1, 2] = torch.nan
+        rows[place][1, 0, 2] = torch.nan
         with pytest.raises(ValueError, match=f"Row 21 of the evaluation data: its {name} has no finite embedding"):
             blocks.add(*rows)

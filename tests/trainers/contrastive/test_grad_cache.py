@@ -25,7 +25,9 @@ def plain_loss(trainer: ComaContrastiveTrainer, batch: dict[str, Any]) -> torch.
     """The loss with everything in one graph: no cache, no shared features of images."""
     packed, pad = batch["inputs"], trainer.processing_class.tokenizer.pad_token_id
     mini_batches = plan_mini_batches(packed.lengths, trainer.args.mini_batch_tokens)
-    parts = [trainer.model(**packed.batch(rows, pad)).embeddings for rows in mini_batches]
+    outputs = [trainer.model(**packed.batch(rows, pad)) for rows in mini_batches]
+    states = trainer.objective.num_states
+    parts = [torch.cat([out.embeddings[:, None], out.compression_states[:, :states]], dim=1) for out in outputs]
     embeddings = torch.cat(parts)[torch.cat(mini_batches).argsort()]
     queries, documents = embeddings[batch["queries"]], embeddings[batch["documents"]]
     return trainer._loss_of_batch(queries, documents, PairIds.of(batch)).loss
@@ -81,7 +83,12 @@ def test_equals_plain_autograd(
     if adapter == "dora" and vision == "trained":  # an adapter in both towers
         peft["peft_config"].target_modules = r".*\.(q_proj|v_proj|qkv)"
     trainer = contrastive_trainer(
-        (model, processor), mini_batch_tokens=BUDGET, freeze_vision=vision == "frozen", bidirectional=True, **peft
+        (model, processor),
+        mini_batch_tokens=BUDGET,
+        freeze_vision=vision == "frozen",
+        bidirectional=True,
+        late_interaction_budgets=["1x2", "2x3"] if modality == "mixed" else None,
+        **peft,
     )
     rows = contrastive_rows(modality)
     assert len(plan_mini_batches(trainer.data_collator(rows)["inputs"].lengths, BUDGET)) > 2

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers.utils import ModelOutput
 
-from trainers.contrastive.image_features import encode_images
+from trainers.contrastive.image_features import encode_visuals, select_visuals
 from trainers.contrastive.packing import PackedImages, PackedInputs
 
 
@@ -72,7 +72,7 @@ def packed():
         for number, tokens in enumerate(TOKENS)
     ]
     images = PackedImages.of(images, {"pixel_values": 1, "sizes": 0})
-    return PackedInputs(torch.tensor([1]), torch.tensor([1]), torch.tensor([4]), images)
+    return PackedInputs(torch.tensor([1]), torch.tensor([1]), torch.tensor([4]), torch.tensor([0]), images)
 
 
 def flat(features):
@@ -84,10 +84,10 @@ def flat(features):
 @pytest.mark.parametrize("max_tokens", [1, 5, 100])
 def test_any_images_have_their_own_features(form, max_tokens, packed):
     seen = []
-    features = encode_images(tower(form, seen), packed, max_tokens)
+    features = encode_visuals(tower(form, seen), packed, max_tokens)
     assert seen == {1: [1, 2, 3, 4], 5: [3, 3, 4], 100: [10]}[max_tokens]
     for numbers in ([0], [3, 1], [2, 2, 0], [0, 1, 2, 3]):
-        found = features.select(torch.tensor(numbers))["image"]
+        found = features["image"].select(torch.tensor(numbers))
         expected = [[number, token] for number in numbers for token in range(TOKENS[number])]
         assert flat(found.pooler_output) == expected
         assert isinstance(found.pooler_output, torch.Tensor) == isinstance(form([torch.zeros(2, 2)]), torch.Tensor)
@@ -96,7 +96,7 @@ def test_any_images_have_their_own_features(form, max_tokens, packed):
         assert flat(second) == [[100 * x, 100 * y] for x, y in expected]
         assert found.table.tolist() == [[1, 2]] and found.last_hidden_state is None
         assert "last_hidden_state" not in found.keys()
-    assert features.select(torch.tensor([], dtype=torch.long)) == {}
+    assert select_visuals(features, packed, torch.tensor([], dtype=torch.long)) == {}
 
 
 def test_features_are_counted_by_the_tokens_of_the_model(packed):
@@ -108,7 +108,7 @@ def test_other_numbers_of_features_than_of_tokens_are_refused(packed):
     model = tower(one_tensor, [])
     model.config.backbone_config.image_token_id = BREAK + 1
     with pytest.raises(ValueError, match="gives 10 features for 0 image tokens: use the processor"):
-        encode_images(model, packed, 100)
+        encode_visuals(model, packed, 100)
 
 
 def test_only_what_is_asked_for_is_taken(packed):

@@ -12,53 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import trainers.contrastive.targets
+from tests.trainers.contrastive.slow_info_nce import DOUBLE, random_targets, slow_losses
 from trainers.contrastive.loss import InfoNCEOptions, InfoNCEOutput, info_nce
-from trainers.contrastive.targets import ContrastiveTargets, IdPair, IdSets
-
-
-DOUBLE = {"dtype": torch.float64}
-
-
-def numbers(ids: IdSets, row: int) -> set[int]:
-    return set(ids[row : row + 1].tolist()[0])
-
-
-def related(rule: IdPair, i: int, j: int) -> bool:
-    return bool(numbers(rule.queries, i) & numbers(rule.documents, j))
-
-
-def may_be_negative(targets: ContrastiveTargets, i: int, j: int) -> bool:
-    for rule in (targets.source, targets.own_list):
-        if rule is not None and numbers(rule.queries, i) and numbers(rule.documents, j) and not related(rule, i, j):
-            return False
-    return not related(targets.positive, i, j)
-
-
-def slow_losses(queries, documents, targets, temperature, options):
-    """The formula of the docstring, pair by pair: losses of the queries that take part, and their statistics."""
-    scores = F.normalize(queries, dim=1) @ F.normalize(documents, dim=1).T
-    losses, statistics = [], []
-    for i in range(len(queries)):
-        if not numbers(targets.positive.queries, i):
-            continue
-        tau = temperature if temperature.dim() == 0 else temperature[i]
-        positives = [j for j in range(len(documents)) if related(targets.positive, i, j)]
-        best = max(scores[i, j].item() for j in positives)
-        allowed = [j for j in range(len(documents)) if may_be_negative(targets, i, j)]
-        negatives = [j for j in allowed if targets.content is None or not related(targets.content, i, j)]
-        if options.false_negative_margin is not None:
-            negatives = [j for j in negatives if scores[i, j].item() <= best + options.false_negative_margin]
-        logits = [scores[i, j] / tau + options.hardness * scores[i, j].detach() for j in negatives]
-        terms = [
-            torch.logsumexp(torch.stack([scores[i, p] / tau, *logits]), 0) - scores[i, p] / tau for p in positives
-        ]
-        losses.append(torch.stack(terms).mean())
-        hardest = max((scores[i, j].item() for j in negatives), default=None)
-        mean = sum(scores[i, p].item() for p in positives) / len(positives)
-        contested = hardest is not None
-        won = contested and best > hardest
-        statistics.append([1, contested, won, mean, hardest or 0, len(negatives), len(allowed) - len(negatives)])
-    return torch.stack(losses), torch.tensor(statistics, **DOUBLE).sum(0)
+from trainers.contrastive.targets import ContrastiveTargets, IdPair
 
 
 def both_directions(queries, documents, targets, temperature, options) -> InfoNCEOutput:
@@ -82,31 +38,14 @@ def shard(num_queries: int, num_documents: int, first: int) -> ContrastiveTarget
 def slow_info_nce(queries, documents, targets, temperature, options, bidirectional):
     loss = torch.zeros((), **DOUBLE)
     for dim, weight in sorted((options.matryoshka or {queries.shape[1]: 1.0}).items()):
-        cut = queries[:, :dim], documents[:, :dim]
-        losses, statistics = slow_losses(*cut, targets, temperature, options)
+        scores = F.normalize(queries[:, :dim], dim=1) @ F.normalize(documents[:, :dim], dim=1).T
+        losses, statistics = slow_losses(scores, targets, temperature, options)
         direction = losses.mean()
         if bidirectional:
-            losses, _ = slow_losses(*reversed(cut), targets.transposed(), temperature, options)
+            losses, _ = slow_losses(scores.T, targets.transposed(), temperature, options)
             direction = (direction + losses.mean()) / 2
         loss = loss + weight * direction
     return loss, statistics
-
-
-def random_positives(dice: random.Random, rows: int, documents: int) -> IdPair:
-    """Every query has a positive, or takes no part; documents that nobody needs have no id."""
-    kind = dice.choice(["paired", "groups", "lists"])
-    if kind == "paired":
-        queries, ids = torch.arange(rows), torch.arange(documents)
-    elif kind == "groups":  # several queries and several documents may share an id
-        queries = torch.randint(0, 3, (rows,))
-        ids = torch.cat([queries, torch.randint(0, 3, (documents - rows,))])[torch.randperm(documents)]
-    else:  # lists of one to three document numbers, in any column
-        queries, ids = torch.randint(0, documents, (rows, 3)), torch.arange(documents)
-        queries[torch.rand(rows, 3) < 0.5] = -1
-        queries[:, 1] = torch.randint(0, documents, (rows,))
-    if rows > 1 and dice.random() < 0.3:
-        queries[0] = -1
-    return IdPair(queries, ids.masked_fill(~torch.isin(ids, queries), -1))
 
 
 def random_case(seed: int):
@@ -115,17 +54,7 @@ def random_case(seed: int):
     torch.manual_seed(seed)
     rows, hard, dim = dice.randint(1, 7), dice.randint(0, 5), dice.randint(3, 6)
     documents = rows + hard
-
-    def some_ids(kinds: int, *columns: int) -> IdPair | None:
-        ids = torch.randint(-2, kinds, (rows, *columns)), torch.randint(-2, kinds, (documents,))
-        return IdPair(*ids) if dice.random() < 0.4 else None
-
-    targets = ContrastiveTargets(
-        random_positives(dice, rows, documents),
-        content=some_ids(6, 2),
-        source=some_ids(2),
-        own_list=some_ids(rows),
-    )
+    targets = random_targets(dice, rows, documents)
     bidirectional = dice.random() < 0.5
     temperature = torch.tensor(dice.uniform(0.05, 1.0), **DOUBLE)
     if not bidirectional and dice.random() < 0.5:

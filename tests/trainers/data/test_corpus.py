@@ -99,7 +99,7 @@ def test_folder_in_order_with_what_is_left_alone(tmp_path: Path) -> None:
     ("name", "content", "columns", "message"),
     [
         ("t.doc", "x", DEFAULT, "must be a folder of images or end with"),
-        ("t.csv", "a,b\n1,2\n", DEFAULT, "No column is called text or image; name one of a, b"),
+        ("t.csv", "a,b\n1,2\n", DEFAULT, "No column is called text, image or video; name one of a, b"),
         ("t.csv", "text\nx\n", Columns(image="file"), "no column 'file'; there are text"),
         ("t.csv", "text\n", DEFAULT, "has no rows"),
         ("t.jsonl", "[1]\n", DEFAULT, "No row of t.jsonl can be read: line 1: found list"),

@@ -12,7 +12,7 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-import trainers.encoding.encode
+import trainers.encoding.encoder
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from modeling_coma.inputs_coma import to_messages
 from trainers.encoding.encode import embed_items, embed_shared, encode_batches
@@ -141,7 +141,7 @@ def test_a_text_is_tokenized_once(coma: Coma, mixed_inputs: list[Any], monkeypat
 
     monkeypatch.setattr(type(processor.tokenizer), "__call__", count)
     for window in (1, 3, 100):
-        monkeypatch.setattr(trainers.encoding.encode, "WINDOW", window)
+        monkeypatch.setattr(trainers.encoding.encoder, "WINDOW", window)
         seen.clear()
         assert (embed_items(model, processor, mixed_inputs, batch_tokens=80) - expected).abs().max() < 1e-5
         rendered = processor.apply_chat_template([to_messages(item) for item in mixed_inputs])

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from trainers.encoding.encode import embed_items
+from trainers.encoding.encoder import Encoder
 from trainers.encoding.shards import EmbeddingShards, Part, ShardRows, embed_in_shards, open_shard
 
 
@@ -18,8 +19,8 @@ TEXTS = [f"{'a little ' * (place % 4)}apple number {place}" for place in range(1
 
 def embed(coma: tuple, folder: Path, items: list = TEXTS, made_by: str = "m", **options: object) -> torch.Tensor:
     rows = items if isinstance(items, ShardRows) else ShardRows.of(items)
-    options = {"shard_rows": 4, "batch_tokens": 60, **options}
-    files, _ = embed_in_shards(*coma, rows, folder, made_by=made_by, **options)
+    options = {"shard_rows": 4, **options}
+    files, _ = embed_in_shards(Encoder(*coma, batch_tokens=60), rows, folder, made_by=made_by, **options)
     assert set(files) <= set(folder.iterdir())
     return EmbeddingShards.open(files).take(np.arange(rows.num_rows))
 
@@ -94,16 +95,16 @@ def test_rows_without_an_embedding_are_for_skipping_only(make_coma: Callable, tm
 
     with pytest.raises(ValueError, match="^Row 1 of a table: it is odd"):
         embed(coma, tmp_path, ShardRows(4, read))
-    files, number = embed_in_shards(*coma, ShardRows(4, read), tmp_path, made_by="m", skip_errors=True)
+    files, number = embed_in_shards(Encoder(*coma), ShardRows(4, read), tmp_path, made_by="m", skip_errors=True)
     table = open_shard(files[0])
     assert number == 2 and table["row"].to_pylist() == [0, 1, 2, 3]
     assert table["id"].to_pylist() == ["a", r"\ud800", "c", "d"]
     errors = table["error"].to_pylist()
     assert errors[:2] + errors[3:] == [None, "Row 1 of a table: it is odd.", None]
     assert errors[2].startswith("Row 2: cannot decode") and errors[2].endswith("; the image is 'c.png'.")
-    assert embed_in_shards(*coma, ShardRows(4, read), tmp_path, made_by="m", skip_errors=True)[1] == 0
+    assert embed_in_shards(Encoder(*coma), ShardRows(4, read), tmp_path, made_by="m", skip_errors=True)[1] == 0
     with pytest.raises(ValueError, match="^Row 1 of a table"):
-        embed_in_shards(*coma, ShardRows(4, read), tmp_path, made_by="m")
+        embed_in_shards(Encoder(*coma), ShardRows(4, read), tmp_path, made_by="m")
 
 
 def test_a_shard_has_a_row_or_more(make_coma: Callable, tmp_path: Path) -> None:

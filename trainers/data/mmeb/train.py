@@ -123,15 +123,19 @@ def mmeb_row(record: dict[str, Any], name: str, root: ImageRoot) -> dict[str, An
         if not isinstance(record.get(text), str | None):
             raise fault(text, describe(record[text]), "a text")
         columns = (text, image)
-        row[side] = item_of(*_marked(record.get(text), record.get(image), columns, root), columns, root)
+        row[side] = _item_of(*_marked(record.get(text), record.get(image), columns, root), columns, root)
     texts, images = (_listed(record.get(column), column) for column in NEGATIVES)
     row["negatives"] = []
     for place, values in enumerate(zip_longest(texts, images)):
         columns = (f"{NEGATIVES[0]}[{place}]", f"{NEGATIVES[1]}[{place}]")
         text, image = _marked(*values, columns, root)
         if text is not None or image is not None:
-            row["negatives"].append(item_of(text, image, columns, root))
+            row["negatives"].append(_item_of(text, image, columns, root))
     return row
+
+
+def _item_of(text: str | None, image: Any, columns: tuple[str, str], root: ImageRoot) -> dict[str, Any]:
+    return item_of({"text": text, "image": image}, {"text": columns[0], "image": columns[1]}, root)
 
 
 def _marked(text: str | None, image: Any, columns: tuple[str, str], root: ImageRoot) -> tuple[str | None, Any]:

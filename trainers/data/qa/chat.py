@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from PIL import Image
 
 from modeling_coma.inputs_coma import DECODE_ERRORS, MAX_IMAGE_PIXELS, open_image, open_regular_file, to_rgb
+from modeling_coma.pages_coma import page_of
 
 
 __all__ = ["Chat", "Fault", "ImageFile", "Message", "Rejected", "Reply", "read_image"]
@@ -98,8 +99,8 @@ class ImageFile:
 def read_image(image: str | bytes | None, max_pixels: int | None = None) -> ImageFile:
     """
     Reads an image and decodes it, to know that others can. Files that programs show in different ways (transparent
-    ones, rotated by EXIF, 16-bit, animated, rare formats) become the PNG of what CoMa is trained on; all others are
-    left as they are.
+    ones, rotated by EXIF, 16-bit, animated, rare formats, pages of a PDF) become the PNG of what CoMa is trained on;
+    all others are left as they are.
 
     Args:
         image (`str` or `bytes`): path or content of the file.
@@ -114,8 +115,11 @@ def read_image(image: str | bytes | None, max_pixels: int | None = None) -> Imag
     if image is None:
         raise Rejected("no image", "the row has none")
     try:
-        data = image if isinstance(image, bytes) else _read_file(image)
         limit = max_pixels or MAX_IMAGE_PIXELS
+        if page_of(image):
+            rgb = to_rgb(image, max_pixels=limit)
+            return ImageFile(_as_png(rgb), "image/png", rgb.tobytes())
+        data = image if isinstance(image, bytes) else _read_file(image)
         rgb = to_rgb(data, max_pixels=limit)
         with open_image(data, max_pixels=limit) as file:
             if _is_plain(file):
@@ -124,9 +128,13 @@ def read_image(image: str | bytes | None, max_pixels: int | None = None) -> Imag
         why = str(error).removeprefix("Row 0: ") or type(error).__name__
         where = "" if isinstance(image, bytes) or image in why else f"{image}: "
         raise Rejected("image cannot be read", f"{where}{why}") from error
+    return ImageFile(_as_png(rgb), "image/png", data)
+
+
+def _as_png(rgb: Image.Image) -> bytes:
     encoded = BytesIO()
     rgb.save(encoded, format="PNG")
-    return ImageFile(encoded.getvalue(), "image/png", data)
+    return encoded.getvalue()
 
 
 def _is_plain(file: Image.Image) -> bool:

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from modeling_coma.inputs_coma import to_rgb
 from tests.chat_server import ChatServer, misbehaving, picture_in, reply_to
+from tests.pdf_files import write_pdf
 from trainers.data.dialogues import load_dialogues
 from trainers.data.qa.chat import Chat, Rejected, read_image
 from trainers.data.qa.dialogue import QASettings
@@ -200,7 +202,10 @@ def test_pictures_as_others_show_them(tmp_path: Path, picture: Callable) -> None
         assert found.mime == "image/png" and found.data[:4] == b"\x89PNG" and found.original == data
     assert Image.open(io.BytesIO(read_image(saved(plain, "JPEG", exif=rotated)).data)).size == (56, 28)
     assert Image.open(io.BytesIO(read_image(saved(clear, "PNG")).data)).getpixel((0, 0)) == (255, 255, 255)
-    for bad in (b"", b"x", saved(plain, "PNG")[:-60], str(tmp_path / "none.png")):
+    page = f"{write_pdf(tmp_path / 'a.pdf', ['apple'])}#1"
+    found = read_image(page)
+    assert (found.mime, Image.open(io.BytesIO(found.data)).size) == ("image/png", to_rgb(page).size)
+    for bad in (b"", b"x", saved(plain, "PNG")[:-60], str(tmp_path / "none.png"), str(tmp_path / "a.pdf#2")):
         with pytest.raises(Rejected, match="image cannot be read"):
             read_image(bad)
 

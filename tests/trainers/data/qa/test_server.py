@@ -71,7 +71,7 @@ def test_what_is_sent_and_what_comes_back() -> None:
     ("how", "kind", "message", "requests"),
     [
         ("500", Rejected, r"server: HTTP 500: 3 times; at last ", 3),
-        ("time-out", Rejected, r"server: time-out: 3 times; at last there was no reply in 0\.1 s", 3),
+        ("time-out", Rejected, r"server: time-out: 3 times; at last there was no reply in 0\.5 s", 3),
         ("closed", Rejected, r"server: connection: 3 times", 3),
         ("half a body", Rejected, r"server: connection: 3 times", 3),
         ("truncated", Rejected, r"server: not a chat completion: 3 times; at last JSONDecodeError", 3),
@@ -82,7 +82,7 @@ def test_what_is_sent_and_what_comes_back() -> None:
 )
 def test_what_does_not_pass_is_said(how: str, kind: type, message: str, requests: int) -> None:
     with ChatServer(lambda body, visit: how) as server:
-        (error,) = ask(server, [1], timeout=0.1 if how == "time-out" else 30.0)
+        (error,) = ask(server, [1], timeout=0.5 if how == "time-out" else 30.0)
         assert len(server.requests) == requests
     assert type(error) is kind
     with pytest.raises(kind, match=message):

@@ -1,0 +1,79 @@
+"""A page of a PDF as an image: `report.pdf#3`. Its size is known before it is drawn."""
+
+import importlib
+import math
+import os
+import re
+from threading import Lock
+from typing import Any, BinaryIO
+
+from PIL import Image, ImageFile
+
+
+__all__ = ["PAGE_PIXELS", "PageImage", "file_of", "open_pdf", "page_of"]
+
+PAGE_PIXELS = 2**21  # of a page that nobody gives a budget: A4 at 145 dots per inch
+MOST_DOTS = 300 / 72  # per point; more would draw a small page larger than anybody prints it
+NAME = re.compile(r"(.+\.pdf)#([1-9][0-9]{0,8})", re.IGNORECASE | re.DOTALL)
+ONE_AT_A_TIME = Lock()  # PDFium is not safe to be called by two threads
+
+
+def page_of(path: Any) -> tuple[str, int] | None:
+    """The file and the number, from 1, of a page; `None` for what names none, as a file that is called so."""
+    found = NAME.fullmatch(os.fspath(path)) if isinstance(path, str | os.PathLike) else None
+    return None if found is None or os.path.lexists(found[0]) else (found[1], int(found[2]))
+
+
+def file_of(path: Any) -> Any:
+    """The file that the path of an image leads to: that of a page is its PDF."""
+    page = page_of(path)
+    return path if page is None else page[0]
+
+
+def open_pdf(file: BinaryIO) -> Any:
+    """The `pypdfium2.PdfDocument` of a file, to be closed by the caller; `ValueError` if it cannot be opened."""
+    try:
+        pypdfium2 = importlib.import_module("pypdfium2")
+    except ImportError as error:
+        raise ValueError("pages of a PDF need pypdfium2: `pip install pypdfium2` to read them") from error
+    try:
+        return pypdfium2.PdfDocument(file)
+    except pypdfium2.PdfiumError as error:
+        is_locked = "password" in str(error).lower()
+        why = "it is encrypted: save it without its password" if is_locked else f"it is damaged, or no PDF: {error}"
+        raise ValueError(why) from error
+
+
+class PageImage(ImageFile.ImageFile):
+    """
+    A page that is drawn when its pixels are asked for, with as many dots per inch as a number of pixels allows.
+
+    Args:
+        file (`BinaryIO`): the PDF.
+        number (`int`): of the page, from 1.
+        max_pixels (`int`): of the image; 300 dots per inch at most, however many these are.
+    Raises `ValueError` if there is no such page.
+    """
+
+    format = "PDF page"
+
+    def __init__(self, file: BinaryIO, number: int, max_pixels: int):
+        self.number, self.max_pixels = number, max_pixels
+        super().__init__(file)
+
+    def _open(self):
+        with ONE_AT_A_TIME, open_pdf(self.fp) as document:
+            if self.number > len(document):
+                raise ValueError(f"there is no page {self.number}: it has {len(document)}")
+            width, height = document[self.number - 1].get_size()
+        if not width > 0 < height:
+            raise ValueError(f"page {self.number} has no area: {width} x {height} points")
+        self.dots = min(MOST_DOTS, math.sqrt(self.max_pixels / (width * height)))
+        self._mode, self._size = "RGB", (math.ceil(width * self.dots), math.ceil(height * self.dots))
+
+    def load(self) -> Any:
+        """Draws the page, which this image becomes, as other stubs of Pillow do."""
+        with ONE_AT_A_TIME, open_pdf(self.fp) as document:
+            drawn = document[self.number - 1].render(scale=self.dots, rev_byteorder=True).to_pil().copy()
+        self.__class__, self.__dict__ = Image.Image, drawn.__dict__  # the file is not needed any more
+        return Image.Image.load(self)

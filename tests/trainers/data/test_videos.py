@@ -1,0 +1,103 @@
+"""Videos in rows of both stages, of tables, of JSON and of data sets; each is a path or bytes, and none is opened."""
+
+import json
+
+import pytest
+from datasets import Dataset, Video
+
+from trainers.data.corpus import Columns, open_corpus
+from trainers.data.dialogues import load_dialogues
+from trainers.data.items import to_compression_input, to_item
+from trainers.data.pairs import PairColumns, load_pairs, load_triplets
+from trainers.data.schema import validate_dialogues, validate_pairs
+from trainers.data.videos import video_key
+
+
+TALK = [{"role": "user", "content": "where?"}, {"role": "assistant", "content": "left"}]
+
+
+def stored(path):
+    return {"bytes": None, "path": str(path)}
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_table_of_pairs_with_videos(tmp_path):
+    table = tmp_path / "pairs.csv"
+    table.write_text("clip,says\na.mp4,left\nb.mp4,right\n")
+    rows = load_pairs(table, PairColumns(query_video="clip", positive_text="says"))
+    assert rows[1]["query"] == {"text": None, "image": None, "video": stored(tmp_path / "b.mp4")}
+    assert validate_pairs(rows) is rows
+    item = to_item(rows[1]["query"], "Row 1: query")
+    assert item.messages[0]["content"] == [{"type": "video", "video": str(tmp_path / "b.mp4")}]
+    assert item.key != to_item(rows[0]["query"], "Row 0: query").key
+
+
+@pytest.mark.parametrize("kind", ["ready", "triplets"])
+def test_rows_of_json_with_videos(tmp_path, kind):
+    names = ("query", "positive") if kind == "ready" else ("anchor", "positive")
+    rows = [{names[0]: {"video": "a.mp4", "text": "what moves?"}, names[1]: {"text": "left"}}]
+    load = load_pairs if kind == "ready" else load_triplets
+    found = load(write_lines(tmp_path / "rows.jsonl", rows))[0]
+    assert found["query"] == {"text": "what moves?", "image": None, "video": stored(tmp_path / "a.mp4")}
+    assert found["positive"] == {"text": "left", "image": None, "video": None}
+
+
+def test_a_video_that_comes_too_late_is_no_loss_that_nobody_sees(tmp_path):
+    rows = [{"query": {"text": "a"}, "positive": {"text": "b"}}] * 101
+    rows.append({"query": {"video": "a.mp4"}, "positive": {"text": "b"}})
+    with pytest.raises(ValueError, match="Row 101 .*column video: found the first one of the file"):
+        load_pairs(write_lines(tmp_path / "rows.jsonl", rows))
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.parquet", "set"])
+def test_dialogues_about_videos(tmp_path, name):
+    rows = [{"videos": [str(tmp_path / "a.mp4")], "text": "t", "messages": TALK}, {"text": "only", "messages": TALK}]
+    if name.endswith("jsonl"):
+        source = write_lines(tmp_path / name, rows)
+    elif name.endswith("json"):
+        source = tmp_path / name
+        source.write_text(json.dumps(rows))
+    else:
+        source = Dataset.from_list(rows)
+        if name.endswith("parquet"):
+            source.to_parquet(tmp_path / name)
+            source = tmp_path / name
+    found = load_dialogues(source)
+    assert found[0]["videos"] == [stored(tmp_path / "a.mp4")] and not found[1]["videos"]
+    assert validate_dialogues(found) is found
+    (message,) = to_compression_input(found[0], 0)
+    assert message["content"] == [
+        {"type": "video", "video": str(tmp_path / "a.mp4")},
+        {"type": "text", "text": "t"},
+    ]
+
+
+def test_videos_as_datasets_has_them():
+    rows = Dataset.from_list([{"query": {"text": "a"}, "positive": {"video": {"bytes": b"x", "path": None}}}])
+    features = rows.features.copy()
+    features["positive"]["video"] = Video(decode=False)
+    rows = validate_pairs(rows.cast(features))
+    assert to_item(rows[0]["positive"], "Row 0: positive").messages[0]["content"][0]["video"] == b"x"
+    with pytest.raises(ValueError, match=r"column positive.video: found .*, expected a video"):
+        validate_pairs(
+            Dataset.from_list([{"query": {"text": "a"}, "positive": {"video": {"bytes": b"", "path": ""}}}])
+        )
+
+
+def test_a_corpus_with_a_column_of_videos(tmp_path):
+    table = tmp_path / "clips.csv"
+    table.write_text("id,video,text\n1,a.mp4,ball\n2,,word\n")
+    first, second = open_corpus(table, Columns()).read(0, 2)
+    assert (first["video"], first["path"], first["image"]) == (str(tmp_path / "a.mp4"), "a.mp4", None)
+    assert (second["video"], second["text"]) == (None, "word")
+
+
+def test_keys_say_frames_and_their_rate():
+    frames = [b"one", b"two"]
+    keys = {video_key(video) for video in (frames, frames[::-1], {"frames": frames, "fps": 2}, b"one", "one")}
+    assert len(keys) == 4 and video_key(tuple(frames)) == video_key(frames)
+    assert video_key("one") == video_key(b"one")

@@ -1,0 +1,191 @@
+"""The encode loop: a model with its workers, and how many tokens its batches have, for as many items as come.
+
+Lengths are known before anything is decoded, so the batches can be laid out first. While the model computes one, the
+next is decoded, by workers or by a thread, and copied to its device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader
+
+from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.encoding.batch_size import BatchSize
+from trainers.encoding.inputs import Batch, Fault, Inputs
+from trainers.encoding.pictures import PictureReader
+from trainers.encoding.tokenize import ItemReader, TokenizedRow, tokenize
+from trainers.samplers import pack
+
+
+__all__ = ["ROW", "EncodedBatch", "Encoder"]
+
+UNDECIDED = 4096  # tokens of a batch, where rows are too few to look for the best
+WINDOW = 16384  # rows that are sorted by length at one time
+ROW = "Row {}".format  # what a row is called in messages, by its number
+
+
+class EncodedBatch(NamedTuple):
+    """
+    What became of some rows.
+
+    Args:
+        rows (`list[int]`): their places in the items.
+        embeddings (`torch.FloatTensor` of shape `(len(rows), hidden_size)`): in fp32, on the CPU.
+        failures (`dict[int, str]`): by place, what is wrong with rows that have no embedding.
+    """
+
+    rows: list[int]
+    embeddings: torch.FloatTensor
+    failures: dict[int, str]
+
+
+class Encoder:
+    """
+    Embeds items, as often as it is called; its workers start once, and it looks once for the best size of a batch.
+
+    Args:
+        model ([`ComaForEmbedding`]), processor ([`ComaProcessor`]): as in [`~trainers.encoding.embed_items`].
+        batch_tokens (`int`, *optional*): most tokens of a batch; by default what is found to be fast.
+        num_workers (`int`, *optional*, defaults to 0): processes that decode and preprocess.
+        reduced_jpeg (`bool`, *optional*, defaults to `False`): as in [`~trainers.encoding.embed_items`].
+        is_for_many (`bool`, *optional*, defaults to `True`): whether items come more than once: workers then are given
+            the images of each batch, paths or bytes. Else they begin with all items, as these are.
+
+    Raises:
+        ValueError: if `batch_tokens` is below 1, or `reduced_jpeg` cannot act.
+    """
+
+    def __init__(
+        self,
+        model: ComaForEmbedding,
+        processor: ComaProcessor,
+        *,
+        batch_tokens: int | None = None,
+        num_workers: int = 0,
+        reduced_jpeg: bool = False,
+        is_for_many: bool = True,
+    ) -> None:
+        self.coma = self.model, self.processor = model, processor
+        self.is_for_many = is_for_many
+        self.batch_size = BatchSize(model, processor, batch_tokens)
+        self.inputs = Inputs(processor, PictureReader(processor, reduced_jpeg))
+        self.plan = _Plan()
+        self.loader = DataLoader(
+            self.inputs,
+            sampler=self.plan,
+            batch_size=None,
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=model.device.type == "cuda",
+            persistent_workers=num_workers > 0 and is_for_many,
+        )
+
+    def batches(
+        self, items: Sequence[Any], first_row: int = 0, names: Callable[[int], str] = ROW
+    ) -> Iterator[EncodedBatch]:
+        """As of [`~trainers.encoding.encode_batches`]."""
+        reader = ItemReader(items)
+        self.inputs.items = None if self.is_for_many else reader
+        equal: dict[int, list[int]] = {}
+        embed = partial(self._embed, equal=equal, name=lambda place: names(first_row + place))
+        windows = self._windows(reader, equal)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            first = next(windows, [])
+            if self.batch_size.tokens is None:
+                yield from self.batch_size.find(first, self.inputs.__getitem__, embed)
+            self.plan.batches = self._packed(chain([first], windows))
+            yield from map(embed, self._loaded())
+        finally:
+            self.model.train(was_training)
+
+    def _windows(self, reader: ItemReader, equal: dict[int, list[int]]) -> Iterator[list[TokenizedRow]]:
+        """Rows that differ, the longest first, some at a time; takes down which others are equal to them."""
+        for start in range(0, len(reader), WINDOW):
+            places = range(start, min(start + WINDOW, len(reader)))
+            rows: dict[str, TokenizedRow] = {}
+            for row in tokenize(self.processor, reader, places, keep_images=self.is_for_many):
+                first = rows.setdefault(row.key, row)
+                if first is not row:
+                    equal.setdefault(first.place, []).append(row.place)
+            yield sorted(rows.values(), key=lambda row: -row.length)
+
+    def _packed(self, windows: Iterable[list[TokenizedRow]]) -> Iterator[list[TokenizedRow]]:
+        for rows in windows:
+            for batch in pack([row.length for row in rows], self.batch_size.tokens or UNDECIDED):
+                yield [rows[number] for number in batch]
+
+    def _loaded(self) -> Iterator[Batch]:
+        """Planned batches, on the device of the model, each made ready while the one before it is computed."""
+        loaded = iter(self.loader)  # starts the workers, not in a thread
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            coming = thread.submit(self._load_next, loaded)
+            while (batch := coming.result()) is not None:
+                coming = thread.submit(self._load_next, loaded)
+                yield batch
+
+    def _load_next(self, loaded: Iterator[Batch]) -> Batch | None:
+        batch = next(loaded, None)
+        device = self.model.device
+        if batch is None or device.type != "cuda":
+            return batch
+        copies = torch.cuda.Stream(device)  # beside what is computed
+        with torch.cuda.stream(copies):
+            tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.tensors.items()}
+        copies.synchronize()
+        return batch._replace(tensors=tensors)
+
+    def _embed(self, batch: Batch, equal: dict[int, list[int]], name: Callable[[int], str]) -> EncodedBatch:
+        """The embeddings of a batch and of the rows equal to its own; if there are none, its rows one by one tell
+        which is to blame."""
+        places, faults = [row.place for row in batch.rows], batch.faults
+        try:
+            embeddings = self._compute(batch.tensors)
+        except ValueError as error:
+            found, bad = self.inputs.one_by_one(batch.rows, lambda row: self._compute(self.inputs.process(row)))
+            whole = f"In the batch of {_described(batch.rows, name)}: {error}"
+            if not bad:  # each is good alone
+                raise ValueError(whole) from error
+            if not found:  # it is rather the model that is to blame
+                bad = {place: Fault(whole, is_whole=True) for place in bad}
+            places, faults = list(found), faults | bad
+            embeddings = torch.cat([self._compute({}), *found.values()])
+        failures = {}
+        for place, fault in faults.items():
+            failures |= {one: fault.named(name(one)) for one in (place, *equal.pop(place, ()))}
+        copies = [(one, number) for number, place in enumerate(places) for one in (place, *equal.pop(place, ()))]
+        return EncodedBatch([place for place, _ in copies], embeddings[[number for _, number in copies]], failures)
+
+    @torch.no_grad()
+    def _compute(self, tensors: dict[str, torch.Tensor]) -> torch.FloatTensor:
+        if not tensors:
+            return torch.empty(0, self.model.config.hidden_size)
+        tensors = {name: tensor.to(self.model.device, non_blocking=True) for name, tensor in tensors.items()}
+        return self.model(**tensors).embeddings.float().cpu()
+
+
+class _Plan:
+    """What a loader goes through: the batches of the items that are embedded just now."""
+
+    def __init__(self) -> None:
+        self.batches: Iterator[list[TokenizedRow]] = iter(())
+
+    def __iter__(self) -> Iterator[list[TokenizedRow]]:
+        return self.batches
+
+
+def _described(rows: list[TokenizedRow], name: Callable[[int], str]) -> str:
+    """The first rows of a batch by their names."""
+    names = [name(row.place).removeprefix("Row ") for row in rows]
+    return f"the rows [{', '.join(names[:8])}]{' …' if len(names) > 8 else ''}"
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
