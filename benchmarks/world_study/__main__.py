@@ -16,8 +16,8 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from benchmarks.world_study.arms import FIRST, plan
-from benchmarks.world_study.backbone import make_backbone, recipe
+from benchmarks.world_study.arms import QUICK_ARMS, plan
+from benchmarks.world_study.backbone import make_backbone, study
 from benchmarks.world_study.report import write_report
 from benchmarks.world_study.results import COMMITTED, append_result, missing, read_results
 from benchmarks.world_study.runs import run
@@ -38,16 +38,16 @@ def main() -> None:
     results = folder / "results.jsonl" if arguments.quick else COMMITTED
     folder.mkdir(parents=True, exist_ok=True)
     if not arguments.report:
-        complete(results, sizes, folder, arguments.seeds, arguments.hours, FIRST if arguments.quick else plan())
-    write_report(read_results(results, recipe(sizes)), folder)
+        complete(results, sizes, folder, arguments.seeds, arguments.hours, QUICK_ARMS if arguments.quick else plan())
+    write_report(read_results(results, study(sizes)), folder)
 
 
 def complete(results: Path, sizes: Sizes, folder: Path, seeds: list[int], hours: float, arms: list) -> None:
     """Runs what is missing."""
     started = time.monotonic()
     backbone = make_backbone(folder / "backbone", sizes)
-    known = {"recipe": backbone["recipe"], "weights": backbone["weights"]}
-    for arm, seed in missing(read_results(results, known["recipe"]), arms, seeds):
+    known = {"study": study(sizes), "weights": backbone["weights"]}
+    for arm, seed in missing(read_results(results, known["study"]), arms, seeds):
         if time.monotonic() - started > 3600 * hours:
             break
         found = {"arm": arm.key, "seed": seed, **known, **run(arm, seed, sizes, folder / "backbone", folder)}

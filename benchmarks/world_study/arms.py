@@ -83,6 +83,17 @@ ARMS: dict[str, list[Arm]] = {
 }
 
 
+# One of each that trains in a way of its own, to see that everything runs.
+QUICK_ARMS = [
+    Arm(FEW, 0.0),
+    Arm(FEW),
+    Arm(FEW, 0.0, joint=True),
+    Arm(FEW, kl=True),
+    Arm(FEW, memory="states"),
+    Arm(FEW, training="full"),
+]
+
+
 def plan() -> list[Arm]:
     """Every arm once, the most telling first."""
     several = [*FIRST, *EQUAL_COST[1:4:2], *(arm for arms in ARMS.values() for arm in arms), *EQUAL_COST, *MAP]

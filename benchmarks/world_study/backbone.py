@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import AutoConfig, AutoModelForImageTextToText, TrainerCallback
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, TrainerCallback
 
 from benchmarks.world_study.examination import Exam
 from benchmarks.world_study.fast_processor import WorldProcessor
 from benchmarks.world_study.pictures import SIDE, draw_picture
 from benchmarks.world_study.questions import EASY, KINDS, Asked, as_messages, ask_several, describe
 from benchmarks.world_study.scenes import draw_scene
-from benchmarks.world_study.settings import Sizes, common_settings
+from benchmarks.world_study.settings import RATE, TEMPERATURE, TURNS, Sizes, common_settings
+from benchmarks.world_study.tower import teach_tower
 from hub_scripts.tiny.tokenizer import train_tokenizer
 from trainers.backbone import model_from_backbone
 from trainers.compression.collator import ComaCompressionCollator
@@ -26,7 +27,7 @@ from trainers.compression.config import ComaCompressionConfig
 from trainers.compression.trainer import ComaCompressionTrainer
 
 
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 3e-3
 CURVE_POINTS = 10
 FIRST_PART = 0.35
 PATCH, MERGE = 8, 1
@@ -40,11 +41,11 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endif %}{% if message.role == 'assistant' %}<|im_end|>{% endif %}{% endfor %}"
 )
 TEXT = {
-    "hidden_size": 128,
-    "intermediate_size": 256,
+    "hidden_size": 96,
+    "intermediate_size": 192,
     "num_hidden_layers": 6,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 3,
     "head_dim": 32,
     "max_position_embeddings": 4096,
     "initializer_range": 0.05,
@@ -58,9 +59,9 @@ TEXT = {
 }
 VISION = {
     "depth": 2,
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_heads": 4,
+    "hidden_size": 96,
+    "intermediate_size": 192,
+    "num_heads": 3,
     "out_hidden_size": TEXT["hidden_size"],
     "patch_size": PATCH,
     "temporal_patch_size": 1,
@@ -89,10 +90,11 @@ def write_random(folder: Path, seed: int = 0) -> None:
         )
     }
     text = {**TEXT, "vocab_size": len(tokenizer) + SPARE_ROWS, "eos_token_id": tokenizer.eos_token_id}
-    config = AutoConfig.for_model("qwen3_vl", text_config=text, vision_config=VISION, tie_word_embeddings=True, **ids)
+    config = AutoConfig.for_model("qwen3_vl", text_config=text, vision_config=VISION, tie_word_embeddings=False, **ids)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    _scale(model)
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     images = {
@@ -105,6 +107,20 @@ def write_random(folder: Path, seed: int = 0) -> None:
         "image_std": [0.5] * 3,
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(images, indent=1))
+
+
+@torch.no_grad()
+def _scale(model: PreTrainedModel) -> None:
+    """
+    Weights as they are drawn are of one size. So that what a token is, and where a patch lies, is not drowned in what
+    random layers add to it, tables are ten times as large, and what layers add is smaller, the deeper they are.
+    """
+    added = ("o_proj", "down_proj", "attn.proj", "linear_fc2")
+    for name, module in model.named_modules():
+        if name.endswith(("embed_tokens", "pos_embed")):
+            module.weight.mul_(10)
+        elif name.endswith(added) and "merger" not in name:
+            module.weight.div_((2 * TEXT["num_hidden_layers"]) ** 0.5)
 
 
 class Lessons(Dataset):
@@ -172,7 +188,10 @@ def make_backbone(folder: Path, sizes: Sizes) -> dict[str, Any]:
     """
     known = folder / "backbone.json"
     if known.exists():
-        return json.loads(known.read_text())
+        found = json.loads(known.read_text())
+        if found["recipe"] != recipe(sizes):
+            raise SystemExit(f"{folder} has a backbone of another recipe, {found['recipe']}: give another --folder.")
+        return found
     write_random(folder)
     model, processor = model_from_backbone(str(folder), 1)
     fast = WorldProcessor.of(processor)
@@ -181,6 +200,10 @@ def make_backbone(folder: Path, sizes: Sizes) -> dict[str, Any]:
     steps, every = sizes.backbone_steps, max(1, sizes.backbone_steps // CURVE_POINTS)
     training = folder / "training"
     training.mkdir(exist_ok=True)
+    begun = any(training.glob("checkpoint-*/trainer_state.json"))
+    if not begun:
+        seen = teach_tower(model.backbone, fast, sizes.tower_steps, sizes.tower_batch)
+        print(f"backbone: linear heads read {seen}% of the attributes off the tower", flush=True)
     curve = Curve(lambda: exam.answers(model, "full"), every, training / "curve.json")
     trainer = ComaCompressionTrainer(
         model,
@@ -196,7 +219,7 @@ def make_backbone(folder: Path, sizes: Sizes) -> dict[str, Any]:
         processing_class=processor,
         callbacks=[curve],
     )
-    trainer.train(resume_from_checkpoint=any(training.glob("checkpoint-*/trainer_state.json")))
+    trainer.train(resume_from_checkpoint=begun)
     model.backbone.save_pretrained(folder)
     found = {"recipe": recipe(sizes), "weights": _digest(folder), "curve": curve.points}
     known.write_text(json.dumps(found, indent=1))
@@ -207,9 +230,16 @@ def make_backbone(folder: Path, sizes: Sizes) -> dict[str, Any]:
 def recipe(sizes: Sizes) -> str:
     """What decides the backbone and the world: the same on every machine, where weights differ in their last bits."""
     rows = Lessons(40)
-    parts = [TEXT, VISION, CHAT_TEMPLATE, LEARNING_RATE, FIRST_PART, sizes.backbone_steps, sizes.backbone_batch]
+    parts = [TEXT, VISION, CHAT_TEMPLATE, LEARNING_RATE, FIRST_PART]
+    parts += [sizes.tower_steps, sizes.tower_batch, sizes.backbone_steps, sizes.backbone_batch]
     parts += [(row["images"][0].tobytes(), row["messages"]) for row in (rows[number] for number in range(len(rows)))]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+def study(sizes: Sizes) -> str:
+    """What decides everything but the arm and the seed: that recipe, and how both stages are trained."""
+    parts = [sizes, RATE, TEMPERATURE, TURNS]
+    return f"{recipe(sizes)}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:6]}"
 
 
 def _digest(folder: Path) -> str:

@@ -9,9 +9,9 @@ from benchmarks.world_study.scenes import SHAPES, SIZES, TEXTURES, WORDS, Scene
 
 
 SIDE = 56  # pixels: 7x7 tokens of 8x8
-CELL = SIDE / 3
-STAMP = 17
-RADIUS = {"small": 5, "big": 8}
+FIRST, PITCH = 4, 16  # pixels: where the first place begins, and the next; all lie alike among the tokens
+STAMP = 16
+RADIUS = {"small": 4.5, "big": 7.5}
 DIM = 0.45  # of a colour, where a texture is dark
 RGB = {
     "red": (230, 40, 40),
@@ -33,19 +33,20 @@ INK = (255, 170, 190)
 @functools.cache
 def stamp(shape: str, size: str, texture: str) -> np.ndarray:
     """How much colour a thing has where, `(STAMP, STAMP, 1)`; 0 is background."""
-    y, x = np.mgrid[:STAMP, :STAMP] - STAMP // 2
+    y, x = np.mgrid[:STAMP, :STAMP] - (STAMP - 1) / 2
     r = RADIUS[size]
     across, up = np.abs(x), np.abs(y)
-    distance = np.hypot(x, y)
+    box = np.maximum(across, up) <= r
     within = {
-        "circle": distance <= r,
-        "square": np.maximum(across, up) <= r - 1,
-        "triangle": (y <= r - 1) & (across <= (y + r) / 2),
-        "diamond": across + up <= r,
-        "cross": (np.minimum(across, up) <= r // 3) & (np.maximum(across, up) <= r),
-        "ring": (distance <= r) & (distance >= 0.55 * r),
+        "square": box,
+        "bar": box & (up <= r / 2.5),
+        "post": box & (across <= r / 2.5),
+        "cross": box & (np.minimum(across, up) <= r / 3),
+        "ring": box & (np.maximum(across, up) >= r / 1.8),
+        "wedge": box & (x <= y),
     }[shape]
-    bright = {"plain": True, "striped": y // 2 % 2 == 0, "checked": (y // 2 + x // 2) % 2 == 0}[texture]
+    rows, columns = (y // 2).astype(int), (x // 2).astype(int)
+    bright = {"plain": True, "striped": rows % 2 == 0, "checked": (rows + columns) % 2 == 0}[texture]
     return (within * np.where(bright, 1, DIM))[..., None]
 
 
@@ -55,17 +56,14 @@ def letters(word: str) -> np.ndarray:
     picture = Image.new("L", (STAMP, STAMP))
     pen = ImageDraw.Draw(picture)
     for number, letter in enumerate(word):
-        pen.text((6 * number, 2), letter, fill=255, font=ImageFont.load_default_imagefont())
+        pen.text((5 * number, 2), letter, fill=255, font=ImageFont.load_default_imagefont())
     return (np.asarray(picture) > 127)[..., None].astype(float)
 
 
-def corner(place: int, jitter: tuple[int, int]) -> tuple[int, int]:
+def corner(place: int, jitter: tuple[int, int] = (0, 0)) -> tuple[int, int]:
     """Where the stamp of a thing begins."""
     row, column = divmod(place, 3)
-    return tuple(
-        min(SIDE - STAMP, max(0, round((number + 0.5) * CELL) - STAMP // 2 + moved))
-        for number, moved in zip((row, column), jitter, strict=True)
-    )
+    return FIRST + PITCH * row + jitter[0], FIRST + PITCH * column + jitter[1]
 
 
 def draw_picture(scene: Scene) -> np.ndarray:
@@ -74,7 +72,7 @@ def draw_picture(scene: Scene) -> np.ndarray:
     pixels[:] = RGB[scene.background]
     inked = [(stamp(t.shape, t.size, t.texture), RGB[t.colour], t.place) for t in scene.things]
     inked.append((letters(scene.word), INK, scene.word_place))
-    for (mask, colour, place), moved in zip(inked, scene.jitter, strict=True):
+    for (mask, colour, place), moved in zip(inked, (*scene.jitter, (0, 0)), strict=True):
         top, left = corner(place, moved)
         part = pixels[top : top + STAMP, left : left + STAMP]
         np.copyto(part, (mask * colour).astype(np.uint8), where=mask > 0)
@@ -84,5 +82,5 @@ def draw_picture(scene: Scene) -> np.ndarray:
 def sheet() -> np.ndarray:
     """All stamps in rows, to be looked at."""
     things = [np.hstack([stamp(s, size, t) for size in SIZES for t in TEXTURES]) for s in SHAPES]
-    words = [np.hstack([letters(word) for word in WORDS[start : start + 6]]) for start in (0, 6)]
+    words = [np.hstack([letters(word) for word in WORDS[start : start + 6]]) for start in (0, 2)]
     return np.vstack(things + words)[..., 0]

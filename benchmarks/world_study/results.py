@@ -13,9 +13,9 @@ from benchmarks.world_study.arms import Arm
 COMMITTED = Path(__file__).with_name("results.jsonl")
 
 
-def read_results(file: Path, recipe: str) -> list[dict[str, Any]]:
+def read_results(file: Path, study: str) -> list[dict[str, Any]]:
     """
-    The runs of one recipe of the backbone.
+    The runs of one study: of one recipe of the backbone and one way to train both stages.
 
     Raises:
         ValueError: for a line that is no run, or a run that is there twice.
@@ -25,13 +25,13 @@ def read_results(file: Path, recipe: str) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            key = (row["recipe"], row["arm"], row["seed"])
+            key = (row["study"], row["arm"], row["seed"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file}, line {number} is not a run: {line[:80]!r}. Take it out.") from error
         if key in found:
             raise ValueError(f"{file}, line {number}: the run {key} is there already. Take one of them out.")
         found[key] = row
-    return [row for row in found.values() if row["recipe"] == recipe]
+    return [row for row in found.values() if row["study"] == study]
 
 
 def append_result(file: Path, row: dict[str, Any]) -> None:

@@ -84,6 +84,7 @@ def run(arm: Arm, seed: int, sizes: Sizes, backbone: Path, scratch: Path) -> dic
         own tokens, another row's and none, and whether it `counts`; `answers` from the tokens alone, by kind, before
         and after stage 2; seconds of processor time.
     """
+    torch.manual_seed(seed)  # the rows of the compression tokens are drawn
     compressed = {"seconds": 0.0, "carried": None}
     if arm.stage_1:
         place = scratch / "stage-1" / f"{arm.stage_1_key} {seed}"
@@ -114,7 +115,6 @@ def run(arm: Arm, seed: int, sizes: Sizes, backbone: Path, scratch: Path) -> dic
 
 def keep_compressed(arm: Arm, seed: int, sizes: Sizes, backbone: Path, place: Path) -> None:
     """Stage 1, kept with how much its tokens carry."""
-    torch.manual_seed(seed)  # the rows of the compression tokens
     model, processor = model_from_backbone(str(backbone), arm.tokens, memory=arm.memory)
     fast = WorldProcessor.of(processor)
     steps = max(1, round(arm.stage_1 * sizes.unit))
@@ -158,7 +158,6 @@ def steps_of_stage_2(arm: Arm, sizes: Sizes) -> int:
 
 def match(arm: Arm, seed: int, sizes: Sizes, model: ComaForEmbedding, processor: ComaProcessor) -> ComaForEmbedding:
     """Stage 2."""
-    torch.manual_seed(seed)
     steps = steps_of_stage_2(arm, sizes)
     answers = ComaCompressionCollator(processor, compression_instruction=False) if arm.joint else None
     with tempfile.TemporaryDirectory() as scratch:

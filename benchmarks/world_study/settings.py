@@ -10,6 +10,7 @@ class Sizes:
     Of a study.
 
     Args:
+        tower_steps, tower_batch (`int`): of the tower before the backbone.
         backbone_steps, backbone_batch (`int`): of the backbone.
         unit, batch (`int`): optimizer steps of one unit of stage 1, and its rows.
         least_steps (`int`): of stage 2; with many pairs, one epoch.
@@ -19,6 +20,8 @@ class Sizes:
         cut (`int`): by which numbers of pairs are divided.
     """
 
+    tower_steps: int = 400
+    tower_batch: int = 32
     backbone_steps: int = 1500
     backbone_batch: int = 16
     unit: int = 200
@@ -31,7 +34,17 @@ class Sizes:
 
 
 QUICK = Sizes(
-    backbone_steps=2, backbone_batch=4, unit=1, batch=4, least_steps=1, pairs_batch=4, exam=1, queries=6, cut=100
+    tower_steps=2,
+    tower_batch=4,
+    backbone_steps=2,
+    backbone_batch=4,
+    unit=1,
+    batch=4,
+    least_steps=1,
+    pairs_batch=4,
+    exam=1,
+    queries=6,
+    cut=100,
 )
 
 TURNS = {"multi-turn": 5, "single-turn": 1}

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.world_study.arms import PAIRS, Arm, plan, without
+from benchmarks.world_study.arms import PAIRS, QUICK_ARMS, Arm, plan, without
 from benchmarks.world_study.backbone import TOKENS, Lessons, write_random
 from benchmarks.world_study.examination import Exam, right_answers
 from benchmarks.world_study.fast_processor import WorldProcessor
-from benchmarks.world_study.pictures import RGB, corner, draw_picture
+from benchmarks.world_study.pictures import RGB, STAMP, corner, draw_picture
 from benchmarks.world_study.questions import ATTRIBUTE_OF_KIND, KINDS, ask, describe
 from benchmarks.world_study.report import gains, write_report
 from benchmarks.world_study.results import append_result, missing, read_results
@@ -21,6 +21,7 @@ from benchmarks.world_study.runs import JointPairs
 from benchmarks.world_study.scenes import MOST, PLACES, SIZES, TEXTURES, UNSEEN, draw_scene
 from benchmarks.world_study.settings import QUICK
 from benchmarks.world_study.tasks import ANSWERS, Pairs, chance, make_tasks
+from benchmarks.world_study.tower import LABELS, targets
 from trainers.backbone import model_from_backbone
 
 
@@ -49,9 +50,9 @@ def test_unseen_combinations_are_in_no_scene_of_training_and_once_in_each_of_the
 def test_things_are_drawn_where_and_as_they_are_said_to_be():
     for scene in scenes(50):
         pixels = draw_picture(scene)
-        for thing, moved in zip(scene.things, scene.jitter, strict=False):
+        for thing, moved in zip(scene.things, scene.jitter, strict=True):
             top, left = corner(thing.place, moved)
-            part = pixels[top : top + 17, left : left + 17].reshape(-1, 3).tolist()
+            part = pixels[top : top + STAMP, left : left + STAMP].reshape(-1, 3).tolist()
             assert list(RGB[thing.colour]) in part
         assert pixels[-1, -1].tolist() == list(RGB[scene.background]) or scene.things[-1].place == len(PLACES) - 1
 
@@ -133,6 +134,16 @@ def test_the_dialogues_of_the_joint_arm_are_about_the_pictures_of_its_pairs():
         assert len(answers) == 5 and all(set(answer.split()) <= facts for answer in answers)
 
 
+def test_the_tower_is_taught_what_is_where():
+    for scene in scenes(20):
+        found = targets(scene)
+        assert found["what"].count(1) == len(scene.things) and found["what"][scene.word_place] == 2
+        assert LABELS["word"][found["word"][scene.word_place]] == scene.word
+        for thing in scene.things:
+            assert LABELS["colour"][found["colour"][thing.place]] == thing.colour
+            assert LABELS["texture"][found["texture"][thing.place]] == thing.texture
+
+
 def test_every_query_of_a_task_has_an_answer():
     ind, ood = make_tasks(30)
     assert [task.name for task in ind] == ["description to scene", "question to answer"]
@@ -155,12 +166,12 @@ def test_arms_have_keys_of_their_own():
     assert without(Arm(300), extra=1.0).key == "pairs=300 stage_1=0 extra=1.0"
 
 
-def row(arm, seed, value, recipe="r", counts=True):
+def row(arm, seed, value, study="r", counts=True):
     answers = dict.fromkeys(KINDS, 50.0)
     return {
         "arm": arm.key,
         "seed": seed,
-        "recipe": recipe,
+        "study": study,
         "weights": "w",
         "ind": {"mean": value},
         "ood": {"mean": value / 2},
@@ -192,8 +203,8 @@ def test_the_study_runs_and_does_nothing_twice(tmp_path):
     command = [sys.executable, "-m", "benchmarks.world_study", "--quick", "--seeds", "0", "--folder", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     lines = (tmp_path / "results.jsonl").read_text()
-    assert len(lines.splitlines()) == 4
-    assert all(json.loads(line)["recipe"] for line in lines.splitlines())
+    assert len(lines.splitlines()) == len(QUICK_ARMS)
+    assert all(json.loads(line)["study"] for line in lines.splitlines())
     assert len(json.loads((tmp_path / "backbone" / "backbone.json").read_text())["curve"]) == QUICK.backbone_steps
     assert (tmp_path / "map.png").stat().st_size > 10_000
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
