@@ -86,7 +86,8 @@ def with_pages(folder: str | Path, found: ImageFolder) -> ImageFolder:
             images += _pages_in(os.fspath(folder), file.name)
         else:
             left_alone.append(file._replace(error=MISSING))
-    return ImageFolder(sorted(images, key=_by_name), left_alone)
+    is_mixed = len(images) > len(found.images)
+    return ImageFolder(sorted(images, key=_by_name) if is_mixed else images, left_alone)
 
 
 def _is_pdf(file: FoundImage) -> bool:

@@ -115,7 +115,7 @@ def test_a_dataset_its_columns_and_a_list_are_the_same(coma: Coma, picture: Call
     shown_first = one_by_one(coma, [{"image": i, "text": t} for t, i in zip(texts, pictures, strict=True)])
     assert (embed_items(*coma, dataset) - shown_first).abs().max() < 1e-5
     assert (embed_items(*coma, dataset["query"]) - shown_first).abs().max() < 1e-5
-    with pytest.raises(ValueError, match="No column is called image or text among"):
+    with pytest.raises(ValueError, match="No column is called image, text or video among"):
         embed_items(*coma, dataset.select_columns(["other"]))
 
 
