@@ -25,12 +25,18 @@ def catch_interrupts() -> Callable[[], None]:
     twice, wherever it may.
     """
     reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    # A signal that another thread is given wakes this one by what is written there, and would not by its handler.
+    signal.set_wakeup_fd(writer.fileno())
     for interrupt in INTERRUPTS:
-        signal.signal(interrupt, lambda *_: writer.send(b"."))
+        signal.signal(interrupt, lambda *_: None)
 
     def wait() -> None:
-        reader.recv(1)
+        while reader.recv(1)[0] not in INTERRUPTS:
+            pass
         ignore_interrupts()
+        signal.set_wakeup_fd(-1)
+        writer.close()
 
     return wait
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 
 SCRIPT = """
-import signal, time
+import signal, threading, time
 from hub_scripts.common.interrupts import catch_interrupts, handlers_kept
 
+threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])  # so that the other thread is given them
 with handlers_kept():
     wait = catch_interrupts()
     print("waits", flush=True)
@@ -20,7 +22,7 @@ print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 """
 
 
-def test_a_second_interrupt_changes_nothing() -> None:
+def test_a_second_interrupt_changes_nothing_whichever_thread_is_given_it() -> None:
     root = Path(__file__).resolve().parents[3]
     with subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=root, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout.readline() == "waits\n"
