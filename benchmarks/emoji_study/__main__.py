@@ -8,6 +8,7 @@ again: interrupt it and go on, or give the seeds to several processes.
   python -m benchmarks.emoji_study claim                    # about an hour and a half on two cores
   python -m benchmarks.emoji_study contrastive
   python -m benchmarks.emoji_study late                     # several vectors in nested budgets
+  python -m benchmarks.emoji_study pooling                  # the mean of the states, or the last one
   python -m benchmarks.emoji_study claim --seeds 0 --quick  # to see that it runs
 
 It leaves in the folder: `backbone`, a JSON file for every run, and with all of them there, tables and plots.

@@ -104,4 +104,11 @@ LATE = {
     ]
 }
 
-STUDIES = {"claim": CLAIM, "contrastive": CONTRASTIVE, "late": LATE}
+POOLING = {
+    "Pooling": [
+        replace(PLAIN, name="K = 8, mean of all"),
+        replace(PLAIN, name="K = 8, last", pooling="last"),
+    ]
+}
+
+STUDIES = {"claim": CLAIM, "contrastive": CONTRASTIVE, "late": LATE, "pooling": POOLING}

@@ -35,7 +35,7 @@ from trainers.experimental import (
 )
 
 
-# A step of stage 1 in steps of stage 2, by the processor time of both with these batches (measured, see the docs).
+# A step of stage 1 in steps of stage 2, by processor time: a guess, to be measured before costs are called equal.
 COST_OF_STAGE_1 = 1.0
 
 
