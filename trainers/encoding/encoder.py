@@ -122,7 +122,7 @@ class Encoder:
         """Rows that differ, the longest first, some at a time; takes down which others are equal to them."""
         for start in range(0, len(reader), WINDOW):
             places = range(start, min(start + WINDOW, len(reader)))
-            rows: dict[str, TokenizedRow] = {}
+            rows: dict[str | int, TokenizedRow] = {}
             for row in tokenize(self.processor, reader, places, keep_images=self.is_for_many):
                 first = rows.setdefault(row.key, row)
                 if first is not row:

@@ -36,7 +36,8 @@ class TokenizedRow(NamedTuple):
         text (`str`): as the template renders it, with a placeholder for each image.
         ids (`np.ndarray`): of the text.
         image_tokens (`int`): how many of its tokens are of images and videos.
-        key (`str`): the same for rows that are equal, by the text and by the paths or bytes of the files.
+        key (`str` or `int`): the same for rows that are equal, by the text and by the paths or bytes of the files; of
+            those that cannot be compared their place, which no text is.
         images, videos (`list`, *optional*): its images and videos, undecoded.
         error (`ValueError`, *optional*): what is wrong with it.
     """
@@ -46,7 +47,7 @@ class TokenizedRow(NamedTuple):
     text: str = ""
     ids: np.ndarray | None = None
     image_tokens: int = 0
-    key: str = ""
+    key: str | int = ""
     images: list[Any] | None = None
     videos: list[Any] | None = None
     error: ValueError | None = None
@@ -102,7 +103,7 @@ def tokenize(
             try:
                 conversations[place] = _messages(item, processor, control_tokens)
             except ValueError as error:
-                rows.append(TokenizedRow(place, key=str(place), error=error))
+                rows.append(TokenizedRow(place, key=place, error=error))
         if conversations:
             texts = processor.apply_chat_template(list(conversations.values()))
             ids_of_texts = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -135,10 +136,10 @@ def _order(field: tuple[str, Any]) -> int:
     return ORDER.index(field[0]) if field[0] in ORDER else len(ORDER)
 
 
-def _key(place: int, text: str, images: list[Any], videos: list[Any]) -> str:
+def _key(place: int, text: str, images: list[Any], videos: list[Any]) -> str | int:
     """Open images and arrays are taken for different: to compare them they would have to be decoded."""
     if not all(isinstance(file, str | Path | bytes) for file in [*images, *videos]):
-        return str(place)
+        return place
     return " ".join([text, *map(image_key, images), *map(video_key, videos)])
 
 
