@@ -63,17 +63,20 @@ class BatchSize:
             if not batches:
                 break
             loaded = [load(batch) for batch in batches]
+            results = []
             started = time.perf_counter()
             try:
-                results = [embed(batch) for batch in loaded]
+                for batch in loaded:
+                    results.append(embed(batch))
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 is_full = True
-                break
             seconds = time.perf_counter() - started
-            taken = [row for batch in batches for row in batch]
+            taken = [row for batch in batches[: len(results)] for row in batch]  # whatever fitted is done
             del rows[: len(taken)]
             yield from results
+            if is_full:
+                break
             if size is not None:
                 speeds[size] = sum(row.length + self._of_image * row.image_tokens for row in taken) / seconds
                 if size != best and speeds[size] < GAIN * speeds[best]:

@@ -33,6 +33,35 @@ def test_equal_rows_are_computed_once(
     assert failures.keys() == {4, 13} and failures[4].startswith("Row 4") and failures[13].startswith("Row 13")
 
 
+def test_a_number_is_no_row(make_coma: Callable, picture: Callable) -> None:
+    """A text that reads like the place of an open image, or of a bad row, is neither."""
+    coma, failures = make_coma("qwen2_5_vl"), {}
+    items = [picture(56, 56), "", "0", "1"]
+    found = embed_items(*coma, items, failures=failures)
+    assert (found[2:] - embed_items(*coma, ["label 0", "0", "1"])[1:]).abs().max() < 1e-6
+    assert failures.keys() == {1} and (found[0] - embed_items(*coma, items[:1])[0]).abs().max() < 1e-6
+
+
+def test_what_does_not_fit_on_trial_loses_no_row(make_coma: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a trial that ends halfway, the batches before have been embedded, and the rows equal to theirs with them."""
+    coma = make_coma("qwen2_5_vl")
+    texts = [f"apple number {place % 30}" for place in range(60)]
+    expected = embed_items(*coma, texts, batch_tokens=64)
+    monkeypatch.setattr("trainers.encoding.batch_size.SIZES", (40, 160))
+    monkeypatch.setattr("trainers.encoding.batch_size.LEAST_TOKENS", 100)
+    forward, calls = coma[0].forward, []
+
+    def of_little_memory(**inputs: torch.Tensor) -> object:
+        calls.append(len(inputs["input_ids"]))
+        if len(calls) == 3:  # the second batch of the first trial
+            raise torch.OutOfMemoryError
+        return forward(**inputs)
+
+    monkeypatch.setattr(coma[0], "forward", of_little_memory)
+    found = embed_items(*coma, texts)
+    assert (found - expected).abs().max() < 1e-6 and sum(calls) - calls[2] == 30
+
+
 def test_workers_start_once(make_coma: Callable, picture: Callable, tmp_path: Path) -> None:
     coma = make_coma("qwen2_5_vl")
     picture(56, 56).save(tmp_path / "a.png")
