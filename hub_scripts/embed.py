@@ -199,7 +199,8 @@ def embed_table(  # noqa: PLR0913 - what can be set
     encoding = {"batch_tokens": batch_tokens, "num_workers": num_workers, "reduced_jpeg": reduced_jpeg}
     with _writing(out):
         source, corpus = _open(data, columns, image_root, text_format, tell)
-        made_of = {"inputs": source.name, "columns": list(columns), "part_rows": part_rows}
+        # Without a column of videos as parts have it from before there was one.
+        made_of = {"inputs": source.name, "columns": list(columns[: 4 if video_column else 3]), "part_rows": part_rows}
         made_of |= _settings_of_rows(image_root, on_error, max_image_pixels, reduced_jpeg, vectors)
         settings = ModelSettings(str(model), dtype, device, max_image_pixels, encoding | {"num_vectors": vectors})
         with _engine(engine, settings, corpus, source, ray) as maker:

@@ -293,6 +293,17 @@ def test_what_is_there_and_nobodys_is_left_alone(coma_folder: Path, coma_command
     assert coma_command(*words)[0] == 0
 
 
+def test_parts_are_known_by_their_columns(coma_folder: Path, coma_command: Callable, tmp_path: Path) -> None:
+    """Where no column of videos is named, as before there were any: such parts are gone on with."""
+    (tmp_path / "a.jsonl").write_text('{"text": "an apple", "clip": null}\n{"text": "", "clip": null}\n')
+    words = ["embed", coma_folder, tmp_path / "a.jsonl", tmp_path / "out.parquet", "--part-rows", 1]
+    assert coma_command(*words)[0] == 1
+    begun_with = json.loads((tmp_path / "out.parquet.parts" / "begun_with.json").read_text())
+    assert begun_with["columns"] == [None, None, None]
+    code, _, error = coma_command(*words, "--video-column", "clip")
+    assert code == 1 and "columns ([None, None, None], now [None, None, None, 'clip'])" in error
+
+
 @pytest.mark.parametrize("change", ["model", "inputs", "rows of a part", "record"])
 def test_parts_of_another_run_are_refused(
     coma_folder: Path, make_coma: Callable, coma_command: Callable, tmp_path: Path, change: str
