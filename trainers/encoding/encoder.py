@@ -137,20 +137,21 @@ class Encoder:
     def _loaded(self) -> Iterator[Batch]:
         """Planned batches, on the device of the model, each made ready while the one before it is computed."""
         loaded = iter(self.loader)  # starts the workers, not in a thread
+        device = self.model.device
+        # Beside what is computed; one, for what is freed is kept for the stream that has used it.
+        copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         with ThreadPoolExecutor(max_workers=1) as thread:
-            coming = thread.submit(self._load_next, loaded)
+            coming = thread.submit(self._load_next, loaded, copies)
             while (batch := coming.result()) is not None:
-                coming = thread.submit(self._load_next, loaded)
+                coming = thread.submit(self._load_next, loaded, copies)
                 yield batch
 
-    def _load_next(self, loaded: Iterator[Batch]) -> Batch | None:
+    def _load_next(self, loaded: Iterator[Batch], copies: torch.cuda.Stream | None) -> Batch | None:
         batch = next(loaded, None)
-        device = self.model.device
-        if batch is None or device.type != "cuda":
+        if batch is None or copies is None:
             return batch
-        copies = torch.cuda.Stream(device)  # beside what is computed
         with torch.cuda.stream(copies):
-            tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.tensors.items()}
+            tensors = {name: tensor.to(copies.device, non_blocking=True) for name, tensor in batch.tensors.items()}
         copies.synchronize()
         return batch._replace(tensors=tensors)
 
