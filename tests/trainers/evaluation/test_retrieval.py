@@ -33,6 +33,12 @@ def test_equal_inputs_are_embedded_once_whatever_side_they_are_on(picture):
     assert len(made.items) == 6 and made.items[5] == said("a")
 
 
+def test_a_file_as_an_image_is_another_input_than_as_a_video():
+    moving = [{"role": "user", "content": [{"type": "video", "video": "a.gif"}]}]
+    made = retrieval_set([moving, shown("a.gif")], [shown("a.gif"), moving], [[0], [1]])
+    assert made.documents.tolist() == [0, 1] and made.queries.tolist() == [1, 0]
+
+
 def test_an_instruction_makes_another_input():
     instructed = [{"role": "system", "content": "Find it."}, *said("a")]
     made = retrieval_set([instructed, said("a")], [said("a")], [[0], [0]])
