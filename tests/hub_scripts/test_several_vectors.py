@@ -11,6 +11,7 @@ import torch
 
 from hub_scripts.common.loading import load_model
 from hub_scripts.embed import embed_table
+from hub_scripts.embedding.nearest import nearest_by_maxsim
 from hub_scripts.embedding.store import index_metadata, read_rows
 from hub_scripts.hub.training_record import TRAINING_FILE
 from hub_scripts.index import build_index
@@ -99,6 +100,15 @@ def test_the_one_vector_stays_and_the_command_says_what_there_is(
     assert code == 0 and text.splitlines()[0] == "rank  cosine  id"
     code, _, error = coma_command("search", nested, tmp_path / "one.parquet", "a red leaf", "--by", "maxsim")
     assert code == 1 and "one.parquet has one vector of each row, and MaxSim needs several" in error
+
+
+@pytest.mark.parametrize("is_exact", [False, True])
+def test_a_query_that_is_not_finite_is_refused(nested: Path, corpus: Path, tmp_path: Path, is_exact: bool) -> None:
+    embed_table(nested, corpus, tmp_path / "i.parquet", vectors=3)
+    query = torch.ones(3, 64)
+    query[2, 5] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        nearest_by_maxsim(tmp_path / "i.parquet", query, 2, is_exact)
 
 
 def test_what_was_not_trained_is_refused(nested: Path, corpus: Path, tmp_path: Path) -> None:
