@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hub_scripts.common.address import check_address, url_of
-from hub_scripts.common.arguments import Dtype, add_model_options, command_parser, positive, whole
+from hub_scripts.common.arguments import Dtype, add_model_options, command_parser, positive
 from hub_scripts.common.interrupts import catch_interrupts, handlers_kept
 from hub_scripts.common.terminal import one_line
 from hub_scripts.embedding.ray_cluster import ray_cluster
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     tokens = "tokens of a batch, padding included (default: %(default)s)"
     add("--batch-tokens", type=positive, default=16384, metavar="N", help=tokens)
     queued = "requests that may wait, beyond which one is told to try again (default: %(default)s)"
-    add("--max-queued", type=whole, default=256, metavar="N", help=queued)
+    add("--max-queued", type=positive, default=256, metavar="N", help=queued)
     add("--any-dims", action="store_true", help="cut to any `dimensions`, even where the model was not trained for it")
     add_model_options(parser)
     arguments = vars(parser.parse_args(argv))

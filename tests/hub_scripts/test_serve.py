@@ -93,6 +93,13 @@ def are_right(responses: list[httpx2.Response], cases: list[Case]) -> list[bool]
     ]
 
 
+def test_a_queue_without_a_place_is_refused(coma_command: Callable, capsys: pytest.CaptureFixture) -> None:
+    """Ray Serve has none."""
+    with pytest.raises(SystemExit):
+        coma_command("serve", "my-coma", "--max-queued", 0)
+    assert "--max-queued" in capsys.readouterr().err
+
+
 @pytest.mark.extras
 def test_a_model_that_does_not_load_is_one_line(
     cluster: None, coma_folder: Path, coma_command: Callable, tmp_path: Path
