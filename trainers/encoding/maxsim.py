@@ -52,7 +52,7 @@ def maxsim(queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
     queries = unit_states(queries)
     found = torch.empty(num_queries, num_documents, dtype=queries.dtype, device=queries.device)
     for rows in blocks_of_rows(num_documents, min(STATES // t, COSINES // (q * t))):
-        block = unit_states(documents[rows].to(queries.device)).to(queries.dtype).view(-1, dim)
+        block = unit_states(documents[rows].to(queries.device)).to(queries.dtype).reshape(-1, dim)
         for some in blocks_of_rows(num_queries, COSINES // (q * len(block))):
             cosines = queries[some].reshape(-1, dim) @ block.T
             found[some, rows] = cosines.view(-1, q, len(block) // t, t).amax(dim=3).mean(dim=1)

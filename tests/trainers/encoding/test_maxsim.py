@@ -21,7 +21,8 @@ def oracle(queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
 def test_in_blocks_as_in_a_loop(cosines: int, q: int, t: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainers.encoding.maxsim, "COSINES", cosines)
     torch.manual_seed(q)
-    queries, documents = torch.randn(7, 4, 6, dtype=torch.double), torch.randn(5, 4, 6, dtype=torch.double)
+    queries, documents = torch.randn(7, 4, 6, dtype=torch.double), torch.randn(4, 5, 6, dtype=torch.double)
+    documents = documents.transpose(0, 1)  # in memory one state of all of them after another
     found = maxsim(queries[:, :q], documents[:, :t])
     assert torch.allclose(found, oracle(queries[:, :q], documents[:, :t]), atol=1e-12)
     if (q, t) == (1, 1):
