@@ -93,6 +93,7 @@ def nearest_by_maxsim(path: Path, query: torch.Tensor, k: int, is_exact: bool = 
     Raises:
         ValueError: as [`nearest`].
     """
+    _check(path, query)
     if is_exact:
         pieces = read_rows(path, ["vectors"])
     else:
@@ -106,11 +107,7 @@ def nearest_by_maxsim(path: Path, query: torch.Tensor, k: int, is_exact: bool = 
 
 def _best(path: Path, query: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Scores and numbers of the rows that [`nearest`] looks for."""
-    if not torch.isfinite(query).all():
-        raise ValueError("The embedding of the query has numbers that are not finite; try --dtype float32.")
-    made = index_metadata(path)
-    if len(query) != made["dim"]:
-        raise ValueError(f"The query has {len(query)} dimensions, and the model of {path} {made['dim']}.")
+    made = _check(path, query)
     query = torch.from_numpy(cut_vectors(query[None].numpy(), made["dims"]))
     if not torch.isfinite(query).all():
         raise ValueError(f"The first {made['dims']} numbers of the query, to which {path} is cut, are all 0.")
@@ -121,6 +118,16 @@ def _best(path: Path, query: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarr
         blocks = ((rows.numbers, rows.vectors()) for rows in read_rows(path, ["embedding"]))
     scores, numbers = nearest_documents(query, blocks, k)
     return scores[0].numpy(), numbers[0].numpy()
+
+
+def _check(path: Path, query: torch.Tensor) -> dict[str, Any]:
+    """The metadata of an index; a query, of one vector or several, must be finite, and of the model of the index."""
+    if not torch.isfinite(query).all():
+        raise ValueError("The embedding of the query has numbers that are not finite; try --dtype float32.")
+    made = index_metadata(path)
+    if query.shape[-1] != made["dim"]:
+        raise ValueError(f"The query has {query.shape[-1]} dimensions, and the model of {path} {made['dim']}.")
+    return made
 
 
 def _candidates(path: Path, query: np.ndarray, depth: int) -> np.ndarray:
