@@ -63,7 +63,7 @@ class Sampling(NamedTuple):
             say so itself. Of a list all are taken.
         max_frames (`int`): how many at most; a longer video has them farther apart.
         max_pixels (`int`): of all frames that are taken together; larger ones are shrunk before they are kept.
-        least (`int`): how many at least, the last one repeated if need be.
+        least (`int`): how many at least; of fewer some are taken again.
     """
 
     fps: float
@@ -114,12 +114,24 @@ def read_frames(video: Any, clip: Clip, row: int = 0, max_image_pixels: int = MA
         else:
             frames, _ = frames_of(video, 1.0)
             numbers = clip.metadata()["frames_indices"]
-            rgb = {number: to_rgb(frames[number], row, max_image_pixels) for number in dict.fromkeys(numbers)}
-            images = [_shrunk(rgb[number], clip.size) for number in numbers]
-            if others := {image.size for image in rgb.values()} - {rgb[numbers[0]].size}:
-                width, height = others.pop()
-                raise ValueError(f"its frames differ in size: one has {width}x{height} pixels")
+            of_number = _read_list(frames, sorted(set(numbers)), clip.size, row, max_image_pixels)
+            images = [of_number[number] for number in numbers]
         return np.stack([np.asarray(image) for image in images])
+
+
+def _read_list(
+    frames: Any, numbers: list[int], size: tuple[int, int], row: int, max_image_pixels: int
+) -> dict[int, Image.Image]:
+    """Some frames of a list, one decoded after the other and none kept larger than it is needed."""
+    images, first = {}, None
+    for number in numbers:
+        image = to_rgb(frames[number], row, max_image_pixels)
+        first = first or image.size
+        if image.size != first:
+            raise ValueError(f"its frames differ in size: one has {image.width}x{image.height} pixels")
+        is_turned = (image.width > image.height) != (size[1] > size[0])  # by its EXIF, which its header leaves out
+        images[number] = _shrunk(image, size[::-1] if is_turned else size)
+    return images
 
 
 @contextmanager
