@@ -8,6 +8,7 @@ video of an hour takes as much memory as one of a minute.
 import importlib
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -21,6 +22,7 @@ from .inputs_coma import DECODE_ERRORS, MAX_IMAGE_PIXELS, describe_input, open_i
 
 # Containers of one file. Others are lists of files, and would open what they name, be it on this disk or the network.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,ivf,gif"
+TIME = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 SAME_TIME = 0.001  # seconds: containers round the times of frames
 JUMP = 4.0  # seconds: about as far apart as the frames from which decoding can begin
 
@@ -173,7 +175,7 @@ def _header(video: Any) -> tuple[int, float, int, int]:
     with _opened(video) as (_, container, stream):
         rate = stream.average_rate or stream.guessed_rate
         duration = stream.duration and stream.duration * stream.time_base
-        duration = duration or (container.duration and container.duration / 1_000_000)  # of all its streams
+        duration = duration or _duration_of_file(container, stream)
         num_frames = stream.frames or (duration and rate and round(duration * rate))
         if not num_frames or not duration:
             num_frames = sum(1 for packet in container.demux(stream) if packet.size)
@@ -181,6 +183,15 @@ def _header(video: Any) -> tuple[int, float, int, int]:
         if not num_frames or not duration or duration < 0:
             raise ValueError("it has no frames")
         return num_frames, float(duration), stream.codec_context.height, stream.codec_context.width
+
+
+def _duration_of_file(container: Any, stream: Any) -> float | None:
+    """Where streams have no durations: that of the file, less where Matroska has a tag that the pictures end before
+    the sound."""
+    whole = container.duration and container.duration / 1_000_000
+    tag = TIME.match(stream.metadata.get("DURATION", ""))
+    own = tag and int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+    return min(filter(None, (own, whole)), default=None)
 
 
 def _check_size(height: int, width: int, max_pixels: int) -> None:
