@@ -88,13 +88,13 @@ class Sampling(NamedTuple):
             if is_file(video):
                 num_frames, duration, height, width = _header(video)
                 taken = min(max(1, round(duration * self.fps)), num_frames)
-                _check_size(height, width, max_image_pixels)
             else:
                 frames, fps = frames_of(video, self.fps)
                 with open_image(frames[0], row, max_image_pixels) as first:
                     height, width = first.height, first.width
                 num_frames = taken = len(frames)
                 duration = num_frames / fps
+            _check_size(height, width, max_image_pixels)
         taken = max(min(taken, self.max_frames), self.least)
         shrink = min(1.0, math.sqrt(self.max_pixels / (taken * height * width)))
         size = (max(1, int(height * shrink)), max(1, int(width * shrink)))

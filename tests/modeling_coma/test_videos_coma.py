@@ -59,6 +59,7 @@ def test_frames_that_their_exif_turns_stand_upright_and_keep_their_shape(tmp_pat
         ({"frames": FRAMES, "rate": 2}, "a video is the path"),
         ([FRAMES[0], np.zeros((6, 9, 3), np.uint8)], "of 2 frames: its frames differ in size: one has 9x6 pixels"),
         ([FRAMES[0], b"no image"], "of 2 frames: .*it is in no format that Pillow can read"),
+        (np.zeros((2, 0, 8, 3), np.uint8), "its frames have 8x0 pixels, at least 1x1"),
         ([b"no image"], "of 1 frames: .*it is in no format that Pillow can read"),
     ],
 )
