@@ -116,24 +116,19 @@ def read_frames(video: Any, clip: Clip, row: int = 0, max_image_pixels: int = MA
         else:
             frames, _ = frames_of(video, 1.0)
             numbers = clip.metadata()["frames_indices"]
-            of_number = _read_list(frames, sorted(set(numbers)), clip.size, row, max_image_pixels)
-            images = [of_number[number] for number in numbers]
+            seen = {number: _as_seen(frames[number], clip, row, max_image_pixels) for number in dict.fromkeys(numbers)}
+            sizes, images = zip(*(seen[number] for number in numbers), strict=True)
+            if others := set(sizes) - {sizes[0]}:
+                width, height = others.pop()
+                raise ValueError(f"its frames differ in size: one has {width}x{height} pixels")
         return np.stack([np.asarray(image) for image in images])
 
 
-def _read_list(
-    frames: Any, numbers: list[int], size: tuple[int, int], row: int, max_image_pixels: int
-) -> dict[int, Image.Image]:
-    """Some frames of a list, one decoded after the other and none kept larger than it is needed."""
-    images, first = {}, None
-    for number in numbers:
-        image = to_rgb(frames[number], row, max_image_pixels)
-        first = first or image.size
-        if image.size != first:
-            raise ValueError(f"its frames differ in size: one has {image.width}x{image.height} pixels")
-        is_turned = (image.width > image.height) != (size[1] > size[0])  # by its EXIF, which its header leaves out
-        images[number] = _shrunk(image, size[::-1] if is_turned else size)
-    return images
+def _as_seen(image: Image.Image, clip: Clip, row: int, max_image_pixels: int) -> tuple[tuple[int, int], Image.Image]:
+    """The size of a frame of a list, and the frame, no larger than it is needed."""
+    rgb, (height, width) = to_rgb(image, row, max_image_pixels), clip.size
+    is_turned = (rgb.width > rgb.height) != (width > height)  # by its EXIF, which the size in its header leaves out
+    return rgb.size, _shrunk(rgb, (width, height) if is_turned else (height, width))
 
 
 @contextmanager
@@ -186,12 +181,11 @@ def _header(video: Any) -> tuple[int, float, int, int]:
 
 
 def _duration_of_file(container: Any, stream: Any) -> float | None:
-    """Where streams have no durations: that of the file, less where Matroska has a tag that the pictures end before
-    the sound."""
-    whole = container.duration and container.duration / 1_000_000
-    tag = TIME.match(stream.metadata.get("DURATION", ""))
-    own = tag and int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
-    return min(filter(None, (own, whole)), default=None)
+    """Where streams have no durations: that of the file, or of its pictures by a tag of Matroska."""
+    ends = [container.duration / 1_000_000] if container.duration else []
+    if tag := TIME.match(stream.metadata.get("DURATION", "")):
+        ends.append(int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]))
+    return min(filter(None, ends), default=None)
 
 
 def _check_size(height: int, width: int, max_pixels: int) -> None:
