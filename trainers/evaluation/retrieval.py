@@ -337,7 +337,7 @@ def _content_key(content: str | list[dict]) -> Iterator[tuple[str, str]]:
         if block["type"] == "text":
             yield "text", block["text"]
         elif isinstance(block[block["type"]], str | Path):
-            yield ("video file" if block["type"] == "video" else "file"), str(block[block["type"]])
+            yield "file", str(block[block["type"]])
         elif block["type"] == "video":
             yield "video", video_key(block["video"])
         else:
@@ -346,6 +346,6 @@ def _content_key(content: str | list[dict]) -> Iterator[tuple[str, str]]:
 
 def _with_file_sizes(key: tuple) -> str:
     blocks = (block for _, *of_message in key for block in of_message)
-    files = [Path(file_of(value)) for kind, value in blocks if kind in ("file", "video file")]
+    files = [Path(file_of(value)) for kind, value in blocks if kind == "file"]
     sizes = [file.stat().st_size for file in files if file.is_file()]
     return f"{key} {sizes}"

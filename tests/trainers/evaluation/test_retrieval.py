@@ -33,13 +33,6 @@ def test_equal_inputs_are_embedded_once_whatever_side_they_are_on(picture):
     assert len(made.items) == 6 and made.items[5] == said("a")
 
 
-def test_a_file_as_an_image_and_as_a_video_are_two_inputs(tmp_path):
-    path = str(tmp_path / "a.gif")
-    as_video = [{"role": "user", "content": [{"type": "video", "video": path}]}]
-    made = retrieval_set([shown(path), as_video], [as_video, shown(path)], [[1], [0]])
-    assert made.documents.tolist() == [0, 1] and made.queries.tolist() == [1, 0]
-
-
 def test_an_instruction_makes_another_input():
     instructed = [{"role": "system", "content": "Find it."}, *said("a")]
     made = retrieval_set([instructed, said("a")], [said("a")], [[0], [0]])
