@@ -52,7 +52,7 @@ class PageImage(ImageFile.ImageFile):
         file (`BinaryIO`): the PDF.
         number (`int`): of the page, from 1.
         max_pixels (`int`): of the image; 300 dots per inch at most, however many these are.
-    Raises `ValueError` if there is no such page.
+    Raises `ValueError` if there is no such page, or it is no shape of an image.
     """
 
     format = "PDF page"
@@ -68,6 +68,8 @@ class PageImage(ImageFile.ImageFile):
             width, height = document[self.number - 1].get_size()
         if not width > 0 < height:
             raise ValueError(f"page {self.number} has no area: {width} x {height} points")
+        if max(width, height) > 200 * min(width, height):  # the limit of images; no side is rounded up to far more
+            raise ValueError(f"page {self.number} has {width:g} x {height:g} points; an image has at most 1:200")
         self.dots = min(MOST_DOTS, math.sqrt(self.max_pixels / (width * height)))
         self._mode, self._size = "RGB", (math.ceil(width * self.dots), math.ceil(height * self.dots))
 

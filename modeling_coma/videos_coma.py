@@ -8,6 +8,7 @@ video of an hour takes as much memory as one of a minute.
 import importlib
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -21,6 +22,7 @@ from .inputs_coma import DECODE_ERRORS, MAX_IMAGE_PIXELS, describe_input, open_i
 
 # Containers of one file. Others are lists of files, and would open what they name, be it on this disk or the network.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,ivf,gif"
+TIME = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 SAME_TIME = 0.001  # seconds: containers round the times of frames
 JUMP = 4.0  # seconds: about as far apart as the frames from which decoding can begin
 
@@ -63,7 +65,7 @@ class Sampling(NamedTuple):
             say so itself. Of a list all are taken.
         max_frames (`int`): how many at most; a longer video has them farther apart.
         max_pixels (`int`): of all frames that are taken together; larger ones are shrunk before they are kept.
-        least (`int`): how many at least, the last one repeated if need be.
+        least (`int`): how many at least; of fewer some are taken again.
     """
 
     fps: float
@@ -86,13 +88,13 @@ class Sampling(NamedTuple):
             if is_file(video):
                 num_frames, duration, height, width = _header(video)
                 taken = min(max(1, round(duration * self.fps)), num_frames)
-                _check_size(height, width, max_image_pixels)
             else:
                 frames, fps = frames_of(video, self.fps)
                 with open_image(frames[0], row, max_image_pixels) as first:
                     height, width = first.height, first.width
                 num_frames = taken = len(frames)
                 duration = num_frames / fps
+            _check_size(height, width, max_image_pixels)
         taken = max(min(taken, self.max_frames), self.least)
         shrink = min(1.0, math.sqrt(self.max_pixels / (taken * height * width)))
         size = (max(1, int(height * shrink)), max(1, int(width * shrink)))
@@ -114,12 +116,19 @@ def read_frames(video: Any, clip: Clip, row: int = 0, max_image_pixels: int = MA
         else:
             frames, _ = frames_of(video, 1.0)
             numbers = clip.metadata()["frames_indices"]
-            rgb = {number: to_rgb(frames[number], row, max_image_pixels) for number in dict.fromkeys(numbers)}
-            images = [_shrunk(rgb[number], clip.size) for number in numbers]
-            if others := {image.size for image in rgb.values()} - {rgb[numbers[0]].size}:
+            seen = {number: _as_seen(frames[number], clip, row, max_image_pixels) for number in dict.fromkeys(numbers)}
+            sizes, images = zip(*(seen[number] for number in numbers), strict=True)
+            if others := set(sizes) - {sizes[0]}:
                 width, height = others.pop()
                 raise ValueError(f"its frames differ in size: one has {width}x{height} pixels")
         return np.stack([np.asarray(image) for image in images])
+
+
+def _as_seen(image: Image.Image, clip: Clip, row: int, max_image_pixels: int) -> tuple[tuple[int, int], Image.Image]:
+    """The size of a frame of a list, and the frame, no larger than it is needed."""
+    rgb, (height, width) = to_rgb(image, row, max_image_pixels), clip.size
+    is_turned = (rgb.width > rgb.height) != (width > height)  # by its EXIF, which the size in its header leaves out
+    return rgb.size, _shrunk(rgb, (width, height) if is_turned else (height, width))
 
 
 @contextmanager
@@ -161,7 +170,7 @@ def _header(video: Any) -> tuple[int, float, int, int]:
     with _opened(video) as (_, container, stream):
         rate = stream.average_rate or stream.guessed_rate
         duration = stream.duration and stream.duration * stream.time_base
-        duration = duration or (container.duration and container.duration / 1_000_000)  # of all its streams
+        duration = duration or _duration_of_file(container, stream)
         num_frames = stream.frames or (duration and rate and round(duration * rate))
         if not num_frames or not duration:
             num_frames = sum(1 for packet in container.demux(stream) if packet.size)
@@ -169,6 +178,14 @@ def _header(video: Any) -> tuple[int, float, int, int]:
         if not num_frames or not duration or duration < 0:
             raise ValueError("it has no frames")
         return num_frames, float(duration), stream.codec_context.height, stream.codec_context.width
+
+
+def _duration_of_file(container: Any, stream: Any) -> float | None:
+    """Where streams have no durations: that of the file, or of its pictures by a tag of Matroska."""
+    ends = [container.duration / 1_000_000] if container.duration else []
+    if tag := TIME.match(stream.metadata.get("DURATION", "")):
+        ends.append(int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]))
+    return min(filter(None, ends), default=None)
 
 
 def _check_size(height: int, width: int, max_pixels: int) -> None:

@@ -62,7 +62,7 @@ class Pictures:
             raise ValueError(_outside(path))
         if not os.path.isfile(file):
             raise ValueError(f"{path} is no file below the image root")
-        return f"{file}#{page[0]}" if page else file
+        return stored["path"] if page else file  # what a link to a PDF leads to may have a name without .pdf
 
     def open(self, path: str) -> Image.Image:
         """

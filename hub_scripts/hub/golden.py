@@ -245,8 +245,15 @@ def identity(name: str, model: "ComaForEmbedding", processor: "ComaProcessor") -
         "dtype": str(model.dtype).removeprefix("torch."),
         "pixels": image_size(processor),
         "max_length": processor.max_length,
+        **_video_limits(processor),
         "probe": probe(model, processor),
     }
+
+
+def _video_limits(processor: "ComaProcessor") -> dict[str, Any]:
+    """Which frames of a video are seen, which no probe shows; nothing of a model that takes none."""
+    names = ("video_fps", "max_video_frames", "max_video_pixels")
+    return {} if processor.video_format is None else {name: getattr(processor, name) for name in names}
 
 
 def probe(model: "ComaForEmbedding", processor: "ComaProcessor") -> list[float]:

@@ -256,6 +256,24 @@ class TestFiles:
         assert clip.num_frames == 7200 and len(means) == 16
         assert peak < 6 * 16 * one.nbytes
 
+    def test_sound_that_goes_on_is_no_part_of_it(self, tmp_path):
+        import av
+
+        path = tmp_path / "a.mkv"
+        with av.open(str(path), "w") as container:
+            pictures = container.add_stream("libx264", rate=2)
+            pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+            sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+            for _ in range(4):
+                frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), dtype=np.uint8), format="rgb24")
+                container.mux(pictures.encode(frame))
+            container.mux(pictures.encode(None))
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 64000), dtype=np.int16), format="s16", layout="mono")
+            frame.rate = 8000
+            container.mux(sound.encode(frame))
+        clip, means = self.frames(path)
+        assert (clip.duration, clip.num_frames, len(means)) == (2, 4, 4)
+
     def test_a_turned_one_stands_upright(self, tmp_path):
         import av
 

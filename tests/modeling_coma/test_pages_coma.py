@@ -66,6 +66,12 @@ def test_it_is_embedded_as_an_image_of_the_pixel_budget(pdf: Path, make_coma: Ca
     assert token_lengths(processor, [{"image": page, "text": "find it"}]) == batch["input_ids"].shape[1]
 
 
+def test_a_page_as_a_thread_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    page = f"{write_pdf(tmp_path / 'thread.pdf', ['apple'], width=10**7, height=1)}#1"
+    with pytest.raises(ValueError, match=r"^Row 4: .*#1': page 1 has 1e\+07 x 1 points; an image has at most 1:200"):
+        to_rgb(page, 4, max_pixels=10**4)
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 from transformers.utils import is_torchvision_available
 
 from modeling_coma import ComaProcessor
@@ -36,6 +37,19 @@ def test_frames_are_shrunk_to_the_pixels_of_all_together():
     assert clip.size == (3, 4) and read_frames(FRAMES, clip).shape == (4, 3, 4, 3)
 
 
+def test_frames_that_their_exif_turns_stand_upright_and_keep_their_shape(tmp_path):
+    pixels = np.zeros((40, 60, 3), dtype=np.uint8)
+    pixels[:, 30:] = 255  # the right half is below when it is turned to the right
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    video = [tmp_path / "turned.png"] * 2
+    for sampling, shape in ((SAMPLING, (60, 40)), (SAMPLING._replace(max_pixels=2 * 30 * 20), (30, 20))):
+        frames = read_frames(video, sampling.clip(video))
+        assert frames.shape == (2, *shape, 3)
+        assert frames[:, : shape[0] // 4].max() == 0 and frames[:, -(shape[0] // 4) :].min() == 255
+
+
 @pytest.mark.parametrize(
     ("video", "message"),
     [
@@ -45,6 +59,7 @@ def test_frames_are_shrunk_to_the_pixels_of_all_together():
         ({"frames": FRAMES, "rate": 2}, "a video is the path"),
         ([FRAMES[0], np.zeros((6, 9, 3), np.uint8)], "of 2 frames: its frames differ in size: one has 9x6 pixels"),
         ([FRAMES[0], b"no image"], "of 2 frames: .*it is in no format that Pillow can read"),
+        (np.zeros((2, 0, 8, 3), np.uint8), "its frames have 8x0 pixels, at least 1x1"),
         ([b"no image"], "of 1 frames: .*it is in no format that Pillow can read"),
     ],
 )

@@ -139,7 +139,8 @@ def load_dialogues(
 
 
 def _has_videos(records: Records, columns: DialogueColumns) -> bool:
-    return columns.videos in records.columns if records.columns is not None else has_videos(records)
+    name = columns.videos
+    return name in records.columns if records.columns is not None else has_videos(records, (name,))
 
 
 def _is_ready(dataset: Dataset) -> bool:
@@ -157,8 +158,8 @@ def mapped_row(
 ) -> dict[str, Any]:
     """A row of stage 1 from a record with these columns; with `videos`, if there can be any."""
     refuse_misnamed(record, columns.known())
-    if record.get(columns.videos) and not videos:
-        refuse_late_video({"video": record[columns.videos]})
+    if not videos:
+        refuse_late_video({columns.videos: record.get(columns.videos)}, (columns.videos,))
     images = as_stored_list(record.get(columns.images), columns.images, root)
     text = record.get(columns.text)
     if columns.question is not None:

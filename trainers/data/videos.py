@@ -18,22 +18,22 @@ LOOKED_AT = 100  # rows of a source by which it is known whether there are video
 KEYS = ("video", "videos")
 
 
-def has_videos(records: Records) -> bool:
+def has_videos(records: Records, names: tuple[str, ...] = KEYS) -> bool:
     """Whether the first rows of a source have a video: a value that is called so, however deep it stands."""
-    return any(_mentions(record) for record in islice(records.rows(), LOOKED_AT))
+    return any(_mentions(record, names) for record in islice(records.rows(), LOOKED_AT))
 
 
-def _mentions(value: Any) -> bool:
+def _mentions(value: Any, names: tuple[str, ...]) -> bool:
     if isinstance(value, dict):
-        return any((key in KEYS and bool(inner)) or _mentions(inner) for key, inner in value.items())
-    return isinstance(value, list) and any(map(_mentions, value))
+        return any((key in names and bool(inner)) or _mentions(inner, names) for key, inner in value.items())
+    return isinstance(value, list) and any(_mentions(inner, names) for inner in value)
 
 
-def refuse_late_video(record: Any) -> None:
+def refuse_late_video(record: Any, names: tuple[str, ...] = KEYS) -> None:
     """Raises `ValueError` for a row with a video in a source whose first rows have none: there is no column for it."""
-    if _mentions(record):
+    if _mentions(record, names):
         raise fault(
-            "video", "the first one of the file", f"one in the first {LOOKED_AT} rows, too: put this row first"
+            names[0], "the first one of the file", f"one in the first {LOOKED_AT} rows, too: put this row first"
         )
 
 

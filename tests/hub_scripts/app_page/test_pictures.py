@@ -40,7 +40,9 @@ def test_pages_of_pdfs_below_the_root_are_shown(root: Path) -> None:
     write_pdf(root.parent / "secret.pdf", ["secret"])
     (root / "link.pdf").symlink_to(root.parent / "secret.pdf")
     pictures = Pictures(root, max_pixels=30_000)
-    assert pictures.open("a.pdf#1").size == (245, 123)
+    write_pdf(root / "inner" / "0f3a", ["apple"])  # as caches name files, and link to them
+    (root / "b.pdf").symlink_to("inner/0f3a")
+    assert pictures.open("a.pdf#1").size == pictures.open("b.pdf#1").size == (245, 123)
     for outside in ("../secret.pdf#1", "link.pdf#1", f"{root.parent}/secret.pdf#1"):
         with pytest.raises(ValueError, match="outside the image root"):
             pictures.open(outside)

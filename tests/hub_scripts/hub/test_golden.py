@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from hub_scripts.embedding.model_record import model_differences
 from hub_scripts.hub.golden import (
     ANY_PRECISION,
     TOLERANCES,
@@ -16,6 +17,7 @@ from hub_scripts.hub.golden import (
     probe,
     same_embeddings,
 )
+from modeling_coma.rows_coma import compression_tokens
 
 
 def test_the_same_model_is_known_again(make_coma: Callable) -> None:
@@ -44,6 +46,17 @@ def test_a_change_of_any_part_is_seen(make_coma: Callable, part: str) -> None:
 
 
 @torch.no_grad()
+def test_which_frames_of_a_video_are_seen_is_part_of_a_model_that_takes_them(make_coma: Callable) -> None:
+    model, processor = make_coma()
+    assert "video_fps" not in identity("a", model, processor)
+    token = compression_tokens(1)[0]
+    processor.video_format = {"token": token, "placeholder": f"<|vision_start|>{token}<|vision_end|>"}
+    before = identity("a", model, processor)
+    processor.max_video_frames = 8
+    now = identity("a", model, processor)
+    assert model_differences(before, now) == ["max_video_frames (64, now 8)"]
+
+
 def test_precisions_of_a_model_are_one_model_and_another_is_not(make_coma: Callable) -> None:
     """With room to spare on both sides of the limit; of one precision, the limits follow what it rounds."""
 

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset, Video
 
 from trainers.data.corpus import Columns, open_corpus
-from trainers.data.dialogues import load_dialogues
+from trainers.data.dialogues import DialogueColumns, load_dialogues
 from trainers.data.items import to_compression_input, to_item
 from trainers.data.pairs import PairColumns, load_pairs, load_triplets
 from trainers.data.schema import validate_dialogues, validate_pairs
@@ -74,6 +74,16 @@ def test_dialogues_about_videos(tmp_path, name):
         {"type": "video", "video": str(tmp_path / "a.mp4")},
         {"type": "text", "text": "t"},
     ]
+
+
+def test_dialogues_in_json_name_the_column_of_their_videos(tmp_path):
+    row = {"text": "t", "messages": TALK}
+    columns = DialogueColumns(videos="clips")
+    table = write_lines(tmp_path / "rows.jsonl", [row, {**row, "clips": "a.mp4"}])
+    assert load_dialogues(table, columns=columns)[1]["videos"] == [stored(tmp_path / "a.mp4")]
+    late = write_lines(tmp_path / "late.jsonl", [row] * 100 + [{**row, "clips": "a.mp4"}])
+    with pytest.raises(ValueError, match="Row 100 .*column clips: found the first one of the file"):
+        load_dialogues(late, columns=columns)
 
 
 def test_videos_as_datasets_has_them():
