@@ -81,10 +81,11 @@ def test_the_similarity_of_different_documents(size):
     ids = PairIds(rows, torch.arange(12), torch.stack([keys, torch.ones_like(keys)], dim=1))
 
     def loss(queries, documents, ids, own_rows):
-        return info_nce(queries[own_rows], documents, ids.targets().for_queries(own_rows), 0.1, num_items_in_batch=1)
+        vectors = queries[own_rows, 0], documents[:, 0]
+        return info_nce(*vectors, ids.targets().for_queries(own_rows), 0.1, num_items_in_batch=1)
 
     blocks = EvaluationBlocks(size, loss)
-    blocks.add(documents, documents, ids, torch.arange(12))
+    blocks.add(documents[:, None], documents[:, None], ids, torch.arange(12))
     found = blocks.means()["document_similarity"]
     starts = [min(start, max(0, 12 - size)) for start in range(0, 12, size)]
     cosines = []

@@ -46,7 +46,8 @@ def test_all_tables_grow_and_a_saved_model_has_the_rows(name, tmp_path):
             assert torch.equal(weight, model.backbone.get_submodule(table).weight)
     ids = torch.tensor([[5, 6, *NEW]])
     states = [made.backbone.model(input_ids=ids).last_hidden_state for made in (model.eval(), again.eval())]
-    assert torch.equal(*states) and states[0].isfinite().all()
+    assert states[0].isfinite().all()
+    torch.testing.assert_close(*states, rtol=0, atol=1e-6)  # where weights lie decides how experts are multiplied
 
 
 @family

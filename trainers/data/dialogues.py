@@ -64,18 +64,18 @@ class DialogueColumns:
             What is to be compressed beside the images.
         messages (`str`, *optional*, defaults to `"messages"`):
             The dialogue.
-        videos (`str`, *optional*, defaults to `"videos"`):
-            One video or a list of them, shown after the images.
         question, answer (`str`, *optional*):
             In place of a dialogue, texts, or lists of them for several turns.
+        videos (`str`, *optional*, defaults to `"videos"`):
+            One video or a list of them, shown after the images.
     """
 
     images: str = "images"
     text: str = "text"
     messages: str = "messages"
-    videos: str = "videos"
     question: str | None = None
     answer: str | None = None
+    videos: str = "videos"
 
     def needed(self) -> list[str]:
         """The columns that must be there: those with other names than the usual, and the dialogue."""

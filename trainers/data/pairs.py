@@ -50,10 +50,10 @@ class PairColumns:
             Texts, and images as paths or as `datasets` stores them.
         negative_text, negative_image (`str`, *optional*):
             One hard negative, or a list of them; where both are lists, they go together.
-        query_video, positive_video, negative_video (`str`, *optional*):
-            Videos, as images are.
         source, group (`str`, *optional*):
             As in [`ComaContrastiveCollator`].
+        query_video, positive_video, negative_video (`str`, *optional*):
+            Videos, as images are.
     """
 
     query_text: str | None = None
@@ -62,11 +62,11 @@ class PairColumns:
     positive_image: str | None = None
     negative_text: str | None = None
     negative_image: str | None = None
+    source: str | None = None
+    group: str | None = None
     query_video: str | None = None
     positive_video: str | None = None
     negative_video: str | None = None
-    source: str | None = None
-    group: str | None = None
 
     def named(self) -> dict[str, str]:
         """The columns that are given."""

@@ -24,9 +24,16 @@ def has_videos(records: Records, names: tuple[str, ...] = KEYS) -> bool:
 
 
 def _mentions(value: Any, names: tuple[str, ...]) -> bool:
-    if isinstance(value, dict):
-        return any((key in names and bool(inner)) or _mentions(inner, names) for key, inner in value.items())
-    return isinstance(value, list) and any(_mentions(inner, names) for inner in value)
+    waiting = [value]  # and no recursion: JSON can be nested deeper than Python calls
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if any(value.get(name) for name in names):
+                return True
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return False
 
 
 def refuse_late_video(record: Any, names: tuple[str, ...] = KEYS) -> None:

@@ -117,7 +117,7 @@ BAD = {
     "corrupt image": ({**GOOD, "images": [b"no image"]}, "cannot decode"),
     "missing image": ({**GOOD, "images": [None]}, r"images \[0\] of 1 are missing"),
     "missing file": ({**GOOD, "images": ["no/such/file.png"]}, "cannot decode"),
-    "image not in a list": ({**GOOD, "images": np.zeros((28, 28, 3), np.uint8).tobytes()}, "must be a list"),
+    "image not in a list": ({**GOOD, "images": np.zeros((28, 28, 3), np.uint8).tobytes()}, "must be lists"),
     "nothing to compress": ({**GOOD, "text": None}, "neither"),
     "nothing but blanks": ({**GOOD, "text": "  "}, "it is empty"),
     "image token in the dialogue": ({**GOOD, "messages": messages(("<|image_pad|>", "no"))}, "Dialogues are text"),

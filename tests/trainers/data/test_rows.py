@@ -78,7 +78,7 @@ def test_the_picture_to_blame_is_named_by_its_column(picture):
 
 def test_an_image_over_a_limit_that_was_raised_is_not_to_blame(picture, monkeypatch):
     """Of the limit that is in force, the processor speaks."""
-    monkeypatch.setattr(to_rgb, "__defaults__", (0, 10))  # as if the image were larger than the default limit
+    monkeypatch.setattr(to_rgb, "__defaults__", (0, 10, 10))  # as if the image were larger than the default limit
     row = {"query": {"image": picture(8, 8)}, "row": 7}
     for said, told in (("Row 0: is too long", "is too long"), ("Row 0: … `max_image_pixels`", "column query.image: ")):
 
