@@ -35,7 +35,7 @@ MEETING := $(addprefix tests/,modeling_coma golden hub trainers $(addprefix hub_
 	hub_scripts/serving/test_endpoint.py $(COMMANDS:%=hub_scripts/test_%.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-distributed test-gpu test-min test-vision test-extras test-newest lock lint check format hooks benchmarks study clean
+.PHONY: help install demo test test-slow test-studies test-distributed test-gpu test-min test-vision test-extras test-newest lock lint check format hooks benchmarks study clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -130,6 +130,9 @@ marked = if grep -rqE "mark\.$(1)\b" tests; then $(RUN) -m "$(2)" $(3); else ech
 # In the order of the files: by the number of their tests, the longest trainings would begin last.
 test-slow: .venv/.dev  ## the tests that take minutes
 	@$(call marked,slow,slow and not distributed and not gpu and not extras,-n $(JOBS) --dist loadfile --no-loadscope-reorder)
+
+test-studies: .venv/.dev  ## the quick forms of the long benchmarks, which CI has no time for
+	@$(call marked,study,study)
 
 test-distributed: .venv/.dev  ## the tests that start several processes
 	@$(call marked,distributed,distributed and not gpu,-n $(JOBS) --dist loadfile)

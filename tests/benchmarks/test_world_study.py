@@ -198,7 +198,7 @@ def test_results_are_lines_and_gains_are_seed_by_seed(tmp_path):
         read_results(file, "r")
 
 
-@pytest.mark.slow
+@pytest.mark.study
 def test_the_study_runs_and_does_nothing_twice(tmp_path):
     command = [sys.executable, "-m", "benchmarks.world_study", "--quick", "--seeds", "0", "--folder", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
