@@ -106,7 +106,7 @@ def test_a_table_of_budgets_has_one_vector_beside_them():
     assert "| nested | 9.0 | 0.0 | 1.0 | 2.0 | 3.0 | 9 | 1 |" in text
 
 
-@pytest.mark.slow
+@pytest.mark.study
 def test_the_claim_runs_and_does_nothing_twice(tmp_path):
     folder = tmp_path / "study"
     command = [

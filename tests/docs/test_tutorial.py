@@ -73,7 +73,7 @@ def test_page_and_script_make_the_same_images():
     assert block.partition("\n\n\n")[2] in SCRIPT.read_text("utf-8")
 
 
-@pytest.mark.slow
+@pytest.mark.study
 def test_the_script_runs(empty_folder):
     """With a few steps: that it learns is seen where the page is followed."""
     code = SCRIPT.read_text("utf-8")
