@@ -131,7 +131,7 @@ marked = if grep -rqE "mark\.$(1)\b" tests; then $(RUN) -m "$(2)" $(3); else ech
 test-slow: .venv/.dev  ## the tests that take minutes
 	@$(call marked,slow,slow and not distributed and not gpu and not extras,-n $(JOBS) --dist loadfile --no-loadscope-reorder)
 
-test-studies: .venv/.dev  ## the long benchmarks in their quick forms; CI has no time for them
+test-studies: .venv/.dev  ## the tutorial, and the long benchmarks in their quick forms; CI has no time for them
 	@$(call marked,study,study)
 
 test-distributed: .venv/.dev  ## the tests that start several processes

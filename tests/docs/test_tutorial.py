@@ -31,7 +31,7 @@ def commands(code):
     return [shlex.split(line.partition("#")[0])[1:] for line in code.splitlines()]
 
 
-@pytest.mark.slow
+@pytest.mark.study
 def test_the_page_is_followed(empty_folder, capsys):
     """All of its blocks in order; what it says about the results is what comes out."""
     printed = {}
