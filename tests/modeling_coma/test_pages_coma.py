@@ -1,5 +1,6 @@
 """A page of a PDF is an image like others: of a size that is known before, of as many pixels as an image keeps."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from modeling_coma.inputs_coma import open_image, to_rgb
-from modeling_coma.pages_coma import file_of, page_of
+from modeling_coma.pages_coma import LAST, file_of, page_of
 from tests.pdf_files import write_pdf
 from trainers.encoding.tokenize import token_lengths
 
@@ -70,6 +71,18 @@ def test_a_page_as_a_thread_is_refused_before_it_fills_the_memory(tmp_path: Path
     page = f"{write_pdf(tmp_path / 'thread.pdf', ['apple'], width=10**7, height=1)}#1"
     with pytest.raises(ValueError, match=r"^Row 4: .*#1': page 1 has 1e\+07 x 1 points; an image has at most 1:200"):
         to_rgb(page, 4, max_pixels=10**4)
+
+
+def test_a_document_stays_open_and_a_changed_one_is_opened_anew(pdf: Path) -> None:
+    first = np.asarray(to_rgb(f"{pdf}#1"))
+    (document,) = LAST.values()
+    assert np.array_equal(to_rgb(f"{pdf}#1"), first) and list(LAST.values()) == [document]
+    write_pdf(pdf, ["another"])
+    assert not np.array_equal(to_rgb(f"{pdf}#1"), first) and list(LAST.values()) != [document]
+    child = os.fork()
+    if not child:  # it has a document of its own: the place in the file is that of all who have opened it together
+        os._exit(0 if to_rgb(f"{pdf}#1").size[0] and next(iter(LAST))[0] == os.getpid() else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from modeling_coma.inputs_coma import open_regular_file
-from modeling_coma.pages_coma import ONE_AT_A_TIME, open_pdf, page_of
+from modeling_coma.pages_coma import open_pdf, page_of
 from trainers.data.image_folders import FoundImage, ImageFolder
 
 
@@ -33,7 +33,7 @@ def pdf_pages(file: str | Path) -> list[str]:
         ValueError: if it cannot be opened, as one without pages, or is encrypted; and if there is no pypdfium2.
     """
     try:
-        with open_regular_file(file) as opened, ONE_AT_A_TIME, open_pdf(opened) as document:
+        with open_regular_file(file) as opened, open_pdf(opened) as document:
             count = len(document)
     except OSError as error:
         raise ValueError(f"it cannot be read: {error.strerror}") from error
@@ -58,7 +58,7 @@ def page_text(path: str) -> str | None:
         return None
     file, number = page
     try:
-        with open_regular_file(file) as opened, ONE_AT_A_TIME, open_pdf(opened) as document:
+        with open_regular_file(file) as opened, open_pdf(opened) as document:
             text = document[number - 1].get_textpage().get_text_bounded()
     except (OSError, RuntimeError, IndexError) as error:  # that of PDFium is a RuntimeError
         raise ValueError(f"page {number} cannot be read: {error}") from error
