@@ -23,7 +23,7 @@ from trainers.data.schema import (
 )
 from trainers.data.tables import Records, open_records, refuse_format, saved_dataset
 from trainers.data.text_format import TextFormat
-from trainers.data.videos import has_videos, refuse_late_video
+from trainers.data.videos import has_videos, late_video
 
 
 __all__ = ["PLACEHOLDER", "DialogueColumns", "MessageNames", "dialogue_row", "load_dialogues", "mapped_row"]
@@ -140,7 +140,11 @@ def load_dialogues(
 
 def _has_videos(records: Records, columns: DialogueColumns) -> bool:
     name = columns.videos
-    return name in records.columns if records.columns is not None else has_videos(records, (name,))
+    return (
+        name in records.columns
+        if records.columns is not None
+        else has_videos(records, lambda record: bool(record.get(name)))
+    )
 
 
 def _is_ready(dataset: Dataset) -> bool:
@@ -158,8 +162,8 @@ def mapped_row(
 ) -> dict[str, Any]:
     """A row of stage 1 from a record with these columns; with `videos`, if there can be any."""
     refuse_misnamed(record, columns.known())
-    if not videos:
-        refuse_late_video({columns.videos: record.get(columns.videos)}, (columns.videos,))
+    if record.get(columns.videos) and not videos:
+        raise late_video(columns.videos)
     images = as_stored_list(record.get(columns.images), columns.images, root)
     text = record.get(columns.text)
     if columns.question is not None:

@@ -27,7 +27,7 @@ from trainers.data.schema import (
 )
 from trainers.data.tables import Records, open_records, saved_dataset
 from trainers.data.text_format import TextFormat
-from trainers.data.videos import has_videos, refuse_late_video
+from trainers.data.videos import has_videos, late_video
 
 
 __all__ = ["PairColumns", "check_named", "features_of", "item_of", "load_pairs", "load_triplets", "pair_row"]
@@ -171,7 +171,14 @@ def _with_videos(
     convert: partial, records: Records, without: Features, features: Features
 ) -> tuple[partial, Features]:
     """What converts rows, and their features, which have videos where the first rows do."""
-    return (partial(convert, videos=True), features) if has_videos(records) else (convert, without)
+    return (partial(convert, videos=True), features) if has_videos(records, _has_video) else (convert, without)
+
+
+def _has_video(record: dict[str, Any]) -> bool:
+    """Whether a query, a positive or a negative has one; what else is called so is of other columns."""
+    sides = [record.get(name) for name in ("query", "negatives", *_of_triplet(record))]
+    items = [item for side in sides for item in (side if isinstance(side, list) else [side])]
+    return any(isinstance(item, dict) and item.get("video") for item in items)
 
 
 def pair_row(record: dict[str, Any], named: dict[str, str], root: ImageRoot) -> dict[str, Any]:
@@ -192,8 +199,7 @@ def pair_row(record: dict[str, Any], named: dict[str, str], root: ImageRoot) -> 
 
 def _side_of(record: dict[str, Any], named: dict[str, str], side: str) -> dict[str, Any]:
     """The text, the image and, where one has a name, the video of a query, positive or negative."""
-    has_videos_ = any(name.endswith("_video") for name in named)
-    kinds = KINDS if has_videos_ else KINDS[:2]
+    kinds = KINDS if any(name.endswith("_video") for name in named) else KINDS[:2]
     return {kind: record.get(named.get(f"{side}_{kind}")) for kind in kinds}
 
 
@@ -203,8 +209,8 @@ def _columns_of(named: dict[str, str], side: str) -> dict[str, str]:
 
 def _ready(record: dict[str, Any], root: ImageRoot, videos: bool = False) -> dict[str, Any]:
     refuse_misnamed(record, READY_FEATURES)
-    if not videos:
-        refuse_late_video(record)
+    if not videos and _has_video(record):
+        raise late_video("video")
     negatives = record.get("negatives")
     if not isinstance(negatives, list | None):
         raise fault("negatives", describe(negatives), "a list of items")
@@ -219,8 +225,8 @@ def _ready(record: dict[str, Any], root: ImageRoot, videos: bool = False) -> dic
 
 def _triplet(record: dict[str, Any], root: ImageRoot, videos: bool = False) -> dict[str, Any]:
     refuse_misnamed(record, _of_triplet(record))
-    if not videos:
-        refuse_late_video(record)
+    if not videos and _has_video(record):
+        raise late_video("video")
     names = [name for name in record if ANY_NEGATIVE.fullmatch(name) and record[name] not in (None, "")]
     return {
         "query": _any_item(record.get("anchor"), "anchor", root),

@@ -88,9 +88,7 @@ def validate_dialogues(dataset: Dataset, on_bad_row: str | BadRows = "raise") ->
 
 def validate_pairs(dataset: Dataset, on_bad_row: str | BadRows = "raise") -> Dataset:
     """As [`validate_dialogues`], for rows of stage 2: `query`, `positive`, maybe `negatives` and `source`."""
-    has_videos = "'video'" in str(dataset.features)
-    features = VIDEO_PAIR_FEATURES if has_videos else PAIR_FEATURES
-    return validate(dataset, features, {"query", "positive"}, check_pair, on_bad_row, known=("group",))
+    return validate(dataset, VIDEO_PAIR_FEATURES, {"query", "positive"}, check_pair, on_bad_row, known=("group",))
 
 
 def validate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
@@ -12,36 +13,19 @@ from trainers.data.images import image_key
 from trainers.data.tables import Records
 
 
-__all__ = ["has_videos", "refuse_late_video", "video_key"]
+__all__ = ["has_videos", "late_video", "video_key"]
 
 LOOKED_AT = 100  # rows of a source by which it is known whether there are videos
-KEYS = ("video", "videos")
 
 
-def has_videos(records: Records, names: tuple[str, ...] = KEYS) -> bool:
-    """Whether the first rows of a source have a video: a value that is called so, however deep it stands."""
-    return any(_mentions(record, names) for record in islice(records.rows(), LOOKED_AT))
+def has_videos(records: Records, has_video: Callable[[dict[str, Any]], bool]) -> bool:
+    """Whether one of the first rows of a source has a video, as a function says it of a record."""
+    return any(isinstance(record, dict) and has_video(record) for record in islice(records.rows(), LOOKED_AT))
 
 
-def _mentions(value: Any, names: tuple[str, ...]) -> bool:
-    waiting = [value]  # and no recursion: JSON can be nested deeper than Python calls
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            if any(value.get(name) for name in names):
-                return True
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-    return False
-
-
-def refuse_late_video(record: Any, names: tuple[str, ...] = KEYS) -> None:
-    """Raises `ValueError` for a row with a video in a source whose first rows have none: there is no column for it."""
-    if _mentions(record, names):
-        raise fault(
-            names[0], "the first one of the file", f"one in the first {LOOKED_AT} rows, too: put this row first"
-        )
+def late_video(column: str) -> ValueError:
+    """What is wrong with a row that has a video where the first rows have none: there is no column for it."""
+    return fault(column, "the first one of the file", f"one in the first {LOOKED_AT} rows, too: put this row first")
 
 
 def video_key(video: Any) -> str:

@@ -46,6 +46,15 @@ def test_rows_of_json_with_videos(tmp_path, kind):
     assert found["positive"] == {"text": "left", "image": None, "video": None}
 
 
+def test_a_column_that_is_only_called_so_is_no_video(tmp_path):
+    """What nothing reads refuses no row, wherever it begins."""
+    row = {"query": {"text": "a"}, "positive": {"text": "b"}}
+    for name, other in (("ready", row), ("triplets", {"anchor": "a", "positive": "b"})):
+        file = write_lines(tmp_path / f"{name}.jsonl", [other] * 100 + [{**other, "video": "id 9"}])
+        rows = (load_pairs if name == "ready" else load_triplets)(file)
+        assert len(rows) == 101 and set(rows.features["query"]) == {"text", "image"}
+
+
 def test_a_video_that_comes_too_late_is_no_loss_that_nobody_sees(tmp_path):
     rows = [{"query": {"text": "a"}, "positive": {"text": "b"}}] * 101
     rows.append({"query": {"video": "a.mp4"}, "positive": {"text": "b"}})
