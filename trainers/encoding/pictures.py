@@ -19,6 +19,7 @@ __all__ = ["PictureReader"]
 SIZE_ARGUMENTS = {"height", "width", "factor", "min_pixels", "max_pixels"}
 # A JPEG decoded at a reduced scale has at least so many pixels along a side for each that is needed.
 SPARE = 2
+ON_THEIR_SIDE = (5, 6, 7, 8)  # orientations of EXIF by which width and height change places
 
 
 class PictureReader:
@@ -31,8 +32,8 @@ class PictureReader:
     Args:
         processor ([`ComaProcessor`]): says how large images are seen.
         reduced_jpeg (`bool`, *optional*, defaults to `False`): whether JPEG files are decoded at a half, a quarter or
-            an eighth of their scale, where that leaves twice the width and height that are needed. It is several times
-            as fast, and not the same: pixels differ by a few levels of 255.
+            an eighth of their scale, where that leaves twice the width and height that are needed. It is faster, and
+            not the same: pixels differ by a few levels of 255.
 
     Raises:
         ValueError: if `reduced_jpeg` cannot act.
@@ -46,34 +47,33 @@ class PictureReader:
             raise ValueError(f"reduced_jpeg cannot act: {what} resizes images in a way of its own. Leave it out.")
 
     def read(self, image: Any) -> Any:
-        """An image in its final size; or what was given, where there is nothing to gain or something is wrong."""
+        """An image in its final size; or what was given, where there is nothing to gain, which the header says, or
+        something is wrong."""
         if self.size is None:
             return image
         limit = self.processor.max_image_pixels
         try:
             with open_image(image, 0, limit, self.processor.page_pixels) as opened:
-                whole = opened.size
-                box = self._reduce(opened) if self.reduced_jpeg and opened is not image else None
+                size = self.size(*opened.size)
+                is_final = self.size(*size) == size  # not so of extreme shapes
+                if not is_final or size[0] * size[1] >= opened.width * opened.height:
+                    return image
+                is_on_its_side = opened.getexif().get(ExifTags.Base.Orientation, 1) in ON_THEIR_SIDE
+                box = self._reduce(opened, size) if self.reduced_jpeg and opened is not image else None
                 rgb = to_rgb(opened, max_pixels=limit)
-                if (rgb.width > rgb.height) != (whole[0] > whole[1]):  # by its EXIF
-                    whole = whole[::-1]
-                size = self.size(*whole)
         except ValueError:  # whoever makes the tensors will say what it is
             return image
-        is_final = self.size(*size) == size  # not so of extreme shapes
-        if not is_final or size[0] * size[1] >= whole[0] * whole[1]:
-            return image if box is None else rgb
-        return rgb.resize(size, self.processor.image_processor.resample, box)
+        return rgb.resize(size[::-1] if is_on_its_side else size, self.processor.image_processor.resample, box)
 
-    def _reduce(self, opened: Image.Image) -> tuple[float, ...] | None:
+    @staticmethod
+    def _reduce(opened: Image.Image, size: tuple[int, int]) -> tuple[float, ...] | None:
         """Has a JPEG file decoded at a reduced scale, and says which part of that is the image."""
         if not isinstance(opened, JpegImageFile):
             return None
-        width, height = self.size(*opened.size)
         is_turned = opened.getexif().get(ExifTags.Base.Orientation, 1) != 1
         if is_turned and (opened.width % 8 or opened.height % 8):  # the last pixels, less than whole ones, come first
             return None
-        reduced = opened.draft(None, (SPARE * width, SPARE * height))
+        reduced = opened.draft(None, (SPARE * size[0], SPARE * size[1]))
         return None if is_turned or reduced is None else reduced[1]
 
 
