@@ -45,9 +45,10 @@ def test_all_tables_grow_and_a_saved_model_has_the_rows(name, tmp_path):
             assert len(weight) == VOCAB_SIZE + 4 and torch.equal(weight[:VOCAB_SIZE], before)
             assert torch.equal(weight, model.backbone.get_submodule(table).weight)
     ids = torch.tensor([[5, 6, *NEW]])
-    states = [made.backbone.model(input_ids=ids).last_hidden_state for made in (model.eval(), again.eval())]
-    assert states[0].isfinite().all()
-    torch.testing.assert_close(*states, rtol=0, atol=1e-6)  # where weights lie decides how experts are multiplied
+    # Copied, since where the weights of experts lie in memory, those of a file for instance, tells in the last digit.
+    models = [copy.deepcopy(made).eval() for made in (model, again)]
+    states = [made.backbone.model(input_ids=ids).last_hidden_state for made in models]
+    assert torch.equal(*states) and states[0].isfinite().all()
 
 
 @family
