@@ -1,7 +1,5 @@
 """`MultiVectorEncoder` loads what `coma convert --to-multi-vector` makes, and scores as we do."""
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,14 +15,6 @@ from trainers.encoding.maxsim import maxsim
 
 
 QUERIES = ["what is it", "an apple on a green tree, and a blue one below it"]
-
-
-@pytest.fixture(scope="module")
-def nested(coma_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = shutil.copytree(coma_folder, tmp_path_factory.mktemp("nested") / "model")
-    stage = {"stage": "contrastive", "settings": {"late_interaction_budgets": [[1, 1], [2, 3]]}}
-    (folder / TRAINING_FILE).write_text(json.dumps([stage]))
-    return folder
 
 
 def test_scores_are_ours_also_when_it_is_saved_and_pushed(

@@ -1,7 +1,5 @@
 """`coma embed --vectors` keeps the first states of every row, and `coma search` ranks by MaxSim of them."""
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +11,6 @@ from hub_scripts.common.loading import load_model
 from hub_scripts.embed import embed_table
 from hub_scripts.embedding.nearest import nearest_by_maxsim
 from hub_scripts.embedding.store import index_metadata, read_rows
-from hub_scripts.hub.training_record import TRAINING_FILE
 from hub_scripts.index import build_index
 from hub_scripts.search import search_index
 from trainers.encoding.encode import embed_items
@@ -26,15 +23,6 @@ TEXTS = [
     for place in range(3)
 ]
 AWAY = {"float32": 1e-6, "float16": 1e-3, "int8": 2e-2, "ubinary": 2e-2}  # of a number
-
-
-@pytest.fixture(scope="module")
-def nested(coma_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that says of itself that it was trained for budgets, the largest of three vectors of a document."""
-    folder = shutil.copytree(coma_folder, tmp_path_factory.mktemp("nested") / "model")
-    stage = {"stage": "contrastive", "settings": {"late_interaction_budgets": [[1, 1], [2, 3]]}}
-    (folder / TRAINING_FILE).write_text(json.dumps([stage]))
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,7 @@ class MaxSims:
     def _documents(self, rows: int) -> list[slice]:
         """Of some queries, how many documents at a time."""
         cosines = rows * self.queries.shape[1] * self.documents.shape[1]  # with one document
-        return blocks_of_rows(len(self.documents), max(1, self.most // max(1, cosines)))
+        return blocks_of_rows(len(self.documents), self.most // max(1, cosines))
 
 
 def similarities_of(queries: torch.Tensor, documents: torch.Tensor, most: int) -> Cosines | MaxSims:

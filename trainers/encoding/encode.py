@@ -61,23 +61,20 @@ def embed_items(
         >>> embeddings = embed_items(model, processor, ["a red apple", {"image": "apple.png"}])
         >>> cosine = embeddings[0] @ embeddings[1]
     """
-    told = {"description": description, "names": names, "failures": failures}
-    vectors = _embed(model, processor, items, **told, num_vectors=num_vectors, **options)
+    encoder = Encoder(model, processor, num_vectors=num_vectors, **options, is_for_many=False)
+    vectors = _embed(encoder, items, description, names, failures)
     return vectors[:, 0] if num_vectors is None else vectors[:, 1:]
 
 
 def _embed(
-    model: ComaForEmbedding,
-    processor: ComaProcessor,
+    encoder: Encoder,
     items: Sequence[Any],
-    description: str | None = "Embedding",
-    names: Callable[[int], str] = ROW,
-    failures: dict[int, str] | None = None,
-    **options: Any,
+    description: str | None,
+    names: Callable[[int], str],
+    failures: dict[int, str] | None,
 ) -> torch.FloatTensor:
-    """The embeddings and the first states, `(len(items), 1 + num_vectors, hidden_size)`; arguments of [`Encoder`]."""
-    encoder = Encoder(model, processor, **options, is_for_many=False)
-    vectors = torch.full((len(items), 1 + encoder.num_vectors, model.config.hidden_size), torch.nan)
+    """The embeddings and the first states, `(len(items), 1 + num_vectors, hidden_size)`."""
+    vectors = torch.full((len(items), 1 + encoder.num_vectors, encoder.model.config.hidden_size), torch.nan)
     with logging.tqdm(total=len(items), desc=description, unit="item", disable=description is None) as progress:
         for batch in encoder.batches(items, names=names):
             if batch.failures and failures is None:
@@ -95,6 +92,7 @@ def embed_shared(
     processor: ComaProcessor,
     items: Sequence[Any],
     *,
+    description: str | None = "Embedding",
     names: Callable[[int], str] = ROW,
     failures: dict[int, str] | None = None,
     num_vectors: int | None = None,
@@ -108,6 +106,7 @@ def embed_shared(
         model ([`ComaForEmbedding`]): the same on all processes.
         processor ([`ComaProcessor`]): makes its inputs.
         items (`Sequence`): the same on all processes.
+        description (*optional*): of [`embed_items`].
         names, failures (*optional*): of [`embed_items`], by places in `items`; the same failures on all processes.
         num_vectors (`int`, *optional*): how many states are given beside each embedding.
         options: others of [`embed_items`].
@@ -116,19 +115,18 @@ def embed_shared(
         `torch.FloatTensor` of shape `(len(items), hidden_size)`, in the order of the items, on every process; with
         `num_vectors` `(len(items), 1 + num_vectors, hidden_size)`, of each its embedding first.
     """
-    options["num_vectors"] = num_vectors
+    encoder = Encoder(model, processor, num_vectors=num_vectors, **options, is_for_many=False)
     what = 0 if num_vectors is None else slice(None)
     if not (dist.is_available() and dist.is_initialized()):
-        return _embed(model, processor, items, names=names, failures=failures, **options)[:, what]
+        return _embed(encoder, items, description, names, failures)[:, what]
     places = [range(rank, len(items), dist.get_world_size()) for rank in range(dist.get_world_size())]
     own = places[dist.get_rank()]
-    options["names"] = lambda number: names(own[number])
-    options["failures"] = None if failures is None else {}
-    vectors = _embed(model, processor, Subset(items, own), **options)[:, what]
-    gathered, _ = gather_rows(vectors.to(model.device))
+    own_failures = None if failures is None else {}
+    vectors = _embed(encoder, Subset(items, own), description, lambda number: names(own[number]), own_failures)
+    gathered, _ = gather_rows(vectors[:, what].to(model.device))
     if failures is not None:
         of_all: list[dict[int, str]] = [{} for _ in places]
-        dist.all_gather_object(of_all, {own[number]: reason for number, reason in options["failures"].items()})
+        dist.all_gather_object(of_all, {own[number]: reason for number, reason in own_failures.items()})
         for found in of_all:
             failures.update(found)
     order = torch.tensor([place for of_process in places for place in of_process])

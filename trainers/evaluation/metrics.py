@@ -182,9 +182,8 @@ def rank_embeddings(
     if len(queries) == 0:
         raise ValueError("There are no queries to rank documents for.")
     for name, embeddings in (("query", queries), ("document", documents)):
-        bad = (
-            ~embeddings.float().flatten(1).norm(dim=1).isfinite()
-        ).nonzero()  # the norm may overflow where no number is inf
+        norms = embeddings.float().flatten(1).norm(dim=1)  # may overflow where no number is inf
+        bad = (~norms.isfinite()).nonzero()
         if len(bad):
             raise ValueError(f"The embedding of {name} {bad[0].item()} is not finite, and {len(bad)} in all are not.")
     queries, documents = F.normalize(queries.float(), dim=-1), F.normalize(documents.float(), dim=-1)
