@@ -66,12 +66,13 @@ def test_workers_start_once(make_coma: Callable, picture: Callable, tmp_path: Pa
     coma = make_coma("qwen2_5_vl")
     picture(56, 56).save(tmp_path / "a.png")
     parts = [["a pear", {"image": tmp_path / "a.png"}, {"image": b"none"}], ["an apple"]]
+    others = set(multiprocessing.active_children())  # of tests before this one
     encoder, seen = Encoder(*coma, num_workers=1), []
     for part in parts:
         batches = []
         for batch in encoder.batches(part):
             batches.append(batch)
-            seen.append({process.pid for process in multiprocessing.active_children()})
+            seen.append({process.pid for process in set(multiprocessing.active_children()) - others})
         rows = [row for batch in batches for row in batch.rows]
         expected = embed_items(*coma, [part[row] for row in rows])
         assert (torch.cat([batch.embeddings for batch in batches]) - expected).abs().max() < 1e-6

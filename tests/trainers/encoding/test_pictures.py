@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from trainers.encoding import pictures
 from trainers.encoding.encode import embed_items
 from trainers.encoding.pictures import PictureReader
 
@@ -33,7 +34,7 @@ def tensors(processor, image) -> tuple[np.ndarray, list]:
     return made["pixel_values"].numpy(), made["image_grid_thw"].tolist()
 
 
-@pytest.mark.parametrize("size", [(320, 240), (151, 397), (30, 21), (4, 799)])
+@pytest.mark.parametrize("size", [(320, 240), (151, 397), (30, 21), (4, 799), (300, 301)])
 def test_bit_by_bit_the_same(make_coma: Callable, size: tuple[int, int]) -> None:
     processor = make_coma("qwen2_5_vl")[1]
     read, image = PictureReader(processor).read, photo(*size)
@@ -47,7 +48,15 @@ def test_bit_by_bit_the_same(make_coma: Callable, size: tuple[int, int]) -> None
         assert max(read(image).size) < 200
 
 
-@pytest.mark.parametrize(("size", "orientation"), [((603, 451), 1), ((448, 600), 3), ((800, 600), 6)])
+def test_what_is_not_made_smaller_is_not_decoded(make_coma: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor does that, once."""
+    read = PictureReader(make_coma("qwen2_5_vl")[1]).read
+    monkeypatch.setattr(pictures, "to_rgb", None)
+    for file in (file_of(photo(30, 21)), file_of(photo(4, 799))):
+        assert read(file) is file
+
+
+@pytest.mark.parametrize(("size", "orientation"), [((603, 451), 1), ((448, 600), 3), ((800, 600), 6), ((648, 640), 6)])
 def test_reduced_jpeg_is_nearly_the_same(make_coma: Callable, size: tuple[int, int], orientation: int) -> None:
     model, processor = make_coma("qwen2_5_vl")
     file = file_of(photo(*size), orientation=orientation)
