@@ -110,6 +110,7 @@ def test_300_pictures_killed_twice(coma_command: Callable, tmp_path: Path) -> No
     check_killed_and_resumed(coma_command, tmp_path, 300, [60, 180], fork=False)
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(coma_command: Callable, tmp_path: Path) -> None:
     check_killed_and_resumed(coma_command, tmp_path, 40, [6, 16], fork=True)
 
@@ -319,7 +320,7 @@ def test_a_key_that_is_refused_is_not_shown(coma_command: Callable, picture: Cal
 
 
 def test_of_two_at_once_one_writes(coma_command: Callable, tmp_path: Path) -> None:
-    names = save_emoji(tmp_path / "photos", 6)
+    names = save_emoji(tmp_path / "photos", 2)
     out = tmp_path / "out.jsonl"
     with ChatServer(lambda body, visit: "slow") as server:
         words = ["generate-qa", tmp_path / "photos", out, "--server", server.url, *PATIENCE, "--concurrency", 1]
