@@ -1,9 +1,10 @@
-"""Evaluates a model: on MMEB-v1, on the images and visual documents of MMEB-V2, or on pairs of your own.
+"""Evaluates a model: on MMEB-v1, on the images, videos and visual documents of MMEB-V2, or on pairs of your own.
 
 DATA is a folder with a subfolder or a file per set of MMEB (ImageNet-1K/*.parquet; ViDoRe_docvqa/ with queries, qrels
-and corpus), a table of pairs, whose columns are named as in `coma mine` or are query and positive, or a name on the
-Hub. "visdoc" is all sets of visual documents on the Hub, "emoji" the packaged images of a drawing style that is not
-trained on. If sets are missing, they are named and nothing is evaluated; --sets chooses some.
+and corpus), a clone of MMEB-V2 with its videos, a table of pairs, whose columns are named as in `coma mine` or are
+query and positive, or a name on the Hub. "visdoc" and "video" are all sets of such a kind on the Hub, "emoji" the
+packaged images of a drawing style that is not trained on. If sets are missing, they are named and nothing is
+evaluated; --sets chooses some.
 
 Every unique input is embedded once. FOLDER gets a file of scores per set, and results.json with the means that the
 benchmark defines. After an interruption the same command goes on after the last set that was finished; what another
@@ -15,6 +16,7 @@ four states of a document and as many of a query as the model was trained with (
   coma evaluate my-coma MMEB-eval/ --output results --image-root eval_images/
   coma evaluate my-coma MMEB-eval/ --output results --sets ImageNet-1K,MSCOCO_t2i
   coma evaluate my-coma visdoc --output results --dtype bfloat16
+  coma evaluate my-coma MMEB-V2/ --output results                             # its 18 sets of videos
   coma evaluate demo/model emoji --output results
   coma evaluate my-coma pairs.csv --output results --query-text question --positive-image image
   coma evaluate my-coma pairs.jsonl --output results --instruction "shop=Find the product."
@@ -37,6 +39,7 @@ from hub_scripts.common.arguments import (
     add_model_options,
     add_table_options,
     command_parser,
+    positive,
     take_text_format,
     whole,
 )
@@ -103,6 +106,8 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     device: str = "auto",
     max_image_pixels: int | None = None,
     text_format: "TextFormat | None" = None,
+    video_root: str | Path | None = None,
+    video_frames: int = 8,
     tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     r"""
@@ -112,7 +117,7 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
         model (`str` or `Path`):
             A CoMa model or adapter: a folder, or a name on the Hub.
         data (`str`, `Path`, or a list of them):
-            Folders, tables, names on the Hub, `"visdoc"` or `"emoji"`.
+            Folders, tables, names on the Hub, `"video"`, `"visdoc"` or `"emoji"`.
         output (`str` or `Path`):
             Folder for the results; an old one is continued.
         sets (`Collection[str]`, *optional*):
@@ -146,6 +151,10 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
             Images with more are refused; by default as the model has it.
         text_format (`TextFormat`, *optional*):
             Of tables of pairs that are text; by default what is found by looking.
+        video_root (`str` or `Path`, *optional*):
+            The folder `video-tasks` of MMEB-V2, where the frames of its videos are; by default it is in the folder.
+        video_frames (`int`, *optional*, defaults to 8):
+            How many frames of a video of MMEB-V2 are shown.
         tell (`Callable`, *optional*):
             Is given a line about each set, on the main process.
 
@@ -165,17 +174,19 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
 
     from hub_scripts.common.loading import load_model
     from hub_scripts.evaluation.data import open_sets
+    from hub_scripts.evaluation.video_data import Footage
 
     model, data = str(model), map(str, [data] if isinstance(data, str | Path) else data)
-    named_sets = open_sets(data, sets, image_root, instructions, among_all, on_bad_row, columns, text_format)
+    of_data = instructions, among_all, on_bad_row, columns, text_format
+    named_sets = open_sets(data, sets, image_root, *of_data, footage=Footage(video_root, video_frames))
     state = PartialState(cpu=device == "cpu")
     tell = tell if tell and state.is_main_process else _say_nothing
     with ExitStack() as stack:
         _on_main(state, lambda: _hold(output, stack))
         coma = load_model(model, dtype, str(state.device) if state.num_processes > 1 else device, max_image_pixels)
         budgets = _on_main(state, lambda: _budgets(model, coma[0], vectors, any_vectors))
-        of_data = _settings_of_data(among_all, instructions, on_bad_row, max_image_pixels, budgets)
-        folder = _folder(output, (model, *coma), of_data, named_sets, state)
+        settings = _settings_of_data(among_all, instructions, on_bad_row, max_image_pixels, budgets)
+        folder = _folder(output, (model, *coma), settings, named_sets, state)
         page = None if html is None else _on_main(state, lambda: _page(html, model, coma[1]))
         options = {"skip_bad_rows": on_bad_row == "skip", "batch_tokens": batch_tokens, "num_workers": num_workers}
         for named_set in _announced(named_sets, tell):
@@ -318,6 +329,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", metavar="FOLDER", type=Path, required=True, help="for the results; an old one is continued")
     add("--sets", metavar="NAMES", help="sets to evaluate, with commas between them (default: all)")
     add("--image-root", metavar="FOLDER", type=Path, help="where paths of images begin (default: at the folder)")
+    add(
+        "--video-root",
+        metavar="FOLDER",
+        type=Path,
+        help="video-tasks of MMEB-V2, with its frames (default: in DATA)",
+    )
+    add("--video-frames", metavar="N", type=positive, default=8, help="frames of a video of MMEB-V2 (default: 8)")
     among_all = "images: rank among the candidates of all rows (default: of its own)"
     add("--among-all", action="store_true", help=among_all)
     instruction = "pairs: what stands before queries of a source; =TEXT for those without; repeatable"
