@@ -28,7 +28,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -170,19 +170,14 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
         >>> results = evaluate_model("my-coma", "shop.jsonl", "shop-results")
         >>> results["metrics"]["retrieval"]["shop"]["hit@1"]
     """
-    from accelerate import PartialState
-
     from hub_scripts.common.loading import load_model
     from hub_scripts.evaluation.data import open_sets
-    from hub_scripts.evaluation.video_data import Footage
 
     model, data = str(model), map(str, [data] if isinstance(data, str | Path) else data)
     of_data = instructions, among_all, on_bad_row, columns, text_format
-    named_sets = open_sets(data, sets, image_root, *of_data, footage=Footage(video_root, video_frames))
-    state = PartialState(cpu=device == "cpu")
-    tell = tell if tell and state.is_main_process else _say_nothing
-    with ExitStack() as stack:
-        _on_main(state, lambda: _hold(output, stack))
+    named_sets = open_sets(data, sets, image_root, *of_data, footage=(video_root, video_frames))
+    state, tell = _begun(device, tell)
+    with _held(output, state):
         coma = load_model(model, dtype, str(state.device) if state.num_processes > 1 else device, max_image_pixels)
         budgets = _on_main(state, lambda: _budgets(model, coma[0], vectors, any_vectors))
         settings = _settings_of_data(among_all, instructions, on_bad_row, max_image_pixels, budgets)
@@ -194,10 +189,26 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
         return _on_main(state, lambda: _write(folder, page, named_sets, coma[0]))
 
 
-def _hold(output: str | Path, stack: ExitStack) -> None:
+def _begun(device: str, tell: Callable[[str], None] | None) -> "tuple[PartialState, Callable[[str], None]]":
+    """The processes, and whom this one tells."""
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device == "cpu")
+    return state, tell if tell and state.is_main_process else _say_nothing
+
+
+@contextmanager
+def _held(output: str | Path, state: "PartialState") -> Iterator[None]:
+    """A folder for results into which nobody else writes."""
     from trainers.files import one_writer
 
-    stack.enter_context(one_writer(output))
+    with ExitStack() as stack:
+
+        def hold() -> None:
+            stack.enter_context(one_writer(output))
+
+        _on_main(state, hold)
+        yield
 
 
 def _folder(

@@ -62,7 +62,7 @@ def open_sets(  # noqa: PLR0913 - what can be set
     columns: Mapping[str, str | None] | None = None,
     text_format: TextFormat | None = None,
     *,
-    footage: Footage | None = None,
+    footage: tuple[str | Path | None, int] = Footage(),
 ) -> list[NamedSet]:
     """
     Finds the sets.
@@ -80,8 +80,8 @@ def open_sets(  # noqa: PLR0913 - what can be set
             `positive` need none.
         text_format (`TextFormat`, *optional*): encoding and separator of tables of pairs that are text; by default
             what is found by looking.
-        footage (`Footage`, *optional*): where the videos of MMEB are, by default in the folder, and how many of their
-            frames are shown.
+        footage (`tuple[str or Path, int]`, *optional*): fields of [`Footage`], where the videos of MMEB are, by
+            default in the folder, and how many of their frames are shown.
 
     Returns:
         `list[NamedSet]`: in the order of the benchmark, then others.
@@ -92,8 +92,8 @@ def open_sets(  # noqa: PLR0913 - what can be set
             names of columns where no table of pairs has any.
     """
     pair_columns = PairColumns(**(columns or {}))
-    of_videos = footage or Footage()
-    finder = _Finder(image_root, instructions or {}, among_all, on_bad_row, pair_columns, text_format, of_videos)
+    of_data = image_root, instructions or {}, among_all, on_bad_row, pair_columns, text_format
+    finder = _Finder(*of_data, Footage(*footage))
     found: dict[str, NamedSet] = {}
     for place in data:
         for named_set in finder.sets_in(place):

@@ -83,7 +83,8 @@ def read_video_set(
         try:
             row = reader.read(row_idx, record)
         except ValueError as error:
-            raise ValueError(f"Row {row_idx} of {of.name}, {error}.") from error
+            told = str(error).removeprefix(f"Row {row_idx}: ")  # of a file that cannot be decoded
+            raise ValueError(f"Row {row_idx} of {of.name}, {told}.") from error
         queries.append([{"role": "user", "content": row.query}])
         query_names.append(f"Row {row_idx} of {of.name}, query")
         of_row = []
