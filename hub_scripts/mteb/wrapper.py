@@ -93,6 +93,8 @@ class ComaEncoder(AbsEncoder):
         embeddings = []
         for batch in tqdm(_undecoded(inputs), desc="Encoding", disable=not kwargs.get("show_progress_bar", True)):
             columns = [[(name, value) for value in batch[name]] for name in SHOWN if batch.get(name) is not None]
+            if not columns:
+                raise ValueError(f"Found {sorted(batch)} in a batch of {task_metadata.name}; expected any of {SHOWN}.")
             rows = [_messages(row, instruction) for row in zip(*columns, strict=True)]
             features = self.processor.process(rows)
             with torch.inference_mode():

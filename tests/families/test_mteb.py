@@ -1,8 +1,10 @@
 """A task with videos of one's own runs through mteb's evaluation, from files, with the scores of our metrics."""
 
+import math
 from pathlib import Path
 
 import mteb
+import mteb.mocks
 import pytest
 import torch
 from datasets import Dataset, Video
@@ -81,3 +83,13 @@ def test_a_task_with_videos(coma_folder, tmp_path):
     with torch.no_grad():
         inputs = processor.process([{"video": list(decoded(task.files[0])[::4]), "text": "it"}])
         torch.testing.assert_close(found, model(**inputs).embeddings, atol=1e-6, rtol=0)
+
+
+VIDEO_TASKS = ["Classification", "ClusteringTask", "MultilabelClassificationTask", "ZeroshotClassificationTask"]
+VIDEO_TASKS += ["PairClassificationTask", "RetrievalV2T", "RetrievalT2V"]
+
+
+def test_mtebs_own_tasks_with_videos_run_to_their_end(coma_folder):
+    tasks = [getattr(mteb.mocks, f"MockVideo{kind}")() for kind in VIDEO_TASKS]
+    results = mteb.evaluate(ComaEncoder(str(coma_folder), device="cpu"), tasks, cache=None, co2_tracker=False)
+    assert len(results.task_results) == 7 and all(math.isfinite(one.get_score()) for one in results.task_results)
