@@ -2,9 +2,8 @@
 
 DATA is a folder with a subfolder or a file per set of MMEB (ImageNet-1K/*.parquet; ViDoRe_docvqa/ with queries, qrels
 and corpus), a clone of MMEB-V2 with its videos, a table of pairs, whose columns are named as in `coma mine` or are
-query and positive, or a name on the Hub. "visdoc" and "video" are all sets of such a kind on the Hub, "emoji" the
-packaged images of a drawing style that is not trained on. If sets are missing, they are named and nothing is
-evaluated; --sets chooses some.
+query and positive, or a name on the Hub. "visdoc" and "video" are all sets of a kind on the Hub, "emoji" the packaged
+images of a style that is not trained on. Missing sets are named and nothing is evaluated; --sets chooses some.
 
 Every unique input is embedded once. FOLDER gets a file of scores per set, and results.json with the means that the
 benchmark defines. After an interruption the same command goes on after the last set that was finished; what another
@@ -13,8 +12,7 @@ leaves it out, and the results say of how many rows they are not. --vectors 4 sc
 four states of a document and as many of a query as the model was trained with (late_interaction_budgets). Started by
 `accelerate launch` or `torchrun`, the processes share the work.
 
-  coma evaluate my-coma MMEB-eval/ --output results --image-root eval_images/
-  coma evaluate my-coma MMEB-eval/ --output results --sets ImageNet-1K,MSCOCO_t2i
+  coma evaluate my-coma MMEB-eval/ --output results --image-root eval_images/ --sets ImageNet-1K,MSCOCO_t2i
   coma evaluate my-coma visdoc --output results --dtype bfloat16
   coma evaluate my-coma MMEB-V2/ --output results                             # its 18 sets of videos
   coma evaluate demo/model emoji --output results
@@ -349,7 +347,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--video-frames", metavar="N", type=positive, default=8, help="frames of a video of MMEB-V2 (default: 8)")
     among_all = "images: rank among the candidates of all rows (default: of its own)"
     add("--among-all", action="store_true", help=among_all)
-    instruction = "pairs: what stands before queries of a source; =TEXT for those without; repeatable"
+    instruction = "pairs: before queries of a source; =TEXT for those without; repeatable"
     add("--instruction", metavar="SOURCE=TEXT", action="append", default=[], help=instruction)
     add("--on-bad-row", choices=("raise", "skip"), default="raise", help="pairs: skip leaves bad rows out, counted")
     add("--html", metavar="FILE", type=Path, help="a page of some queries with what they found")

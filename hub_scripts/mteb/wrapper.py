@@ -86,6 +86,9 @@ class ComaEncoder(AbsEncoder):
 
         Returns:
             `torch.FloatTensor` of shape `(num_inputs, hidden_size)`, on the CPU.
+
+        Raises:
+            ValueError: for batches that have none of these, such as sounds alone.
         """
         instruction = None
         if self.use_instructions and prompt_type == PromptType.query:
