@@ -214,9 +214,18 @@ def _folder(
 ) -> "ResultsFolder":
     from hub_scripts.evaluation.files import ResultsFolder, model_settings
 
+    _check_frames(named_sets, model[-1].max_video_frames)
     folder = ResultsFolder(output, model_settings(*model) | of_data)
     _on_main(state, lambda: folder.check(named_sets))
     return folder
+
+
+def _check_frames(named_sets: "list[NamedSet]", most: int) -> None:
+    """Raises `ValueError` for a set that shows more frames of a video than the processor takes: it would leave out."""
+    for one in named_sets:
+        if (shown := one.shown.get("video_frames", 0)) > most:
+            told = f"{one.name} shows {shown} frames of a video, and the model takes {most} (max_video_frames)"
+            raise ValueError(f"{told}: pass --video-frames {most}, or give the model more.")
 
 
 def _budgets(

@@ -91,6 +91,8 @@ def test_video_sets_of_mmeb(coma_folder, tmp_path):
 
     evaluate_model(coma_folder, tmp_path, tmp_path / "out", **options)
     assert told[-1] == "  is finished already"
+    with pytest.raises(ValueError, match="HMDB51 shows 5 frames of a video, and the model takes 4"):
+        evaluate_model(coma_folder, tmp_path, tmp_path / "more", **{**options, "video_frames": 5})
     with pytest.raises(ValueError, match="was made with another data"):
         evaluate_model(coma_folder, tmp_path, tmp_path / "out", **{**options, "video_frames": 3})
 
