@@ -87,7 +87,8 @@ class ResultsFolder:
             raise ValueError(
                 f"{file} is there already and has no scores of coma evaluate: remove it, or write elsewhere."
             )
-        _compare(file, settings, {**self.settings, "data": digest or settings.get("data")})
+        theirs = {**settings, **{name: scores.get(name) for name in named_set.shown}}
+        _compare(file, theirs, {**self.settings, "data": digest or settings.get("data"), **named_set.shown})
         return scores
 
     def write_scores(self, named_set: NamedSet, scores: dict[str, float], digest: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from datasets import load_dataset
 
 from hub_scripts.evaluation.tables import rows_in
-from trainers.data.mmeb.video_layout import VIDEO_LAYOUTS, subset_videos
+from trainers.data.mmeb.video_layout import VIDEO_LAYOUTS, row_files, subset_videos
 from trainers.data.tables import open_records
 from trainers.evaluation.video_sets import FRAMES_SHOWN
 
@@ -50,9 +50,9 @@ def video_part(folder: Path, name: str) -> Path | None:
     """The file of a set in the folder `data` of the benchmark, or a folder of such files."""
     if name not in VIDEO_LAYOUTS:
         return None
-    file = VIDEO_LAYOUTS[name].file
     ends = ("",) if name == PARTS else (".jsonl", ".parquet")
-    places = (place / "data" / f"{file}{end}" for place in (folder, folder / TASKS) for end in ends)
+    files = [f"{file}{end}" for file in row_files(name) for end in ends]
+    places = (place / "data" / file for place in (folder, folder / TASKS) for file in files)
     return next((place for place in places if place.exists()), None)
 
 

@@ -93,7 +93,7 @@ def test_video_sets_of_mmeb(coma_folder, tmp_path):
     assert told[-1] == "  is finished already"
     with pytest.raises(ValueError, match="HMDB51 shows 5 frames of a video, and the model takes 4"):
         evaluate_model(coma_folder, tmp_path, tmp_path / "more", **{**options, "video_frames": 5})
-    with pytest.raises(ValueError, match="was made with another data"):
+    with pytest.raises(ValueError, match="HMDB51_score.json was made with another video_frames: remove it"):
         evaluate_model(coma_folder, tmp_path, tmp_path / "out", **{**options, "video_frames": 3})
 
 
@@ -116,6 +116,12 @@ def test_frames_are_made_of_files_where_they_are_missing(tmp_path):
     for folder, numbers in taken.items():
         seen = [np.asarray(Image.open(path)).mean() for path in sorted(folder.iterdir())]
         assert [int(np.abs(original - brightness).argmin()) for brightness in seen] == numbers
+    clip = tmp_path / "videos/video_mret/MomentSeeker/movie/p_0_0.mp4"
+    clip.parent.mkdir(parents=True)
+    shutil.copy(file, clip)
+    shutil.rmtree(write_videos(tmp_path, ["MomentSeeker"]) / "frames/video_mret/MomentSeeker/video_frames/movie_p_0_0")
+    made = read_video_set(rows_of("MomentSeeker"), SETS["MomentSeeker"], tmp_path).items[0]
+    assert len(made[0]["content"][0]["video"]) == 8  # all that are written of a clip, and all that are shown
     file.write_bytes(b"no video")
     shutil.rmtree(frames / "video7021")
     with pytest.raises(ValueError, match="Row 1 of MSR-VTT, cannot decode the video"):

@@ -15,9 +15,9 @@ from trainers.data.faults import describe, fault
 from trainers.data.image_folders import is_system_file
 from trainers.data.images import root_of
 from trainers.data.mmeb.columns import name_in, text_in, texts_in
-from trainers.data.mmeb.footage import frames_in, save_frames
+from trainers.data.mmeb.footage import MOST_SAVED, frames_in, save_frames
 from trainers.data.mmeb.sets import MmebSet
-from trainers.data.mmeb.video_layout import VIDEO_LAYOUTS, labels_of
+from trainers.data.mmeb.video_layout import VIDEO_LAYOUTS, labels_of, places_of_frames
 from trainers.data.mmeb.video_questions import read_question
 from trainers.evaluation.retrieval import RetrievalSet, UniqueInputs
 
@@ -116,9 +116,9 @@ class _Reader:
 
     def __init__(self, of: MmebSet, root: str | Path, num_frames: int) -> None:
         self.of, self.layout, self.num_frames = of, VIDEO_LAYOUTS[of.name], num_frames
-        self.frames, self.videos = (
-            root_of(None, Path(root) / kind / self.layout.folder) for kind in ("frames", "videos")
-        )
+        places = [Path(root) / "frames" / place for place in places_of_frames(of.name)]
+        self.frames = root_of(None, next(filter(Path.is_dir, places), places[0]))
+        self.videos = root_of(None, Path(root) / "videos" / self.layout.folder)
         self.row_idx = 0
 
     def read(self, row_idx: int, row: dict[str, Any]) -> _Row:
@@ -171,11 +171,13 @@ class _Reader:
         return _Row(query, candidates, {clip for clip in clips if clip.startswith("positive")})
 
     def _sought(self, row: dict[str, Any]) -> _Row:
-        text, beside = text_in(row, "query"), row.get("input_frames") or ""
-        if str(beside).endswith(".mp4"):
-            query = _content(f"{SOUGHT['video']} {text}", self._clip("input_frames", name_in(row, "input_frames")))
-        elif str(beside).endswith(".jpg"):
-            image = self.frames.path(f"query_{name_in(row, 'input_frames')}", "input_frames")
+        text, beside = text_in(row, "query"), row.get("input_frames")
+        if not isinstance(beside, str):
+            raise fault("input_frames", describe(beside), "a video, an image, or an empty text for neither")
+        if beside.endswith(".mp4"):
+            query = _content(f"{SOUGHT['video']} {text}", self._clip("input_frames", beside))
+        elif beside.endswith(".jpg"):
+            image = self.frames.path(f"query_{beside}", "input_frames")
             if not os.path.isfile(image):
                 raise fault("input_frames", f"no file {image}", "an image (video root?)")
             query = _content(f"{SOUGHT['image']} {text}", image=image)
@@ -207,11 +209,12 @@ class _Reader:
         folder, number = self.frames.path(name, column), None if everything else self.num_frames
         if frames := frames_in(folder, number):
             return frames
-        video = file and self.videos.path(file, column)
-        if not video or not os.path.exists(video):
-            also = f", and no file {video}" if video else ""
-            raise fault(column, f"no frames in {folder}{also}", "images of frames there (video root?)")
-        if os.path.isdir(video):  # as some parts of MVBench have it
-            return frames_in(video, number)
-        save_frames(video, folder, self.layout.assembly == "video_question", self.row_idx)
-        return frames_in(folder, number)
+        video = self.videos.path(file, column) if file else ""
+        if os.path.isfile(video):
+            most = FRAMES_SHOWN if everything else MOST_SAVED
+            save_frames(video, folder, self.layout.assembly == "video_question", self.row_idx, most)
+            return frames_in(folder, number)
+        if frames := frames_in(video, number):  # as some parts of MVBench have it
+            return frames
+        also = f", and no file {video} nor frames in it" if video else ""
+        raise fault(column, f"no frames in {folder}{also}", "images of frames there (video root?)")

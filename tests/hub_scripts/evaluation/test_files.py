@@ -100,6 +100,8 @@ def test_what_was_made_with_other_settings_is_refused(make_coma, tmp_path):
         folder.read_scores(one, "another")
     with pytest.raises(ValueError, match="was made with another max_length, pixels: remove it"):
         ResultsFolder(tmp_path, {**settings, "max_length": 3, "pixels": [1, 2]}).check([one])
+    with pytest.raises(ValueError, match="was made with another video_frames: remove it"):
+        folder.check([one._replace(shown={"video_frames": 8})])
     other = model_settings("org/my-coma", *make_coma("qwen2_vl"))
     with pytest.raises(ValueError, match="another probe"):
         ResultsFolder(tmp_path, other).read_scores(one, "digest")

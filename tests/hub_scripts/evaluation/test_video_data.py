@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hub_scripts.evaluation.data import open_sets
-from hub_scripts.evaluation.video_data import Footage
+from hub_scripts.evaluation.video_data import Footage, video_part
 from tests.mmeb_videos import write_videos
 from trainers.data.mmeb.video_layout import VIDEO_LAYOUTS
 
@@ -30,6 +30,13 @@ def test_a_clone_and_its_folder_of_videos(clone: Path) -> None:
     assert numbers(clone) == numbers(clone / "video-tasks") == {"HMDB51": 3, "MVBench": 60}
     with pytest.raises(ValueError, match="16 of 18 sets are missing: K700, UCF101, SmthSmthV2"):
         open_sets([str(clone)])
+
+
+def test_of_two_files_of_momentseeker_that_of_the_leaderboard_counts(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("momentseeker", "momentseeker_1k6"):
+        (tmp_path / "data" / f"{name}.jsonl").touch()
+        assert video_part(tmp_path, "MomentSeeker").stem == name
 
 
 def test_folders_as_of_other_sets(clone: Path, tmp_path: Path) -> None:

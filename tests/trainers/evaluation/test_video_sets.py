@@ -144,6 +144,37 @@ def test_the_digest_knows_frames(tmp_path: Path) -> None:
     assert read("MSVD", tasks).digest != before
 
 
+def test_of_equal_options_the_last_is_right(tasks: Path) -> None:
+    """As in the benchmark, which goes on looking: letters tell them apart."""
+    row = {**rows_of("MVBench")[0], "subset": "action_antonym", "candidates": ["Yes.", "No.", "Yes."]}
+    retrieval = read_video_set([{**row, "answer": "Yes."}], SETS["MVBench"], tasks)
+    assert [blocks_of(retrieval, number)[0] for number in retrieval.relevance.documents[0]] == ["(C) Yes."]
+
+
+def test_a_part_whose_videos_are_folders(tmp_path: Path) -> None:
+    """An empty one is no video that could be left out."""
+    rows = [{**rows_of("MVBench")[0], "subset": "episodic_reasoning"}]
+    folder = tmp_path / "videos/video_qa/MVBench/tvqa/frames_fps3_hq" / rows[0]["video"]
+    folder.mkdir(parents=True)
+    with pytest.raises(ValueError, match="Row 0 of MVBench, column video: found no frames in .*nor frames in it"):
+        read_video_set(rows, SETS["MVBench"], tmp_path)
+    write_frames(folder, 0)
+    retrieval = read_video_set(rows, SETS["MVBench"], tmp_path)
+    assert Path(blocks_of(retrieval, int(retrieval.queries[0]))[1][0]).parent == folder
+
+
+@pytest.mark.parametrize(
+    ("name", "unpacked"),
+    [("MSVD", "video_ret/data/ziyan/video_retrieval/MSVD/frames"), ("EgoSchema", "video_qa/egoschema")],
+)
+def test_frames_where_the_archives_put_them(name: str, unpacked: str, tmp_path: Path) -> None:
+    frames = write_videos(tmp_path, [name]) / "frames"
+    before = read(name, tmp_path).items
+    (frames / unpacked).parent.mkdir(parents=True, exist_ok=True)
+    (frames / VIDEO_LAYOUTS[name].folder).rename(frames / unpacked)
+    assert str(read(name, tmp_path).items) == str(before).replace(VIDEO_LAYOUTS[name].folder, unpacked)
+
+
 def test_fewer_frames_than_are_shown_are_all_shown(tmp_path: Path) -> None:
     write_frames(tmp_path / "few", 0, 3)
     assert [Path(path).name for path in frames_in(tmp_path / "few", 8)] == [f"frame_{n}.jpg" for n in (1, 2, 3)]
@@ -162,6 +193,7 @@ def test_fewer_frames_than_are_shown_are_all_shown(tmp_path: Path) -> None:
         ("MVBench", {"subset": "cooking"}, "column subset: found 'cooking', expected one of episodic_reasoning"),
         ("MVBench", {"answer": "Flew."}, "column answer: found 'Flew.', expected one of Ate 1."),
         ("MomentSeeker", {"positive_frames": None}, "column positive_frames: found nothing, expected a list"),
+        ("MomentSeeker", {"input_frames": None}, "column input_frames: found nothing, expected a video, an image, or"),
         ("QVHighlight", {"video_path": None}, "column video_path: found nothing, expected a text"),
     ],
 )

@@ -20,7 +20,7 @@ from modeling_coma.videos_coma import Sampling, read_frames
 from trainers.data.image_folders import is_system_file
 
 
-__all__ = ["frames_in", "save_frames"]
+__all__ = ["MOST_SAVED", "frames_in", "save_frames"]
 
 ENDS = (".jpg", ".jpeg", ".png")
 MOST_SAVED = 64
@@ -47,7 +47,9 @@ def frames_in(folder: str | Path, number: int | None = None) -> list[str]:
     return [os.path.join(folder, name) for name in names]
 
 
-def save_frames(video: str | Path, folder: str | Path, whole_steps: bool = False, row: int = 0) -> None:
+def save_frames(
+    video: str | Path, folder: str | Path, whole_steps: bool = False, row: int = 0, most: int = MOST_SAVED
+) -> None:
     """
     Writes frames of a video as images into a folder, which appears when all are there.
 
@@ -57,14 +59,15 @@ def save_frames(video: str | Path, folder: str | Path, whole_steps: bool = False
         whole_steps (`bool`, *optional*, defaults to `False`): whether each is a whole number of frames after the last,
             as in sets of questions, so that the end of a video may be left out.
         row (`int`, *optional*, defaults to 0): of the set, for messages.
+        most (`int`, *optional*, defaults to 64): how many are written at most.
 
     Raises:
         ValueError: for a file that is no video or is damaged.
     """
     folder = Path(folder)
-    clip = Sampling(fps=1e6, max_frames=MOST_SAVED, max_pixels=math.inf).clip(video, row)
+    clip = Sampling(fps=1e6, max_frames=most, max_pixels=math.inf).clip(video, row)
     if whole_steps:
-        step = max(1, clip.num_frames // MOST_SAVED) * clip.duration / clip.num_frames
+        step = max(1, clip.num_frames // most) * clip.duration / clip.num_frames
         clip = clip._replace(times=[place * step for place in range(len(clip.times))])
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = tempfile.mkdtemp(prefix=".", dir=folder.parent)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-__all__ = ["VIDEO_LAYOUTS", "VideoLayout", "labels_of", "subset_videos"]
+__all__ = ["VIDEO_LAYOUTS", "VideoLayout", "labels_of", "places_of_frames", "row_files", "subset_videos"]
 
 
 class VideoLayout(NamedTuple):
@@ -109,6 +109,15 @@ VIDEO_LAYOUTS = {
     },
 }  # fmt: skip
 
+# Where some archives of the benchmark put their frames, other than where its code looks for them.
+_UNPACKED = {
+    **{name: f"video_ret/data/ziyan/video_retrieval/{name}/frames" for name in _CAPTIONS},
+    "Charades-STA": "video_mret/Charades-STA",
+    "EgoSchema": "video_qa/egoschema",
+}
+# The leaderboard scores 1,602 rows, which later versions of the benchmark call so: there is a file of 1,800, too.
+_NAMED_LATER = {"MomentSeeker": "momentseeker_1k6"}
+
 # Of the parts of MVBench, in the order of the benchmark, where their videos are.
 _STAR, _CLEVRER, _PERCEPTION = "star/Charades_v1_480", "clevrer/video_validation", "perception/videos"
 _SUBSETS = {
@@ -133,6 +142,16 @@ _SUBSETS = {
     "egocentric_navigation": "vlnqa",
     "counterfactual_inference": _CLEVRER,
 }
+
+
+def places_of_frames(name: str) -> list[str]:
+    """Where the frames of a set may be, below `frames`; the first is where they are written to."""
+    return [VIDEO_LAYOUTS[name].folder, *([_UNPACKED[name]] if name in _UNPACKED else [])]
+
+
+def row_files(name: str) -> list[str]:
+    """What the file with the rows of a set may be called, without its end; the first that is there counts."""
+    return [*([_NAMED_LATER[name]] if name in _NAMED_LATER else []), VIDEO_LAYOUTS[name].file]
 
 
 def subset_videos() -> dict[str, str]:

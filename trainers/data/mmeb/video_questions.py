@@ -94,11 +94,11 @@ def _of_subset(asked: VideoQuestion, row: dict[str, Any]) -> VideoQuestion:
 
 
 def _place(row: dict[str, Any], of: Any) -> int:
-    """Which of some options the answer is."""
-    answer = text_in(row, "answer")
-    if answer not in list(of):
-        raise fault("answer", repr(answer), f"one of {', '.join(of)[:200]}")
-    return list(of).index(answer)
+    """Which of some options the answer is; the last of equal ones, as in the benchmark."""
+    answer, options = text_in(row, "answer"), list(of)
+    if answer not in options:
+        raise fault("answer", repr(answer), f"one of {', '.join(options)[:200]}")
+    return max(place for place, option in enumerate(options) if option == answer)
 
 
 def _number(row: dict[str, Any]) -> int:
