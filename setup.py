@@ -92,6 +92,7 @@ setup(
         "modeling_coma": ["py.typed"],
         "trainers": ["py.typed"],
         "trainers.data.emoji": ["*.parquet", "*.md"],
+        "trainers.data.mmeb": ["*.json"],
         "hub_scripts.hub": ["*.md"],
         "hub_scripts.app_page": ["*.css", "*.js"],
         "hub_scripts": ["py.typed", "recipes/*.yaml", "configs/*.yaml", "configs/*.json"],

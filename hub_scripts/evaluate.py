@@ -1,9 +1,9 @@
-"""Evaluates a model: on MMEB-v1, on the images and visual documents of MMEB-V2, or on pairs of your own.
+"""Evaluates a model: on MMEB-v1, on the images, videos and visual documents of MMEB-V2, or on pairs of your own.
 
 DATA is a folder with a subfolder or a file per set of MMEB (ImageNet-1K/*.parquet; ViDoRe_docvqa/ with queries, qrels
-and corpus), a table of pairs, whose columns are named as in `coma mine` or are query and positive, or a name on the
-Hub. "visdoc" is all sets of visual documents on the Hub, "emoji" the packaged images of a drawing style that is not
-trained on. If sets are missing, they are named and nothing is evaluated; --sets chooses some.
+and corpus), a clone of MMEB-V2 with its videos, a table of pairs, whose columns are named as in `coma mine` or are
+query and positive, or a name on the Hub. "visdoc" and "video" are all sets of a kind on the Hub, "emoji" the packaged
+images of a style that is not trained on. Missing sets are named and nothing is evaluated; --sets chooses some.
 
 Every unique input is embedded once. FOLDER gets a file of scores per set, and results.json with the means that the
 benchmark defines. After an interruption the same command goes on after the last set that was finished; what another
@@ -12,9 +12,9 @@ leaves it out, and the results say of how many rows they are not. --vectors 4 sc
 four states of a document and as many of a query as the model was trained with (late_interaction_budgets). Started by
 `accelerate launch` or `torchrun`, the processes share the work.
 
-  coma evaluate my-coma MMEB-eval/ --output results --image-root eval_images/
-  coma evaluate my-coma MMEB-eval/ --output results --sets ImageNet-1K,MSCOCO_t2i
+  coma evaluate my-coma MMEB-eval/ --output results --image-root eval_images/ --sets ImageNet-1K,MSCOCO_t2i
   coma evaluate my-coma visdoc --output results --dtype bfloat16
+  coma evaluate my-coma MMEB-V2/ --output results                             # its 18 sets of videos
   coma evaluate demo/model emoji --output results
   coma evaluate my-coma pairs.csv --output results --query-text question --positive-image image
   coma evaluate my-coma pairs.jsonl --output results --instruction "shop=Find the product."
@@ -26,7 +26,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,6 +37,7 @@ from hub_scripts.common.arguments import (
     add_model_options,
     add_table_options,
     command_parser,
+    positive,
     take_text_format,
     whole,
 )
@@ -103,6 +104,8 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
     device: str = "auto",
     max_image_pixels: int | None = None,
     text_format: "TextFormat | None" = None,
+    video_root: str | Path | None = None,
+    video_frames: int = 8,
     tell: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     r"""
@@ -112,7 +115,7 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
         model (`str` or `Path`):
             A CoMa model or adapter: a folder, or a name on the Hub.
         data (`str`, `Path`, or a list of them):
-            Folders, tables, names on the Hub, `"visdoc"` or `"emoji"`.
+            Folders, tables, names on the Hub, `"video"`, `"visdoc"` or `"emoji"`.
         output (`str` or `Path`):
             Folder for the results; an old one is continued.
         sets (`Collection[str]`, *optional*):
@@ -146,6 +149,10 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
             Images with more are refused; by default as the model has it.
         text_format (`TextFormat`, *optional*):
             Of tables of pairs that are text; by default what is found by looking.
+        video_root (`str` or `Path`, *optional*):
+            The folder `video-tasks` of MMEB-V2, where the frames of its videos are; by default it is in the folder.
+        video_frames (`int`, *optional*, defaults to 8):
+            How many frames of a video of MMEB-V2 are shown.
         tell (`Callable`, *optional*):
             Is given a line about each set, on the main process.
 
@@ -161,21 +168,18 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
         >>> results = evaluate_model("my-coma", "shop.jsonl", "shop-results")
         >>> results["metrics"]["retrieval"]["shop"]["hit@1"]
     """
-    from accelerate import PartialState
-
     from hub_scripts.common.loading import load_model
     from hub_scripts.evaluation.data import open_sets
 
     model, data = str(model), map(str, [data] if isinstance(data, str | Path) else data)
-    named_sets = open_sets(data, sets, image_root, instructions, among_all, on_bad_row, columns, text_format)
-    state = PartialState(cpu=device == "cpu")
-    tell = tell if tell and state.is_main_process else _say_nothing
-    with ExitStack() as stack:
-        _on_main(state, lambda: _hold(output, stack))
+    of_data = instructions, among_all, on_bad_row, columns, text_format
+    named_sets = open_sets(data, sets, image_root, *of_data, footage=(video_root, video_frames))
+    state, tell = _begun(device, tell)
+    with _held(output, state):
         coma = load_model(model, dtype, str(state.device) if state.num_processes > 1 else device, max_image_pixels)
         budgets = _on_main(state, lambda: _budgets(model, coma[0], vectors, any_vectors))
-        of_data = _settings_of_data(among_all, instructions, on_bad_row, max_image_pixels, budgets)
-        folder = _folder(output, (model, *coma), of_data, named_sets, state)
+        settings = _settings_of_data(among_all, instructions, on_bad_row, max_image_pixels, budgets)
+        folder = _folder(output, (model, *coma), settings, named_sets, state)
         page = None if html is None else _on_main(state, lambda: _page(html, model, coma[1]))
         options = {"skip_bad_rows": on_bad_row == "skip", "batch_tokens": batch_tokens, "num_workers": num_workers}
         for named_set in _announced(named_sets, tell):
@@ -183,10 +187,26 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
         return _on_main(state, lambda: _write(folder, page, named_sets, coma[0]))
 
 
-def _hold(output: str | Path, stack: ExitStack) -> None:
+def _begun(device: str, tell: Callable[[str], None] | None) -> "tuple[PartialState, Callable[[str], None]]":
+    """The processes, and whom this one tells."""
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device == "cpu")
+    return state, tell if tell and state.is_main_process else _say_nothing
+
+
+@contextmanager
+def _held(output: str | Path, state: "PartialState") -> Iterator[None]:
+    """A folder for results into which nobody else writes."""
     from trainers.files import one_writer
 
-    stack.enter_context(one_writer(output))
+    with ExitStack() as stack:
+
+        def hold() -> None:
+            stack.enter_context(one_writer(output))
+
+        _on_main(state, hold)
+        yield
 
 
 def _folder(
@@ -194,9 +214,18 @@ def _folder(
 ) -> "ResultsFolder":
     from hub_scripts.evaluation.files import ResultsFolder, model_settings
 
+    _check_frames(named_sets, model[-1].max_video_frames)
     folder = ResultsFolder(output, model_settings(*model) | of_data)
     _on_main(state, lambda: folder.check(named_sets))
     return folder
+
+
+def _check_frames(named_sets: "list[NamedSet]", most: int) -> None:
+    """Raises `ValueError` for a set that shows more frames of a video than the processor takes: it would leave out."""
+    for one in named_sets:
+        if (shown := one.shown.get("video_frames", 0)) > most:
+            told = f"{one.name} shows {shown} frames of a video, and the model takes {most} (max_video_frames)"
+            raise ValueError(f"{told}: pass --video-frames {most}, or give the model more.")
 
 
 def _budgets(
@@ -318,9 +347,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", metavar="FOLDER", type=Path, required=True, help="for the results; an old one is continued")
     add("--sets", metavar="NAMES", help="sets to evaluate, with commas between them (default: all)")
     add("--image-root", metavar="FOLDER", type=Path, help="where paths of images begin (default: at the folder)")
+    add(
+        "--video-root",
+        metavar="FOLDER",
+        type=Path,
+        help="video-tasks of MMEB-V2, with its frames (default: in DATA)",
+    )
+    add("--video-frames", metavar="N", type=positive, default=8, help="frames of a video of MMEB-V2 (default: 8)")
     among_all = "images: rank among the candidates of all rows (default: of its own)"
     add("--among-all", action="store_true", help=among_all)
-    instruction = "pairs: what stands before queries of a source; =TEXT for those without; repeatable"
+    instruction = "pairs: before queries of a source; =TEXT for those without; repeatable"
     add("--instruction", metavar="SOURCE=TEXT", action="append", default=[], help=instruction)
     add("--on-bad-row", choices=("raise", "skip"), default="raise", help="pairs: skip leaves bad rows out, counted")
     add("--html", metavar="FILE", type=Path, help="a page of some queries with what they found")

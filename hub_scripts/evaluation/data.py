@@ -7,30 +7,28 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import pyarrow as pa
 from datasets import Dataset, get_dataset_config_names, load_dataset
 
 from hub_scripts.common.training import EMOJI, emoji_styles
+from hub_scripts.evaluation.tables import part_of, rows_in, table_in
+from hub_scripts.evaluation.video_data import Footage, video_part, video_rows, video_rows_on_hub
 from trainers.contrastive.sources import check_named, sources_of
 from trainers.data.emoji import emoji_pairs, load_emoji
-from trainers.data.image_folders import is_system_file
 from trainers.data.images import without_decoding
 from trainers.data.mmeb.sets import SETS
 from trainers.data.pairs import PairColumns, load_pairs
 from trainers.data.rows import ROW, BadRows
-from trainers.data.schema import check_text
-from trainers.data.tables import open_records, refuse_format, saved_dataset
+from trainers.data.tables import refuse_format, saved_dataset
 from trainers.data.text_format import TextFormat
 from trainers.evaluation.mmeb import read_image_set
 from trainers.evaluation.retrieval import RetrievalSet
+from trainers.evaluation.video_sets import read_video_set
 from trainers.evaluation.visual_documents import TABLES, read_visual_documents
 
 
-__all__ = ["FROM_HUB", "OWN", "NamedSet", "open_sets"]
+__all__ = ["OWN", "NamedSet", "open_sets"]
 
-FROM_HUB = "visdoc"  # all sets of visual documents, each from its repository
 OWN = "retrieval"  # the modality of sets that are no part of MMEB
-KINDS = ("parquet", "jsonl")
 
 
 class NamedSet(NamedTuple):
@@ -42,6 +40,7 @@ class NamedSet(NamedTuple):
         read (`Callable`): reads it.
         sources (`Callable`, *optional*): the sources of its rows, of pairs.
         has_columns (`bool`, *optional*, defaults to `False`): whether its columns can be named.
+        shown (`dict`, *optional*): of its data, what stands beside its scores.
     """
 
     name: str
@@ -50,9 +49,10 @@ class NamedSet(NamedTuple):
     read: Callable[[], RetrievalSet]
     sources: Callable[[], Iterable[str | None]] = tuple
     has_columns: bool = False
+    shown: Mapping[str, Any] = {}
 
 
-def open_sets(
+def open_sets(  # noqa: PLR0913 - what can be set
     data: Iterable[str],
     chosen: Collection[str] | None = None,
     image_root: str | Path | None = None,
@@ -61,13 +61,15 @@ def open_sets(
     on_bad_row: Literal["raise", "skip"] = "raise",
     columns: Mapping[str, str | None] | None = None,
     text_format: TextFormat | None = None,
+    *,
+    footage: tuple[str | Path | None, int] = Footage(),
 ) -> list[NamedSet]:
     """
     Finds the sets.
 
     Args:
         data (`Iterable[str]`): folders with a subfolder or a file per set of MMEB, tables or saved data sets of pairs,
-            names on the Hub, "visdoc", or "emoji", the packaged images of a style that is not trained on.
+            names on the Hub, "video", "visdoc", or "emoji", the packaged images of a style that is not trained on.
         chosen (`Collection[str]`, *optional*): names of the sets that are wanted; by default all that are there, and
             of MMEB every set of the modalities that are there.
         image_root (`str` or `Path`, *optional*): where paths begin; by default at the folder.
@@ -78,6 +80,8 @@ def open_sets(
             `positive` need none.
         text_format (`TextFormat`, *optional*): encoding and separator of tables of pairs that are text; by default
             what is found by looking.
+        footage (`tuple[str or Path, int]`, *optional*): fields of [`Footage`], where the videos of MMEB are, by
+            default in the folder, and how many of their frames are shown.
 
     Returns:
         `list[NamedSet]`: in the order of the benchmark, then others.
@@ -88,7 +92,8 @@ def open_sets(
             names of columns where no table of pairs has any.
     """
     pair_columns = PairColumns(**(columns or {}))
-    finder = _Finder(image_root, instructions or {}, among_all, on_bad_row, pair_columns, text_format)
+    of_data = image_root, instructions or {}, among_all, on_bad_row, pair_columns, text_format
+    finder = _Finder(*of_data, Footage(*footage))
     found: dict[str, NamedSet] = {}
     for place in data:
         for named_set in finder.sets_in(place):
@@ -125,6 +130,7 @@ class _Finder(NamedTuple):
     on_bad_row: str
     columns: PairColumns
     text_format: TextFormat | None
+    footage: Footage
 
     def sets_in(self, place: str) -> list[NamedSet]:
         """What is in a folder or file, in the package, or on the Hub."""
@@ -136,7 +142,7 @@ class _Finder(NamedTuple):
             load = partial(load_pairs, place, self.columns, self.image_root, text_format=self.text_format)
             return [self.pairs(path.stem, load, has_columns=True)]
         refuse_format(self.text_format, place)
-        inside = {name: file for name in SETS if (file := _part(path, name)) is not None}
+        inside = {name: file for name in SETS if (file := part_of(path, name) or video_part(path, name)) is not None}
         if not inside:
             raise ValueError(
                 f"{place} has no folder or file that is named like a set of MMEB, and is no table of pairs."
@@ -146,16 +152,18 @@ class _Finder(NamedTuple):
     def in_folder(self, name: str, path: Path, folder: Path) -> NamedSet:
         """A set of MMEB in a file or subfolder of a folder."""
         if SETS[name].modality == "visdoc":
-            return _of_mmeb(name, lambda: read_visual_documents(*(_table_in(path, table) for table in TABLES), name))
+            return _of_mmeb(name, lambda: read_visual_documents(*(table_in(path, table) for table in TABLES), name))
+        if SETS[name].modality == "video":
+            return self.videos(name, lambda: video_rows(path, name), self.footage.root_in(folder))
         root = self.image_root or folder
-        return _of_mmeb(name, lambda: read_image_set(_rows_in(path), SETS[name], root, self.among_all))
+        return _of_mmeb(name, lambda: read_image_set(rows_in(path), SETS[name], root, self.among_all))
 
     def packaged_or_on_hub(self, place: str) -> list[NamedSet]:
         """What a name stands for that is no path."""
         if place == EMOJI:
             return [self.pairs(place, lambda _: emoji_pairs(load_emoji(emoji_styles(evaluation=True))))]
-        if documents := [name for name, of in SETS.items() if of.repository and place in (FROM_HUB, of.repository)]:
-            return [self.from_hub(name, SETS[name].repository) for name in documents]
+        if named := [name for name, of in SETS.items() if of.repository and place in (of.modality, of.repository)]:
+            return [self.from_hub(name, SETS[name].repository) for name in named]
         if place.count("/") != 1:
             raise ValueError(f"{place} is not there, and no name on the Hub, which would be ORGANISATION/NAME.")
         configs = get_dataset_config_names(place)
@@ -173,12 +181,20 @@ class _Finder(NamedTuple):
             split = "train" if name.startswith("VisRAG_") else "test"
             load_table = partial(load_dataset, repository, split=split)
             return _of_mmeb(name, lambda: read_visual_documents(*map(load_table, TABLES), name))
+        if SETS[name].modality == "video":
+            return self.videos(name, lambda: video_rows_on_hub(name), self.footage.root_for(repository))
         if self.image_root is None:
             raise ValueError(
                 f"The images of {repository} are archives: unpack them and give their folder, --image-root."
             )
         load = partial(load_dataset, repository, name, split="test")
         return _of_mmeb(name, lambda: read_image_set(load().to_list(), SETS[name], self.image_root, self.among_all))
+
+    def videos(self, name: str, rows: Callable[[], list[dict[str, Any]]], root: Path) -> NamedSet:
+        """A video set of MMEB."""
+        frames = self.footage.num_frames
+        one = _of_mmeb(name, lambda: read_video_set(rows(), SETS[name], root, frames))
+        return one._replace(shown={"video_frames": frames})
 
     def pairs(self, name: str, load: Callable[[BadRows], Dataset], has_columns: bool = False) -> NamedSet:
         """A set of pairs, which is no part of MMEB."""
@@ -198,58 +214,3 @@ class _Finder(NamedTuple):
 
 def _of_mmeb(name: str, read: Callable[[], RetrievalSet]) -> NamedSet:
     return NamedSet(name, SETS[name].modality, SETS[name].metric, read)
-
-
-def _part(folder: Path, name: str) -> Path | None:
-    """A folder with Parquet or JSON-lines files, or one such file."""
-    there = [path for suffix in ("", ".parquet", ".jsonl") if (path := folder / f"{name}{suffix}").exists()]
-    if len(there) > 1:  # a folder without tables has images
-        there = [path for path in there if path.is_file() or any(any(path.glob(f"*.{kind}")) for kind in KINDS)]
-    if len(there) > 1:
-        raise ValueError(f"{folder} has the set {name} twice, {' and '.join(path.name for path in there)}: keep one.")
-    return there[0] if there else None
-
-
-def _files(path: Path) -> list[Path]:
-    """A file, or all files of a folder in the order of their names, which are of one kind."""
-    if not path.is_dir():
-        return [path]
-    files = sorted(file for kind in KINDS for file in path.glob(f"*.{kind}") if not is_system_file(file.name))
-    if len({file.suffix for file in files}) > 1:
-        raise ValueError(f"{path} has .parquet and .jsonl files, and one of the two would not be read: keep one kind.")
-    if not files:
-        raise ValueError(f"{path} has no .parquet and no .jsonl file.")
-    return files
-
-
-def _rows_in(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file, or of all files of a folder, whose texts are texts."""
-    rows = []
-    for file in _files(path):
-        for row_idx, row in enumerate(open_records(file).rows()):
-            try:
-                if isinstance(row, ValueError):
-                    raise row
-                for column, value in row.items():
-                    for text in value if isinstance(value, list) else [value]:
-                        check_text(text if isinstance(text, str) else None, column)
-            except ValueError as error:
-                raise ValueError(f"Row {row_idx} of {file} is bad: {error}") from error
-            rows.append(row)
-    return rows
-
-
-def _table_in(path: Path, table: str) -> Dataset:
-    """A table of a set of visual documents; its pages are too large to be read at once, and are mapped into memory."""
-    folder = path / table
-    if not folder.exists():
-        raise ValueError(f"{path} has no folder {table}.")
-    files = _files(folder)
-    if table == "corpus" and files[0].suffix == ".parquet":
-        for file in files:
-            open_records(file)  # which says what is wrong with a damaged one
-        return load_dataset("parquet", data_files=list(map(str, files)), split="train")
-    try:
-        return Dataset.from_list(_rows_in(folder))
-    except pa.ArrowException as error:
-        raise ValueError(f"{folder}: a column has values of several types: {error}") from error

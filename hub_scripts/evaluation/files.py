@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from modeling_coma import ComaForEmbedding, ComaProcessor
 
 
-__all__ = ["ResultsFolder", "git_commit", "main_metric", "model_settings"]
+__all__ = ["ALL", "ResultsFolder", "git_commit", "main_metric", "model_settings"]
+
+ALL = "MMEB-V2"  # beside the modalities, the mean of all their sets
 
 
 def model_settings(name: str, model: "ComaForEmbedding", processor: "ComaProcessor") -> dict[str, Any]:
@@ -85,13 +87,14 @@ class ResultsFolder:
             raise ValueError(
                 f"{file} is there already and has no scores of coma evaluate: remove it, or write elsewhere."
             )
-        _compare(file, settings, {**self.settings, "data": digest or settings.get("data")})
+        theirs = {**settings, **{name: scores.get(name) for name in named_set.shown}}
+        _compare(file, theirs, {**self.settings, "data": digest or settings.get("data"), **named_set.shown})
         return scores
 
     def write_scores(self, named_set: NamedSet, scores: dict[str, float], digest: str) -> None:
         """Writes the scores of a set at once: a file that is there is whole."""
         settings = {**self.settings, "data": digest}
-        write_record(self._file(named_set), {**scores, "settings": settings, **_made_by()})
+        write_record(self._file(named_set), {**scores, **named_set.shown, "settings": settings, **_made_by()})
 
     def write_results(self, sets: list[NamedSet], model: "ComaForEmbedding") -> dict[str, Any]:
         """
@@ -159,18 +162,21 @@ def main_metric(name: str) -> str:
 
 
 def _all_means(metrics: dict[str, dict[str, Any]], budget: str | None = None) -> dict[str, dict[str, float | None]]:
-    """Of each modality of MMEB; of the one vector, or of a budget of several."""
+    """Of each modality of MMEB, and of all 78 sets; of the one vector, or of a budget of several."""
     of_budget = {
         modality: {name: scores if budget is None else scores["vectors"][budget] for name, scores in sets.items()}
         for modality, sets in metrics.items()
     }
-    return {modality: _means(modality, sets) for modality, sets in of_budget.items() if modality != OWN}
+    of_budget.pop(OWN, None)
+    means = {modality: _means(groups_of(modality), sets) for modality, sets in of_budget.items()}
+    together = {name: scores for sets in of_budget.values() for name, scores in sets.items()}
+    return {**means, **({ALL: _means({"overall": list(SETS)}, together)} if means else {})}
 
 
-def _means(modality: str, scores: dict[str, dict[str, Any]]) -> dict[str, float | None]:
+def _means(groups: dict[str, list[str]], scores: dict[str, dict[str, Any]]) -> dict[str, float | None]:
     """Plain means over the sets of each group, and none where one of its sets was not evaluated."""
     means: dict[str, float | None] = {}
-    for group, names in groups_of(modality).items():
+    for group, names in groups.items():
         main_scores = [scores[name][main_metric(name)] for name in names if name in scores]
         means[group] = sum(main_scores) / len(names) if len(main_scores) == len(names) else None
     return means

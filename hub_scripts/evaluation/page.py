@@ -13,6 +13,7 @@ from PIL import Image
 
 from hub_scripts.common.terminal import one_line
 from modeling_coma.inputs_coma import to_rgb
+from modeling_coma.videos_coma import Sampling, read_frames
 from trainers.evaluation.metrics import COSINE_TOLERANCE, rank_embeddings
 from trainers.evaluation.retrieval import RetrievalSet
 from trainers.files import whole_file
@@ -23,6 +24,7 @@ __all__ = ["ResultsPage"]
 QUERIES = 10  # of a set, as many whose first document is right as whose first is wrong
 FOUND = 5  # documents of a query
 SIDE = 112  # pixels of a thumbnail
+FRAMES = 3  # of a video
 LONGEST = 240  # characters of a text
 MARK = "<!-- coma evaluate --html -->"
 
@@ -169,9 +171,17 @@ class _Cards:
     def _content(self, message: dict[str, Any]) -> str:
         content = message["content"]
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        parts = [self._image(one["image"]) if one["type"] == "image" else _text(one["text"]) for one in blocks]
-        html = "\n".join(parts)
+        shown = {"image": self._image, "video": self._video, "text": _text}
+        html = "\n".join(shown[block["type"]](block[block["type"]]) for block in blocks)
         return f'<p class="note">{html}</p>' if message["role"] == "system" else html
+
+    def _video(self, video: Any) -> str:
+        """A few of its frames."""
+        clip = Sampling(fps=1e6, max_frames=FRAMES, max_pixels=FRAMES * (2 * SIDE) ** 2).clip(
+            video, max_image_pixels=self.max_pixels
+        )
+        frames = read_frames(video, clip, max_image_pixels=self.max_pixels)
+        return "\n".join(self._image(frame) for frame in frames)
 
     def _image(self, image: Any) -> str:
         thumbnail = to_rgb(image, max_pixels=self.max_pixels).copy()  # which may be the image itself

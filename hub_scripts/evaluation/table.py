@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from hub_scripts.evaluation.files import main_metric
+from hub_scripts.evaluation.files import ALL, main_metric
+from trainers.data.mmeb.sets import SETS, groups_of
 
 
 __all__ = ["results_table"]
@@ -22,8 +23,8 @@ def results_table(results: dict[str, Any]) -> list[str]:
     Returns:
         `list[str]`: of each set the number of queries and of candidates, scores in percent (those above, and the one
         that counts where it is another), and hit@1 of a random order; below it a line for each budget of several
-        vectors, 2x4 those of a query and of a document. Then means of the scores that count, and how many rows some
-        scores are not of.
+        vectors, 2x4 those of a query and of a document. Then means of the scores that count, of which sets there is
+        none for some being absent, and how many rows some scores are not of.
     """
     named = {name: scores for sets in results["metrics"].values() for name, scores in sets.items()}
     columns = {**COLUMNS}
@@ -42,6 +43,7 @@ def results_table(results: dict[str, Any]) -> list[str]:
         if mean is not None
     ]
     lines += _aligned(means) if means else []
+    lines += _parts_of_wholes(results)
     skipped = {name: scores["rows_skipped"] for name, scores in named.items() if scores.get("rows_skipped")}
     return lines + [f"{name}: {rows} bad rows were left out of its scores" for name, rows in skipped.items()]
 
@@ -59,6 +61,18 @@ def _all_means(results: dict[str, Any]) -> list[tuple[str, dict[str, float | Non
         for modality, means in its["means"].items()
     ]
     return [*results["means"].items(), *of_budgets]
+
+
+def _parts_of_wholes(results: dict[str, Any]) -> list[str]:
+    """What has no mean, since some of its sets were not evaluated."""
+    lines = []
+    for name, means in results["means"].items():
+        if "overall" not in means or means["overall"] is not None:
+            continue
+        wanted = list(SETS) if name == ALL else groups_of(name)["overall"]
+        there = sum(one in sets for sets in results["metrics"].values() for one in wanted)
+        lines.append(f"{name}: {there} of {len(wanted)} sets were evaluated, and there is no mean of a part")
+    return lines
 
 
 def _candidates(scores: dict[str, Any]) -> str:

@@ -117,7 +117,7 @@ def _of_evaluate(
 
 
 def _task(modality: str) -> str:
-    """Sets of one's own are of the modality "retrieval", which is a task already; MMEB's are "image" and "visdoc"."""
+    """Sets of one's own are of the modality "retrieval", a task already; MMEB has "image", "video", "visdoc"."""
     return modality if modality.endswith("retrieval") else f"{modality}-retrieval"
 
 

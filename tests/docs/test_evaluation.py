@@ -59,4 +59,4 @@ def test_all_commands_are_of_a_form_that_exists(tmp_path, monkeypatch):
             else:
                 assert _parse(words[words.index("finetune") + 1 :])[1].metric_for_best_model == "ndcg@10"
             found += 1
-    assert found == 9
+    assert found == 11

@@ -23,7 +23,7 @@ from trainers.evaluation_rows import EVALUATION
 
 __all__ = ["RetrievalSet", "UniqueInputs", "embed_set", "evaluate_set", "score_set"]
 
-FILES_OF = {"image": "file", "video": "file of a video"}  # in keys; a GIF may be either
+FILES_OF = {"image": "file", "video": "file of a video", "frame": "file of a frame"}  # in keys; a GIF may be either
 
 
 class RetrievalSet(NamedTuple):
@@ -340,10 +340,17 @@ def _content_key(content: str | list[dict]) -> Iterator[tuple[str, str]]:
             yield "text", block["text"]
         elif isinstance(block[block["type"]], str | Path):
             yield FILES_OF[block["type"]], str(block[block["type"]])
+        elif block["type"] == "video" and _are_files(block["video"]):
+            yield "video", f"{len(block['video'])} frames"
+            yield from ((FILES_OF["frame"], str(frame)) for frame in block["video"])
         elif block["type"] == "video":
             yield "video", video_key(block["video"])
         else:
             yield "image", image_key(block["image"])
+
+
+def _are_files(frames: Any) -> bool:
+    return isinstance(frames, list) and all(isinstance(frame, str | Path) for frame in frames)
 
 
 def _with_file_sizes(key: tuple) -> str:

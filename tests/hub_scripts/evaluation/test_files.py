@@ -43,6 +43,23 @@ def test_means_by_hand(make_coma, tmp_path):
     assert ["image:", "overall", "mean", "17.5"] in table and ["MSCOCO", "10", "-", "32.0", "-", "-", "-"] in table
 
 
+def test_the_mean_of_all_by_hand(make_coma, tmp_path, monkeypatch):
+    """Every set counts the same, so that a modality counts as much as it has sets: 36, 18 and 24."""
+    monkeypatch.setattr("hub_scripts.evaluation.files.git_commit", lambda: None)
+    monkeypatch.setattr("hub_scripts.evaluation.files.library_versions", lambda names: {})
+    of_modality = {"image": 0.6, "video": 0.3, "visdoc": 0.9}
+    scores = {name: of_modality[of.modality] for name, of in SETS.items()}
+    means = written(tmp_path, scores, *make_coma())["means"]
+    assert means["MMEB-V2"]["overall"] == pytest.approx((36 * 0.6 + 18 * 0.3 + 24 * 0.9) / 78)
+    assert {name: means[name]["overall"] for name in of_modality} == pytest.approx(of_modality)
+    del scores["MSVD"]
+    results = written(tmp_path / "part", scores, *make_coma())
+    assert results["means"]["MMEB-V2"] == {"overall": None} and results["means"]["video"]["retrieval"] is None
+    assert results["means"]["video"]["qa"] == pytest.approx(0.3)
+    part = [line for line in results_table(results) if "mean of a part" in line]
+    assert [line.split(" sets")[0] for line in part] == ["video: 17 of 18", "MMEB-V2: 77 of 78"]
+
+
 def test_a_group_that_is_not_complete_has_no_mean(make_coma, tmp_path):
     scores = {**dict.fromkeys(GROUNDING, 0.5), "ImageNet-1K": 0.25, "VisRAG_PlotQA": 1.0}
     results = written(tmp_path, scores, *make_coma())
@@ -54,6 +71,7 @@ def test_a_group_that_is_not_complete_has_no_mean(make_coma, tmp_path):
     assert table[0] == ["set", "queries", "candidates", "hit@1", "R@10", "NDCG@10", "NDCG@5", "chance"]
     assert ["VisRAG_PlotQA", "10", "-", "-", "-", "-", "100.0", "-"] in table
     assert not any("overall" in line for line in table)
+    assert ["MMEB-V2:", "6", "of", "78"] in [line[:4] for line in table]
 
 
 def test_files_are_as_the_leaderboard_reads_them(make_coma, tmp_path):
@@ -82,6 +100,8 @@ def test_what_was_made_with_other_settings_is_refused(make_coma, tmp_path):
         folder.read_scores(one, "another")
     with pytest.raises(ValueError, match="was made with another max_length, pixels: remove it"):
         ResultsFolder(tmp_path, {**settings, "max_length": 3, "pixels": [1, 2]}).check([one])
+    with pytest.raises(ValueError, match="was made with another video_frames: remove it"):
+        folder.check([one._replace(shown={"video_frames": 8})])
     other = model_settings("org/my-coma", *make_coma("qwen2_vl"))
     with pytest.raises(ValueError, match="another probe"):
         ResultsFolder(tmp_path, other).read_scores(one, "digest")

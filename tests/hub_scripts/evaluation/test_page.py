@@ -8,6 +8,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -127,6 +128,17 @@ def test_only_the_candidates_of_a_query_are_shown(tmp_path: Path, picture: Calla
         "right",
         "wrong",
     ] * 2
+
+
+def test_a_video_is_shown_by_some_of_its_frames(tmp_path: Path) -> None:
+    frames = [np.full((28, 28, 3), 20 * number, dtype=np.uint8) for number in range(9)]
+    rows = [{"query": {"video": frames}, "positive": {"text": "it gets brighter", "image": None}}]
+    retrieval, page = RetrievalSet.from_rows(rows), ResultsPage(tmp_path / "a.html", "m", 10**6)
+    page.add("clips", retrieval, torch.ones(2, 4))
+    page.write([])
+    shown = re.findall('base64,([^"]+)', (tmp_path / "a.html").read_text())
+    pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(one)))) for one in shown]
+    assert [round(picture.mean()) for picture in pictures] == [0, 60, 120]
 
 
 def test_nothing_of_somebody_else_is_overwritten(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """The sets of MMEB that are evaluated here, in one table: families, in and out of the training distribution, prompts.
 
-MMEB-v1 has 36 sets of images, scored by hit@1 within the list of each row; V2 adds 24 sets of visual documents,
-scored by NDCG@5 with linear gain over the whole corpus (and 18 of videos, which are not here). Groups are plain means
-of their sets. The two "page" sets are those that were corrected on 2025-11-03.
+MMEB-v1 has 36 sets of images, scored by hit@1 within the list of each row; V2 adds 18 sets of videos, scored by hit@1
+as well, and 24 sets of visual documents, scored by NDCG@5 with linear gain over the whole corpus. Groups are plain
+means of their sets, and so is the mean over all 78. The two "page" sets are those that were corrected on 2025-11-03.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from trainers.data.mmeb.video_layout import VIDEO_LAYOUTS
 
 
 __all__ = ["PAGE_INSTRUCTION", "QUERY_INSTRUCTION", "SETS", "MmebSet", "groups_of"]
@@ -23,11 +25,11 @@ class MmebSet(NamedTuple):
 
     Args:
         name (`str`): as in the data.
-        modality (`str`): `"image"` or `"visdoc"`, as the leaderboard calls them.
+        modality (`str`): `"image"`, `"video"` or `"visdoc"`, as the leaderboard calls them.
         family (`str`): meta-task.
         in_distribution (`bool`, *optional*): whether it has a training set in the benchmark, where that is told.
-        assembly (`str`): how prompts are put together, see `trainers.data.mmeb.prompts`.
-        repository (`str`, *optional*): where a set of visual documents is on the Hub.
+        assembly (`str`): how prompts are put together, see `trainers.data.mmeb.prompts` and `video_layout`.
+        repository (`str`, *optional*): where a set of videos or of visual documents is on the Hub.
         metric (`str`): what counts.
     """
 
@@ -40,7 +42,7 @@ class MmebSet(NamedTuple):
 
     @property
     def metric(self) -> str:
-        return "hit@1" if self.modality == "image" else "ndcg_linear@5"
+        return "ndcg_linear@5" if self.modality == "visdoc" else "hit@1"
 
 
 # family: (how prompts are put together, sets in the training distribution, sets out of it)
@@ -91,12 +93,15 @@ _IMAGE_SETS = tuple(
     for in_distribution, names in zip((True, False), both, strict=True)
     for name in names.split()
 )
+_VIDEO_SETS = tuple(
+    MmebSet(name, "video", of.family, None, of.assembly, of.source[0]) for name, of in VIDEO_LAYOUTS.items()
+)
 _DOCUMENT_SETS = tuple(
     MmebSet(name, "visdoc", family, None, "pages", repository)
     for family, sets in _DOCUMENTS.items()
     for name, repository in sets.items()
 )
-SETS = {one.name: one for one in (*_IMAGE_SETS, *_DOCUMENT_SETS)}
+SETS = {one.name: one for one in (*_IMAGE_SETS, *_VIDEO_SETS, *_DOCUMENT_SETS)}
 
 
 def groups_of(modality: str) -> dict[str, list[str]]:
@@ -104,7 +109,7 @@ def groups_of(modality: str) -> dict[str, list[str]]:
     The groups over which a modality is averaged.
 
     Args:
-        modality (`str`): `"image"` or `"visdoc"`.
+        modality (`str`): `"image"`, `"video"` or `"visdoc"`.
 
     Returns:
         `dict[str, list[str]]`: names of the sets of each family, of `ind` and `ood` where that is told, of `overall`.
