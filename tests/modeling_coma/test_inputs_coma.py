@@ -396,7 +396,6 @@ def peak_memory(function) -> float:
     return (int(peak[1]) - int(before[1])) / 1024
 
 
-@pytest.mark.slow
 def test_a_transparent_picture_takes_three_times_its_memory():
     """The image, white, and the one upon the other; it once were four."""
     data, own = file_bytes(Image.new("RGBA", (4000, 4000)), "PNG"), 4000 * 4000 * 4 / 2**20
