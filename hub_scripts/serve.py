@@ -21,6 +21,7 @@ from hub_scripts.common.arguments import Dtype, add_model_options, command_parse
 from hub_scripts.common.interrupts import catch_interrupts, handlers_kept
 from hub_scripts.common.terminal import one_line
 from hub_scripts.embedding.ray_cluster import ray_cluster
+from trainers.ranges import COUNT
 
 
 __all__ = ["main", "serve_model"]
@@ -97,7 +98,7 @@ def serve_model(  # noqa: PLR0913 - what can be set
         `str`: the address, with `/v1`.
 
     Raises:
-        ValueError: for what is no CoMa model, and for more replicas than there is room for.
+        ValueError: for what is no CoMa model, for more replicas than there is room for, and for numbers below 1.
         ImportError: if Ray is not installed.
         OSError: if nothing can listen there, or the model does not start.
 
@@ -110,6 +111,10 @@ def serve_model(  # noqa: PLR0913 - what can be set
     from hub_scripts.embedding.engine import ModelSettings
     from hub_scripts.serving.application import ServerOptions, application
 
+    counts = {"max_batch": max_batch, "batch_tokens": batch_tokens, "max_queued": max_queued, "replicas": replicas}
+    for what, number in counts.items():
+        if not (COUNT.holds(number) or (what == "replicas" and number is None)):
+            raise ValueError(f"{what} must be {COUNT.words}, got {number!r}.")
     check_address(host, port)
     check_folder(str(model))
     settings = ModelSettings(str(model), dtype, device, max_image_pixels)

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.study
 def test_it_runs_and_ends_with_json():
     command = [sys.executable, "-m", "benchmarks.compression_step", "--image-tokens", "4", "16", "--repeats", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.study
 def test_it_runs_and_ends_with_json(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.loading", "--batches", "1", "--repeats", "1", "--threads", "1"]
     done = subprocess.run(

@@ -75,6 +75,7 @@ def test_mined_and_evaluated(coma_folder: Path, coma_command: Callable, export: 
     assert code == 1 and "emoji is no file of text" in error
 
 
+@pytest.mark.slow
 def test_how_large_images_may_be(coma_folder: Path, coma_command: Callable, export: Callable, tmp_path: Path) -> None:
     """One more pixel than the limit: each command names the option, by which it then passes."""
     data, photos, index = export(GERMAN), tmp_path / "fotos", tmp_path / "index.parquet"

@@ -58,9 +58,9 @@ def start(words: list[str], fork: bool) -> int:
     return process.pid
 
 
-def run_until(words: list[str], out: Path, rows: int, fork: bool) -> int:
+def run_until(words: list[str], out: Path, rows: int) -> int:
     """Starts the command and kills it when there are so many rows; how many there are then."""
-    process, deadline = start(words, fork), time.monotonic() + 240
+    process, deadline = start(words, fork=False), time.monotonic() + 240
     while time.monotonic() < deadline and (not out.exists() or out.read_bytes().count(b"\n") < rows):
         time.sleep(0.005)
     os.kill(process, signal.SIGKILL)
@@ -82,36 +82,27 @@ def check_rows(out: Path, names: list[str], folder: Path) -> None:
             assert answer["content"] == f"In turn {turn}, {known_as} shows number {turn * 111}."
 
 
-def check_killed_and_resumed(
-    coma_command: Callable, folder: Path, number: int, kill_at: list[int], fork: bool
-) -> None:
-    names = save_emoji(folder / "photos", number)
-    out = folder / "out.jsonl"
+@pytest.mark.slow
+def test_killed_twice_and_started_again(coma_command: Callable, tmp_path: Path) -> None:
+    number = 60
+    names = save_emoji(tmp_path / "photos", number)
+    out = tmp_path / "out.jsonl"
     with ChatServer(misbehaving) as server:
-        words = ["generate-qa", folder / "photos", out, "--server", server.url, *PATIENCE]
-        for rows in kill_at:
-            kept = run_until(list(map(str, words)), out, rows, fork)
+        words = ["generate-qa", tmp_path / "photos", out, "--server", server.url, *PATIENCE]
+        for rows in (12, 36):
+            kept = run_until(list(map(str, words)), out, rows)
             assert rows <= kept < number
             before = out.read_bytes()
         code, text, error = coma_command(*words)
         assert code == 0, error
         sent = len(server.requests)
     assert out.read_bytes().startswith(before[: before.rindex(b"\n") + 1])
-    check_rows(out, names, folder / "photos")
+    check_rows(out, names, tmp_path / "photos")
     assert f"rows         {number} good, 0 failed" in text
     report = json.loads(out.with_name("out.jsonl.report.json").read_text())
     assert report["rows"] == {"good": number, "failed": 0}
     # What was begun and not written when a process was killed is all that is asked for twice.
     assert report["calls"] + report["retries"] <= sent <= 1.5 * (report["calls"] + report["retries"]) + 400
-
-
-@pytest.mark.slow
-def test_300_pictures_killed_twice(coma_command: Callable, tmp_path: Path) -> None:
-    check_killed_and_resumed(coma_command, tmp_path, 300, [60, 180], fork=False)
-
-
-def test_killed_and_started_again(coma_command: Callable, tmp_path: Path) -> None:
-    check_killed_and_resumed(coma_command, tmp_path, 40, [6, 16], fork=True)
 
 
 def test_a_model_on_this_machine(
@@ -319,7 +310,7 @@ def test_a_key_that_is_refused_is_not_shown(coma_command: Callable, picture: Cal
 
 
 def test_of_two_at_once_one_writes(coma_command: Callable, tmp_path: Path) -> None:
-    names = save_emoji(tmp_path / "photos", 6)
+    names = save_emoji(tmp_path / "photos", 2)
     out = tmp_path / "out.jsonl"
     with ChatServer(lambda body, visit: "slow") as server:
         words = ["generate-qa", tmp_path / "photos", out, "--server", server.url, *PATIENCE, "--concurrency", 1]

@@ -40,6 +40,13 @@ def test_a_missing_ray_is_one_sentence(
     assert code == 1 and error == "coma serve: error: Ray is not installed: pip install 'coma-embedding[scale]'\n"
 
 
+@pytest.mark.parametrize("what", ["max_batch", "batch_tokens", "max_queued", "replicas"])
+def test_a_number_that_serves_nobody_is_refused(coma_folder: Path, what: str) -> None:
+    with pytest.raises(ValueError, match=f"{what} must be a whole number from 1, got 0"):
+        with serve_model(coma_folder, port=free_port(), **{what: 0}):
+            raise AssertionError("it serves")
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

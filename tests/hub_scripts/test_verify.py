@@ -122,6 +122,7 @@ def test_what_is_no_model(published: Path, coma_command: Callable, make_backbone
     assert code == 1 and "is damaged" in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_folder_without_its_processor_does_not_load(published: Path, coma_command: Callable) -> None:
     for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
         (published / name).unlink()

@@ -62,7 +62,11 @@ def everything(model, batch: dict, prompt: torch.Tensor) -> dict[str, torch.Tens
 # Where weights wait is accelerate's business; what a backbone does with them is its own, and is seen with a mixture.
 @pytest.mark.parametrize(
     ("way", "model_type"),
-    [*(("spread", model_type) for model_type in MODEL_TYPES), *((way, "qwen3_vl") for way in ("cpu", "disk", "auto"))],
+    [
+        ("spread", "qwen3_vl"),
+        *(pytest.param("spread", name, marks=pytest.mark.slow) for name in MODEL_TYPES if name != "qwen3_vl"),
+        *(pytest.param(way, "qwen3_vl", marks=pytest.mark.slow) for way in ("cpu", "disk", "auto")),
+    ],
 )
 def test_offloaded_is_what_it_is_in_memory(make_coma, model_type, batch, tmp_path, way, monkeypatch):
     # Older versions of accelerate mix up tied weights of which both are on the disk; the other ways have them tied.

@@ -109,6 +109,7 @@ def test_the_best_by_retrieval_is_what_is_left(scripted, tmp_path):
     assert not all(torch.equal(last[name], best[name]) for name in best)
 
 
+@pytest.mark.slow
 def test_training_ends_when_it_gets_no_better(scripted):
     trainer = scripted([0.1, 0.5, 0.3, 0.4, 0.6, 0.7], early_stopping_patience=2)
     trainer.train()

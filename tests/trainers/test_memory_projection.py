@@ -52,7 +52,9 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe", ["ours", *(pytest.param(name, marks=pytest.mark.slow) for name in ("another", "on it"))]
+)
 def test_an_adapter_brings_it_along(coma, compression_rows, compression_trainer, tmp_path, recipe):
     """Trained, saved, loaded again and merged."""
     model, processor = coma

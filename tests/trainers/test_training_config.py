@@ -193,7 +193,7 @@ def test_what_should_change_the_weights_does(train, weights_of, settings):
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param({"torch_compile": True, "torch_compile_backend": "eager"}, marks=pytest.mark.slow),
+        pytest.param({"torch_compile": True, "torch_compile_backend": "eager"}, marks=pytest.mark.study),
         {"torch_empty_cache_steps": 1},
         {"debug": "underflow_overflow"},
         {"skip_memory_metrics": False},

@@ -27,6 +27,7 @@ sys.exit(main(["create"]))
 """
 
 
+@pytest.mark.slow
 def test_every_letter_of_unicode() -> None:
     for place in range(sys.maxunicode + 1):
         letter, shown = chr(place), one_line(chr(place))

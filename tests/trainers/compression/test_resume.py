@@ -47,7 +47,7 @@ NAMES = ("loss", "grad_norm", "learning_rate", "images_seen", "tokens_seen")
         pytest.param(False, 2, id="shuffled, in the first epoch", marks=pytest.mark.slow),
         pytest.param(False, 5, id="shuffled, in the second epoch", marks=pytest.mark.slow),
         pytest.param(True, 2, id="grouped by length, in the first epoch", marks=pytest.mark.slow),
-        pytest.param(True, 5, id="grouped by length, in the second epoch"),
+        pytest.param(True, 5, id="grouped by length, in the second epoch", marks=pytest.mark.slow),
     ],
 )
 def test_resumed_steps_are_the_steps_that_would_have_come(

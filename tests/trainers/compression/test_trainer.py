@@ -36,7 +36,9 @@ def assert_same(weights, others, **close):
         )
 
 
-@pytest.mark.parametrize("settings", [{}, {"kl_weight": 0.7}], ids=["ce", "ce+kl"])
+@pytest.mark.parametrize(
+    "settings", [pytest.param({}, id="ce", marks=pytest.mark.slow), pytest.param({"kl_weight": 0.7}, id="ce+kl")]
+)
 def test_accumulated_steps_are_one_big_step(make_coma, compression_trainer, compression_rows, settings):
     """Rows have one to three turns, so a mean of the means of small batches would be another loss."""
     runs = []

@@ -228,6 +228,7 @@ def test_a_file_that_changes_is_said(tmp_path: Path) -> None:
         corpus.read(0, 3)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     peaks = []
     for number in (2_000, 20_000):

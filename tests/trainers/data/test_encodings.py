@@ -69,6 +69,7 @@ def test_a_file_of_utf_8_with_some_other_bytes_stays_one() -> None:
         assert find_encoding(BytesIO(content), "t.csv").name == UTF_8
 
 
+@pytest.mark.slow
 def test_looking_takes_linear_time() -> None:
     """At one word of ten million letters, and at very many words and lines."""
     start = time.process_time()

@@ -42,10 +42,11 @@ def generate(
     out: Path,
     run: Callable = write_dialogues,
     timeout: float = 60.0,  # a busy machine is slow to answer, and what is asked twice is counted twice
+    concurrency: int = 4,
     **settings: Any,
 ) -> None:
     async def main() -> None:
-        patience = {"timeout": timeout, "backoff": 0.01, "concurrency": 4}
+        patience = {"timeout": timeout, "backoff": 0.01, "concurrency": concurrency}
         async with ServerChat(ServerSettings(server.url, "m", **patience)) as chat:
             with QAOutput(out, settings) as output:
                 await run(sources, chat, output, QASettings(**settings))
@@ -75,7 +76,7 @@ def test_in_order_each_about_its_own_picture(sources: list[Source], tmp_path: Pa
 
     out = tmp_path / "out.jsonl"
     with ChatServer(behave) as server:
-        generate(server, sources, out, timeout=1.0)
+        generate(server, sources, out, timeout=1.0, concurrency=24)
         assert server.most_open > 1
     rows, failed = rows_in(out), rows_in(QAFiles.of(out).failed)
     assert [row["id"] for row in rows] == [source.id for source in sources if source.id not in ("5.png", "9.png")]

@@ -126,6 +126,7 @@ PIECES += ["question ", "```", "`", "-", "- ", "a", "ab", "no ", "i am ", "i'm v
 PIECES += ["{", "[[", '{"a":', "\\", "<|", "|>", "<|a", "aaab", "ab" * 39 + "c", "x " * 40 + "y ", "?", "İ", "\u3000"]
 
 
+@pytest.mark.slow
 def test_no_text_takes_long() -> None:
     """120,000 characters of anything, and of any two or three things in turn, are a matter of a moment."""
     draw = random.Random(0)
