@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from benchmarks.emoji_study.arms import BUDGETS, COMA, JOINT, PLAIN, STUDIES, Arm
-from benchmarks.emoji_study.report import spread, table, table_of_budgets
+from benchmarks.emoji_study.report import table, table_of_budgets
+from benchmarks.emoji_study.results import spread
 from benchmarks.emoji_study.runs import dialogues, pairs, without_keys
 from benchmarks.emoji_study.setting import Emoji
 
