@@ -51,10 +51,10 @@ from trainers.files import RECORD
 
 
 if TYPE_CHECKING:
-    from hub_scripts.embedding.engine import LocalEngine, ModelSettings
+    from hub_scripts.embedding.engine import LocalEngine
     from hub_scripts.embedding.ray_engine import RayEngine
     from hub_scripts.embedding.remote_inputs import Inputs
-    from trainers.data.corpus import Columns, Corpus
+    from trainers.data.corpus import Corpus
     from trainers.data.text_format import TextFormat
 
 
@@ -204,42 +204,39 @@ def embed_table(  # noqa: PLR0913 - what can be set
         >>> made = embed_table("my-coma", "photos/", "photos.parquet")
         >>> made.num_rows
     """
-    from hub_scripts.embedding.engine import ModelSettings
-    from trainers.data.corpus import Columns
-
     kept = _Kept(dims, any_dims, precision, vectors, any_vectors, memory, any_memory)
     _check(kept, on_error, part_rows, engine, ray)
-    out, columns = Path(out), Columns(id_column, text_column, image_column, video_column)
-    encoding = {"batch_tokens": batch_tokens, "num_workers": num_workers, "reduced_jpeg": reduced_jpeg}
+    out, columns = Path(out), (id_column, text_column, image_column, video_column)
+    how = {"batch_tokens": batch_tokens, "num_workers": num_workers, "reduced_jpeg": reduced_jpeg}
     with _writing(out):
         source, corpus = _open(data, columns, image_root, text_format, tell)
-        # Without a column of videos as parts have it from before there was one.
-        made_of = {"inputs": source.name, "columns": list(columns[: 4 if video_column else 3]), "part_rows": part_rows}
-        made_of |= _settings_of_rows(image_root, on_error, max_image_pixels, reduced_jpeg, vectors)
-        encoding |= {"num_vectors": vectors, "keeps_memory": memory}
-        settings = ModelSettings(str(model), dtype, device, max_image_pixels, encoding)
+        made_of = _made_of(source, columns, part_rows, image_root, on_error, max_image_pixels, reduced_jpeg, vectors)
+        settings = str(model), dtype, device, max_image_pixels, {**how, "num_vectors": vectors, "keeps_memory": memory}
         with _engine(engine, settings, corpus, source, ray) as maker:
             return _embed(maker, out, made_of, kept, skip_errors=on_error == "skip")
 
 
 def _open(
     data: str | Path,
-    columns: "Columns",
+    columns: tuple[str | None, ...],
     image_root: str | Path | None,
     text_format: "TextFormat | None",
     tell: Callable[[str], None] | None,
 ) -> "tuple[Inputs, Corpus]":
     from hub_scripts.embedding.remote_inputs import find_inputs
-    from trainers.data.corpus import open_corpus
+    from trainers.data.corpus import Columns, open_corpus
 
     source = find_inputs(data)
-    corpus = open_corpus(source.fetch(), columns, image_root, text_format)
+    corpus = open_corpus(source.fetch(), Columns(*columns), image_root, text_format)
     if corpus.left_alone and tell is not None:
         tell(corpus.left_alone)
     return source, corpus
 
 
-def _settings_of_rows(
+def _made_of(
+    source: "Inputs",
+    columns: tuple[str | None, ...],
+    part_rows: int,
     image_root: str | Path | None,
     on_error: str,
     max_image_pixels: int | None,
@@ -247,11 +244,13 @@ def _settings_of_rows(
     vectors: int | None,
 ) -> dict[str, Any]:
     """What the parts depend on; a limit of pixels decides which rows are in them, where others are skipped."""
+    # Without a column of videos as parts have it from before there was one.
+    rows = {"inputs": source.name, "columns": list(columns[: 4 if columns[3] else 3]), "part_rows": part_rows}
     several = {} if vectors is None else {"vectors": vectors}
     has_limit = on_error == "skip" and max_image_pixels is not None
     limit = {"max_image_pixels": max_image_pixels} if has_limit else {}
     reduced = {"reduced_jpeg": True} if reduced_jpeg else {}
-    return {"image_root": image_root and os.path.abspath(image_root), **limit, **reduced, **several}
+    return {**rows, "image_root": image_root and os.path.abspath(image_root), **limit, **reduced, **several}
 
 
 def _check(kept: _Kept, on_error: str, part_rows: int, engine: str, ray: RayOptions | None) -> None:
@@ -305,19 +304,19 @@ def _beside(out: Path, ending: str) -> Path:
 
 @contextlib.contextmanager
 def _engine(
-    name: str, settings: "ModelSettings", corpus: "Corpus", source: "Inputs", ray: RayOptions | None
+    name: str, settings: tuple[Any, ...], corpus: "Corpus", source: "Inputs", ray: RayOptions | None
 ) -> "Iterator[LocalEngine | RayEngine]":
-    """What makes the parts, by its name."""
-    if name == "local":
-        from hub_scripts.embedding.engine import LocalEngine
+    """What makes the parts, by its name; the settings are those of [`ModelSettings`]."""
+    from hub_scripts.embedding.engine import LocalEngine, ModelSettings
 
-        yield LocalEngine(settings, corpus)
+    if name == "local":
+        yield LocalEngine(ModelSettings(*settings), corpus)
         return
     ray = ray or RayOptions()
     with ray_cluster(ray.address):
         from hub_scripts.embedding.ray_engine import RayEngine  # not before Ray was told how to behave
 
-        with RayEngine(settings, corpus, source, ray) as engine:
+        with RayEngine(ModelSettings(*settings), corpus, source, ray) as engine:
             yield engine
 
 
