@@ -2,8 +2,8 @@
 
 Tables end with .csv, .tsv, .jsonl, .json or .parquet and have columns `text`, `image`, `video` (a path; in Parquet
 also the bytes of a file), or several; a row shows the image first, then the video. The pages of a PDF are images,
-report.pdf#3. Shards are a .tar file or 'shards/*.tar'. Tables and a .tar may be in object storage. The result has the
-rows in the order of the input. Where OUT is not *.parquet it is a folder of such files.
+report.pdf#3. Shards are a .tar file or 'shards/*.tar'. Tables and a .tar may be in object storage. Rows stay in their
+order. Where OUT is not *.parquet it is a folder of such files.
 
 It is made in parts, in the folder OUT.parts. After an interruption the same command goes on where it was: parts whose
 rows are the same are kept. Parts of another model or corpus are refused, as is a folder of that name that is nobody's.
@@ -11,17 +11,14 @@ A row that cannot be embedded is an error with its number and its file, unless i
 OUT.skipped.jsonl says which rows are not there, and why.
 
 Vectors can be small. --dims keeps the first numbers of each, where the model was trained for that (matryoshka_dims);
---precision keeps numbers in 16 bits, in 8, or as signs, with 8 bits for the best of those. The ranges of 8 bits are
-those of this corpus; the parts have whole vectors in float32, are gone through twice, and fit any of these options.
---vectors N keeps N vectors of every row besides, of models with late_interaction_budgets, for `coma search`.
---memory keeps what questions are answered from, of models of stage 1, for `coma ask`: in 16 bits, or with a
---precision of 8 bits or signs in 8.
-On a cluster of Ray, --engine ray makes the same parts, by actors with a model each (docs/corpus.md).
+--precision keeps numbers in 16 bits, in 8, or as signs, with 8 bits for the best of those. The parts have whole vectors
+and fit any of these options. --vectors N keeps N vectors of a row besides, of models that were trained for them, and
+--memory, of models of stage 1, what `coma ask` answers from. On a cluster of Ray, --engine ray makes the same parts, by
+actors with a model each (docs/corpus.md).
 
   coma embed my-coma photos/ photos.parquet
   coma embed my-coma products.csv products.parquet --text-column title --image-column file --image-root images/
-  coma embed my-coma crawl.jsonl crawl/ --dims 256 --precision ubinary
-  coma embed my-coma s3://bucket/crawl.parquet crawl/ --engine ray --address auto --num-actors 16
+  coma embed my-coma s3://bucket/crawl.parquet crawl/ --precision ubinary --engine ray --address auto
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """Every snippet of the README and of the pages about data, memories, Python, search and training is run as it stands:
-the Python ones of a page in one session, the commands in one folder; blocks with a title are files, which are written there.
+the Python ones of a page in one session, the commands in one folder; blocks with a title are files, which are written
+there.
 """
 
 import contextlib

@@ -39,4 +39,4 @@ def test_what_is_beyond_fp16_is_refused_by_its_row(make_coma) -> None:
     with torch.no_grad():
         model.backbone.get_decoder().layers[1].self_attn.v_proj.weight[0] = 1e6
     (batch,) = encoder.batches(["a red apple"], names="Photo {}".format)
-    assert not batch.rows and batch.failures[0].startswith("Photo 0: its memory has numbers beyond float16")
+    assert not batch.rows and "its memory has numbers beyond float16" in batch.failures[0]
