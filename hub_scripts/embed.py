@@ -1,9 +1,8 @@
 """Embeds a corpus to a Parquet file: a folder of images or PDFs, a PDF, a text file, a table, WebDataset shards.
 
 Tables end with .csv, .tsv, .jsonl, .json or .parquet and have columns `text`, `image`, `video` (a path; in Parquet
-also the bytes of a file), or several; a row shows the image first, then the video. The pages of a PDF are images,
-report.pdf#3. Shards are a .tar file or 'shards/*.tar'. Tables and a .tar may be in object storage. Rows stay in their
-order. Where OUT is not *.parquet it is a folder of such files.
+also the bytes of a file), or several: the image comes first, then the video. The pages of a PDF are images, r.pdf#3.
+Shards are a .tar file or 'shards/*.tar'. Tables and a .tar may be in object storage. Rows stay in their order.
 
 It is made in parts, in the folder OUT.parts. After an interruption the same command goes on where it was: parts whose
 rows are the same are kept. Parts of another model or corpus are refused, as is a folder of that name that is nobody's.
@@ -11,10 +10,10 @@ A row that cannot be embedded is an error with its number and its file, unless i
 OUT.skipped.jsonl says which rows are not there, and why.
 
 Vectors can be small. --dims keeps the first numbers of each, where the model was trained for that (matryoshka_dims);
---precision keeps numbers in 16 bits, in 8, or as signs, with 8 bits for the best of those. The parts have whole vectors
-and fit any of these options. --vectors N keeps N vectors of a row besides, of models that were trained for them, and
---memory, of models of stage 1, what `coma ask` answers from. On a cluster of Ray, --engine ray makes the same parts, by
-actors with a model each (docs/corpus.md).
+--precision keeps numbers in 16 bits, in 8, or as signs, with 8 bits for the best of those. Parts have whole vectors,
+and fit any of these. --vectors N keeps N vectors of a row besides, of models that were trained for them; --memory
+what `coma ask` answers from, of models of stage 1. On a cluster of Ray, --engine ray makes the same parts, by actors
+with a model each (docs/corpus.md).
 
   coma embed my-coma photos/ photos.parquet
   coma embed my-coma products.csv products.parquet --text-column title --image-column file --image-root images/
