@@ -1,8 +1,8 @@
 """Asks what `coma embed --memory` made: the row nearest to a question answers it, from its memory alone.
 
-The rows nearest by the vector are reranked by how likely the question is as what is said of each after --turn, given
-its memory, and the best of them answers; with --no-rerank the nearest does. No image is opened, and none needs to be
-there any more. The model must be the one that made the index.
+The row nearest by the vector answers; with --rerank, of the nearest rows the one given whose memory the question is
+likeliest, as what is said after --turn. No image is opened, and none needs to be there any more. The model must be the
+one that made the index.
 
   coma embed my-coma photos/ photos.parquet --memory
   coma ask my-coma photos.parquet "what colour is the bicycle?"
@@ -53,9 +53,9 @@ def main(argv: list[str]) -> int:
     add("model", metavar="MODEL", help="the CoMa model that made the index")
     add("index", metavar="INDEX", type=Path, help="made by `coma embed --memory`")
     add("question", metavar="QUESTION", help="a text")
+    add("--rerank", action="store_true", help="the likeliest of the nearest rows answers")
     add("-k", type=positive, default=CANDIDATES, help="rows that are reranked (default: %(default)s)")
-    add("--no-rerank", action="store_false", dest="rerank", help="the nearest row answers")
-    add("--turn", default=TURN, metavar="TEXT", help="what the question is the answer to (default: %(default)s)")
+    add("--turn", default=TURN, metavar="TEXT", help="what the question then is the answer to (default: %(default)s)")
     longest = "most tokens of the answer (default: %(default)s)"
     add("--max-new-tokens", type=positive, default=LONGEST_ANSWER, metavar="N", help=longest)
     add_model_options(parser)
@@ -71,7 +71,7 @@ def ask_index(  # noqa: PLR0913 - what can be set
     *,
     model: "str | Path | tuple[ComaForEmbedding, ComaProcessor] | None" = None,
     k: int = CANDIDATES,
-    rerank: bool = True,
+    rerank: bool = False,
     turn: str = TURN,
     max_new_tokens: int = LONGEST_ANSWER,
     dtype: Dtype = "auto",
@@ -88,8 +88,8 @@ def ask_index(  # noqa: PLR0913 - what can be set
         model (`str`, `Path` or `tuple[ComaForEmbedding, ComaProcessor]`, *optional*): that of the index; by default
             what it was called by then; loaded already, if there are several questions.
         k (`int`, *optional*, defaults to 20): how many of the rows nearest by the vector are candidates.
-        rerank (`bool`, *optional*, defaults to `True`): whether the candidates are put in the order of the likelihood
-            of the question given each memory; else they stay in that of the vector.
+        rerank (`bool`, *optional*, defaults to `False`): whether the candidates are put in the order of the likelihood
+            of the question given each memory; by default they stay in that of the vector.
         turn (`str`, *optional*, defaults to `"What is this?"`): what a user says before it, in that likelihood.
         max_new_tokens (`int`, *optional*, defaults to 48): the longest answer.
         dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.

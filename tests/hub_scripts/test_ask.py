@@ -70,14 +70,14 @@ def test_it_answers_as_the_image_itself_when_that_is_gone(
     dialogue = as_answer(processor, QUESTION, "What is this?")
     likely = [likelihoods_from_memory(model, memory, dialogue).item() for memory in memories]
     for k in (1, 9):
-        answered = ask_index(index, QUESTION, model=coma, k=k, max_new_tokens=9)
+        answered = ask_index(index, QUESTION, model=coma, k=k, rerank=True, max_new_tokens=9)
         order = np.argsort([-one for one in likely[:k]])
         assert [hit.row for hit in answered.candidates] == [nearest[place].row for place in order]
         assert answered.hit.score == pytest.approx(likely[order[0]], abs=1e-3)
         assert answered.text == answer_from_memory(coma, memories[order[0]], QUESTION, 9)
-        plain = ask_index(index, QUESTION, model=coma, k=k, rerank=False, max_new_tokens=9)
+        plain = ask_index(index, QUESTION, model=coma, k=k, max_new_tokens=9)
         assert plain.candidates == nearest[:k] and plain.text == answer_from_memory(coma, memories[0], QUESTION, 9)
-    code, text, error = coma_command("ask", answering, index, QUESTION, "-k", 9, "--max-new-tokens", 9)
+    code, text, error = coma_command("ask", answering, index, QUESTION, "--rerank", "-k", 9, "--max-new-tokens", 9)
     assert code == 0, error
     assert text == f"{answered.hit.row['id']}  likelihood {answered.hit.score:.3f}\n{one_line(answered.text)}\n"
 
