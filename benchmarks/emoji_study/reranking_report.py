@@ -64,6 +64,7 @@ def draw_bytes(arms: list[Arm], results: Results) -> Figure:
             axes.errorbar(*at, error, fmt=MARKS[kind], capsize=3, color=f"C{list(MARKS).index(kind)}")
             axes.annotate(way, at, textcoords="offset points", xytext=(5, 5), fontsize=8)
         axes.set(title=name, xlabel="bytes of an image", xscale="log")
+        axes.margins(x=0.15)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("P@1, name to image, unseen style (%)")
     return figure
