@@ -5,7 +5,7 @@ likeliest, as what is said after --turn. No image is opened, and none needs to b
 one that made the index.
 
   coma embed my-coma photos/ photos.parquet --memory
-  coma ask my-coma photos.parquet "what colour is the bicycle?"
+  coma ask photos.parquet "what colour is the bicycle?"
 """
 
 from collections.abc import Sequence
@@ -50,9 +50,9 @@ def main(argv: list[str]) -> int:
     """Runs `coma ask`; returns the exit code."""
     parser = command_parser("ask", __doc__)
     add = parser.add_argument
-    add("model", metavar="MODEL", help="the CoMa model that made the index")
     add("index", metavar="INDEX", type=Path, help="made by `coma embed --memory`")
     add("question", metavar="QUESTION", help="a text")
+    add("--model", metavar="NAME", help="the CoMa model that made the index (default: what it was called by then)")
     add("--rerank", action="store_true", help="the likeliest of the nearest rows answers")
     add("-k", type=positive, default=CANDIDATES, help="rows that are reranked (default: %(default)s)")
     add("--turn", default=TURN, metavar="TEXT", help="what the question then is the answer to (default: %(default)s)")

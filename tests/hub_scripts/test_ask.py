@@ -77,7 +77,7 @@ def test_it_answers_as_the_image_itself_when_that_is_gone(
         assert answered.text == answer_from_memory(coma, memories[order[0]], QUESTION, 9)
         plain = ask_index(index, QUESTION, model=coma, k=k, max_new_tokens=9)
         assert plain.candidates == nearest[:k] and plain.text == answer_from_memory(coma, memories[0], QUESTION, 9)
-    code, text, error = coma_command("ask", answering, index, QUESTION, "--rerank", "-k", 9, "--max-new-tokens", 9)
+    code, text, error = coma_command("ask", index, QUESTION, "--rerank", "-k", 9, "--max-new-tokens", 9)
     assert code == 0, error
     assert text == f"{answered.hit.row['id']}  likelihood {answered.hit.score:.3f}\n{one_line(answered.text)}\n"
 
