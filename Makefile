@@ -178,7 +178,7 @@ benchmarks: .venv/.dev  ## every benchmark, one after the other
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 
 study: .venv/.dev  ## the experiments of docs/experiments.md: hours of processor time, resumable
-	@set -e; for name in claim contrastive late pooling; do $(BIN)/python -m benchmarks.emoji_study $$name; done
+	@set -e; for name in claim contrastive late pooling rerank; do $(BIN)/python -m benchmarks.emoji_study $$name; done
 	@$(BIN)/python -m benchmarks.emoji_study.diagnostics
 
 clean:  ## remove the environments and what tools left behind

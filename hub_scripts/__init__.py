@@ -12,6 +12,7 @@ from typing import Any
 
 # Public functions, and the commands that are made of them.
 FUNCTIONS = {
+    "ask_index": "ask",
     "build_index": "index",
     "convert_model": "convert",
     "convert_to_multi_vector": "convert",

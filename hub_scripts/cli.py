@@ -41,6 +41,7 @@ COMMANDS = {
     "embed": "embed a folder of images, or a table, to a Parquet file",
     "index": "make an index of such a file, for a quick search in millions of rows",
     "search": "find in either what is nearest to a text or an image",
+    "ask": "answer a question from the memory of what is nearest, without its image",
     "serve": "serve a model over HTTP, /v1/embeddings in the manner of OpenAI",
     "app": "open a page over either: search, more like this, questions to the memory",
     "demo": "train a small model on real images, from nothing, and show what it finds",

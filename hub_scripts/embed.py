@@ -1,9 +1,8 @@
 """Embeds a corpus to a Parquet file: a folder of images or PDFs, a PDF, a text file, a table, WebDataset shards.
 
 Tables end with .csv, .tsv, .jsonl, .json or .parquet and have columns `text`, `image`, `video` (a path; in Parquet
-also the bytes of a file), or several; a row shows the image first, then the video. The pages of a PDF are images,
-report.pdf#3. Shards are a .tar file or 'shards/*.tar'. Tables and a .tar may be in object storage. The result has the
-rows in the order of the input. Where OUT is not *.parquet it is a folder of such files.
+also the bytes of a file), or several: the image comes first, then the video. The pages of a PDF are images, r.pdf#3.
+Shards are a .tar file or 'shards/*.tar'. Tables and a .tar may be in object storage. Rows stay in their order.
 
 It is made in parts, in the folder OUT.parts. After an interruption the same command goes on where it was: parts whose
 rows are the same are kept. Parts of another model or corpus are refused, as is a folder of that name that is nobody's.
@@ -11,15 +10,14 @@ A row that cannot be embedded is an error with its number and its file, unless i
 OUT.skipped.jsonl says which rows are not there, and why.
 
 Vectors can be small. --dims keeps the first numbers of each, where the model was trained for that (matryoshka_dims);
---precision keeps numbers in 16 bits, in 8, or as signs, with 8 bits for the best of those. The ranges of 8 bits are
-those of this corpus; the parts have whole vectors in float32, are gone through twice, and fit any of these options.
---vectors N keeps N vectors of every row besides, of models with late_interaction_budgets, for `coma search`.
-On a cluster of Ray, --engine ray makes the same parts, by actors with a model each (docs/corpus.md).
+--precision keeps numbers in 16 bits, in 8, or as signs, with 8 bits for the best of those. Parts have whole vectors,
+and fit any of these. --vectors N keeps N vectors of a row besides, of models that were trained for them; --memory
+what `coma ask` answers from, of models of stage 1. On a cluster of Ray, --engine ray makes the same parts, by actors
+with a model each (docs/corpus.md).
 
   coma embed my-coma photos/ photos.parquet
   coma embed my-coma products.csv products.parquet --text-column title --image-column file --image-root images/
-  coma embed my-coma crawl.jsonl crawl/ --dims 256 --precision ubinary
-  coma embed my-coma s3://bucket/crawl.parquet crawl/ --engine ray --address auto --num-actors 16
+  coma embed my-coma s3://bucket/crawl.parquet crawl/ --precision ubinary --engine ray --address auto
 """
 
 import argparse
@@ -49,10 +47,10 @@ from trainers.files import RECORD
 
 
 if TYPE_CHECKING:
-    from hub_scripts.embedding.engine import LocalEngine, ModelSettings
+    from hub_scripts.embedding.engine import LocalEngine
     from hub_scripts.embedding.ray_engine import RayEngine
     from hub_scripts.embedding.remote_inputs import Inputs
-    from trainers.data.corpus import Columns, Corpus
+    from trainers.data.corpus import Corpus
     from trainers.data.text_format import TextFormat
 
 
@@ -71,7 +69,7 @@ class EmbeddedTable(NamedTuple):
         seconds (`float`): how long that took, without loading the model.
         num_skipped (`int`): rows that could not be embedded; they are listed in `OUT.skipped.jsonl`.
         model (`dict`): what the file has in its metadata about the model, and of its vectors `dims`, `precision` and,
-            where there are several of a row, `vectors`.
+            where there are several of a row, `vectors`; `memory` where it is kept.
     """
 
     num_rows: int
@@ -89,6 +87,8 @@ class _Kept(NamedTuple):
     precision: Precision
     vectors: int | None
     any_vectors: bool
+    memory: bool
+    any_memory: bool
 
 
 def main(argv: list[str]) -> int:
@@ -98,12 +98,15 @@ def main(argv: list[str]) -> int:
     options["text_format"] = take_text_format(options)
     options["ray"] = RayOptions(**{name: options.pop(name) for name in RayOptions._fields})
     from hub_scripts.embedding.precision import SeveralVectors
+    from hub_scripts.embedding.stored_memory import StoredMemory
 
     made = embed_table(**options, tell=lambda line: print(one_line(line), flush=True))
     kept = f"{made.model['dims']} numbers" + (f" ({arguments.precision})" if arguments.precision != "float32" else "")
     print(f"{made.num_rows} rows of {kept} in {one_line(arguments.out)}")
     if several := SeveralVectors.of(made.model):
         print(f"and {several.number} vectors of each, {several.num_bytes} bytes a row, for MaxSim")
+    if stored := StoredMemory.of(made.model):
+        print(f"and the memory of each, {stored.num_bytes} bytes a row, for questions")
     rate = f"{made.num_embedded / made.seconds:.1f} a second"
     print(f"{made.num_embedded} embedded now, in {made.seconds:.1f} s: {rate}")
     if made.num_skipped:
@@ -126,6 +129,8 @@ def embed_table(  # noqa: PLR0913 - what can be set
     precision: Precision = "float32",
     vectors: int | None = None,
     any_vectors: bool = False,
+    memory: bool = False,
+    any_memory: bool = False,
     on_error: Literal["raise", "skip"] = "raise",
     batch_tokens: int | None = None,
     part_rows: int = 2048,
@@ -161,6 +166,10 @@ def embed_table(  # noqa: PLR0913 - what can be set
         vectors (`int`, *optional*): how many of the first states of a row are kept as well, to be compared by MaxSim.
             The model must have been trained for them, by its record of the training.
         any_vectors (`bool`, *optional*, defaults to `False`): whether to keep them where it was not, as well.
+        memory (`bool`, *optional*, defaults to `False`): whether the memory of a row is kept as well, in fp16, or in
+            int8 with a precision of int8 or ubinary, to be asked by [`~hub_scripts.ask.ask_index`]. The model must
+            have been trained to answer from it, by its record of the training.
+        any_memory (`bool`, *optional*, defaults to `False`): whether to keep it where it was not, as well.
         on_error (`str`, *optional*, defaults to `"raise"`): `"skip"` leaves out rows that cannot be embedded.
         batch_tokens (`int`, *optional*): most tokens of a batch; by default the fastest of a few sizes, tried on the
             first rows. An actor tries them once.
@@ -191,40 +200,39 @@ def embed_table(  # noqa: PLR0913 - what can be set
         >>> made = embed_table("my-coma", "photos/", "photos.parquet")
         >>> made.num_rows
     """
-    from hub_scripts.embedding.engine import ModelSettings
-    from trainers.data.corpus import Columns
-
-    kept = _checked(_Kept(dims, any_dims, precision, vectors, any_vectors), on_error, part_rows, engine, ray)
-    out, columns = Path(out), Columns(id_column, text_column, image_column, video_column)
-    encoding = {"batch_tokens": batch_tokens, "num_workers": num_workers, "reduced_jpeg": reduced_jpeg}
+    kept = _Kept(dims, any_dims, precision, vectors, any_vectors, memory, any_memory)
+    _check(kept, on_error, part_rows, engine, ray)
+    out, columns = Path(out), (id_column, text_column, image_column, video_column)
+    how = {"batch_tokens": batch_tokens, "num_workers": num_workers, "reduced_jpeg": reduced_jpeg}
     with _writing(out):
         source, corpus = _open(data, columns, image_root, text_format, tell)
-        # Without a column of videos as parts have it from before there was one.
-        made_of = {"inputs": source.name, "columns": list(columns[: 4 if video_column else 3]), "part_rows": part_rows}
-        made_of |= _settings_of_rows(image_root, on_error, max_image_pixels, reduced_jpeg, vectors)
-        settings = ModelSettings(str(model), dtype, device, max_image_pixels, encoding | {"num_vectors": vectors})
+        made_of = _made_of(source, columns, part_rows, image_root, on_error, max_image_pixels, reduced_jpeg, vectors)
+        settings = str(model), dtype, device, max_image_pixels, {**how, "num_vectors": vectors, "keeps_memory": memory}
         with _engine(engine, settings, corpus, source, ray) as maker:
             return _embed(maker, out, made_of, kept, skip_errors=on_error == "skip")
 
 
 def _open(
     data: str | Path,
-    columns: "Columns",
+    columns: tuple[str | None, ...],
     image_root: str | Path | None,
     text_format: "TextFormat | None",
     tell: Callable[[str], None] | None,
 ) -> "tuple[Inputs, Corpus]":
     from hub_scripts.embedding.remote_inputs import find_inputs
-    from trainers.data.corpus import open_corpus
+    from trainers.data.corpus import Columns, open_corpus
 
     source = find_inputs(data)
-    corpus = open_corpus(source.fetch(), columns, image_root, text_format)
+    corpus = open_corpus(source.fetch(), Columns(*columns), image_root, text_format)
     if corpus.left_alone and tell is not None:
         tell(corpus.left_alone)
     return source, corpus
 
 
-def _settings_of_rows(
+def _made_of(
+    source: "Inputs",
+    columns: tuple[str | None, ...],
+    part_rows: int,
     image_root: str | Path | None,
     on_error: str,
     max_image_pixels: int | None,
@@ -232,15 +240,17 @@ def _settings_of_rows(
     vectors: int | None,
 ) -> dict[str, Any]:
     """What the parts depend on; a limit of pixels decides which rows are in them, where others are skipped."""
+    # Without a column of videos as parts have it from before there was one.
+    rows = {"inputs": source.name, "columns": list(columns[: 4 if columns[3] else 3]), "part_rows": part_rows}
     several = {} if vectors is None else {"vectors": vectors}
     has_limit = on_error == "skip" and max_image_pixels is not None
     limit = {"max_image_pixels": max_image_pixels} if has_limit else {}
     reduced = {"reduced_jpeg": True} if reduced_jpeg else {}
-    return {"image_root": image_root and os.path.abspath(image_root), **limit, **reduced, **several}
+    return {**rows, "image_root": image_root and os.path.abspath(image_root), **limit, **reduced, **several}
 
 
-def _checked(kept: _Kept, on_error: str, part_rows: int, engine: str, ray: RayOptions | None) -> _Kept:
-    """What is kept; raises for what can be known to be wrong before anything is read."""
+def _check(kept: _Kept, on_error: str, part_rows: int, engine: str, ray: RayOptions | None) -> None:
+    """Raises for what can be known to be wrong before anything is read."""
     from hub_scripts.embedding.precision import VectorForm
 
     if on_error not in ("raise", "skip") or part_rows < 1:
@@ -249,10 +259,11 @@ def _checked(kept: _Kept, on_error: str, part_rows: int, engine: str, ray: RayOp
         raise ValueError(f"precision={kept.precision!r} is none of {', '.join(PRECISIONS)}.")
     if kept.any_vectors and kept.vectors is None:
         raise ValueError("--any-vectors (any_vectors=True) says that --vectors N may be any: give them, too.")
+    if kept.any_memory and not kept.memory:
+        raise ValueError("--any-memory (any_memory=True) says that --memory may be any: give that, too.")
     if VectorForm(1, kept.precision).needs_ranges:  # which only the last step would import
         import sentence_transformers  # noqa: F401
     _check_engine(engine, ray)
-    return kept
 
 
 def _check_engine(engine: str, ray: RayOptions | None) -> None:
@@ -289,19 +300,19 @@ def _beside(out: Path, ending: str) -> Path:
 
 @contextlib.contextmanager
 def _engine(
-    name: str, settings: "ModelSettings", corpus: "Corpus", source: "Inputs", ray: RayOptions | None
+    name: str, settings: tuple[Any, ...], corpus: "Corpus", source: "Inputs", ray: RayOptions | None
 ) -> "Iterator[LocalEngine | RayEngine]":
-    """What makes the parts, by its name."""
-    if name == "local":
-        from hub_scripts.embedding.engine import LocalEngine
+    """What makes the parts, by its name; the settings are those of [`ModelSettings`]."""
+    from hub_scripts.embedding.engine import LocalEngine, ModelSettings
 
-        yield LocalEngine(settings, corpus)
+    if name == "local":
+        yield LocalEngine(ModelSettings(*settings), corpus)
         return
     ray = ray or RayOptions()
     with ray_cluster(ray.address):
         from hub_scripts.embedding.ray_engine import RayEngine  # not before Ray was told how to behave
 
-        with RayEngine(settings, corpus, source, ray) as engine:
+        with RayEngine(ModelSettings(*settings), corpus, source, ray) as engine:
             yield engine
 
 
@@ -314,7 +325,7 @@ def _embed(
 ) -> EmbeddedTable:
     from hub_scripts.embedding.index import write_index
     from hub_scripts.embedding.model_record import begin_shards
-    from hub_scripts.hub.trained_dims import checked_budgets, checked_dims
+    from hub_scripts.hub.trained_dims import check_memory, checked_budgets, checked_dims
 
     started = time.perf_counter()
     parts, record = _beside(out, "parts"), engine.record
@@ -324,6 +335,8 @@ def _embed(
         states = record["num_compression_tokens"]
         ((of_queries, _),) = checked_budgets(record["model"], [kept.vectors], states, kept.any_vectors)
         several = {"vectors": kept.vectors, "query_vectors": of_queries}
+    if kept.memory:
+        check_memory(record["model"], kept.any_memory)
     begin_shards(parts, record, made_of)
     options = {"made_by": json.dumps(record["probe"]), "shard_rows": made_of["part_rows"]}
     files, num_embedded = engine.embed(parts, skip_errors=skip_errors, **options)
@@ -358,6 +371,8 @@ def _parser() -> argparse.ArgumentParser:
     several = "first states of a row that are kept as well, to be searched by MaxSim"
     add("--vectors", type=positive, metavar="N", help=several)
     add("--any-vectors", action="store_true", help="--vectors that the model was not trained for, as well")
+    add("--memory", action="store_true", help="keep what questions are answered from, for coma ask")
+    add("--any-memory", action="store_true", help="--memory of a model that was not trained for it, as well")
     on_error = "raise or skip, for rows that cannot be embedded (default: raise)"
     add("--on-error", choices=("raise", "skip"), default="raise", metavar="HOW", help=on_error)
     add_table_options(parser)

@@ -1,5 +1,6 @@
-"""Every snippet of the README and of the pages about data, Python, search and training is run as it stands: the Python
-ones of a page in one session, the commands in one folder; blocks with a title are files, which are written there.
+"""Every snippet of the README and of the pages about data, memories, Python, search and training is run as it stands:
+the Python ones of a page in one session, the commands in one folder; blocks with a title are files, which are written
+there.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from hub_scripts.cli import main
 from hub_scripts.common.folders import save_model
 from hub_scripts.common.loading import load_model
 from hub_scripts.create import create_model
+from hub_scripts.hub.training_record import write_stages
 from hub_scripts.serve import serve_model
 from hub_scripts.tiny.backbone import create_tiny_backbone
 from tests.chat_server import ChatServer
@@ -29,7 +31,7 @@ from trainers.data.emoji import load_emoji
 
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/data.md", "docs/python.md", "docs/search.md", "docs/training.md")
+PAGES = ("README.md", "docs/data.md", "docs/memory.md", "docs/python.md", "docs/search.md", "docs/training.md")
 # language, title, content
 SNIPPETS = {
     page: re.findall(
@@ -47,6 +49,7 @@ def stranger(tmp_path, monkeypatch):
     backbone = tmp_path / "Qwen" / "Qwen2.5-VL-3B-Instruct"
     create_tiny_backbone(backbone, texts=["a red apple, what is drawn here?"] * 20)
     save_model(*create_model(str(backbone), num_compression_tokens=4), tmp_path / "demo" / "model")
+    write_stages(tmp_path / "demo" / "model", [{"stage": "compression"}])
     Path("photos").mkdir()
     for path in ("photo.png", "photos/one.png", "photos/two.jpg"):
         Image.effect_mandelbrot((90, 60), (-2, -1, 1, 1), 20).convert("RGB").save(path)
@@ -146,6 +149,14 @@ def test_python_snippets_of_the_page_about_search(stranger):
     session, printed = run_python("docs/search.md")
     assert "32 ubinary" in printed and "(2, 32) ['one.png', 'two.jpg']" in printed
     assert {hit.row["id"] for hit in session["hits"]} == {"one.png", "two.jpg"}
+
+
+def test_the_page_about_memories(stranger, capsys):
+    for _, *arguments in commands("docs/memory.md"):
+        assert main(arguments) == 0, capsys.readouterr().err
+    assert "and the memory of each, " in capsys.readouterr().out
+    session, printed = run_python("docs/memory.md")
+    assert session["answered"].hit.row["id"] in printed
 
 
 def test_python_snippets_of_the_page_about_training(stranger):

@@ -9,6 +9,7 @@ again: interrupt it and go on, or give the seeds to several processes.
   python -m benchmarks.emoji_study contrastive
   python -m benchmarks.emoji_study late                     # several vectors in nested budgets
   python -m benchmarks.emoji_study pooling                  # the mean of the states, or the last one
+  python -m benchmarks.emoji_study rerank                   # images reranked from memories; bytes of an image
   python -m benchmarks.emoji_study claim --seeds 0 --quick  # to see that it runs
 
 It leaves in the folder: `backbone`, a JSON file for every run, and with all of them there, tables and plots.

@@ -13,7 +13,8 @@ class Arm:
         tokens (`int`): K.
         pooling (`str`): "mean", or "last" for the state of the last compression token.
         dialogues (`str`, *optional*): what stage 1 is trained on: "multi-turn", "single-turn" or "caption".
-        longer (`int`): how many times as long as usual stage 1 is; more than once costs more than the other arms.
+        longer (`int`): how many times as long as usual stage 1 is, or stage 2 with both at once; more than once costs
+            more than the other arms.
         kl (`bool`): stage 1 is distilled from the uncompressed backbone, instead of taught by the answers.
         joint (`bool`): the loss of stage 1 is added in every step of stage 2, instead of coming before.
         share (`float`): of the pairs of stage 2.
@@ -22,6 +23,7 @@ class Arm:
         hard_negatives (`int`): names of the same subgroup, given with every pair.
         budgets (`str`): of late interaction, as "1x1 2x2".
         last_first (`bool`): a budget has the last states, whose tokens see the others, instead of the first.
+        rerank (`bool`): the nearest images are reranked, and small vectors examined, too.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Arm:
     hard_negatives: int = 0
     budgets: str = ""
     last_first: bool = False
+    rerank: bool = False
 
     @property
     def key(self) -> str:
@@ -111,4 +114,12 @@ POOLING = {
     ]
 }
 
-STUDIES = {"claim": CLAIM, "contrastive": CONTRASTIVE, "late": LATE, "pooling": POOLING}
+KEPT = replace(COMA, budgets=" ".join(BUDGETS), rerank=True)
+RERANK = {
+    "Reranking": [
+        replace(KEPT, name="600 steps of stage 1, then contrastive", longer=12),
+        replace(KEPT, name="582 steps of both at once", joint=True, longer=6),
+    ]
+}
+
+STUDIES = {"claim": CLAIM, "contrastive": CONTRASTIVE, "late": LATE, "pooling": POOLING, "rerank": RERANK}

@@ -3,32 +3,33 @@
 import json
 import statistics
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.emoji_study.arms import BUDGETS, CLAIM, STUDIES, Arm
+from benchmarks.emoji_study.reranking_report import draw_bytes, table_of_reranking
+from benchmarks.emoji_study.results import Results, spread
 
 
 COLUMNS = ("name P@1", "name R@10", "image P@1", "new P@1", "uniformity", "alignment")
 
-Results = dict[str, list[dict[str, Any]]]  # runs of each key, one for each seed
-
 
 def write_report(study: str, folder: Path) -> None:
-    """Writes what can be written from the runs that there are: `STUDY.md`, and for the claim its plots."""
+    """Writes what can be written from the runs that there are: `STUDY.md`, and for some studies plots."""
     results: Results = {}
     for path in sorted((folder / "runs").glob("*.json")):
         results.setdefault(path.stem.rpartition(" ")[0], []).append(json.loads(path.read_text()))
     tables = {title: [arm for arm in arms if arm.key in results] for title, arms in STUDIES[study].items()}
-    make = table_of_budgets if study == "late" else table
+    make = {"late": table_of_budgets, "rerank": table_of_reranking}.get(study, table)
     text = "\n".join(make(title, arms, results) for title, arms in tables.items() if arms)
     (folder / f"{study}.md").write_text(text, encoding="utf-8")
     print(text)
     if study == "claim":
         draw_curves(tables["The claim"], results).savefig(folder / "curves.png", dpi=120)
         draw_ablations(tables, results).savefig(folder / "ablations.png", dpi=120)
+    if study == "rerank":
+        draw_bytes(tables["Reranking"], results).savefig(folder / "bytes.png", dpi=120)
 
 
 def table(title: str, arms: list[Arm], results: Results) -> str:
@@ -57,12 +58,6 @@ def table_of_budgets(title: str, arms: list[Arm], results: Results) -> str:
             lines.append(f"| {arm.name} | {' | '.join(cells)} | {seconds:.0f} | {len(runs)} |")
         tables.append("\n".join(lines) + "\n")
     return "\n".join(tables)
-
-
-def spread(values: list[float], digits: int) -> str:
-    """`mean ± standard deviation`."""
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def draw_curves(arms: list[Arm], results: Results) -> Figure:

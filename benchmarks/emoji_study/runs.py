@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from benchmarks.emoji_study.arms import Arm
 from benchmarks.emoji_study.budgets import LastFirst, examine_budgets
 from benchmarks.emoji_study.geometry import token_similarity
+from benchmarks.emoji_study.reranking import examine_reranking
 from benchmarks.emoji_study.setting import Emoji, Steps, common_settings, embed, examine
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.backbone import model_from_backbone
@@ -61,6 +62,8 @@ def run(arm: Arm, seed: int, steps: Steps, emoji: Emoji, folder: Path) -> dict[s
         before = json.loads((place / "found.json").read_text())
         seconds = before.pop("seconds")
         model, processor = ComaForEmbedding.from_pretrained(place), ComaProcessor.from_pretrained(place)
+        if arm.rerank:
+            before["reranking"] = examine_reranking(model, processor, emoji, folder / "backbone")
     else:
         model, processor = model_from_backbone(str(place), arm.tokens)
     model.config.pooling = arm.pooling
@@ -71,6 +74,7 @@ def run(arm: Arm, seed: int, steps: Steps, emoji: Emoji, folder: Path) -> dict[s
     return {
         **examine(embeddings, emoji),
         "budgets": examine_budgets(model, processor, emoji, arm) if arm.budgets else {},
+        "reranking": examine_reranking(model, processor, emoji, folder / "backbone") if arm.rerank else {},
         "token similarity": similarity(model, processor, emoji),
         "before": before,
         "curve": curve.points,
@@ -157,7 +161,7 @@ class Curve(TrainerCallback):
 
 def match(arm: Arm, seed: int, steps: Steps, emoji: Emoji, model: ComaForEmbedding, processor: ComaProcessor) -> Curve:
     """Stage 2. Arms with other batches see as many pairs in as many fewer or more steps."""
-    usual = steps.joint if arm.joint else steps.contrastive if arm.dialogues else steps.alone
+    usual = arm.longer * steps.joint if arm.joint else steps.contrastive if arm.dialogues else steps.alone
     max_steps = round(usual * USUAL_BATCH / arm.batch_size)
     caching = emoji.caching(processor)
     answers = ComaCompressionCollator(caching, compression_instruction=False) if arm.joint else None

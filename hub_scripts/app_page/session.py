@@ -9,6 +9,7 @@ from PIL import Image
 
 from hub_scripts.app_page.pictures import Pictures
 from hub_scripts.app_page.random_pairs import RandomPairs
+from hub_scripts.ask import answer_from_memory
 from hub_scripts.embedding.lance_index import LanceIndex
 from hub_scripts.embedding.nearest import Hit
 from hub_scripts.embedding.opened import OpenStore
@@ -19,8 +20,6 @@ from modeling_coma.states_coma import keeps_keys_and_values
 
 
 __all__ = ["Answer", "Session"]
-
-LONGEST_ANSWER = 48  # tokens
 
 
 class Answer(NamedTuple):
@@ -123,19 +122,8 @@ class Session:
         """
         if not question.strip():
             raise ValueError("Type a question.")
-        device = self.model.device
-        dialogue = [[{"role": "user", "content": question.strip()}]]
-        try:
-            rows = self.processor.process_dialogues(dialogue, add_generation_prompt=True)
-        except ValueError as error:
-            raise ValueError(f"The question cannot be asked: {str(error).removeprefix('Row 0: ')}") from error
-        ids = torch.tensor(rows["input_ids"], device=device)
-        memory = self.model.compress(**self.processor.process([image]).to(device))
-        answer = self.model.generate_from_memory(
-            memory, ids, torch.ones_like(ids), max_new_tokens=LONGEST_ANSWER, do_sample=False
-        )
-        (text,) = self.processor.tokenizer.batch_decode(answer, skip_special_tokens=True)
-        return Answer(text.strip(), memory.num_columns, memory.num_bytes)
+        memory = self.model.compress(**self.processor.process([image]).to(self.model.device))
+        return Answer(answer_from_memory(self.coma, memory, question), memory.num_columns, memory.num_bytes)
 
 
 def _without_folder(message: str, upload: str | None) -> str:

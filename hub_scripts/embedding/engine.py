@@ -10,7 +10,7 @@ from trainers.encoding.encoder import Encoder
 from trainers.encoding.shards import embed_in_shards
 
 
-__all__ = ["LocalEngine", "ModelSettings"]
+__all__ = ["LocalEngine", "ModelSettings", "record_of"]
 
 
 class ModelSettings(NamedTuple):
@@ -37,6 +37,12 @@ class ModelSettings(NamedTuple):
         return Encoder(*load_model(*self[:4]), **self.encoding)
 
 
+def record_of(settings: ModelSettings, encoder: Encoder) -> dict[str, Any]:
+    """The record of a model as [`model_record`] has it, with the form of the memories that are kept, if they are."""
+    form = encoder.memory_form
+    return model_record(settings.name, encoder.coma) | ({"memory": form._asdict()} if form else {})
+
+
 class LocalEngine:
     """
     One model in this process.
@@ -48,7 +54,7 @@ class LocalEngine:
 
     def __init__(self, settings: ModelSettings, corpus: Corpus) -> None:
         self.corpus, self.encoder = corpus, settings.load()
-        self.record = model_record(settings.name, self.encoder.coma)
+        self.record = record_of(settings, self.encoder)
 
     def embed(self, folder: Path, **options: Any) -> tuple[list[Path], int]:
         """Makes the parts in a folder; options, what is returned and raised as in [`embed_in_shards`]."""

@@ -4,7 +4,8 @@ Columns: `row` (number in the input), `id`, `text`, `image` (path, where there i
 kept, and the column `bits` of ubinary, are in `precision.py`. The metadata of a file has the key `coma`: a JSON object
 with the model and its settings, with `dim`, the numbers of an embedding of the model, `dims`, those of them that are
 kept, `precision`, and `ranges` where vectors are in steps; with several vectors of a row `vectors`, their number,
-`query_vectors`, of how many of a query the model was trained to compare with them, and `vector_ranges`. Files without
+`query_vectors`, of how many of a query the model was trained to compare with them, and `vector_ranges`; with the
+memory of a row, in the columns of `stored_memory.py`, `memory`, the kind and the shapes of it. Files without
 `dims` and `precision` are older, and have whole vectors in float32. Pages have checksums and the footer has a seal, so
 that a file whose bytes have changed is refused and not searched.
 
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 
 from hub_scripts.embedding.parquet_seal import seal
 from hub_scripts.embedding.precision import SeveralVectors, VectorForm, cut_vectors
+from hub_scripts.embedding.stored_memory import StoredMemory
 from trainers.encoding.shards import open_shard
 from trainers.files import whole_file, whole_folder
 
@@ -38,6 +40,7 @@ SHARDS_OF_A_FILE = 32  # in a folder
 # Of ubinary few rows are read of `embedding`, each with all rows of its group.
 ROWS_OF_A_GROUP = {"ubinary": 256}
 ROWS_WITH_SEVERAL = 64  # of a group: a search reads the several vectors of few rows
+BYTES_OF_MEMORIES = 2**24  # of a group at most, if one is not more: an answer reads the memory of few rows
 
 
 def write_index(out: Path, shards: Sequence[Path], skipped: Path, metadata: dict[str, Any]) -> tuple[int, int]:
@@ -48,7 +51,8 @@ def write_index(out: Path, shards: Sequence[Path], skipped: Path, metadata: dict
         out (`Path`): the index: a file if its name ends with `.parquet`, else a folder.
         shards (`Sequence[Path]`): shards with the columns of an index, in order, and whole embeddings in fp32.
         skipped (`Path`): file with a JSON line for every row with an error; made if there are any.
-        metadata (`dict[str, Any]`): what made the index, with `dim`, and maybe `dims`, `precision` and `vectors`.
+        metadata (`dict[str, Any]`): what made the index, with `dim`, and maybe `dims`, `precision`, `vectors` and
+            `memory`.
 
     Returns:
         `tuple[int, int]`: how many rows have an embedding, and how many do not.
@@ -116,8 +120,9 @@ def write_file(path: Path, tables: Iterable[pa.Table], metadata: dict[str, Any])
     Args:
         path (`Path`): the file.
         tables (`Iterable[pa.Table]`): rows with the columns of an index, their whole embeddings in fp32, and `error`,
-            which is null or says why there is no embedding; `vectors`, where there are several. A table is a row
-            group; one of ubinary has 256 rows, one with several vectors 64.
+            which is null or says why there is no embedding; `vectors`, where there are several, and the columns of
+            memories where they are kept. A table is a row group; one of ubinary has 256 rows, one with several
+            vectors or with memories 64, or as many as have 16 MiB of these.
         metadata (`dict[str, Any]`): of [`with_ranges`].
 
     Returns:
@@ -127,9 +132,12 @@ def write_file(path: Path, tables: Iterable[pa.Table], metadata: dict[str, Any])
         ValueError: for a vector that cannot be cut.
         OSError: if it cannot be written.
     """
-    form, several, errors, num_rows = VectorForm.of(metadata), SeveralVectors.of(metadata), [], 0
-    schema = index_schema(form, several).with_metadata({METADATA: json.dumps(metadata)})
-    rows_of_a_group = ROWS_WITH_SEVERAL if several else ROWS_OF_A_GROUP.get(form.precision)
+    form, several, memory = VectorForm.of(metadata), SeveralVectors.of(metadata), StoredMemory.of(metadata)
+    errors, num_rows = [], 0
+    schema = index_schema(form, several, memory).with_metadata({METADATA: json.dumps(metadata)})
+    rows_of_a_group = ROWS_WITH_SEVERAL if several or memory else ROWS_OF_A_GROUP.get(form.precision)
+    if memory:
+        rows_of_a_group = max(1, min(rows_of_a_group, BYTES_OF_MEMORIES // memory.num_bytes))
     with pq.ParquetWriter(path, schema, **HOW) as writer:
         for table in tables:
             errors += table.filter(table["error"].is_valid()).select(["row", "id", "image", "error"]).to_pylist()
@@ -138,6 +146,8 @@ def write_file(path: Path, tables: Iterable[pa.Table], metadata: dict[str, Any])
             columns += form.encode(_vectors(rows, "embedding", form.dims))
             if several:
                 columns += several.form.encode(_vectors(rows, "vectors", several.form.dims))
+            if memory:
+                columns += [memory.encode(_numbers(rows, "memory")), rows["memory_position"]]
             encoded = pa.table(columns, names=schema.names).cast(schema)
             writer.write_table(encoded, row_group_size=rows_of_a_group or max(1, len(rows)))
             num_rows += len(rows)
@@ -145,9 +155,12 @@ def write_file(path: Path, tables: Iterable[pa.Table], metadata: dict[str, Any])
     return num_rows, errors
 
 
-def index_schema(form: VectorForm, several: SeveralVectors | None = None) -> pa.Schema:
-    """The columns of a file whose vectors have this form, and maybe of several vectors of each row."""
-    return pa.schema({**COLUMNS, **form.columns, **(several.columns if several else {})})
+def index_schema(
+    form: VectorForm, several: SeveralVectors | None = None, memory: StoredMemory | None = None
+) -> pa.Schema:
+    """The columns of a file whose vectors have this form, and maybe of several vectors and the memory of each row."""
+    others = {name: kind for one in (several, memory) if one for name, kind in one.columns.items()}
+    return pa.schema({**COLUMNS, **form.columns, **others})
 
 
 def _good_rows(table: pa.Table) -> pa.Table:
@@ -156,9 +169,14 @@ def _good_rows(table: pa.Table) -> pa.Table:
 
 def _vectors(rows: pa.Table, name: str, dims: int) -> np.ndarray:
     """The vectors of rows in fp32, those of a column, cut to their first numbers."""
-    column = rows[name].combine_chunks()
-    vectors = cut_vectors(column.flatten().to_numpy().reshape(-1, column.type.list_size), dims)
+    vectors = cut_vectors(_numbers(rows, name), dims)
     if len(bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
         row = rows["row"][int(bad[0])]
         raise ValueError(f"Row {row}: the first {dims} numbers of its embedding are all 0 and have no direction.")
     return vectors
+
+
+def _numbers(rows: pa.Table, name: str) -> np.ndarray:
+    """Those of a column of lists, a row for each."""
+    column = rows[name].combine_chunks()
+    return column.flatten().to_numpy().reshape(-1, column.type.list_size)

@@ -45,7 +45,8 @@ __all__ = [
 
 TABLE = "rows"
 COLUMNS = ["row", "id", "text", "image"]
-OF_SEVERAL = ("vectors", "query_vectors", "vector_ranges")  # what a store says of vectors that are not here
+# What a store says of vectors and memories that are not here.
+OF_SEVERAL = ("vectors", "query_vectors", "vector_ranges", "memory")
 FORMAT = 1  # of the folder; another one is refused
 # Below, a scan takes tens of milliseconds, and an index would only lose some of what it finds.
 ANN_ROWS = 10_000

@@ -29,13 +29,15 @@ from trainers.encoding.maxsim import maxsim
 from trainers.encoding.nearest import nearest_documents
 
 
-__all__ = ["Hit", "nearest", "nearest_by_maxsim"]
+__all__ = ["Hit", "Measure", "nearest", "nearest_by_maxsim", "nearest_numbers", "rows_of_hits"]
 
 CANDIDATES = 400
 CANDIDATES_OF_A_HIT = 20
 CANDIDATES_OF_MAXSIM = 100
 MAXSIM_CANDIDATES_OF_A_HIT = 10
 BITS_AT_A_TIME = 16384
+
+Measure = Literal["cosine", "maxsim", "likelihood"]
 
 
 class Hit(NamedTuple):
@@ -46,14 +48,16 @@ class Hit(NamedTuple):
         score (`float`): the cosine of the query, cut as the index is, in fp32, and the row as it is kept: in float32
             the cosine of the two embeddings itself, in float16 within 0.0005 of it; in int8, and in ubinary, which is
             scored in int8, mostly within 0.005: the error is that of the steps of the ranges. Of several vectors
-            MaxSim, the mean over the query's of the cosine with the nearest of the row's.
+            MaxSim, the mean over the query's of the cosine with the nearest of the row's. Reranked from memories the
+            likelihood of the query, of [`~trainers.encoding.likelihood.answer_log_likelihoods`].
         row (`dict`): `row`, `id`, `text` and `image`.
-        measure (`str`, *optional*, defaults to `"cosine"`): what the score is, `"cosine"` or `"maxsim"`.
+        measure (`str`, *optional*, defaults to `"cosine"`): what the score is, `"cosine"`, `"maxsim"` or
+            `"likelihood"`.
     """
 
     score: float
     row: dict[str, Any]
-    measure: Literal["cosine", "maxsim"] = "cosine"
+    measure: Measure = "cosine"
 
 
 def nearest(path: Path, query: torch.Tensor, k: int) -> list[Hit]:
@@ -72,8 +76,7 @@ def nearest(path: Path, query: torch.Tensor, k: int) -> list[Hit]:
         ValueError: if the index is damaged or has no rows, if numbers in it or in the query are not finite, or if the
             query has another number of dimensions than the model of the index.
     """
-    scores, numbers = _best(path, query, k)
-    return _hits(path, scores.tolist(), numbers, "cosine")
+    return rows_of_hits(path, *nearest_numbers(path, query, k), "cosine")
 
 
 def nearest_by_maxsim(path: Path, query: torch.Tensor, k: int, is_exact: bool = False) -> list[Hit]:
@@ -97,16 +100,16 @@ def nearest_by_maxsim(path: Path, query: torch.Tensor, k: int, is_exact: bool = 
     if is_exact:
         pieces = read_rows(path, ["vectors"])
     else:
-        _, candidates = _best(path, query[0], max(CANDIDATES_OF_MAXSIM, MAXSIM_CANDIDATES_OF_A_HIT * k))
+        _, candidates = nearest_numbers(path, query[0], max(CANDIDATES_OF_MAXSIM, MAXSIM_CANDIDATES_OF_A_HIT * k))
         pieces = rows_at(path, np.sort(candidates), ["vectors"])
     found = [(rows.numbers, maxsim(query[None, 1:], rows.several_vectors())[0].numpy()) for rows in pieces]
     numbers, scores = (np.concatenate(side) for side in zip(*found, strict=True))
     best = np.argsort(-scores, kind="stable")[:k]
-    return _hits(path, scores[best].tolist(), numbers[best], "maxsim")
+    return rows_of_hits(path, scores[best].tolist(), numbers[best], "maxsim")
 
 
-def _best(path: Path, query: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and numbers of the rows that [`nearest`] looks for."""
+def nearest_numbers(path: Path, query: torch.Tensor, k: int) -> tuple[list[float], np.ndarray]:
+    """Scores and numbers of the rows that [`nearest`] looks for; arguments and raises as of it."""
     made = _check(path, query)
     query = torch.from_numpy(cut_vectors(query[None].numpy(), made["dims"]))
     if not torch.isfinite(query).all():
@@ -117,7 +120,7 @@ def _best(path: Path, query: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarr
     else:
         blocks = ((rows.numbers, rows.vectors()) for rows in read_rows(path, ["embedding"]))
     scores, numbers = nearest_documents(query, blocks, k)
-    return scores[0].numpy(), numbers[0].numpy()
+    return scores[0].tolist(), numbers[0].numpy()
 
 
 def _check(path: Path, query: torch.Tensor) -> dict[str, Any]:
@@ -148,8 +151,8 @@ def _differing(signs: np.ndarray, of_query: np.ndarray) -> np.ndarray:
     return np.bitwise_count(signs.view(word) ^ of_query.view(word)).sum(axis=1, dtype=np.uint32)
 
 
-def _hits(path: Path, scores: list[float], numbers: np.ndarray, measure: Literal["cosine", "maxsim"]) -> list[Hit]:
-    """What stands in the rows that were found."""
+def rows_of_hits(path: Path, scores: list[float], numbers: np.ndarray, measure: Measure) -> list[Hit]:
+    """What stands in the rows that were found, by their numbers, in that order."""
     found = {}
     for rows in rows_at(path, np.sort(numbers), ["row", "id", "text", "image"]):
         found |= dict(zip(rows.numbers.tolist(), rows.table.to_pylist(), strict=True))

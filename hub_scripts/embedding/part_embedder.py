@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hub_scripts.embedding.corpus_parts import corpus_rows
-from hub_scripts.embedding.engine import ModelSettings
-from hub_scripts.embedding.model_record import model_record
+from hub_scripts.embedding.engine import ModelSettings, record_of
 from hub_scripts.embedding.remote_inputs import Inputs
 from trainers.data.corpus import Corpus
 from trainers.encoding.shards import ShardRows, digest_of_part, embed_in_shards
@@ -48,7 +47,7 @@ class PartEmbedder:
             if size is not None and file.stat().st_size != size:
                 raise ValueError(f"{file} is another file on {socket.gethostname()}, or has just been changed.")
         self.encoder = self.settings.load()
-        return model_record(self.settings.name, self.encoder.coma)
+        return record_of(self.settings, self.encoder)
 
     def embed(self, start: int, stop: int, kept: str | None, made_by: str, **options: Any) -> bytes | None:
         """

@@ -19,17 +19,21 @@ from hub_scripts.common.arguments import PRECISIONS
 from hub_scripts.embedding.index import METADATA, file_name, index_schema
 from hub_scripts.embedding.parquet_seal import check_seal
 from hub_scripts.embedding.precision import SeveralVectors, VectorForm
+from hub_scripts.embedding.stored_memory import StoredMemory, is_memory_record
 from hub_scripts.hub.golden import ANY_PRECISION, same_embeddings
+from trainers.encoding.memory_rows import MemoryRows
 from trainers.files import differences
 from trainers.ranges import COUNT
 
 
-__all__ = ["Rows", "Vectors", "count_rows", "find_row", "index_metadata", "read_rows", "read_vectors", "rows_at"]
+__all__ = ["Rows", "Vectors", "count_rows", "find_row", "index_metadata", "memory_at", "read_rows", "read_vectors"]
+__all__ += ["rows_at"]
 
 ROWS_AT_A_TIME = 2048  # much larger pieces would be new memory each time, which is slow
 AGAIN = "make it again by `coma embed`"
 # And the model, by its probe.
 OF_ONE_INDEX = ("num_compression_tokens", "dim", "dims", "precision", "num_files", "vectors", "query_vectors")
+OF_ONE_INDEX += ("memory",)
 
 
 class Rows(NamedTuple):
@@ -43,6 +47,7 @@ class Rows(NamedTuple):
         first_of_file (`int`): the number of the first row of that file.
         table (`pa.Table`): the columns that were asked for.
         several ([`SeveralVectors`], *optional*): how several vectors of a row are kept.
+        stored ([`StoredMemory`], *optional*): how the memory of a row is kept.
     """
 
     file: Path
@@ -51,6 +56,7 @@ class Rows(NamedTuple):
     first_of_file: int
     table: pa.Table
     several: SeveralVectors | None = None
+    stored: StoredMemory | None = None
 
     def vectors(self) -> torch.Tensor:
         """
@@ -67,6 +73,11 @@ class Rows(NamedTuple):
     def several_vectors(self) -> torch.Tensor:
         """The column `vectors` as numbers, `(num_rows, num_vectors, dim)` in fp32; raises as [`vectors`]."""
         return self._finite(self.several.decode(self.whole_column("vectors")))
+
+    def memories(self) -> MemoryRows:
+        """The columns `memory` and `memory_position`; raises as [`vectors`]."""
+        made = self.stored.decode(self.whole_column("memory"), self.whole_column("memory_position"))
+        return made._replace(numbers=self._finite(made.numbers))
 
     def _finite(self, vectors: torch.Tensor) -> torch.Tensor:
         # A sum is one pass; it is not finite if one number is not.
@@ -143,12 +154,12 @@ def read_rows(path: Path, columns: Sequence[str], rows_at_a_time: int = ROWS_AT_
     first = 0
     for file in _files(path):
         with _open(file) as parquet:
-            form, several = _forms(file, parquet)
-            _check_columns(file, parquet, index_schema(form, several))
+            forms = _forms(file, parquet)
+            _check_columns(file, parquet, index_schema(*forms))
             start = first
             for batch in parquet.iter_batches(rows_at_a_time, columns=list(columns)):
                 numbers = np.arange(start, start + len(batch))
-                yield Rows(file, form, numbers, first, pa.Table.from_batches([batch]), several)
+                yield Rows(file, forms[0], numbers, first, pa.Table.from_batches([batch]), *forms[1:])
                 start += len(batch)
             first += parquet.metadata.num_rows
             if start != first:
@@ -173,14 +184,31 @@ def rows_at(path: Path, numbers: np.ndarray, columns: Sequence[str]) -> Iterator
     for file in _files(path):
         first_of_file = first
         with _open(file) as parquet:
-            form, several = _forms(file, parquet)
+            forms = _forms(file, parquet)
             for group in range(parquet.num_row_groups):
                 stop = first + parquet.metadata.row_group(group).num_rows
                 here = numbers[np.searchsorted(numbers, first) : np.searchsorted(numbers, stop)]
                 if len(here):
                     table = parquet.read_row_group(group, columns=list(columns)).take(here - first)
-                    yield Rows(file, form, here, first_of_file, table, several)
+                    yield Rows(file, forms[0], here, first_of_file, table, *forms[1:])
                 first = stop
+
+
+def memory_at(path: Path, numbers: np.ndarray) -> MemoryRows:
+    """
+    The memories of some rows of an index that keeps them.
+
+    Args:
+        path (`Path`): the index, which has been looked at by [`read_rows`].
+        numbers (`np.ndarray` of shape `(num_rows,)`): of the rows, in any order, which that of the memories is.
+
+    Raises:
+        ValueError: for a row without a memory, or with one that is not finite.
+    """
+    order = np.argsort(numbers)
+    pieces = [rows.memories() for rows in rows_at(path, numbers[order], ["memory", "memory_position"])]
+    places = torch.from_numpy(np.argsort(order))
+    return MemoryRows(*(torch.cat(parts)[places] for parts in zip(*pieces, strict=True)))
 
 
 def count_rows(path: Path) -> int:
@@ -229,10 +257,10 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _forms(path: Path, file: pq.ParquetFile) -> tuple[VectorForm, SeveralVectors | None]:
-    """How one file keeps the vectors of its rows."""
+def _forms(path: Path, file: pq.ParquetFile) -> tuple[VectorForm, SeveralVectors | None, StoredMemory | None]:
+    """How one file keeps the vectors, and the memory, of its rows."""
     metadata = _metadata(path, file)
-    return VectorForm.of(metadata), SeveralVectors.of(metadata)
+    return VectorForm.of(metadata), SeveralVectors.of(metadata), StoredMemory.of(metadata)
 
 
 def _metadata_of(path: Path) -> dict[str, Any]:
@@ -292,6 +320,7 @@ METADATA_OF_INDEX = {
     "vectors": lambda found, made: found is None or _is_budget(found, made),
     "query_vectors": lambda found, made: (found is None) if made.get("vectors") is None else _is_budget(found, made),
     "vector_ranges": lambda found, made: _are_ranges(found, _form_of_several(made)),
+    "memory": lambda found, _: found is None or is_memory_record(found),
     "num_files": lambda found, _: found is None or COUNT.holds(found),
 }
 

@@ -1,4 +1,5 @@
-"""To how many numbers embeddings may be cut and which budgets of states compared: what a model was trained for."""
+"""To how many numbers embeddings may be cut, which budgets of states compared, whether a memory answers: what a model
+was trained for."""
 
 import re
 from collections.abc import Iterable
@@ -7,7 +8,7 @@ from typing import Any
 from hub_scripts.hub.training_record import TRAINING_FILE, read_training_record
 
 
-__all__ = ["checked_budgets", "checked_dims", "trained_budgets"]
+__all__ = ["check_memory", "checked_budgets", "checked_dims", "trained_budgets"]
 
 
 def checked_dims(name: str, dims: int | None, dim: int, any_dims: bool = False) -> int:
@@ -104,6 +105,29 @@ def trained_budgets(name: str) -> list[list[int]]:
         or there is no record.
     """
     return _last_setting(read_training_record(name) or [], "late_interaction_budgets")
+
+
+def check_memory(name: str, any_memory: bool = False) -> None:
+    """
+    Checks that a model was trained to answer from its memory: in stage 1, or in stage 2 with a `joint_weight`.
+
+    Args:
+        name (`str`): of the model: a folder, or a repository on the Hub.
+        any_memory (`bool`, *optional*, defaults to `False`): whether its memory will do where it was not, as well.
+
+    Raises:
+        ValueError: if it was not, or if there is no record.
+    """
+    stages = read_training_record(name)
+    settings = [stage["settings"] for stage in stages or [] if isinstance(stage.get("settings"), dict)]
+    was_trained = any(stage["stage"] == "compression" for stage in stages or [])
+    if any_memory or was_trained or any(its.get("joint_weight") for its in settings):
+        return
+    why = f"has no {TRAINING_FILE}, which would say so" if stages is None else "has no stage 1 in its record"
+    raise ValueError(
+        f"{name} {why}: it may not be able to answer from its memory. Train it by `coma pretrain`, or add "
+        "--any-memory (any_memory=True) to keep its memory all the same."
+    )
 
 
 def _trained_dims(stages: list[dict[str, Any]]) -> list[int]:

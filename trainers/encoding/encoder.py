@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.encoding.batch_size import BatchSize
 from trainers.encoding.inputs import Batch, Fault, Inputs
+from trainers.encoding.memory_rows import MemoryForm, MemoryRows
 from trainers.encoding.pictures import PictureReader
 from trainers.encoding.tokenize import ItemReader, TokenizedRow, tokenize
 from trainers.samplers import pack
@@ -40,11 +41,13 @@ class EncodedBatch(NamedTuple):
         vectors (`torch.FloatTensor` of shape `(len(rows), 1 + num_vectors, hidden_size)`): in fp32, on the CPU; of
             each row its embedding, and then its first compression states, of length 1.
         failures (`dict[int, str]`): by place, what is wrong with rows that have no embedding.
+        memory ([`MemoryRows`], *optional*): what answers can be read from, of an encoder that keeps it.
     """
 
     rows: list[int]
     vectors: torch.FloatTensor
     failures: dict[int, str]
+    memory: MemoryRows | None = None
 
     @property
     def embeddings(self) -> torch.FloatTensor:
@@ -62,11 +65,14 @@ class Encoder:
         num_workers (`int`, *optional*, defaults to 0): processes that decode and preprocess.
         reduced_jpeg (`bool`, *optional*, defaults to `False`): as in [`~trainers.encoding.embed_items`].
         num_vectors (`int`, *optional*): how many compression states of each item are kept beside its embedding.
+        keeps_memory (`bool`, *optional*, defaults to `False`): whether the memory of each item comes with its
+            embedding, out of the same pass.
         is_for_many (`bool`, *optional*, defaults to `True`): whether items come more than once: workers then are given
             the images of each batch, paths or bytes. Else they begin with all items, as these are.
 
     Raises:
-        ValueError: if `batch_tokens` is below 1, `reduced_jpeg` cannot act, or the model has fewer states.
+        ValueError: if `batch_tokens` is below 1, `reduced_jpeg` cannot act, or the model has fewer states, or no
+            memory that could be kept.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class Encoder:
         num_workers: int = 0,
         reduced_jpeg: bool = False,
         num_vectors: int | None = None,
+        keeps_memory: bool = False,
         is_for_many: bool = True,
     ) -> None:
         if num_vectors is not None and not 1 <= num_vectors <= model.config.num_compression_tokens:
@@ -85,6 +92,7 @@ class Encoder:
             raise ValueError(f"{num_vectors} vectors of an input are not from 1 to {most}, the states of this model.")
         self.coma = self.model, self.processor = model, processor
         self.num_vectors, self.is_for_many = num_vectors or 0, is_for_many
+        self.memory_form = MemoryForm.of(model, processor) if keeps_memory else None
         self.batch_size = BatchSize(model, processor, batch_tokens)
         self.inputs = Inputs(processor, PictureReader(processor, reduced_jpeg))
         self.plan = _Plan()
@@ -160,7 +168,7 @@ class Encoder:
         which is to blame."""
         places, faults = [row.place for row in batch.rows], batch.faults
         try:
-            vectors = self._compute(batch.tensors)
+            computed = self._compute(batch.tensors)
         except ValueError as error:
             found, bad = self.inputs.one_by_one(batch.rows, lambda row: self._compute(self.inputs.process(row)))
             whole = f"In the batch of {_described(batch.rows, name)}: {error}"
@@ -169,21 +177,30 @@ class Encoder:
             if not found:  # it is rather the model that is to blame
                 bad = {place: Fault(whole, is_whole=True) for place in bad}
             places, faults = list(found), faults | bad
-            vectors = torch.cat([self._compute({}), *found.values()])
+            computed = [torch.cat(parts) for parts in zip(self._compute({}), *found.values(), strict=True)]
         failures = {}
         for place, fault in faults.items():
             failures |= {one: fault.named(name(one)) for one in (place, *equal.pop(place, ()))}
         copies = [(one, number) for number, place in enumerate(places) for one in (place, *equal.pop(place, ()))]
-        return EncodedBatch([place for place, _ in copies], vectors[[number for _, number in copies]], failures)
+        vectors, *memory = (rows[[number for _, number in copies]] for rows in computed)
+        return EncodedBatch([place for place, _ in copies], vectors, failures, MemoryRows(*memory) if memory else None)
 
     @torch.no_grad()
-    def _compute(self, tensors: dict[str, torch.Tensor]) -> torch.FloatTensor:
+    def _compute(self, tensors: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """The vectors of rows, and if it is kept what their memory is made of."""
         if not tensors:
-            return torch.empty(0, 1 + self.num_vectors, self.model.config.hidden_size)
+            vectors = torch.empty(0, 1 + self.num_vectors, self.model.config.hidden_size)
+            return [vectors, *(self.memory_form.nothing() if self.memory_form else ())]
         tensors = {name: tensor.to(self.model.device, non_blocking=True) for name, tensor in tensors.items()}
-        output = self.model(**tensors)
-        states = F.normalize(output.compression_states[:, : self.num_vectors].float(), dim=-1)
-        return torch.cat([output.embeddings[:, None].float(), states], dim=1).cpu()
+        if self.memory_form is None:
+            output, memory = self.model(**tensors), []
+            embeddings, states = output.embeddings, output.compression_states
+        else:
+            compressed = self.model.compress(**tensors)
+            states, memory = compressed.compression_states, self.memory_form.pack(compressed)
+            embeddings = self.model.pool(states)
+        states = F.normalize(states[:, : self.num_vectors].float(), dim=-1)
+        return [torch.cat([embeddings[:, None].float(), states], dim=1).cpu(), *memory]
 
 
 class _Plan:

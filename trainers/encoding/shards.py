@@ -1,7 +1,8 @@
 """Embeddings in files of some rows each: memory need not hold them, and after an interruption the rest is made.
 
 A shard is an Arrow file with the columns `embedding`, `error` and those that it was given, `vectors` where an encoder
-keeps several of each row, one after another, and in its metadata what it was made of. After it stands a digest of its
+keeps several of each row, one after another, `memory` and `memory_position` where it keeps memories, and in its
+metadata what it was made of. After it stands a digest of its
 bytes, so that a shard that was cut or changed is known and made anew.
 """
 
@@ -158,21 +159,30 @@ def embed_in_shards(
                 progress.refresh()
                 continue
             batches = encoder.batches(part.items, start, rows.names)
-            shape = len(part.items), 1 + encoder.num_vectors, encoder.model.config.hidden_size
-            vectors = np.full(shape, np.nan, dtype=np.float32)
-            errors = _fill(vectors, part, batches, progress, None if skip_errors else rows.way_out)
-            write_shard(file, _table(part, vectors, errors, made_of))
+            made = _nothing_made(len(part.items), encoder)
+            errors = _fill(made, part, batches, progress, None if skip_errors else rows.way_out)
+            write_shard(file, _table(part, made, errors, made_of))
             num_embedded += len(part.items) - len(errors)
             progress.set_postfix_str(encoder.batch_size.described)
     return files, num_embedded
 
 
+def _nothing_made(num_rows: int, encoder: Encoder) -> dict[str, np.ndarray]:
+    """What is made of the rows of a part, before anything is."""
+    shape = num_rows, 1 + encoder.num_vectors, encoder.model.config.hidden_size
+    made = {"vectors": np.full(shape, np.nan, dtype=np.float32)}
+    if form := encoder.memory_form:
+        made["memory"] = np.full((num_rows, form.size), np.nan, dtype=np.float16)
+        made["memory_position"] = np.zeros(num_rows, dtype=np.int64)
+    return made
+
+
 def _fill(
-    vectors: np.ndarray, part: Part, batches: Iterable[EncodedBatch], progress: Any, way_out: str | None
+    made: dict[str, np.ndarray], part: Part, batches: Iterable[EncodedBatch], progress: Any, way_out: str | None
 ) -> dict[int, str]:
-    """Takes the vectors of a part, and gives, by place, what is wrong with rows that have none."""
+    """Takes what is made of a part, and gives, by place, what is wrong with rows of which nothing is."""
     errors = {}
-    paths = part.columns.get("image", [None] * len(vectors))
+    paths = part.columns.get("image", [None] * len(part.items))
     try:
         for batch in batches:
             for row, error in batch.failures.items():
@@ -180,7 +190,10 @@ def _fill(
                 errors[row] = error if named else f"{error.removesuffix('.')}; the image is {paths[row]!r}."
             if errors and way_out is not None:
                 raise ValueError(f"{errors[min(errors)].rstrip('.?')}. {way_out}")
-            vectors[batch.rows] = batch.vectors.numpy()
+            made["vectors"][batch.rows] = batch.vectors.numpy()
+            if batch.memory is not None:
+                made["memory"][batch.rows] = batch.memory.numbers.numpy()
+                made["memory_position"][batch.rows] = batch.memory.positions.numpy()
             progress.update(len(batch.rows) + len(batch.failures))
     except torch.OutOfMemoryError as error:
         raise MemoryError("Go on by the same command with fewer --batch-tokens.") from error
@@ -239,11 +252,13 @@ def kept_digest(file: Path, with_errors: bool) -> str | None:
     return shard.schema.metadata[MADE_OF].decode() if is_good else None
 
 
-def _table(part: Part, vectors: np.ndarray, errors: dict[int, str], made_of: str) -> pa.Table:
-    columns = {name: list(map(_storable, values)) for name, values in part.columns.items()}
+def _table(part: Part, made: dict[str, np.ndarray], errors: dict[int, str], made_of: str) -> pa.Table:
+    vectors, columns = made["vectors"], {name: list(map(_storable, values)) for name, values in part.columns.items()}
     columns["embedding"] = _lists(vectors[:, 0])
     if vectors.shape[1] > 1:
         columns["vectors"] = _lists(vectors[:, 1:])
+    if "memory" in made:
+        columns |= {"memory": _lists(made["memory"]), "memory_position": pa.array(made["memory_position"])}
     columns["error"] = pa.array([_storable(errors.get(row)) for row in range(len(vectors))], pa.string())
     return pa.table(columns, metadata={MADE_OF: made_of})
 

@@ -23,7 +23,7 @@ from hub_scripts.embed import EmbeddedTable, embed_table
 from hub_scripts.embedding.engine import LocalEngine, ModelSettings
 from hub_scripts.embedding.ray_cluster import RayOptions, ray_cluster, room_for
 from hub_scripts.embedding.remote_inputs import find_inputs
-from hub_scripts.embedding.store import read_vectors
+from hub_scripts.embedding.store import memory_at, read_vectors
 from trainers.data.corpus import Columns, open_corpus
 from trainers.encoding.shards import open_shard
 
@@ -82,6 +82,8 @@ def same_indexes(one: Path, other: Path) -> bool:
     if b'"vectors"' in metadata[0][b"coma"]:
         several = [pq.read_table(folder)["vectors"].combine_chunks() for folder in (one, other)]
         assert np.abs(np.subtract(*(column.flatten().to_numpy() for column in several))).max() <= 1e-6
+        memories = [memory_at(folder, np.arange(len(several[0]))) for folder in (one, other)]
+        assert (memories[0].numbers - memories[1].numbers).abs().max() <= 1e-2
     return rows[0].equals(rows[1]) and np.abs(vectors[0] - vectors[1]).max() <= 1e-6 and metadata[0] == metadata[1]
 
 
@@ -94,7 +96,7 @@ def test_it_makes_what_the_local_engine_makes(
     kind: str, num_actors: int, cluster: None, coma_folder: Path, tmp_path: Path, picture: Callable
 ) -> None:
     data = corpus_of(kind, tmp_path, picture)
-    several = {"vectors": 2, "any_vectors": True} if kind == "parquet" else {}
+    several = {"vectors": 2, "any_vectors": True, "memory": True, "any_memory": True} if kind == "parquet" else {}
     options = {"on_error": "skip", "part_rows": 2, **several}
     local = embed_table(coma_folder, data, tmp_path / "local", **options)
     made = on_ray(coma_folder, data, tmp_path / "ray", num_actors=num_actors, **options)
