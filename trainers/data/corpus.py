@@ -191,8 +191,10 @@ def _open_samples(path: Path, shards: list[str], columns: Columns, image_root: P
     corpus = _open_table(records, path, columns, root_of(shards[0], image_root))
 
     def fill(row: Row, record: dict[str, Any]) -> None:
-        if columns.image is None and len(images := record.get("images") or []) > 1:
-            raise fault("images", f"{len(images)} in {record['id']}", "one; name one by its ending, as image column")
+        for kind, named in (("image", columns.image), ("video", columns.video)):
+            if named is None and len(files := record.get(f"{kind}s") or []) > 1:
+                expected = f"one; name one by its ending, as {kind} column"
+                raise fault(f"{kind}s", f"{len(files)} in {record['id']}", expected)
         corpus.fill(row, record)
 
     return replace(corpus, fill=fill)

@@ -185,6 +185,15 @@ def test_a_corpus_with_a_column_of_videos(tmp_path):
     assert (second["video"], second["text"]) == (None, "word")
 
 
+def test_a_corpus_of_shards_with_videos(write_shard):
+    shard = write_shard("a.tar", {"1.mp4": b"V", "1.txt": b"ball", "2.png": b"I", "3.1.mp4": b"V", "3.2.mp4": b"W"})
+    first, second, third = open_corpus(shard, Columns()).read(0, 3)
+    assert (first["video"], first["text"], first["image"]) == (b"V", "ball", None)
+    assert (second["video"], second["image"]) == (None, b"I")
+    assert "column videos: found 2 in a.tar/3, expected one; name one by its ending" in third["error"]
+    assert open_corpus(shard, Columns(video="2.mp4")).read(2, 3)[0]["video"] == b"W"
+
+
 def test_keys_say_frames_and_their_rate():
     frames = [b"one", b"two"]
     keys = {video_key(video) for video in (frames, frames[::-1], {"frames": frames, "fps": 2}, b"one", "one")}
