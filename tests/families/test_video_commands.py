@@ -59,6 +59,8 @@ def test_each_command_takes_files(coma_folder, clips, tmp_path, capsys):
     coma(capsys, "embed", coma_folder, clips, index, "--video-column", "file")
     found = coma(capsys, "search", coma_folder, index, "what moves?", "-k", 2)
     assert found.count(".mp4") == 2
+    found = coma(capsys, "search", coma_folder, index, "--video", tmp_path / "2.mp4", "-k", 1)
+    assert found.split()[-2:] == ["2", "2.mp4"] and "1.000" in found
     coma(capsys, "pretrain", *model, "--data", tmp_path / "talk.jsonl", "--output_dir", tmp_path / "1", *TRAINED)
     columns = ["--query_video", "file", "--positive_text", "caption"]
     coma(capsys, "finetune", *model, "--data", clips, *columns, "--output_dir", tmp_path / "2", *TRAINED)

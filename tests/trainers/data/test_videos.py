@@ -1,6 +1,8 @@
 """Videos in rows of both stages, of tables, of JSON and of data sets; each is a path or bytes, and none is opened."""
 
 import json
+import re
+import sys
 
 import pytest
 from datasets import Dataset, Video
@@ -192,6 +194,35 @@ def test_a_corpus_of_shards_with_videos(write_shard):
     assert (second["video"], second["image"]) == (None, b"I")
     assert "column videos: found 2 in a.tar/3, expected one; name one by its ending" in third["error"]
     assert open_corpus(shard, Columns(video="2.mp4")).read(2, 3)[0]["video"] == b"W"
+
+
+def test_a_folder_has_videos_among_its_images(tmp_path, monkeypatch):
+    for name in ("b.png", "a/c.MP4", "c.webm", "notes.md", ".d.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "e.mp4").write_bytes(b"GIF89a")  # an image that is called so
+    monkeypatch.setattr("trainers.data.video_files.find_spec", lambda name: name)  # as where PyAV is
+    corpus = open_corpus(tmp_path, Columns())
+    rows = corpus.read(0, corpus.num_rows)
+    assert [(row["id"], row["video"] or row["image"]) for row in rows] == [
+        (name, str(tmp_path / name)) for name in ("a/c.MP4", "b.png", "c.webm", "e.mp4")
+    ]
+    assert [row["video"] is None for row in rows] == [False, True] * 2 and not any(row["error"] for row in rows)
+    assert "notes.md (no image)" in corpus.left_alone and ".d.mp4 (hidden)" in corpus.left_alone
+
+
+def test_without_pyav_the_videos_of_a_folder_are_left_alone_and_it_is_said(tmp_path, monkeypatch):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "b.mp4").touch()
+    monkeypatch.setitem(sys.modules, "av", None)
+    corpus, told = (
+        open_corpus(tmp_path, Columns()),
+        "b.mp4 (a video, which is read where PyAV is installed: pip install",
+    )
+    assert corpus.num_rows == 1 and told in corpus.left_alone
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ValueError, match=f"has no images. .*{re.escape(told)}"):
+        open_corpus(tmp_path, Columns())
 
 
 def test_keys_say_frames_and_their_rate():
