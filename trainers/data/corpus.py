@@ -110,7 +110,11 @@ class Corpus:
 
 
 def open_corpus(
-    path: Path, columns: Columns, image_root: Path | None = None, text_format: TextFormat | None = None
+    path: Path,
+    columns: Columns,
+    image_root: Path | None = None,
+    text_format: TextFormat | None = None,
+    videos: bool = True,
 ) -> Corpus:
     """
     Opens a source by its kind, which is that of its name.
@@ -124,6 +128,7 @@ def open_corpus(
         image_root (`Path`, *optional*): folder that relative paths of a table begin at, by default that of the table.
             Paths may not leave it.
         text_format (`TextFormat`, *optional*): encoding and separator of a table of text; by default what is found.
+        videos (`bool`, *optional*, defaults to `True`): whether the videos of a folder are rows, and not left alone.
 
     Returns:
         `Corpus`
@@ -146,7 +151,7 @@ def open_corpus(
     is_folder = os.path.isdir(path)
     if is_folder and saved_dataset(path) is None:
         refuse_format(text_format, "a folder of images")
-        return _open_folder(path)
+        return _open_folder(path, videos)
     if not is_folder and path.suffix.lower() == PDF:
         refuse_format(text_format, "a PDF")
         return _open_pdf(path)
@@ -155,8 +160,11 @@ def open_corpus(
     return _open_table(open_records(path, text_format), path, columns, root_of(path, image_root))
 
 
-def _open_folder(folder: Path) -> Corpus:
-    (files, left_alone), videos = with_videos(with_pages(folder, walk_images(folder)))
+def _open_folder(folder: Path, take_videos: bool) -> Corpus:
+    found, videos = with_pages(folder, walk_images(folder)), set()
+    if take_videos:
+        found, videos = with_videos(found)
+    files, left_alone = found
     told = describe_left_alone(folder, left_alone)
     if not files:
         raise ValueError(f"{folder} has no images. {told or 'It is empty.'}")

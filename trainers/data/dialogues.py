@@ -211,19 +211,22 @@ def dialogue_row(
         content = read_content(message.get(names.content), f"{column}.{names.content}", root, kinds)
         clean.append({"role": names.roles[role], "content": content.text})
         files += content.files
-    if any(kind not in kinds for kind, _ in files):
-        raise late_video(names.column)
     if names.image_is_video and row.get("videos") and not row["images"]:
         files = [("video" if file is None else kind, file) for kind, file in files]
-    shown = {f"{kind}s": _shown(row, kind, files, names.column, placeholders) for kind in kinds}
-    row = {**row, **shown, "text": None if row["text"] == "" else row["text"], "messages": clean}
+    row = {**row, "text": None if row["text"] == "" else row["text"], "messages": clean}
+    for kind in PLACEHOLDERS:
+        shown = _shown(row.get(f"{kind}s") or [], kind, files, names.column, placeholders)
+        if kind in kinds:
+            row[f"{kind}s"] = shown
+        elif shown:
+            raise late_video(names.column)
     check_dialogue(row, names.column, (names.role, names.content))
     return row
 
 
-def _shown(row: dict[str, Any], kind: str, files: list[Any], column: str, placeholders: bool) -> list[dict[str, Any]]:
+def _shown(own: list[Any], kind: str, files: list[Any], column: str, placeholders: bool) -> list[dict[str, Any]]:
     """The images, or the videos, of a row and of its messages; placeholders among the latter stand for the former."""
-    own, of_messages = row[f"{kind}s"], [file for of, file in files if of == kind]
+    of_messages = [file for of, file in files if of == kind]
     count = of_messages.count(None)
     if count != len(own) and (count or placeholders):
         raise fault(column, f"{count} placeholders for {kind}s", f"one for each of the {len(own)} {kind}s")

@@ -116,6 +116,9 @@ def test_blocks_and_placeholders_of_videos(tmp_path):
     assert found["messages"][:] == [TALK] * 3 and found.data["images"][2].as_py() == [stored(tmp_path / "a.png")]
     arrow = Dataset.from_list([{"messages": [{**turn, "content": [url, text]} for turn in TALK]}])
     assert load_dialogues(arrow, tmp_path)["videos"][0] == [stored(tmp_path / "b.mp4")] * 2
+    late = [{"text": "t", "messages": TALK}] * 100 + [{"text": "t", "messages": asked([url])}]
+    with pytest.raises(ValueError, match="Row 100 .*column messages: found the first video of the file"):
+        load_dialogues(write_lines(tmp_path / "late.jsonl", late))
     tag = load_dialogues(write_lines(tmp_path / "tag.jsonl", [{"text": "t", "messages": asked("a <video> tag?")}]))
     assert tag[0]["messages"] == asked("a <video> tag?")
 
@@ -209,6 +212,7 @@ def test_a_folder_has_videos_among_its_images(tmp_path, monkeypatch):
     ]
     assert [row["video"] is None for row in rows] == [False, True] * 2 and not any(row["error"] for row in rows)
     assert "notes.md (no image)" in corpus.left_alone and ".d.mp4 (hidden)" in corpus.left_alone
+    assert open_corpus(tmp_path, Columns(), videos=False).num_rows == 2  # of which dialogues are made
 
 
 def test_without_pyav_the_videos_of_a_folder_are_left_alone_and_it_is_said(tmp_path, monkeypatch):
