@@ -1,4 +1,4 @@
-"""Embeds a corpus to a Parquet file: a folder of images or PDFs, a PDF, a text file, a table, WebDataset shards.
+"""Embeds a corpus to a Parquet file: a folder of images, PDFs and videos, a PDF, a text, a table, WebDataset shards.
 
 Tables end with .csv, .tsv, .jsonl, .json or .parquet and have columns `text`, `image`, `video` (a path; in Parquet
 also the bytes of a file), or several: the image comes first, then the video. The pages of a PDF are images, r.pdf#3.
@@ -150,8 +150,9 @@ def embed_table(  # noqa: PLR0913 - what can be set
 
     Args:
         model (`str` or `Path`): CoMa model or adapter: a folder, or a name on the Hub.
-        data (`str` or `Path`): a folder of images or PDFs, a .pdf, .txt, .csv, .tsv, .jsonl, .json, .parquet or .tar
-            file, or a pattern for .tar files; of such a file also the address in a storage that fsspec knows, `s3://…`.
+        data (`str` or `Path`): a folder of images, PDFs and videos, a .pdf, .txt, .csv, .tsv, .jsonl, .json, .parquet
+            or .tar file, or a pattern for .tar files; of such a file also the address in a storage that fsspec knows,
+            `s3://…`.
         out (`str` or `Path`): the file to be made; a folder of files, if its name does not end with `.parquet`.
         text_column, image_column, video_column (`str`, *optional*): columns of a table; by default `text`, `image` and
             `video`.

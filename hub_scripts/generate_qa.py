@@ -179,7 +179,7 @@ def _open(
     """The images, after it is said which files are none."""
     from trainers.data.corpus import open_corpus
 
-    corpus = open_corpus(Path(inputs), columns, image_root, text_format)
+    corpus = open_corpus(Path(inputs), columns, image_root, text_format, videos=False)
     if corpus.left_alone and tell is not None:
         tell(corpus.left_alone)
     return corpus

@@ -1,4 +1,4 @@
-"""Finds in what `coma embed` made, a file or a folder, what is nearest to a text, to an image, or to both together.
+"""Finds in what `coma embed` made, a file or a folder, what is nearest to a text, an image, a video, or several.
 
 The query is compared with every row as it is kept, a piece of the file at a time. Of `--precision ubinary` signs come
 first, and the best 400 rows, or 20 for each that is looked for, are compared in int8. Scores are cosines, whatever the
@@ -14,6 +14,7 @@ SQL, the rows that are looked for, by `row`, `id`, `text` and `image`.
   coma search my-coma photos.parquet "a red bicycle"
   coma search my-coma photos.parquet --image sketch.png -k 3
   coma search my-coma photos.parquet "the same, but in blue" --image bicycle.jpg
+  coma search my-coma clips.parquet --video clip.mp4
   coma search my-coma photos.index "a red bicycle" --where "text LIKE '%steel%'"
 """
 
@@ -49,6 +50,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("index", metavar="INDEX", type=Path, help="made by `coma embed` or `coma index`")
     parser.add_argument("query", metavar="QUERY", nargs="?", help="a text")
     parser.add_argument("--image", type=Path, metavar="PATH", help="an image, alone or before the text")
+    parser.add_argument("--video", type=Path, metavar="PATH", help="a video, alone or before the text")
     parser.add_argument("--where", metavar="CONDITION", help="rows of a folder of `coma index` that are looked for")
     parser.add_argument("--exact", action="store_true", help="there, or by MaxSim: compare with every row")
     by = "one vector, or several by MaxSim (default: several, where the index has them)"
@@ -56,8 +58,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("-k", type=positive, default=10, help="how many rows (default: %(default)s)")
     add_model_options(parser)
     arguments = parser.parse_intermixed_args(argv)
-    if arguments.query is None and arguments.image is None:
-        parser.error("give a QUERY, an --image, or both")
+    if arguments.query is None and arguments.image is None and arguments.video is None:
+        parser.error("give a QUERY, an --image, a --video, or several of them")
     hits = search_index(**vars(arguments))
     print(f"rank  {hits[0].measure if hits else 'cosine'}  id", *_lines(hits), sep="\n")
     return 0
@@ -68,6 +70,7 @@ def search_index(  # noqa: PLR0913 - what can be set
     query: str | None = None,
     *,
     image: str | Path | None = None,
+    video: Any = None,
     model: "str | Path | tuple[ComaForEmbedding, ComaProcessor] | None" = None,
     k: int = 10,
     where: str | None = None,
@@ -85,6 +88,7 @@ def search_index(  # noqa: PLR0913 - what can be set
         index (`str` or `Path`): the file, the folder of files, or the folder of an index.
         query (`str`, *optional*): a text.
         image (`str` or `Path`, *optional*): an image, alone or before the text.
+        video (*optional*): a video, alone or before the text: a path, or another form that [`ComaProcessor`] takes.
         model (`str`, `Path` or `tuple[ComaForEmbedding, ComaProcessor]`, *optional*): that of the index; by default
             what it was called by then; loaded already, if there are several queries.
         k (`int`, *optional*, defaults to 10): how many rows; fewer if there are fewer.
@@ -117,7 +121,7 @@ def search_index(  # noqa: PLR0913 - what can be set
         opened.count(where)  # what is wrong with it is said before a model is loaded
     num_vectors = _query_vectors(opened, by)
     coma = model_of_index(opened.path, opened.metadata, model, dtype, device, max_image_pixels)
-    return opened.nearest(embed_query(coma, query, image, num_vectors), k, where, is_exact=exact)
+    return opened.nearest(embed_query(coma, query, image, num_vectors, video), k, where, is_exact=exact)
 
 
 def _query_vectors(opened: "OpenStore | LanceIndex", by: Measure | None) -> int | None:
@@ -161,15 +165,17 @@ def embed_query(
     query: str | None,
     image: str | Path | None,
     num_vectors: int | None = None,
+    video: Any = None,
 ) -> "torch.Tensor":
     """
-    The embedding of a text, an image or both.
+    The embedding of a text, an image, a video or several of them.
 
     Args:
         coma (`tuple[ComaForEmbedding, ComaProcessor]`): the model.
         query (`str`, *optional*): the text.
         image (`str` or `Path`, *optional*): the image, before the text.
         num_vectors (`int`, *optional*): gives so many of its states after it.
+        video (*optional*): a video in any form that [`ComaProcessor`] takes, between the two.
 
     Returns:
         `torch.FloatTensor` of shape `(dim,)`, or `(1 + num_vectors, dim)`, on the CPU.
@@ -181,7 +187,8 @@ def embed_query(
 
     model, processor = coma
     try:
-        inputs = processor.process([{"image": None if image is None else str(image), "text": query}])
+        files = {"image": None if image is None else str(image), "video": video}
+        inputs = processor.process([{**files, "text": query}])
     except ValueError as error:  # the one row that there is
         raise ValueError(f"The query cannot be embedded: {re.sub(r'^Row 0:? ', '', str(error))}") from error
     with torch.no_grad():

@@ -197,7 +197,7 @@ def _check_size(height: int, width: int, max_pixels: int) -> None:
 
 @contextmanager
 def _opened(video: Any) -> Iterator[tuple[Any, Any, Any]]:
-    """PyAV, the container of a file, and its first stream of pictures."""
+    """PyAV, the container of a file, and its first stream of pictures that move: a cover is none."""
     try:
         av = importlib.import_module("av")
     except ImportError as error:
@@ -206,9 +206,11 @@ def _opened(video: Any) -> Iterator[tuple[Any, Any, Any]]:
     file: BinaryIO = BytesIO(video) if isinstance(video, bytes) else open_regular_file(video)
     try:
         with file, av.open(file, container_options={"format_whitelist": FORMATS}, metadata_errors="replace") as found:
-            if not found.streams.video:
+            cover = av.stream.Disposition.attached_pic
+            pictures = next((one for one in found.streams.video if not one.disposition & cover), None)
+            if pictures is None:
                 raise ValueError("it has no stream of pictures")
-            yield av, found, found.streams.video[0]
+            yield av, found, pictures
     except av.FFmpegError as error:
         why = error.strerror or type(error).__name__
         raise ValueError(f"{why} (what can be read: {FORMATS.replace(',', ' ')})") from error

@@ -39,7 +39,7 @@ FOLDERS = {
 # Lines of code: docstrings, comments and blanks are free.
 MAX_FILE_LINES = 260
 MAX_FUNCTION_LINES = 40
-MAX_MODEL_LINES = 1674
+MAX_MODEL_LINES = 1676
 
 BANNED = {
     "print": "the library logs, commands print",

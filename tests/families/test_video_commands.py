@@ -59,6 +59,15 @@ def test_each_command_takes_files(coma_folder, clips, tmp_path, capsys):
     coma(capsys, "embed", coma_folder, clips, index, "--video-column", "file")
     found = coma(capsys, "search", coma_folder, index, "what moves?", "-k", 2)
     assert found.count(".mp4") == 2
+    found = coma(capsys, "search", coma_folder, index, "--video", tmp_path / "2.mp4", "-k", 1)
+    assert found.split()[-2:] == ["2", "2.mp4"] and "1.000" in found
+    (tmp_path / "folder").mkdir()
+    for number in range(2):
+        shutil.copy(tmp_path / f"{number}.mp4", tmp_path / "folder")
+    Image.new("RGB", (56, 56), "red").save(tmp_path / "folder" / "a.png")
+    coma(capsys, "embed", coma_folder, tmp_path / "folder", tmp_path / "folder.parquet")
+    found = coma(capsys, "search", coma_folder, tmp_path / "folder.parquet", "--video", tmp_path / "1.mp4")
+    assert [line.split()[2] for line in found.splitlines()[1:]][0] == "1.mp4" and found.count("\n") == 4
     coma(capsys, "pretrain", *model, "--data", tmp_path / "talk.jsonl", "--output_dir", tmp_path / "1", *TRAINED)
     columns = ["--query_video", "file", "--positive_text", "caption"]
     coma(capsys, "finetune", *model, "--data", clips, *columns, "--output_dir", tmp_path / "2", *TRAINED)

@@ -274,6 +274,34 @@ class TestFiles:
         clip, means = self.frames(path)
         assert (clip.duration, clip.num_frames, len(means)) == (2, 4, 4)
 
+    def test_a_cover_is_no_video(self, grey, tmp_path):
+        import av
+
+        frames = [av.VideoFrame.from_ndarray(pixels, format="rgb24") for pixels in grey]
+        sound = [av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")]
+        sound[0].rate = 16000
+        video = {"rate": 8, "width": 64, "height": 48, "pix_fmt": "yuv420p"}
+        size, is_cover = {"width": 40, "height": 30, "pix_fmt": "yuvj420p"}, av.stream.Disposition.attached_pic
+        for name, codec, options, content in (("v", "libx264", video, frames), ("s", "aac", {"rate": 16000}, sound)):
+            with av.open(str(tmp_path / f"{name}.mp4"), "w") as container:
+                stream = container.add_stream(codec, **options)
+                cover = container.add_stream("mjpeg", **size, disposition=is_cover)
+                container.mux(cover.encode(av.VideoFrame(40, 30, "yuvj420p")))
+                container.mux(cover.encode(None))
+                for frame in content:
+                    container.mux(stream.encode(frame))
+                container.mux(stream.encode(None))
+        whole = (tmp_path / "v.mp4").read_bytes()
+        start = whole.index(b"moov") - 4
+        head, inner = whole[: start + 8], whole[start + 8 :]
+        (tmp_path / "v.mp4").write_bytes(head + b"".join(sorted(_boxes(inner), key=lambda box: box[4:8] == b"trak")))
+        with av.open(str(tmp_path / "v.mp4")) as container:
+            assert container.streams.video[0].disposition == is_cover  # which now stands first
+        clip, means = self.frames(tmp_path / "v.mp4")
+        assert clip.size == (48, 64) and clip.num_frames == 40 and (np.diff(means) > 0).all()
+        with pytest.raises(ValueError, match="it has no stream of pictures"):
+            self.frames(tmp_path / "s.mp4")
+
     def test_a_turned_one_stands_upright(self, tmp_path):
         import av
 
@@ -305,3 +333,11 @@ class TestFiles:
             self.frames(tmp_path / "cut.mkv")
         with pytest.raises(ValueError, match="its frames have 64x48 pixels, which are over the limit of 1000"):
             Sampling(2.0, 8, 2**24).clip(whole, 0, 1000)
+
+
+def _boxes(data):
+    """The boxes of MP4 that follow one another."""
+    while data:
+        size = int.from_bytes(data[:4], "big")
+        yield data[:size]
+        data = data[size:]

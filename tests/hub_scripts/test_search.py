@@ -61,6 +61,8 @@ def test_from_python(coma_folder: Path, index: Path) -> None:
     assert [hit.row["image"] for hit in found][0] == "1.png" and found[0].score > found[1].score
     with pytest.raises(ValueError, match="The query cannot be embedded: "):
         search_index(index)
+    with pytest.raises(ValueError, match="The query cannot be embedded: .*video"):
+        search_index(index, "red", video=[])
     assert search_index(index, "a red apple", model=coma_folder, k=1) == [hit]
     with pytest.raises(ValueError, match="k=0 must be 1 or more"):
         search_index(index, "a red apple", k=0)

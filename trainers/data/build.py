@@ -28,7 +28,7 @@ from trainers.data.tables import Records
 
 __all__ = ["Policy", "build_dataset"]
 
-LAYOUT = 3  # another number when other rows are made of the same records
+LAYOUT = 4  # another number when other rows are made of the same records
 BATCH_ROWS, BATCH_BYTES = 1000, 2**25
 
 Policy = str | BadRows

@@ -1,4 +1,4 @@
-"""Rows with `id`, `text`, `image` and `video` from a folder of images, a PDF, a text file or a table, by their number.
+"""Rows with `id`, `text`, `image` and `video` from a folder of files, a PDF, a text file or a table, by their number.
 
 An image, or a video, is the path of a file or the bytes of one. Nothing is decoded here.
 """
@@ -6,7 +6,7 @@ An image, or a video, is the path of a file or the bytes of one. Nothing is deco
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from trainers.data.schema import as_text, check_text
 from trainers.data.tables import TABLE_SUFFIXES, Record, Records, open_records, refuse_format, saved_dataset
 from trainers.data.text_files import printable
 from trainers.data.text_format import TextFormat
+from trainers.data.video_files import with_videos
 from trainers.data.webdataset_records import SHARD_SUFFIXES, TEXT_MEMBERS, find_shards, sample_records
 
 
@@ -109,19 +110,25 @@ class Corpus:
 
 
 def open_corpus(
-    path: Path, columns: Columns, image_root: Path | None = None, text_format: TextFormat | None = None
+    path: Path,
+    columns: Columns,
+    image_root: Path | None = None,
+    text_format: TextFormat | None = None,
+    videos: bool = True,
 ) -> Corpus:
     """
     Opens a source by its kind, which is that of its name.
 
     Args:
-        path (`Path`): a folder, which is searched for images and PDFs at any depth, one of `Dataset.save_to_disk`, a
-            PDF, of which every page is an image, or a file that ends with .txt, .csv, .tsv, .jsonl, .json or .parquet;
-            or WebDataset shards: a .tar file (.tar.gz, .tgz), or a pattern such as `shards/*.tar`.
+        path (`Path`): a folder, which is searched for images, PDFs and videos at any depth, one of
+            `Dataset.save_to_disk`, a PDF, of which every page is an image, or a file that ends with .txt, .csv, .tsv,
+            .jsonl, .json or .parquet; or WebDataset shards: a .tar file (.tar.gz, .tgz), or a pattern such as
+            `shards/*.tar`.
         columns (`Columns`): columns of a table.
         image_root (`Path`, *optional*): folder that relative paths of a table begin at, by default that of the table.
             Paths may not leave it.
         text_format (`TextFormat`, *optional*): encoding and separator of a table of text; by default what is found.
+        videos (`bool`, *optional*, defaults to `True`): whether the videos of a folder are rows, and not left alone.
 
     Returns:
         `Corpus`
@@ -144,7 +151,7 @@ def open_corpus(
     is_folder = os.path.isdir(path)
     if is_folder and saved_dataset(path) is None:
         refuse_format(text_format, "a folder of images")
-        return _open_folder(path)
+        return _open_folder(path, videos)
     if not is_folder and path.suffix.lower() == PDF:
         refuse_format(text_format, "a PDF")
         return _open_pdf(path)
@@ -153,12 +160,15 @@ def open_corpus(
     return _open_table(open_records(path, text_format), path, columns, root_of(path, image_root))
 
 
-def _open_folder(folder: Path) -> Corpus:
-    images, left_alone = with_pages(folder, walk_images(folder))
+def _open_folder(folder: Path, take_videos: bool) -> Corpus:
+    found, videos = with_pages(folder, walk_images(folder)), set()
+    if take_videos:
+        found, videos = with_videos(found)
+    files, left_alone = found
     told = describe_left_alone(folder, left_alone)
-    if not images:
+    if not files:
         raise ValueError(f"{folder} has no images. {told or 'It is empty.'}")
-    return _open_images(folder_records(folder, images), folder, told)
+    return _open_files(folder_records(folder, files), folder, videos, told)
 
 
 def _open_pdf(file: Path) -> Corpus:
@@ -166,18 +176,19 @@ def _open_pdf(file: Path) -> Corpus:
         pages = [FoundImage(os.path.basename(page)) for page in pdf_pages(file)]
     except ValueError as error:
         raise ValueError(f"{printable(file)}: {error}.") from error
-    return _open_images(folder_records(file.parent, pages)._replace(name=file.name), file.parent)
+    return _open_files(folder_records(file.parent, pages)._replace(name=file.name), file.parent)
 
 
-def _open_images(records: Records, folder: Path, left_alone: str = "") -> Corpus:
+def _open_files(records: Records, folder: Path, videos: Container[str] = (), left_alone: str = "") -> Corpus:
     root = os.path.abspath(folder)
 
     def fill(row: Row, record: dict[str, Any]) -> None:
         row["id"] = record["name"]
         if record["error"] is not None:
             raise ValueError(f"{record['name']}: {record['error']}")
-        image = os.path.join(root, record["name"])
-        row |= {"image": image, "path": record["name"], "page_text": page_text(image)}
+        file = os.path.join(root, record["name"])
+        kind = "video" if record["name"] in videos else "image"
+        row |= {kind: file, "path": record["name"], "page_text": page_text(file)}
 
     return Corpus(records, records.num_rows, fill, left_alone=left_alone)
 
@@ -191,8 +202,10 @@ def _open_samples(path: Path, shards: list[str], columns: Columns, image_root: P
     corpus = _open_table(records, path, columns, root_of(shards[0], image_root))
 
     def fill(row: Row, record: dict[str, Any]) -> None:
-        if columns.image is None and len(images := record.get("images") or []) > 1:
-            raise fault("images", f"{len(images)} in {record['id']}", "one; name one by its ending, as image column")
+        for kind, named in (("image", columns.image), ("video", columns.video)):
+            if named is None and len(files := record.get(f"{kind}s") or []) > 1:
+                expected = f"one; name one by its ending, as {kind} column"
+                raise fault(f"{kind}s", f"{len(files)} in {record['id']}", expected)
         corpus.fill(row, record)
 
     return replace(corpus, fill=fill)

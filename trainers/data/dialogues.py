@@ -12,8 +12,9 @@ from datasets import Dataset
 
 from trainers.data.build import Policy, build_dataset
 from trainers.data.column_names import refuse_misnamed
+from trainers.data.contents import PLACEHOLDERS, has_video_block, read_content
 from trainers.data.faults import describe, fault
-from trainers.data.images import ImageRoot, as_stored, as_stored_list, root_of
+from trainers.data.images import ImageRoot, as_stored_list, root_of
 from trainers.data.schema import (
     DIALOGUE_FEATURES,
     VIDEO_DIALOGUE_FEATURES,
@@ -26,14 +27,10 @@ from trainers.data.text_format import TextFormat
 from trainers.data.videos import has_videos, late_video
 
 
-__all__ = ["PLACEHOLDER", "DialogueColumns", "MessageNames", "dialogue_row", "load_dialogues", "mapped_row"]
+__all__ = ["DialogueColumns", "MessageNames", "dialogue_row", "load_dialogues", "mapped_row", "shows_video"]
 
-PLACEHOLDER = "<image>"
-IMAGES = ("image", "image_url", "url", "path", "base64")  # in a block
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-TEXT_BLOCKS = ("text", "input_text", "output_text")
-IMAGE_BLOCKS = ("image", "image_url", "input_image")
-OTHER_CONTENT = ("tool_calls", "function_call", "image", "images", "audio")  # beside the content of a message
+OTHER_CONTENT = ("tool_calls", "function_call", "image", "images", "video", "videos", "audio")  # beside the content
 
 
 class MessageNames(NamedTuple):
@@ -44,12 +41,14 @@ class MessageNames(NamedTuple):
         column (`str`): the column of the dialogue.
         role, content (`str`): keys of a message.
         roles (`dict[str, str]`): roles as they are written down, and as they are called here.
+        image_is_video (`bool`): whether `<image>` stands for a video, too, in a row without images.
     """
 
     column: str = "messages"
     role: str = "role"
     content: str = "content"
     roles: dict[str, str] = ROLES
+    image_is_video: bool = False
 
 
 @dataclass
@@ -101,10 +100,10 @@ def load_dialogues(
     r"""
     Loads rows of stage 1.
 
-    Contents of messages are texts, or lists of blocks as OpenAI and TRL have them: `text`, `image`, `image_url`. A
+    Contents of messages are texts, or lists of blocks as OpenAI and TRL have them: `text`, `image`, `image_url`. An
     image in a block, wherever it stands, becomes one of `images`, which are compressed before the dialogue; a block
-    without one, and every `<image>` in a text, stands for one of the column `images`, so their numbers must agree.
-    Videos are those of a column.
+    without one, and every `<image>` in a text, stands for one of the column `images`, so their numbers must agree. The
+    same holds for `video`, `video_url`, `videos` and, where the rows have videos, `<video>`.
 
     Args:
         source (`str`, `Path` or `Dataset`):
@@ -139,12 +138,18 @@ def load_dialogues(
 
 
 def _has_videos(records: Records, columns: DialogueColumns) -> bool:
-    name = columns.videos
-    return (
-        name in records.columns
-        if records.columns is not None
-        else has_videos(records, lambda record: bool(record.get(name)))
-    )
+    """Whether there is a column of videos; where columns are not known or there are blocks, the first rows say it."""
+    if columns.videos in (records.columns or ()):
+        return True
+    is_told = records.columns is not None and columns.messages not in records.columns
+    wanted = None if records.columns is None else [columns.messages]
+    return not is_told and has_videos(records, partial(shows_video, columns=columns), wanted)
+
+
+def shows_video(record: dict[str, Any], columns: DialogueColumns) -> bool:
+    """Whether a record has a video, in its column or in a block of its dialogue."""
+    talk = record.get(columns.messages) if columns.question is None else None
+    return bool(record.get(columns.videos)) or has_video_block(talk)
 
 
 def _is_ready(dataset: Dataset) -> bool:
@@ -154,7 +159,9 @@ def _is_ready(dataset: Dataset) -> bool:
         return False
     batches = dataset.select_columns(["messages"]).with_format("arrow").iter(1000)
     contents = (pc.list_flatten(batch["messages"]) for batch in batches)
-    return not any(pc.any(pc.match_substring(pc.struct_field(c, "content"), PLACEHOLDER)).as_py() for c in contents)
+    texts = (pc.struct_field(content, "content") for content in contents)
+    marks = [PLACEHOLDERS[kind] for kind in ("image", "video") if f"{kind}s" in names or kind == "image"]
+    return not any(pc.any(pc.match_substring(text, mark)).as_py() for text in texts for mark in marks)
 
 
 def mapped_row(
@@ -190,10 +197,10 @@ def dialogue_row(
     """A checked row of stage 1, of what is to be compressed (`images`, `text`, maybe `videos`) and of its messages, of
     which the images and placeholders are taken out. There may be none of the latter, because the images are compressed
     before the dialogue, unless `placeholders` says that there must be."""
-    images = row["images"]
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise fault(names.column, describe(messages), f"a list of {{{names.role!r}, {names.content!r}}}")
-    clean, count, own_images = [], 0, []
+    kinds = tuple(kind for kind in PLACEHOLDERS if f"{kind}s" in row)
+    clean, files = [], []
     for number, message in enumerate(messages):
         column, role = f"{names.column}[{number}]", message.get(names.role)
         if not isinstance(role, str) or role not in names.roles:
@@ -201,64 +208,29 @@ def dialogue_row(
         for other in OTHER_CONTENT:
             if message.get(other):
                 raise fault(f"{column}.{other}", describe(message[other]), f"all that is said in {names.content!r}")
-        content = _content(message.get(names.content), f"{column}.{names.content}", root)
+        content = read_content(message.get(names.content), f"{column}.{names.content}", root, kinds)
         clean.append({"role": names.roles[role], "content": content.text})
-        count += content.placeholders
-        own_images += content.images
-    if count != len(images) and (count or placeholders):
-        raise fault(names.column, f"{count} placeholders for images", f"one for each of the {len(images)} images")
-    row = {**row, "images": images + own_images, "text": None if row["text"] == "" else row["text"], "messages": clean}
+        files += content.files
+    if names.image_is_video and row.get("videos") and not row["images"]:
+        files = [("video" if file is None else kind, file) for kind, file in files]
+    row = {**row, "text": None if row["text"] == "" else row["text"], "messages": clean}
+    for kind in PLACEHOLDERS:
+        shown = _shown(row.get(f"{kind}s") or [], kind, files, names.column, placeholders)
+        if kind in kinds:
+            row[f"{kind}s"] = shown
+        elif shown:
+            raise late_video(names.column)
     check_dialogue(row, names.column, (names.role, names.content))
     return row
 
 
-class _Content(NamedTuple):
-    """The content of a message: its text, how many placeholders were in it, and its own images."""
-
-    text: str
-    placeholders: int
-    images: list[dict[str, Any]]
-
-
-def _content(content: Any, column: str, root: ImageRoot) -> _Content:
-    if isinstance(content, str):
-        count = content.count(PLACEHOLDER)
-        return _Content(content.replace(PLACEHOLDER, "").strip() if count else content, count, [])
-    if not isinstance(content, list):
-        raise fault(column, describe(content), "a text, or a list of blocks")
-    blocks = [_block(block, f"{column}[{number}]", root) for number, block in enumerate(content)]
-    text = "\n".join(block.text for block in blocks if block.text)
-    images = [image for block in blocks for image in block.images]
-    return _Content(text, sum(block.placeholders for block in blocks), images)
-
-
-def _block(block: Any, column: str, root: ImageRoot) -> _Content:
-    """A block of a content: a text, an image, or a placeholder for an image of the row."""
-    kind = block.get("type") if isinstance(block, dict) else None
-    if kind not in (*TEXT_BLOCKS, *IMAGE_BLOCKS):
-        raise fault(column, describe(block), "a block of type text, image or image_url")
-    # `datasets` fills up with `None` what only other blocks have.
-    given = [name for name in (*IMAGES, "text") if block.get(name) not in (None, "")]
-    images = [name for name in given if name != "text"]
-    if kind in TEXT_BLOCKS and images:
-        raise fault(f"{column}.{images[0]}", describe(block[images[0]]), "an image in a block of its own")
-    if kind in TEXT_BLOCKS:
-        return _content(block.get("text"), f"{column}.text", root)
-    if "text" in given:
-        raise fault(f"{column}.text", describe(block["text"]), "a text in a block of its own")
-    if len(images) > 1:
-        raise fault(column, f"a block with {' and '.join(images)}", "one image")
-    image = _image(block[images[0]], images[0], column, root) if images else None
-    return _Content("", 0, [image]) if image is not None else _Content("", 1, [])
-
-
-def _image(value: Any, name: str, column: str, root: ImageRoot) -> dict[str, Any] | None:
-    column = f"{column}.{name}"
-    if name == "base64":
-        value = f"data:image;base64,{value}"
-    if isinstance(value, dict) and "url" in value:
-        value, column = value["url"], f"{column}.url"
-    return as_stored(value, column, root)
+def _shown(own: list[Any], kind: str, files: list[Any], column: str, placeholders: bool) -> list[dict[str, Any]]:
+    """The images, or the videos, of a row and of its messages; placeholders among the latter stand for the former."""
+    of_messages = [file for of, file in files if of == kind]
+    count = of_messages.count(None)
+    if count != len(own) and (count or placeholders):
+        raise fault(column, f"{count} placeholders for {kind}s", f"one for each of the {len(own)} {kind}s")
+    return own + [file for file in of_messages if file is not None]
 
 
 def _turns(questions: Any, answers: Any, columns: DialogueColumns) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from modeling_coma.pages_coma import open_pdf, page_of
 from trainers.data.image_folders import FoundImage, ImageFolder
 
 
-__all__ = ["PDF", "page_text", "pdf_pages", "with_pages"]
+__all__ = ["PDF", "by_name", "page_text", "pdf_pages", "with_pages"]
 
 PDF = ".pdf"
 MISSING = "a PDF, whose pages are read where pypdfium2 is installed: pip install 'coma-embedding[pdf]'"
@@ -87,7 +87,7 @@ def with_pages(folder: str | Path, found: ImageFolder) -> ImageFolder:
         else:
             left_alone.append(file._replace(error=MISSING))
     is_mixed = len(images) > len(found.images)
-    return ImageFolder(sorted(images, key=_by_name) if is_mixed else images, left_alone)
+    return ImageFolder(sorted(images, key=by_name) if is_mixed else images, left_alone)
 
 
 def _is_pdf(file: FoundImage) -> bool:
@@ -103,7 +103,7 @@ def _pages_in(folder: str, name: str) -> Iterator[FoundImage]:
     return (FoundImage(f"{name}#{number}") for number in range(1, len(pages) + 1))
 
 
-def _by_name(image: FoundImage) -> Any:
-    """In the order of a walk through the folder, and pages by their numbers."""
+def by_name(image: FoundImage) -> Any:
+    """A key for the order of a walk through the folder, with pages by their numbers."""
     name, number = page_of(image.name) or (image.name, 0)
     return PurePath(name).parts, number

@@ -13,19 +13,25 @@ from trainers.data.images import image_key
 from trainers.data.tables import Records
 
 
-__all__ = ["has_videos", "late_video", "video_key"]
+__all__ = ["LOOKED_AT", "VIDEO_SUFFIXES", "has_videos", "late_video", "video_key"]
+
+# Files that are videos by their names, all in containers that `modeling_coma.videos_coma` reads.
+VIDEO_SUFFIXES = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 
 LOOKED_AT = 100  # rows of a source by which it is known whether there are videos
 
 
-def has_videos(records: Records, has_video: Callable[[dict[str, Any]], bool]) -> bool:
-    """Whether one of the first rows of a source has a video, as a function says it of a record."""
-    return any(isinstance(record, dict) and has_video(record) for record in islice(records.rows(), LOOKED_AT))
+def has_videos(
+    records: Records, has_video: Callable[[dict[str, Any]], bool], columns: list[str] | None = None
+) -> bool:
+    """Whether one of the first rows of a source has a video, as a function says it of a record; of `columns` alone."""
+    rows = islice(records.rows(columns), LOOKED_AT)
+    return any(isinstance(record, dict) and has_video(record) for record in rows)
 
 
-def late_video(column: str) -> ValueError:
+def late_video(column: str, source: str = "file", way_out: str = "put this row first") -> ValueError:
     """What is wrong with a row that has a video where the first rows have none: there is no column for it."""
-    return fault(column, "the first one of the file", f"one in the first {LOOKED_AT} rows, too: put this row first")
+    return fault(column, f"the first video of the {source}", f"one in the first {LOOKED_AT} rows, too: {way_out}")
 
 
 def video_key(video: Any) -> str:

@@ -1,8 +1,8 @@
 """Rows from WebDataset shards: tar files in which the members of a sample have one name and several endings.
 
-They are read as streams, in data loader workers, and never unpacked; images stay the bytes of their files until the
-collator decodes them. A sample that is bad is named by its shard and its key. (The reader of `datasets` parses a
-member as it goes and ends at the first that it cannot parse, without a name; so tar files are read here.)
+They are read as streams, in data loader workers, and never unpacked; images and videos stay the bytes of their files
+until the collator decodes them. A sample that is bad is named by its shard and its key. (The reader of `datasets`
+parses a member as it goes and ends at the first that it cannot parse, without a name; so tar files are read here.)
 """
 
 from __future__ import annotations
@@ -14,26 +14,29 @@ import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from glob import glob
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datasets import Features, IterableDataset, Value
 
-from trainers.data.dialogues import DialogueColumns, mapped_row
+from trainers.data.dialogues import DialogueColumns, mapped_row, shows_video
 from trainers.data.faults import describe, fault
 from trainers.data.image_folders import is_system_file
 from trainers.data.images import IMAGE_SUFFIXES, ImageRoot, root_of, undecoded
 from trainers.data.json_rows import parse_object
-from trainers.data.llava import llava_row
+from trainers.data.llava import llava_row, llava_shows_video
 from trainers.data.pairs import PairColumns, check_named, features_of, pair_row
 from trainers.data.rows import ROW, BadRows
-from trainers.data.schema import DIALOGUE_FEATURES
+from trainers.data.schema import DIALOGUE_FEATURES, VIDEO_DIALOGUE_FEATURES
 from trainers.data.text_files import open_file, printable
+from trainers.data.videos import LOOKED_AT, VIDEO_SUFFIXES, late_video
 
 
-__all__ = ["UNREADABLE", "matching_shards", "sample_of", "samples_of", "stream_dialogues", "stream_pairs"]
+__all__ = ["matching_shards", "read_samples", "stream_dialogues", "stream_pairs"]
 
 TEXT_SUFFIXES = (".txt", ".text", ".caption", ".cls")
+KINDS = {**dict.fromkeys(IMAGE_SUFFIXES, "image"), **dict.fromkeys(VIDEO_SUFFIXES, "video")}
 # What a shard raises that is damaged, by its kind of compression.
 UNREADABLE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
 Sample = dict[str, Any]
@@ -50,8 +53,9 @@ def stream_dialogues(
     Streams rows of stage 1 from WebDataset shards.
 
     A sample has images (`0001.jpg`; of several, `0001.1.png`, … `0001.12.png`), which come in the order of their
-    names, numbers counting as numbers, and a `0001.json` with `messages` or LLaVA's `conversations`; or texts in
-    members that `columns` names by their endings (`question="q.txt"`, `answer="a.txt"`).
+    names, numbers counting as numbers, or videos (`0001.mp4`) likewise, and a `0001.json` with `messages` or LLaVA's
+    `conversations`; or texts in members that `columns` names by their endings (`question="q.txt"`, `answer="a.txt"`).
+    Whether there are videos is said by the first hundred samples.
 
     Args:
         shards (`str`, `Path` or a sequence of them):
@@ -64,14 +68,20 @@ def stream_dialogues(
             Folder at which paths in a JSON begin, where it has any; by default that of the shard.
 
     Returns:
-        `IterableDataset`: columns `images`, `text`, `messages`, and `row`, which is shard and key.
+        `IterableDataset`: columns `images`, `text`, `messages`, `videos` where there are any, and `row`, which is
+            shard and key.
 
     Raises:
         ValueError: if there are no shards; when it is iterated, for bad samples.
     """
     columns = columns or DialogueColumns()
     columns.needed()
-    return _stream(shards, partial(_dialogue, columns=columns), DIALOGUE_FEATURES, on_bad_row, image_root)
+    BadRows(on_bad_row)  # a policy that does not exist is said before anything is read
+    files, convert, features = _files(shards), partial(_dialogue, columns=columns), DIALOGUE_FEATURES
+    first = islice((sample for file in files for _, sample in read_samples(file)), LOOKED_AT)
+    if any(isinstance(sample, dict) and _shows_video(sample, columns) for sample in first):
+        convert, features = partial(convert, videos=True), VIDEO_DIALOGUE_FEATURES
+    return _stream(files, convert, features, on_bad_row, image_root)
 
 
 def stream_pairs(
@@ -88,7 +98,7 @@ def stream_pairs(
             As in [`stream_dialogues`].
         columns ([`PairColumns`]):
             Names of members by their endings (`positive_text="txt"`), or of keys of the .json; `"image"` is the first
-            image, whatever its ending.
+            image, whatever its ending, and `"video"` the first video.
 
     Returns:
         `IterableDataset`: columns as in [`load_pairs`], and `row`, which is shard and key.
@@ -98,23 +108,23 @@ def stream_pairs(
     """
     named = columns.named()
     check_named(named)
-    return _stream(shards, partial(pair_row, named=named), features_of(named), on_bad_row, image_root)
+    BadRows(on_bad_row)
+    return _stream(_files(shards), partial(pair_row, named=named), features_of(named), on_bad_row, image_root)
 
 
-def _stream(
-    shards: str | Path | Sequence[str | Path],
-    convert: partial,
-    features: Features,
-    on_bad_row: str,
-    image_root: str | Path | None,
-) -> IterableDataset:
-    BadRows(on_bad_row)  # a policy that does not exist is said now
+def _files(shards: str | Path | Sequence[str | Path]) -> list[str]:
     patterns = [shards] if isinstance(shards, str | Path) else shards
     files = [file for pattern in patterns for file in matching_shards(str(pattern))]
     if not files:
         raise ValueError(f"There are no shards: nothing matches {[str(pattern) for pattern in patterns]}.")
     for file in files:
         open_file(file).close()  # a FIFO or a device is said now
+    return files
+
+
+def _stream(
+    files: list[str], convert: partial, features: Features, on_bad_row: str, image_root: str | Path | None
+) -> IterableDataset:
     streamed = Features({**{name: undecoded(of) for name, of in features.items()}, ROW: Value("string")})
     settings = {"shards": files, "convert": convert, "on_bad_row": on_bad_row, "image_root": image_root}
     return IterableDataset.from_generator(_rows, features=streamed, gen_kwargs=settings)
@@ -129,22 +139,42 @@ def _rows(
     shards: list[str], convert: partial, on_bad_row: str, image_root: str | Path | None
 ) -> Iterator[dict[str, Any]]:
     for shard in shards:
-        name, root = printable(Path(shard).name), root_of(shard, image_root)
-        bad_rows = BadRows(on_bad_row, "the shards")
-        key = "its beginning"
-        try:
-            for key, sample in samples_of(shard):
-                try:
-                    row = convert(sample_of(sample), root=root)
-                except ValueError as error:
-                    bad_rows.report(f"{name}/{key}", str(error))
-                    continue
-                yield {**row, ROW: f"{name}/{key}"}
-        except UNREADABLE as error:
-            bad_rows.report(f"{name}/{key}", f"after it, the shard cannot be read: {error}")
+        root, bad_rows = root_of(shard, image_root), BadRows(on_bad_row, "the shards")
+        for name, sample in read_samples(shard):
+            try:
+                if isinstance(sample, ValueError):
+                    raise sample
+                row = convert(sample, root=root)
+            except ValueError as error:
+                bad_rows.report(name, str(error))
+                continue
+            yield {**row, ROW: name}
 
 
-def samples_of(shard: str) -> Iterator[tuple[str, list[Member]]]:
+def read_samples(shard: str) -> Iterator[tuple[str, Sample | ValueError]]:
+    """
+    Samples of a shard, by shard and key.
+
+    Args:
+        shard (`str`): a tar file.
+
+    Returns:
+        `Iterator[tuple[str, dict | ValueError]]`: each name with members by their endings, the keys of the JSON,
+            `images` and `image`, `videos` and `video`; or with why the sample, or what follows it, cannot be read.
+    """
+    name, key = printable(Path(shard).name), "its beginning"
+    try:
+        for key, members in _members_of(shard):
+            try:
+                sample = _sample(members)
+            except ValueError as error:
+                sample = error
+            yield f"{name}/{key}", sample
+    except UNREADABLE as error:
+        yield f"{name}/{key}", ValueError(f"after it, the shard cannot be read: {error}")
+
+
+def _members_of(shard: str) -> Iterator[tuple[str, list[Member]]]:
     """Neighbours of one name, which ends at the first dot: the key, and endings with contents."""
     key, members = None, []
     with _opened(shard) as tar:
@@ -193,11 +223,11 @@ def _check_end(tar: tarfile.TarFile) -> None:
         rest = tar.fileobj.read(tarfile.RECORDSIZE)
 
 
-def sample_of(members: list[Member]) -> Sample:
-    """Columns of a sample: its members by their endings, the keys of its JSON, and its images."""
+def _sample(members: list[Member]) -> Sample:
+    """Columns of a sample: its members by their endings, the keys of its JSON, its images and its videos."""
     sample: Sample = {}
     of_json: Sample = {}
-    images: dict[str, bytes] = {}
+    files: dict[str, dict[str, bytes]] = {}
     for ending, content in members:
         if isinstance(content, ValueError):
             raise content
@@ -205,15 +235,15 @@ def sample_of(members: list[Member]) -> Sample:
             raise fault(ending, "two members", "one member of each name")
         suffix = f".{ending.rpartition('.')[2]}"
         sample[ending] = _decoded(ending, content) if suffix in (*TEXT_SUFFIXES, ".json") else content
-        if suffix in IMAGE_SUFFIXES:
-            images[ending] = content
+        if suffix in KINDS:
+            files.setdefault(KINDS[suffix], {})[ending] = content
         if suffix == ".json":
             parsed = _parse(sample.pop(ending), ending)
             if both := sorted(of_json.keys() & parsed):
                 raise fault(ending, f"the key {both[0]!r}, which another JSON of the sample has too", "it once")
             of_json |= parsed
-    if images:
-        of_json |= _image_columns(images, of_json.get("images"))
+    for kind, found in files.items():
+        of_json |= _columns_of(kind, found, of_json.get(f"{kind}s"))
     if both := sorted(of_json.keys() & sample):
         raise fault(both[0], "a member and a key of the JSON", "one of them")
     return of_json | sample
@@ -233,14 +263,15 @@ def _parse(text: str, ending: str) -> Sample:
         raise ValueError(f"column {ending}: {error}") from error
 
 
-def _image_columns(images: dict[str, bytes], listed: Any) -> Sample:
-    """The columns `images` and `image` of image members, by their endings; a JSON lists as many, if it does."""
-    endings = sorted(images, key=_natural)
-    if empty := [ending for ending in endings if not images[ending]]:
-        raise fault(empty[0], "0 bytes", "an image")
-    if isinstance(listed, list) and len(listed) != len(images):
-        raise fault("images", f"{len(listed)} in the JSON and {len(images)} members", "as many")
-    return {"images": [images[ending] for ending in endings], "image": images[endings[0]]}
+def _columns_of(kind: str, files: dict[str, bytes], listed: Any) -> Sample:
+    """The columns `images` and `image`, or `videos` and `video`, of members by their endings; a JSON lists as many, if
+    it does."""
+    endings = sorted(files, key=_natural)
+    if empty := [ending for ending in endings if not files[ending]]:
+        raise fault(empty[0], "0 bytes", "an image" if kind == "image" else "a video")
+    if isinstance(listed, list) and len(listed) != len(files):
+        raise fault(f"{kind}s", f"{len(listed)} in the JSON and {len(files)} members", "as many")
+    return {f"{kind}s": [files[ending] for ending in endings], kind: files[endings[0]]}
 
 
 def _natural(ending: str) -> list[str | int]:
@@ -248,7 +279,18 @@ def _natural(ending: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", ending)]
 
 
-def _dialogue(sample: Sample, columns: DialogueColumns, root: ImageRoot) -> dict[str, Any]:
-    if "conversations" in sample and columns.messages not in sample:
-        return llava_row({**sample, "image": sample.get("images")}, root)
-    return mapped_row(sample, columns, root)
+def _is_llava(sample: Sample, columns: DialogueColumns) -> bool:
+    return "conversations" in sample and columns.messages not in sample
+
+
+def _shows_video(sample: Sample, columns: DialogueColumns) -> bool:
+    return llava_shows_video(sample) if _is_llava(sample, columns) else shows_video(sample, columns)
+
+
+def _dialogue(sample: Sample, columns: DialogueColumns, root: ImageRoot, videos: bool = False) -> dict[str, Any]:
+    if not videos and _shows_video(sample, columns):
+        raise late_video(columns.videos, "shards", "name a shard with videos first")
+    if not _is_llava(sample, columns):
+        return mapped_row(sample, columns, root, videos)
+    files = {kind: sample.get(f"{kind}s", sample.get(kind)) for kind in ("image", "video")}
+    return llava_row({**sample, **files}, root, videos=videos)

@@ -11,7 +11,7 @@ from typing import Any
 
 from trainers.data.tables import Record, Records
 from trainers.data.text_files import open_file, printable
-from trainers.data.webdataset import UNREADABLE, matching_shards, sample_of, samples_of
+from trainers.data.webdataset import matching_shards, read_samples
 
 
 __all__ = ["SHARD_SUFFIXES", "TEXT_MEMBERS", "find_shards", "sample_records"]
@@ -35,8 +35,8 @@ def sample_records(path: str | Path, shards: Sequence[str]) -> Records:
         shards (`Sequence[str]`): tar files.
 
     Returns:
-        [`Records`]: members by their endings, keys of the JSON, `image` and `images`, and `id`, which is shard and
-        key where the JSON has none. What comes after damage in a shard is one bad row.
+        [`Records`]: members by their endings, keys of the JSON, `image` and `images`, `video` and `videos`, and `id`,
+            which is shard and key where the JSON has none. What comes after damage in a shard is one bad row.
 
     Raises:
         ValueError: for a shard that is no file.
@@ -65,12 +65,5 @@ def sample_records(path: str | Path, shards: Sequence[str]) -> Records:
 
 
 def _samples_in(shard: str) -> Iterator[Record]:
-    name, key = printable(Path(shard).name), "its beginning"
-    try:
-        for key, members in samples_of(shard):
-            try:
-                yield {"id": f"{name}/{key}", **sample_of(members)}
-            except ValueError as error:
-                yield ValueError(f"{name}/{key}: {error}")
-    except UNREADABLE as error:
-        yield ValueError(f"{name}/{key}: after it, the shard cannot be read: {error}")
+    for name, sample in read_samples(shard):
+        yield ValueError(f"{name}: {sample}") if isinstance(sample, ValueError) else {"id": name, **sample}

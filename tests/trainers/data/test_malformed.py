@@ -156,7 +156,7 @@ def of_turns() -> Iterator[Case]:
         3,
         "text",
         {"text": "a"},
-        {"type": "video"},
+        {"type": "audio"},
         {"type": "text"},
         {"type": "text", "text": 3},
         {"type": "image_url", "image_url": {"url": "http://host/a.png"}},

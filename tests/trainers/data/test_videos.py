@@ -1,6 +1,8 @@
 """Videos in rows of both stages, of tables, of JSON and of data sets; each is a path or bytes, and none is opened."""
 
 import json
+import re
+import sys
 
 import pytest
 from datasets import Dataset, Video
@@ -8,6 +10,7 @@ from datasets import Dataset, Video
 from trainers.data.corpus import Columns, open_corpus
 from trainers.data.dialogues import DialogueColumns, load_dialogues
 from trainers.data.items import to_compression_input, to_item
+from trainers.data.llava import load_llava
 from trainers.data.pairs import PairColumns, load_pairs, load_triplets
 from trainers.data.schema import validate_dialogues, validate_pairs
 from trainers.data.videos import video_key
@@ -58,7 +61,7 @@ def test_a_column_that_is_only_called_so_is_no_video(tmp_path):
 def test_a_video_that_comes_too_late_is_no_loss_that_nobody_sees(tmp_path):
     rows = [{"query": {"text": "a"}, "positive": {"text": "b"}}] * 101
     rows.append({"query": {"video": "a.mp4"}, "positive": {"text": "b"}})
-    with pytest.raises(ValueError, match="Row 101 .*column video: found the first one of the file"):
+    with pytest.raises(ValueError, match="Row 101 .*column video: found the first video of the file"):
         load_pairs(write_lines(tmp_path / "rows.jsonl", rows))
 
 
@@ -91,8 +94,80 @@ def test_dialogues_in_json_name_the_column_of_their_videos(tmp_path):
     table = write_lines(tmp_path / "rows.jsonl", [row, {**row, "clips": "a.mp4"}])
     assert load_dialogues(table, columns=columns)[1]["videos"] == [stored(tmp_path / "a.mp4")]
     late = write_lines(tmp_path / "late.jsonl", [row] * 100 + [{**row, "clips": "a.mp4"}])
-    with pytest.raises(ValueError, match="Row 100 .*column clips: found the first one of the file"):
+    with pytest.raises(ValueError, match="Row 100 .*column clips: found the first video of the file"):
         load_dialogues(late, columns=columns)
+
+
+def asked(content):
+    return [{"role": "user", "content": content}, TALK[1]]
+
+
+def test_blocks_and_placeholders_of_videos(tmp_path):
+    """They become the row's, after those of its column; of a source without videos `<video>` is a tag of HTML."""
+    url, text = {"type": "video_url", "video_url": {"url": "b.mp4"}}, {"type": "text", "text": "where?"}
+    rows = [
+        {"messages": asked([{"type": "video", "video": "a.mp4"}, url, text])},
+        {"videos": ["a.mp4", "c.mp4"], "messages": asked([{"type": "video"}, url, {**text, "text": "<video>where?"}])},
+        {"images": "a.png", "videos": "a.mp4", "messages": asked("<image><video>\nwhere?")},
+    ]
+    found = load_dialogues(write_lines(tmp_path / "rows.jsonl", rows))
+    names = [[tmp_path / "a.mp4", tmp_path / "b.mp4"], [tmp_path / f"{n}.mp4" for n in "acb"], [tmp_path / "a.mp4"]]
+    assert found["videos"][:] == [[stored(name) for name in of] for of in names]
+    assert found["messages"][:] == [TALK] * 3 and found.data["images"][2].as_py() == [stored(tmp_path / "a.png")]
+    arrow = Dataset.from_list([{"messages": [{**turn, "content": [url, text]} for turn in TALK]}])
+    assert load_dialogues(arrow, tmp_path)["videos"][0] == [stored(tmp_path / "b.mp4")] * 2
+    late = [{"text": "t", "messages": TALK}] * 100 + [{"text": "t", "messages": asked([url])}]
+    with pytest.raises(ValueError, match="Row 100 .*column messages: found the first video of the file"):
+        load_dialogues(write_lines(tmp_path / "late.jsonl", late))
+    tag = load_dialogues(write_lines(tmp_path / "tag.jsonl", [{"text": "t", "messages": asked("a <video> tag?")}]))
+    assert tag[0]["messages"] == asked("a <video> tag?")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"videos": "a.mp4", "messages": asked("<video><video>")},
+            "found 2 placeholders for videos, expected one",
+        ),
+        (
+            {"images": "a.png", "videos": [], "messages": asked("<video>?")},
+            "found 1 placeholders for videos, exp",
+        ),
+        ({"text": "t", "messages": asked([{"type": "text", "text": "q", "video": "a.mp4"}])}, "in a block of its own"),
+        ({"text": "t", "messages": asked([{"type": "image", "video": "a.mp4"}])}, "video: found 'a.mp4', expected it"),
+        (
+            {"text": "t", "messages": [{**TALK[0], "video": "a.mp4"}, TALK[1]]},
+            "expected all that is said in",
+        ),
+    ],
+)
+def test_placeholders_and_blocks_of_videos_that_agree_with_nothing(tmp_path, row, message):
+    with pytest.raises(ValueError, match=f"Row 1 .*{message}"):
+        load_dialogues(write_lines(tmp_path / "rows.jsonl", [{"videos": "a.mp4", "messages": TALK}, row]))
+
+
+def test_llava_with_videos(tmp_path):
+    """`<image>` stands for a video where there are no images, and for itself where there are some."""
+
+    def row(value, **files):
+        return {**files, "conversations": [{"from": "human", "value": value}, {"from": "gpt", "value": "left"}]}
+
+    rows = [row("<image>\nwhere?", video="a.mp4"), row("<video>where?", video=["a.mp4"])]
+    rows += [row("<image><video>where?", videos=["a.mp4", "b.mp4"]), row("<image>where?<video>", image="a", video="b")]
+    rows += [row("<image>where?", image="a.png")]
+    found = load_llava(write_lines(tmp_path / "rows.jsonl", rows))
+    assert [(len(one["images"]), len(one["videos"])) for one in found.with_format("arrow")[:].to_pylist()] == [
+        *((0, 1), (0, 1), (0, 2), (1, 1), (1, 0))
+    ]
+    assert found["messages"][:] == [TALK] * 5 and found[0]["videos"] == [stored(tmp_path / "a.mp4")]
+    for value, files, message in (
+        ("<image><video>?", {"video": "a.mp4"}, "2 placeholders for videos, expected one for each of the 1 videos"),
+        ("<image><image>?", {"image": "a.png", "video": "a.mp4"}, "2 placeholders for images"),
+        ("where?", {"video": "a.mp4"}, "0 placeholders for videos"),
+    ):
+        with pytest.raises(ValueError, match=f"Row 1 .*conversations: found {message}"):
+            load_llava(write_lines(tmp_path / "bad.jsonl", [rows[0], row(value, **files)]))
 
 
 def test_videos_as_datasets_has_them():
@@ -113,6 +188,45 @@ def test_a_corpus_with_a_column_of_videos(tmp_path):
     first, second = open_corpus(table, Columns()).read(0, 2)
     assert (first["video"], first["path"], first["image"]) == (str(tmp_path / "a.mp4"), "a.mp4", None)
     assert (second["video"], second["text"]) == (None, "word")
+
+
+def test_a_corpus_of_shards_with_videos(write_shard):
+    shard = write_shard("a.tar", {"1.mp4": b"V", "1.txt": b"ball", "2.png": b"I", "3.1.mp4": b"V", "3.2.mp4": b"W"})
+    first, second, third = open_corpus(shard, Columns()).read(0, 3)
+    assert (first["video"], first["text"], first["image"]) == (b"V", "ball", None)
+    assert (second["video"], second["image"]) == (None, b"I")
+    assert "column videos: found 2 in a.tar/3, expected one; name one by its ending" in third["error"]
+    assert open_corpus(shard, Columns(video="2.mp4")).read(2, 3)[0]["video"] == b"W"
+
+
+def test_a_folder_has_videos_among_its_images(tmp_path, monkeypatch):
+    for name in ("b.png", "a/c.MP4", "c.webm", "notes.md", ".d.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "e.mp4").write_bytes(b"GIF89a")  # an image that is called so
+    monkeypatch.setattr("trainers.data.video_files.find_spec", lambda name: name)  # as where PyAV is
+    corpus = open_corpus(tmp_path, Columns())
+    rows = corpus.read(0, corpus.num_rows)
+    assert [(row["id"], row["video"] or row["image"]) for row in rows] == [
+        (name, str(tmp_path / name)) for name in ("a/c.MP4", "b.png", "c.webm", "e.mp4")
+    ]
+    assert [row["video"] is None for row in rows] == [False, True] * 2 and not any(row["error"] for row in rows)
+    assert "notes.md (no image)" in corpus.left_alone and ".d.mp4 (hidden)" in corpus.left_alone
+    assert open_corpus(tmp_path, Columns(), videos=False).num_rows == 2  # of which dialogues are made
+
+
+def test_without_pyav_the_videos_of_a_folder_are_left_alone_and_it_is_said(tmp_path, monkeypatch):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "b.mp4").touch()
+    monkeypatch.setitem(sys.modules, "av", None)
+    corpus, told = (
+        open_corpus(tmp_path, Columns()),
+        "b.mp4 (a video, which is read where PyAV is installed: pip install",
+    )
+    assert corpus.num_rows == 1 and told in corpus.left_alone
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ValueError, match=f"has no images. .*{re.escape(told)}"):
+        open_corpus(tmp_path, Columns())
 
 
 def test_keys_say_frames_and_their_rate():

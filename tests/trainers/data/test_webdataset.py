@@ -254,3 +254,29 @@ def test_paths_in_a_json_begin_at_the_image_root(write_shard: Callable, tmp_path
     for root, folder in ((None, tmp_path), (tmp_path / "images", tmp_path / "images")):
         (row,) = stream_pairs(shard, columns, image_root=root)
         assert row["query"]["image"]["path"] == str(folder / "a.png")
+
+
+def test_videos_are_members_as_images_are(write_shard: Callable, conversation: Callable) -> None:
+    talk = json.dumps({"messages": conversation("<video>q<video>", "a")}).encode()
+    members = {"1.2.webm": b"2", "1.10.MP4": b"10", "1.jpg": b"I", "1.json": talk, "1.txt": b"t"}
+    shard = write_shard("a.tar", {**members, "2.json": b'{"conversations": []}'})
+    (row,) = stream_dialogues(shard, on_bad_row="skip")
+    assert [video["bytes"] for video in row["videos"]] == [b"2", b"10"] and len(row["images"]) == 1
+    assert row["messages"][0]["content"] == "q"
+    columns = PairColumns(query_video="video", query_image="image", positive_text="txt")
+    (pair,) = stream_pairs(shard, columns, on_bad_row="skip")
+    assert (pair["query"]["video"]["bytes"], pair["query"]["image"]["bytes"]) == (b"2", b"I")
+
+
+def test_the_first_samples_say_whether_there_are_videos(write_shard: Callable, conversation: Callable) -> None:
+    talk = json.dumps({"messages": conversation("q", "a")}).encode()
+    turns = [{"from": "human", "value": "<image>q"}, {"from": "gpt", "value": "a"}]
+    llava = json.dumps({"video": "x.mp4", "conversations": turns}).encode()
+    images = write_shard("a.tar", {f"{n:03}.{end}": talk for n in range(100) for end in ("png", "json")})
+    videos = write_shard("b.tar", {"1.mp4": b"V", "1.json": llava, "2.json": llava})
+    assert "videos" not in stream_dialogues(images).features
+    rows = list(stream_dialogues([videos, images]))
+    assert len(rows) == 102 and rows[0]["videos"] == [{"bytes": b"V", "path": None}] and rows[-1]["videos"] == []
+    assert rows[1]["videos"][0]["path"] == str(videos.with_name("x.mp4"))
+    with pytest.raises(ValueError, match=r"Row b\.tar/1 .*found the first video of the shards, .* a shard with"):
+        list(stream_dialogues([images, videos]))

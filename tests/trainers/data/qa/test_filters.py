@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from trainers.data.dialogues import PLACEHOLDER
+from trainers.data.contents import PLACEHOLDERS
 from trainers.data.qa.filters import Limits, answer_fault, question_fault
 
 
@@ -87,7 +87,7 @@ def test_no_special_token_of_a_model_passes(make_coma: Callable, model_type: str
     for token in processor.tokenizer.all_special_tokens:
         assert answer_fault("What is it?", f"A cup {token} here.", [], LIMITS) == "special token", token
         assert question_fault(f"What is {token}?", [], LIMITS) == "special token", token
-    assert answer_fault(None, f"A {PLACEHOLDER}.", [], LIMITS) == "special token"
+    assert answer_fault(None, f"A {PLACEHOLDERS['image']}.", [], LIMITS) == "special token"
 
 
 def test_a_request_cannot_answer_itself() -> None:
