@@ -30,7 +30,7 @@ def test_every_cause_is_in_the_table_and_no_other() -> None:
 def test_commands_are_parsed(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """There is neither the folder nor the server: that, and nothing about the command line, is what is wrong."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # a name is not looked for for long
     assert main(shlex.split(line.partition("#")[0])[1:]) == 1
     error = capsys.readouterr().err
     assert error.startswith("coma ") and ": error: " in error and error.count("\n") == 1

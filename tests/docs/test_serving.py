@@ -21,7 +21,7 @@ def test_the_page_knows_parameters_and_limits() -> None:
 def test_commands_are_parsed(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """There is neither the folder nor the server: that, and nothing about the command line, is what is wrong."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # a name is not looked for for long
     (tmp_path / "my-coma").touch()
     assert main(shlex.split(line.partition("#")[0])[1:]) == 1
     error = capsys.readouterr().err
