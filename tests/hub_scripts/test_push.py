@@ -30,6 +30,7 @@ def source(coma_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_dry_run_leaves_a_complete_folder(source: Path, coma_command: Callable, tmp_path: Path) -> None:
     """It has been loaded where nothing of ours can be imported, or it would not be there."""
     out = tmp_path / "out"

@@ -225,6 +225,7 @@ def test_a_streamer_hears_the_dialogue_and_the_answer(asked):
     assert heard == [ids[1:2].tolist(), *[[token] for token in text[0].tolist()], "end"]
 
 
+@one_backbone
 def test_several_threads_on_one_model_hear_their_own_answers(asked):
     """Each dialogue of each thread has its own positions: nothing of them may stay on the model."""
     model, memory, ids, mask = asked

@@ -64,9 +64,12 @@ def embed(model, trainer, picture):
     return model.eval()(**inputs).embeddings
 
 
+NOTHING = pytest.param({}, "nothing", marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("settings", "moved"),
-    [({"train_merger": True}, "merger"), ({"freeze_vision": False}, "tower"), ({}, "nothing")],
+    [({"train_merger": True}, "merger"), ({"freeze_vision": False}, "tower"), NOTHING],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_an_adapter_trains_of_the_tower_what_the_settings_say(train, settings, moved, tmp_path, picture):
@@ -103,8 +106,10 @@ def test_what_is_trained_of_the_tower_is_resumed(train, tmp_path):
     "task_type",
     [
         None,
-        TaskType.CAUSAL_LM,
-        *(pytest.param(one, marks=pytest.mark.slow) for one in (TaskType.FEATURE_EXTRACTION, TaskType.SEQ_CLS)),
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in (TaskType.CAUSAL_LM, TaskType.FEATURE_EXTRACTION, TaskType.SEQ_CLS)
+        ),
     ],
 )
 def test_any_task_type_is_trained_saved_and_loaded(train, task_type, tmp_path, picture, make_coma):

@@ -131,6 +131,7 @@ def test_a_resumed_training_goes_on_counting(scripted):
     assert saved["stateful_callbacks"]["EarlyStopping"]["attributes"]["early_stopping_patience_counter"] == 3
 
 
+@pytest.mark.slow
 def test_several_sets_are_one_evaluation(make_coma, compression_rows, compression_trainer):
     rows = compression_rows(2)
     settings = {"keep_best": "a_loss", "early_stopping_patience": 2, "max_steps": 3, "learning_rate": 1e-3}

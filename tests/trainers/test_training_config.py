@@ -175,11 +175,11 @@ def weights_of():
     [
         {"neftune_noise_alpha": 5.0},
         {"train_sampling_strategy": "sequential"},
-        {"optim": "adafactor"},
-        {"data_seed": 3},
+        pytest.param({"optim": "adafactor"}, marks=pytest.mark.slow),
+        pytest.param({"data_seed": 3}, marks=pytest.mark.slow),
         {"dataloader_drop_last": True, "max_steps": 3},  # a third batch instead of the rest of the first epoch
         {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": '{"min_lr": 0.0009}', "max_steps": 3},
-        {"max_grad_norm": 1e-3, "optim": "sgd"},
+        pytest.param({"max_grad_norm": 1e-3, "optim": "sgd"}, marks=pytest.mark.slow),
         {"accelerator_config": {"use_seedable_sampler": False}},
     ],
     ids=str,
@@ -194,12 +194,12 @@ def test_what_should_change_the_weights_does(train, weights_of, settings):
     "settings",
     [
         pytest.param({"torch_compile": True, "torch_compile_backend": "eager"}, marks=pytest.mark.study),
-        {"torch_empty_cache_steps": 1},
+        pytest.param({"torch_empty_cache_steps": 1}, marks=pytest.mark.slow),
         {"debug": "underflow_overflow"},
         {"skip_memory_metrics": False},
         {"dataloader_num_workers": 1, "dataloader_prefetch_factor": 1, "dataloader_in_order": False},
         {"enable_jit_checkpoint": True},
-        {"prediction_loss_only": True},
+        pytest.param({"prediction_loss_only": True}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -70,6 +70,7 @@ def test_a_finished_training_is_not_replaced(finetune: Callable, tmp_path: Path)
     assert equal(weights(tmp_path / "out"), expected)
 
 
+@pytest.mark.slow
 def test_another_model_or_other_data_do_not_go_on(
     finetune: Callable, coma_folder: Path, rows: Path, tmp_path: Path
 ) -> None:

@@ -125,6 +125,7 @@ def test_a_fault_on_the_command_line(coma: tuple, golden: Path, coma_command: Ca
         assert code == 0 and said.count("as published") == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coma", ["last"], indirect=True)
 def test_another_model(coma: tuple, golden: Path, make_coma: Callable) -> None:
     other, processor = make_coma("qwen2_5_vl", 4)
@@ -145,6 +146,7 @@ def test_another_model(coma: tuple, golden: Path, make_coma: Callable) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coma", ["last"], indirect=True)
 def test_half_precision_is_told_from_a_fault(coma: tuple, golden: Path) -> None:
     half = copy.deepcopy(coma[0]).to(torch.bfloat16)

@@ -216,7 +216,7 @@ def test_the_kl_thaws_nothing(make_coma, compression_trainer, compression_rows):
     assert before and not any("visual" in name for name in before)
 
 
-@pytest.mark.parametrize("offload", [cpu_offload, disk_offload])
+@pytest.mark.parametrize("offload", [cpu_offload, pytest.param(disk_offload, marks=pytest.mark.slow)])
 def test_a_teacher_may_be_offloaded(make_coma, compression_trainer, compression_rows, offload, tmp_path):
     results, where = [], {"offload_dir": str(tmp_path / "offloaded")} if offload is disk_offload else {}
     for is_offloaded in (False, True):

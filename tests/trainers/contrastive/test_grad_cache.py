@@ -58,11 +58,11 @@ def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
     ("adapter", "model_type", "modality"),
     [
         ("full", "qwen2_vl", "text"),
-        ("full", "qwen2_vl", "mixed"),
-        ("full", "qwen3_vl", "image"),
+        pytest.param("full", "qwen2_vl", "mixed", marks=pytest.mark.slow),
+        pytest.param("full", "qwen3_vl", "image", marks=pytest.mark.slow),
         ("full", "qwen3_vl", "several"),
-        ("dora", "qwen2_vl", "several"),
-        ("dora", "qwen3_vl", "text"),
+        pytest.param("dora", "qwen2_vl", "several", marks=pytest.mark.slow),
+        pytest.param("dora", "qwen3_vl", "text", marks=pytest.mark.slow),
         ("dora", "qwen3_vl", "mixed"),
     ],
 )

@@ -128,7 +128,7 @@ def weights(trainer: Any) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
 
 
-@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize("adapter", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_resumed_is_as_if_never_interrupted(
     make_coma: Callable, contrastive_rows: Callable, contrastive_trainer: Callable, tmp_path: Path, adapter: bool
 ) -> None:
