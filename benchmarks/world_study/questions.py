@@ -107,7 +107,6 @@ KINDS: dict[str, Callable[[Scene, random.Random], tuple[str, str] | None]] = {
     "word": _word,
     "place of word": _word_place,
 }
-EASY = tuple(kind for kind in KINDS if kind.endswith("at place") or kind in ("background", "word"))
 ATTRIBUTE_OF_KIND = {
     **{kind: kind.split()[0] for kind in KINDS},
     "thing at place": "whole thing",
