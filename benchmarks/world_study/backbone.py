@@ -27,12 +27,13 @@ from trainers.compression.config import ComaCompressionConfig
 from trainers.compression.trainer import ComaCompressionTrainer
 
 
-LEARNING_RATE = 3e-3
-CURVE_POINTS = 10
+LEARNING_RATE = 1.5e-3
+CURVE_POINTS = 20
 DESCRIPTIONS = 0.25  # of all rows
 PATCH, MERGE = 8, 2
 TOKENS = (SIDE // PATCH // MERGE) ** 2
 SPARE_ROWS = 64
+LARGER = {"embed_tokens": 3, "pos_embed": 10}  # the first are the output head, too
 # A turn costs three tokens beside its texts: questions are many and short here.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message.role == 'user' %}<|im_start|>{% else %}{{ ' ' }}{% endif %}"
@@ -113,12 +114,12 @@ def write_random(folder: Path, seed: int = 0) -> None:
 def _scale(model: PreTrainedModel) -> None:
     """
     Weights as they are drawn are of one size. So that what a token is, and where a patch lies, is not drowned in what
-    random layers add to it, tables are ten times as large, and what layers add is smaller, the deeper they are.
+    random layers add to it, tables are larger, and what layers add is smaller, the deeper they are.
     """
     added = ("o_proj", "down_proj", "attn.proj", "linear_fc2")
     for name, module in model.named_modules():
-        if name.endswith(("embed_tokens", "pos_embed")):
-            module.weight.mul_(3 if name.endswith("embed_tokens") else 10)
+        if name.endswith(tuple(LARGER)):
+            module.weight.mul_(LARGER[name.rsplit(".", 1)[-1]])
         elif name.endswith(added) and "merger" not in name:
             module.weight.div_((2 * TEXT["num_hidden_layers"]) ** 0.5)
 
@@ -174,8 +175,8 @@ class Curve(TrainerCallback):
 
 def make_backbone(folder: Path, sizes: Sizes) -> dict[str, Any]:
     """
-    Trains the backbone, if the folder has none, in full view of the image (paper, figure 1a), all weights. A training
-    that was interrupted goes on.
+    Trains the backbone, if the folder has none: first its tower, then all the rest in full view of the image (paper,
+    figure 1a). A training that was interrupted goes on.
 
     Args:
         folder (`Path`): where it is, or is to be.
@@ -200,14 +201,13 @@ def make_backbone(folder: Path, sizes: Sizes) -> dict[str, Any]:
     training.mkdir(exist_ok=True)
     begun = any(training.glob("checkpoint-*/trainer_state.json"))
     if not begun:
-        seen = teach_tower(model.backbone, fast, sizes.tower_steps, sizes.tower_batch)
-        print(f"backbone: linear heads read {seen}% of the attributes off the tower", flush=True)
+        right = teach_tower(model.backbone, fast, sizes.tower_steps, sizes.tower_batch)
+        print(f"backbone: of what its tower says {right}% is right", flush=True)
     curve = Curve(lambda: exam.answers(model, "full"), every, training / "curve.json")
     trainer = ComaCompressionTrainer(
         model,
         ComaCompressionConfig(
             **common_settings(str(training), 0, save_steps=every),
-            freeze_vision=False,
             max_steps=steps,
             per_device_train_batch_size=sizes.backbone_batch,
             learning_rate=LEARNING_RATE,

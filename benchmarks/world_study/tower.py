@@ -14,9 +14,7 @@ from benchmarks.world_study.pictures import draw_picture
 from benchmarks.world_study.scenes import (
     BACKGROUNDS,
     COLOURS,
-    COLUMNS,
     PLACES,
-    ROWS,
     SHAPES,
     SIZES,
     TEXTURES,
@@ -27,8 +25,8 @@ from benchmarks.world_study.scenes import (
 
 
 IGNORED = -100
-# Of each group at most one word is true of a place. Rows and columns are among them: without, a tower learns to leave
-# out where a token lies, and the language model has nothing to find it by.
+# Of each group at most one word is true of a place. Its own is among them: without, a tower learns to leave out where
+# a token lies, and the language model has nothing to find it by.
 GROUPS = {
     "shape": SHAPES,
     "colour": COLOURS,
@@ -36,8 +34,7 @@ GROUPS = {
     "texture": TEXTURES,
     "written": WORDS,
     "background": BACKGROUNDS,
-    "row": ROWS,
-    "column": COLUMNS,
+    "place": PLACES,
     "what": ("background", "thing", "word"),
 }
 LEARNING_RATE = 3e-3
@@ -48,8 +45,7 @@ def targets(scene: Scene) -> dict[str, list[int]]:
     """Of every group the number of its word that is true of each place, or `IGNORED`."""
     found = {group: [IGNORED] * len(PLACES) for group in GROUPS}
     found["background"] = [BACKGROUNDS.index(scene.background)] * len(PLACES)
-    found["row"] = [place // 3 for place in range(len(PLACES))]
-    found["column"] = [place % 3 for place in range(len(PLACES))]
+    found["place"] = list(range(len(PLACES)))
     found["what"] = [0] * len(PLACES)
     for thing in scene.things:
         found["what"][thing.place] = 1
