@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.world_study.arms import PAIRS, QUICK_ARMS, Arm, plan, without
+from benchmarks.world_study.arms import PAIRS, QUICK_ARMS, UNITS, Arm, plan, without
 from benchmarks.world_study.backbone import TOKENS, Lessons, write_random
 from benchmarks.world_study.examination import Exam, right_answers
 from benchmarks.world_study.fast_processor import WorldProcessor
@@ -155,9 +155,10 @@ def test_the_tower_is_taught_what_is_where():
         assert [one["place"] for one in said] == list(PLACES)
         assert said[scene.word_place]["written"] == scene.word and all("written" in one for one in said) is False
         for thing in scene.things:
-            assert said[thing.place].items() >= {
-                "what": "thing", "colour": thing.colour, "shape": thing.shape, "texture": thing.texture
-            }.items()
+            assert (
+                said[thing.place].items()
+                >= {"what": "thing", "colour": thing.colour, "shape": thing.shape, "texture": thing.texture}.items()
+            )
 
 
 def test_every_query_of_a_task_has_an_answer():
@@ -178,7 +179,7 @@ def test_lessons_are_drawn_by_their_number():
 def test_arms_have_keys_of_their_own():
     arms = plan()
     assert len({arm.key for arm in arms}) == len(arms)
-    assert all(Arm(pairs, units) in arms for pairs in PAIRS for units in (0.0, 0.25, 1.0, 4.0))
+    assert all(Arm(pairs, units) in arms for pairs in PAIRS for units in UNITS)
     assert without(Arm(300), extra=1.0).key == "pairs=300 stage_1=0 extra=1.0"
 
 
