@@ -134,7 +134,7 @@ def keep_compressed(arm: Arm, seed: int, sizes: Sizes, backbone: Path, place: Pa
             config,
             ComaCompressionCollator(fast, compression_instruction=False),
             Dialogues(arm.dialogues, steps * sizes.batch, seed),
-            Dialogues("multi-turn", 12 * sizes.exam, "carried"),
+            Dialogues("multi-turn", 4 * sizes.exam, "carried"),
             processing_class=processor,
             peft_config=_adapter(arm, model),
             teacher=copy.deepcopy(model) if arm.kl and arm.training == "full" else None,
