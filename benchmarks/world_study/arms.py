@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass, fields, replace
 
 
-PAIRS = (100, 300, 1_000, 3_000, 10_000, 30_000)
-UNITS = (0.0, 0.25, 1.0, 4.0)
+PAIRS = (100, 300, 1_000, 3_000, 10_000)
+UNITS = (0.0, 1.0, 4.0)
 FEW, MANY = 300, 3_000  # at which arms are compared
 
 
@@ -29,7 +29,7 @@ class Arm:
     pairs: int = MANY
     stage_1: float = 1.0
     extra: float = 0.0
-    tokens: int = 8
+    tokens: int = 4
     pooling: str = "mean"
     dialogues: str = "multi-turn"
     kl: bool = False
@@ -58,9 +58,9 @@ def without(arm: Arm, extra: float = 0.0) -> Arm:
     return replace(arm, stage_1=0.0, extra=extra)
 
 
-FIRST = [arm for pairs in (FEW, MANY) for arm in (Arm(pairs, 0.0), Arm(pairs))]
-EQUAL_COST = [Arm(pairs, 0.0, extra=1.0) for pairs in PAIRS]
-MAP = [Arm(pairs, units) for units in UNITS for pairs in PAIRS]
+FIRST = [Arm(pairs, units) for pairs in (FEW, MANY) for units in UNITS]
+EQUAL_COST = [Arm(pairs, 0.0, extra=units) for pairs in (FEW, MANY) for units in UNITS if units]
+MAP = [Arm(pairs, units) for pairs in PAIRS for units in UNITS]
 
 
 def _at_both(**settings: object) -> list[Arm]:
@@ -68,16 +68,16 @@ def _at_both(**settings: object) -> list[Arm]:
 
 
 ARMS: dict[str, list[Arm]] = {
-    "last token, no stage 1": _at_both(stage_1=0.0, tokens=1, pooling="last"),
-    "8 tokens, no stage 1": _at_both(stage_1=0.0),
-    "8 tokens, no stage 1, equal cost": _at_both(stage_1=0.0, extra=1.0),
-    "8 tokens, stage 1, then pairs": _at_both(),
-    "8 tokens, both at once": _at_both(stage_1=0.0, joint=True),
+    "no stage 1": _at_both(stage_1=0.0),
+    **{f"no stage 1, cost of {units:g}": _at_both(stage_1=0.0, extra=units) for units in UNITS if units},
+    **{f"stage 1, {units:g}": _at_both(stage_1=units) for units in UNITS if units},
+    "both at once": _at_both(stage_1=0.0, joint=True),
     "stage 1 on captions": _at_both(dialogues="caption"),
     "stage 1 on single turns": _at_both(dialogues="single-turn"),
     "stage 1 by KL": _at_both(kl=True),
     "stage 1 through states": _at_both(memory="states"),
-    **{f"K = {number}, stage 1": _at_both(tokens=number) for number in (1, 4, 16, 32)},
+    "last of one token, no stage 1": _at_both(stage_1=0.0, tokens=1, pooling="last"),
+    **{f"K = {number}, stage 1": _at_both(tokens=number) for number in (1, 2, 8)},
     "all weights, no stage 1": _at_both(stage_1=0.0, training="full"),
     "all weights, stage 1": _at_both(training="full"),
 }
@@ -96,5 +96,5 @@ QUICK_ARMS = [
 
 def plan() -> list[Arm]:
     """Every arm once, the most telling first."""
-    several = [*FIRST, *EQUAL_COST[1:4:2], *(arm for arms in ARMS.values() for arm in arms), *EQUAL_COST, *MAP]
+    several = [*FIRST, *EQUAL_COST, *MAP, *(arm for arms in ARMS.values() for arm in arms)]
     return list(dict.fromkeys(several))

@@ -8,10 +8,9 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks.world_study.scenes import SHAPES, SIZES, TEXTURES, WORDS, Scene
 
 
-SIDE = 56  # pixels: 7x7 tokens of 8x8
-FIRST, PITCH = 4, 16  # pixels: where the first place begins, and the next; all lie alike among the tokens
-STAMP = 16
-RADIUS = {"small": 4.5, "big": 7.5}
+STAMP = 16  # pixels of a place, and of an image token
+SIDE = 3 * STAMP
+RADIUS = {"small": 3.5, "big": 6.5}  # with room for the jitter
 DIM = 0.45  # of a colour, where a texture is dark
 RGB = {
     "red": (230, 40, 40),
@@ -60,10 +59,10 @@ def letters(word: str) -> np.ndarray:
     return (np.asarray(picture) > 127)[..., None].astype(float)
 
 
-def corner(place: int, jitter: tuple[int, int] = (0, 0)) -> tuple[int, int]:
-    """Where the stamp of a thing begins."""
+def corner(place: int) -> tuple[int, int]:
+    """Where a place begins."""
     row, column = divmod(place, 3)
-    return FIRST + PITCH * row + jitter[0], FIRST + PITCH * column + jitter[1]
+    return STAMP * row, STAMP * column
 
 
 def draw_picture(scene: Scene) -> np.ndarray:
@@ -73,7 +72,8 @@ def draw_picture(scene: Scene) -> np.ndarray:
     inked = [(stamp(t.shape, t.size, t.texture), RGB[t.colour], t.place) for t in scene.things]
     inked.append((letters(scene.word), INK, scene.word_place))
     for (mask, colour, place), moved in zip(inked, (*scene.jitter, (0, 0)), strict=True):
-        top, left = corner(place, moved)
+        top, left = corner(place)
+        mask = np.roll(mask, moved, axis=(0, 1))  # its margin is as wide as the jitter
         part = pixels[top : top + STAMP, left : left + STAMP]
         np.copyto(part, (mask * colour).astype(np.uint8), where=mask > 0)
     return pixels

@@ -63,12 +63,12 @@ def _count(scene: Scene, draw: random.Random) -> tuple[str, str]:
     return draw.choice(("how many things?", "how many things are there?")), NUMBERS[len(scene.things)]
 
 
-def _higher(scene: Scene, draw: random.Random) -> tuple[str, str] | None:
-    return _compare(scene, draw, lambda thing: thing.place // 3, "higher")
+def _further_north(scene: Scene, draw: random.Random) -> tuple[str, str] | None:
+    return _compare(scene, draw, lambda thing: thing.place // 3, "further north")
 
 
-def _further_left(scene: Scene, draw: random.Random) -> tuple[str, str] | None:
-    return _compare(scene, draw, lambda thing: thing.place % 3, "further left")
+def _further_west(scene: Scene, draw: random.Random) -> tuple[str, str] | None:
+    return _compare(scene, draw, lambda thing: thing.place % 3, "further west")
 
 
 def _compare(scene: Scene, draw: random.Random, key: Callable[[Thing], int], word: str) -> tuple[str, str] | None:
@@ -101,18 +101,17 @@ KINDS: dict[str, Callable[[Scene, random.Random], tuple[str, str] | None]] = {
     "texture of colour": _of_thing("texture", "colour"),
     "place of colour": _of_thing("place", "colour"),
     "count": _count,
-    "higher": _higher,
-    "further left": _further_left,
+    "further north": _further_north,
+    "further west": _further_west,
     "background": _background,
     "word": _word,
     "place of word": _word_place,
 }
-EASY = tuple(kind for kind in KINDS if kind.endswith("at place") or kind in ("background", "word"))
 ATTRIBUTE_OF_KIND = {
     **{kind: kind.split()[0] for kind in KINDS},
     "thing at place": "whole thing",
-    "higher": "relation",
-    "further left": "relation",
+    "further north": "relation",
+    "further west": "relation",
     "place of word": "place",
 }
 

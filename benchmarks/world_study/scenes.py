@@ -10,8 +10,8 @@ COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "white"
 SIZES = ("small", "big")
 TEXTURES = ("plain", "striped", "checked")
 BACKGROUNDS = ("black", "grey", "brown", "navy")
-ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
-PLACES = tuple(f"{row} {column}" for row in ROWS for column in COLUMNS)
+# In reading order. Of one word each: "top left" has to be put together before it can be looked for.
+PLACES = ("northwest", "north", "northeast", "west", "centre", "east", "southwest", "south", "southeast")
 WORDS = ("cat", "sun", "box", "key", "jar", "pen", "hat", "owl")
 NUMBERS = ("none", "one", "two", "three", "four", "five")
 LEAST, MOST = 2, 4  # things of a scene

@@ -22,13 +22,13 @@ class Sizes:
 
     tower_steps: int = 400
     tower_batch: int = 32
-    backbone_steps: int = 1500
+    backbone_steps: int = 5000
     backbone_batch: int = 16
     unit: int = 200
     batch: int = 16
     least_steps: int = 120
     pairs_batch: int = 32
-    exam: int = 20
+    exam: int = 50
     queries: int = 200
     cut: int = 1
 

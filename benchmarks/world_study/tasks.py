@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -63,9 +64,7 @@ class Pairs(Dataset):
 
     def __getitem__(self, place: int) -> dict[str, Any]:
         epoch, place = divmod(place, self.number)
-        # Another order in every epoch, so that a batch has other neighbours.
-        number = random.Random(f"order {self.seed} {epoch}").sample(range(self.number), self.number)[place]
-        return self.pair(number)
+        return self.pair(_order(self.seed, epoch, self.number)[place])
 
     def pair(self, number: int) -> dict[str, Any]:
         """One of the different pairs."""
@@ -78,6 +77,12 @@ class Pairs(Dataset):
         while asked is None:
             asked = ask(scene, draw.choice(IND_KINDS), draw)
         return {"query": {"image": image, "text": asked.question}, "positive": _text(asked.answer)}
+
+
+@functools.lru_cache(2)
+def _order(seed: int, epoch: int, number: int) -> list[int]:
+    """Another order in every epoch, so that a batch has other neighbours."""
+    return random.Random(f"order {seed} {epoch}").sample(range(number), number)
 
 
 def _text(text: str) -> dict[str, Any]:

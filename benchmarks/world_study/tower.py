@@ -7,59 +7,78 @@ import random
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 from transformers import PreTrainedModel
 
 from benchmarks.world_study.fast_processor import WorldProcessor
 from benchmarks.world_study.pictures import draw_picture
-from benchmarks.world_study.scenes import COLOURS, PLACES, SHAPES, SIZES, TEXTURES, WORDS, Scene, draw_scene
+from benchmarks.world_study.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    PLACES,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    WORDS,
+    Scene,
+    draw_scene,
+)
 
 
 IGNORED = -100
-LABELS = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "texture": TEXTURES, "word": WORDS}
-# Without the place, a tower learns to leave it out, and nothing in its tokens tells the language model where they lie.
-HEADS = {**LABELS, "what": ("nothing", "a thing", "the word"), "place": PLACES}
+# Of each group at most one word is true of a place. Its own is among them: without, a tower learns to leave out where
+# a token lies, and the language model has nothing to find it by.
+GROUPS = {
+    "shape": SHAPES,
+    "colour": COLOURS,
+    "size": SIZES,
+    "texture": TEXTURES,
+    "written": WORDS,
+    "background": BACKGROUNDS,
+    "place": PLACES,
+    "what": ("background", "thing", "word"),
+}
 LEARNING_RATE = 3e-3
+SHARPNESS = 8.0  # the logit of a word whose vector is part of a token
 
 
 def targets(scene: Scene) -> dict[str, list[int]]:
-    """At each place its own number, what is there, and the numbers of the attributes of the thing or of the word."""
-    found = {name: [IGNORED] * len(PLACES) for name in LABELS}
-    found["what"] = [0] * len(PLACES)
+    """Of every group the number of its word that is true of each place, or `IGNORED`."""
+    found = {group: [IGNORED] * len(PLACES) for group in GROUPS}
+    found["background"] = [BACKGROUNDS.index(scene.background)] * len(PLACES)
     found["place"] = list(range(len(PLACES)))
+    found["what"] = [0] * len(PLACES)
     for thing in scene.things:
         found["what"][thing.place] = 1
-        for name in ("shape", "colour", "size", "texture"):
-            found[name][thing.place] = LABELS[name].index(getattr(thing, name))
+        for group in ("shape", "colour", "size", "texture"):
+            found[group][thing.place] = GROUPS[group].index(getattr(thing, group))
     found["what"][scene.word_place] = 2
-    found["word"][scene.word_place] = WORDS.index(scene.word)
+    found["written"][scene.word_place] = WORDS.index(scene.word)
     return found
 
 
 def teach_tower(backbone: PreTrainedModel, processor: WorldProcessor, steps: int, batch: int, seed: int = 0) -> float:
     """
-    Trains the tower so that linear heads read the attributes off the mean of the 3x3 tokens of each place. The heads
-    are thrown away.
+    Trains the tower to say what it sees in the language model's own words: the token of a place is to be most similar,
+    in each group, to the input vector of the word that is true of it.
 
     Args:
-        backbone (`PreTrainedModel`): its tower is trained.
+        backbone (`PreTrainedModel`): its tower is trained, and nothing else.
         processor ([`WorldProcessor`]): cuts pictures into patches.
         steps, batch (`int`): how long, and of how many pictures a step.
-        seed (`int`): of the pictures and the heads.
+        seed (`int`): of the pictures.
 
     Returns:
-        `float`: share of right attributes in the last tenth of the steps, in percent.
+        `float`: share of right words in the last tenth of the steps, in percent.
     """
     draw = random.Random(f"tower {seed}")
-    torch.manual_seed(seed)
-    tower, width = backbone.model.visual.train(), backbone.config.vision_config.out_hidden_size
-    heads = nn.ModuleDict({name: nn.Linear(width, len(labels)) for name, labels in HEADS.items()})
-    optimizer = torch.optim.AdamW([*tower.parameters(), *heads.parameters()], LEARNING_RATE, betas=(0.9, 0.98))
+    vectors = {group: _vectors(backbone, processor, words) for group, words in GROUPS.items()}
+    tower = backbone.model.visual.train()
+    optimizer = torch.optim.AdamW(tower.parameters(), LEARNING_RATE, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.1)
     hits: list[float] = []
     for step in range(steps):
         scenes = [draw_scene(draw) for _ in range(batch)]
-        loss, right = _loss(backbone, processor, heads, scenes)
+        loss, right = _loss(backbone, processor, vectors, scenes)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -68,19 +87,25 @@ def teach_tower(backbone: PreTrainedModel, processor: WorldProcessor, steps: int
     return round(100 * sum(hits) / max(1, len(hits)), 1)
 
 
+def _vectors(backbone: PreTrainedModel, processor: WorldProcessor, words: tuple[str, ...]) -> torch.Tensor:
+    """Input vectors of words, divided so that one of them has the logit `SHARPNESS` with itself, `(words, width)`."""
+    ids = [processor.tokenizer.convert_tokens_to_ids(processor.tokenizer.tokenize(f" {word}")) for word in words]
+    vectors = backbone.get_input_embeddings().weight.detach()[torch.tensor(ids)[:, 0]]
+    return SHARPNESS * vectors / vectors.square().sum(dim=1).mean()
+
+
 def _loss(
-    backbone: PreTrainedModel, processor: WorldProcessor, heads: nn.ModuleDict, scenes: list[Scene]
+    backbone: PreTrainedModel, processor: WorldProcessor, vectors: dict[str, torch.Tensor], scenes: list[Scene]
 ) -> tuple[torch.Tensor, list[float]]:
     made = processor.process_images([draw_picture(scene) for scene in scenes], [0] * len(scenes))
     pixels, grid = (np.concatenate([one[name] for one in made]) for name in ("pixel_values", "image_grid_thw"))
     tokens = backbone.model.get_image_features(torch.from_numpy(pixels), torch.from_numpy(grid), return_dict=True)
-    tokens = torch.stack(list(tokens.pooler_output)).unflatten(1, (7, 7)).permute(0, 3, 1, 2)
-    places = F.avg_pool2d(tokens, 3, stride=2).flatten(2).mT  # (scenes, places, width)
+    places = torch.cat(list(tokens.pooler_output))  # one token is one place
     found = [targets(scene) for scene in scenes]
     loss, right = torch.zeros(()), []
-    for name, head in heads.items():
-        expected = torch.tensor([one[name] for one in found]).flatten()
-        logits = head(places).flatten(0, 1)
+    for group, of_group in vectors.items():
+        expected = torch.tensor([one[group] for one in found]).flatten()
+        logits = places @ of_group.T
         loss = loss + F.cross_entropy(logits, expected, ignore_index=IGNORED)
         counts = expected != IGNORED
         right += (logits.argmax(dim=1) == expected)[counts].float().tolist()
