@@ -272,6 +272,7 @@ for line in sys.stdin.read().splitlines():
 """
 
 
+@pytest.mark.slow
 def test_what_needs_no_training_loads_none_of_it() -> None:
     """All of it in one process: what one line had loaded, it would still have after the others."""
     lines = [

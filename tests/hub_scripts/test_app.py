@@ -1,5 +1,6 @@
 """`coma app` in a real browser, and what it serves to whoever asks for more than the page."""
 
+import base64
 import os
 import re
 import socket
@@ -119,6 +120,22 @@ def look_for(tab: Any, words: str) -> None:
     box(tab, "words").press("Enter")
 
 
+FILE_IN_HAND = """([data, name]) => {
+    const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([bytes], name, {type: "image/png"}));
+    return transfer;
+}"""
+
+
+def drop(tab: Any, path: str) -> None:
+    """A file that is dragged over the field for an image and let go there: what a page hears of the mouse."""
+    file = Path(path)
+    transfer = tab.evaluate_handle(FILE_IN_HAND, [base64.b64encode(file.read_bytes()).decode(), file.name])
+    for event in ("dragenter", "dragover", "drop"):
+        tab.locator("#image button:has(input[type=file])").dispatch_event(event, {"dataTransfer": transfer})
+
+
 def cards_of(tab: Any) -> list[str]:
     return tab.locator(".card .id").all_inner_texts()
 
@@ -164,7 +181,7 @@ def test_a_click_finds_more_and_its_image_can_be_asked(page: Any, session: Any) 
 @pytest.mark.extras
 def test_an_image_is_dropped_searched_with_words_and_asked(page: Any, session: Any) -> None:  # noqa: F811
     path = image_of(session, 5)
-    page.locator("#image input[type=file]").set_input_files(path)
+    drop(page, path)
     page.wait_for_selector("#hand .hand >> text=your image")
     page.locator("#search").click()
     page.wait_for_selector(".card")

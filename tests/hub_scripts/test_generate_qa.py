@@ -88,8 +88,9 @@ def test_killed_twice_and_started_again(coma_command: Callable, tmp_path: Path) 
     names = save_emoji(tmp_path / "photos", number)
     out = tmp_path / "out.jsonl"
     with ChatServer(misbehaving) as server:
-        words = ["generate-qa", tmp_path / "photos", out, "--server", server.url, *PATIENCE]
-        for rows in (12, 36):
+        # A few at one time, so that rows come one after the other.
+        words = ["generate-qa", tmp_path / "photos", out, "--server", server.url, *PATIENCE, "--concurrency", 4]
+        for rows in (8, 24):
             kept = run_until(list(map(str, words)), out, rows)
             assert rows <= kept < number
             before = out.read_bytes()
@@ -102,7 +103,7 @@ def test_killed_twice_and_started_again(coma_command: Callable, tmp_path: Path) 
     report = json.loads(out.with_name("out.jsonl.report.json").read_text())
     assert report["rows"] == {"good": number, "failed": 0}
     # What was begun and not written when a process was killed is all that is asked for twice.
-    assert report["calls"] + report["retries"] <= sent <= 1.5 * (report["calls"] + report["retries"]) + 400
+    assert report["calls"] + report["retries"] <= sent <= report["calls"] + report["retries"] + 200
 
 
 def test_a_model_on_this_machine(

@@ -19,7 +19,11 @@ NEW = list(range(VOCAB_SIZE, VOCAB_SIZE + 4))
 IDS = torch.tensor([[5, 6, 7, *NEW], [9, 8, 7, *NEW]])
 
 
-@pytest.fixture(params=FAMILIES)
+OFTEN = ("llava", "gemma4", "qwen3_5")  # what the others only vary is a slow test
+EACH = [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+
+
+@pytest.fixture(params=EACH)
 def saved(request, tmp_path) -> ComaForEmbedding:
     """A model of every family, saved in `base`, whose compression tokens have rows of their own."""
     backbone = make_family(request.param)

@@ -130,6 +130,7 @@ def test_more_pictures_may_follow_but_no_others(sources: list[Source], tmp_path:
     assert len(rows_in(out)) == 4
 
 
+@pytest.mark.slow
 def test_failed_rows_are_tried_again_and_stand_where_they_belong(
     sources: list[Source], tmp_path: Path, picture: Callable
 ) -> None:

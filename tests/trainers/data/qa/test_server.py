@@ -39,6 +39,7 @@ def first_time(how: str) -> Callable[[dict, int], str]:
     return lambda body, visit: how if visit == 0 else "good"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [how for how in MISCHIEF if how not in ("empty", "slow")])
 def test_what_passes_is_tried_again(how: str) -> None:
     with ChatServer(first_time(how)) as server:
@@ -67,6 +68,7 @@ def test_what_is_sent_and_what_comes_back() -> None:
         assert ask(server, [7])[0].cut_off
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "kind", "message", "requests"),
     [
@@ -207,6 +209,7 @@ UNREADABLE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", UNREADABLE, ids=lambda body: repr(body[:30]))
 def test_a_body_that_is_no_reply(body: bytes) -> None:
     with ChatServer(lambda _, visit: send(body)) as server:
@@ -215,6 +218,7 @@ def test_a_body_that_is_no_reply(body: bytes) -> None:
     assert isinstance(error, Rejected) and error.reason == "server: not a chat completion" and len(str(error)) < 800
 
 
+@pytest.mark.slow
 def test_bodies_that_are_replies() -> None:
     many = {"message": {"content": "A cup."}}
     cases = {
@@ -272,6 +276,7 @@ def test_a_packed_body_is_no_larger_for_it() -> None:
         assert error.reason == "server: not a chat completion"
 
 
+@pytest.mark.slow
 def test_a_body_that_drips_is_not_waited_for() -> None:
     with ChatServer(lambda _, visit: drip(1000, 0.02)) as server:
         started = time.monotonic()
