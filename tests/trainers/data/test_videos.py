@@ -7,6 +7,7 @@ import sys
 import pytest
 from datasets import Dataset, Video
 
+from trainers.data import build
 from trainers.data.corpus import Columns, open_corpus
 from trainers.data.dialogues import DialogueColumns, load_dialogues
 from trainers.data.items import to_compression_input, to_item
@@ -86,6 +87,13 @@ def test_dialogues_about_videos(tmp_path, name):
         {"type": "video", "video": str(tmp_path / "a.mp4")},
         {"type": "text", "text": "t"},
     ]
+
+
+def test_batches_with_the_bytes_of_videos_are_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "BATCH_BYTES", 100)
+    row = {"videos": "data:video/mp4;base64," + "QUFB" * 20, "text": "t", "messages": TALK}
+    found = load_dialogues(write_lines(tmp_path / "rows.jsonl", [row] * 5))
+    assert [len(chunk) for chunk in found.data.column("videos").chunks] == [2, 2, 1]
 
 
 def test_dialogues_in_json_name_the_column_of_their_videos(tmp_path):
