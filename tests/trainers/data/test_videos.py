@@ -15,6 +15,7 @@ from trainers.data.llava import load_llava
 from trainers.data.pairs import PairColumns, load_pairs, load_triplets
 from trainers.data.schema import validate_dialogues, validate_pairs
 from trainers.data.videos import video_key
+from trainers.data.webdataset import stream_dialogues
 
 
 TALK = [{"role": "user", "content": "where?"}, {"role": "assistant", "content": "left"}]
@@ -176,6 +177,20 @@ def test_llava_with_videos(tmp_path):
     ):
         with pytest.raises(ValueError, match=f"Row 1 .*conversations: found {message}"):
             load_llava(write_lines(tmp_path / "bad.jsonl", [rows[0], row(value, **files)]))
+
+
+def test_llava_with_a_video_in_two_columns(tmp_path, write_shard):
+    """Of a table and of shards alike: it is one where it is the same or nothing, and else none of them gets lost."""
+    talk = [{"from": "human", "value": "<video>where?"}, {"from": "gpt", "value": "left"}]
+    for others in (None, [], ["a.mp4"], ["b.mp4"]):
+        row = {"video": "a.mp4", "videos": others, "conversations": talk}
+        shard = write_shard("a.tar", {"1.json": json.dumps(row).encode()})
+        for load, source in ((stream_dialogues, shard), (load_llava, write_lines(tmp_path / "rows.jsonl", [row]))):
+            if others == ["b.mp4"]:
+                with pytest.raises(ValueError, match="column videos: found others than in the column 'video'"):
+                    next(iter(load(source)))
+            else:
+                assert next(iter(load(source)))["videos"] == [stored(tmp_path / "a.mp4")]
 
 
 def test_videos_as_datasets_has_them():
