@@ -1,6 +1,7 @@
 """Videos in rows of both stages, of tables, of JSON and of data sets; each is a path or bytes, and none is opened."""
 
 import json
+import os
 import re
 import sys
 
@@ -236,6 +237,23 @@ def test_a_folder_has_videos_among_its_images(tmp_path, monkeypatch):
     assert [row["video"] is None for row in rows] == [False, True] * 2 and not any(row["error"] for row in rows)
     assert "notes.md (no image)" in corpus.left_alone and ".d.mp4 (hidden)" in corpus.left_alone
     assert open_corpus(tmp_path, Columns(), videos=False).num_rows == 2  # of which dialogues are made
+
+
+def test_a_video_of_a_folder_that_cannot_be_read_is_a_bad_row(tmp_path, monkeypatch):
+    """As an image is that cannot be: it is not left out."""
+    (tmp_path / "a.png").touch()
+    (tmp_path / "b.mp4").symlink_to("nowhere.mp4")
+    os.mkfifo(tmp_path / "c.MOV")
+    (tmp_path / os.fsdecode(b"d\xff.mp4")).touch()
+    (tmp_path / ".e.mp4").symlink_to("nowhere.mp4")
+    monkeypatch.setattr("trainers.data.video_files.find_spec", lambda name: name)
+    corpus = open_corpus(tmp_path, Columns())
+    errors = {row["id"]: row["error"] for row in corpus.read(0, corpus.num_rows)}
+    assert errors.pop("a.png") is None and errors.keys() == {"b.mp4", "c.MOV", r"d\xff.mp4"}
+    assert "leads nowhere" in errors["b.mp4"] and "FIFO" in errors["c.MOV"] and "not UTF-8" in errors[r"d\xff.mp4"]
+    assert ": 1 files are left alone: .e.mp4 (hidden)" in corpus.left_alone
+    monkeypatch.setattr("trainers.data.video_files.find_spec", lambda name: None)
+    assert "b.mp4 (a link that leads nowhere" in open_corpus(tmp_path, Columns()).left_alone
 
 
 def test_without_pyav_the_videos_of_a_folder_are_left_alone_and_it_is_said(tmp_path, monkeypatch):
