@@ -221,6 +221,7 @@ def test_a_corpus_of_shards_with_videos(write_shard):
     assert (second["video"], second["image"]) == (None, b"I")
     assert "column videos: found 2 in a.tar/3, expected one; name one by its ending" in third["error"]
     assert open_corpus(shard, Columns(video="2.mp4")).read(2, 3)[0]["video"] == b"W"
+    assert open_corpus(shard, Columns(), videos=False).read(2, 3)[0]["error"] is None  # dialogues are about images
 
 
 def test_a_folder_has_videos_among_its_images(tmp_path, monkeypatch):
