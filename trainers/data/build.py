@@ -21,7 +21,6 @@ from datasets import Dataset, Features
 from transformers.utils import logging
 
 from trainers.data.column_names import misnamed, tell_unread
-from trainers.data.images import undecoded
 from trainers.data.rows import BadRows
 from trainers.data.tables import Records
 
@@ -121,11 +120,11 @@ def _write(
             yield record
 
     schema, num_rows = features.arrow_schema, 0
-    images = [name for name, feature in features.items() if undecoded(feature) != feature]
+    files = [field.name for field in schema if _has_bytes(field.type)]
     with logging.tqdm(desc=f"Reading {records.name}", unit="row") as progress, pa.OSFile(str(file), "wb") as sink:
         with pa.ipc.new_stream(sink, schema) as writer:
             rows = (row for _, row in bad_rows.convert(watched(), convert))
-            for batch in _batches(rows, images):
+            for batch in _batches(rows, files):
                 writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
                 num_rows += len(batch)
                 progress.update(len(batch))
@@ -135,12 +134,17 @@ def _write(
     return seen
 
 
-def _batches(rows: Iterable[dict[str, Any]], images: list[str]) -> Iterator[list[dict[str, Any]]]:
-    """Rows in batches of which no one is large; what is large are the images in these columns."""
+def _has_bytes(of: pa.DataType) -> bool:
+    """Whether there are bytes of files, such as images and videos, in values of a type, however nested."""
+    return pa.types.is_binary(of) or any(_has_bytes(of.field(place).type) for place in range(of.num_fields))
+
+
+def _batches(rows: Iterable[dict[str, Any]], files: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """Rows in batches of which no one is large; what is large are the files in these columns."""
     batch, size = [], 0
     for row in rows:
         batch.append(row)
-        size += sum(_bytes_of(row[name]) for name in images)
+        size += sum(_bytes_of(row[name]) for name in files)
         if len(batch) == BATCH_ROWS or size > BATCH_BYTES:
             yield batch
             batch, size = [], 0

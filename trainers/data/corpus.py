@@ -128,7 +128,8 @@ def open_corpus(
         image_root (`Path`, *optional*): folder that relative paths of a table begin at, by default that of the table.
             Paths may not leave it.
         text_format (`TextFormat`, *optional*): encoding and separator of a table of text; by default what is found.
-        videos (`bool`, *optional*, defaults to `True`): whether the videos of a folder are rows, and not left alone.
+        videos (`bool`, *optional*, defaults to `True`): whether the videos of a folder are rows, and not left alone;
+            without, a sample of shards may have any number of them.
 
     Returns:
         `Corpus`
@@ -145,7 +146,7 @@ def open_corpus(
     """
     if shards := find_shards(path):
         refuse_format(text_format, "a WebDataset")
-        return _open_samples(path, shards, columns, image_root)
+        return _open_samples(path, shards, columns, image_root, videos)
     if not os.path.lexists(path):
         raise ValueError(f"{printable(path)} is not there; it must be {KINDS}.")
     is_folder = os.path.isdir(path)
@@ -193,16 +194,19 @@ def _open_files(records: Records, folder: Path, videos: Container[str] = (), lef
     return Corpus(records, records.num_rows, fill, left_alone=left_alone)
 
 
-def _open_samples(path: Path, shards: list[str], columns: Columns, image_root: Path | None) -> Corpus:
+def _open_samples(
+    path: Path, shards: list[str], columns: Columns, image_root: Path | None, take_videos: bool
+) -> Corpus:
     """Samples are known by shard and key, and their text is that of the member .txt where nobody says otherwise."""
     records = sample_records(path, shards)
     there = records.columns or []
     if columns.text is None and "text" not in there:
         columns = columns._replace(text=next((name for name in TEXT_MEMBERS if name in there), None))
     corpus = _open_table(records, path, columns, root_of(shards[0], image_root))
+    read = [("image", columns.image), *([("video", columns.video)] if take_videos else [])]
 
     def fill(row: Row, record: dict[str, Any]) -> None:
-        for kind, named in (("image", columns.image), ("video", columns.video)):
+        for kind, named in read:
             if named is None and len(files := record.get(f"{kind}s") or []) > 1:
                 expected = f"one; name one by its ending, as {kind} column"
                 raise fault(f"{kind}s", f"{len(files)} in {record['id']}", expected)

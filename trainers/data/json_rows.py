@@ -16,6 +16,7 @@ from trainers.data.text_files import SURROGATES, open_text
 __all__ = ["RepeatedKey", "json_rows", "jsonl_rows", "parse_json", "parse_object"]
 
 WHITE_SPACE = re.compile(r"[ \t\n\r]*")  # of JSON
+BEGINNING = 2**20  # characters of a .json that are read for who only looks at its first rows
 
 Record = dict[str, Any] | ValueError
 
@@ -84,6 +85,9 @@ def jsonl_rows(path: Path, encoding: str | None = None) -> Iterator[Record]:
 def json_rows(path: Path, encoding: str | None = None) -> Iterator[Record]:
     """A list of objects, parsed one at a time; after a syntax error nobody knows where the next would begin."""
     with open_text(path, encoding=encoding) as file:
+        first, begun = _first_rows(file.read(BEGINNING))
+    yield from first
+    with open_text(path, encoding=encoding) as file:  # again, so that memory never holds two copies of it
         text = file.read()
     try:
         text.encode()
@@ -94,7 +98,7 @@ def json_rows(path: Path, encoding: str | None = None) -> Iterator[Record]:
     place = _skip(text, 0)
     if not text.startswith("[", place):
         raise ValueError(f"{path} must hold a list, [{{…}}, …]; rows one below the other belong into a .jsonl file.")
-    place, number = _skip(text, place + 1), 0
+    place, number = _skip(text, begun or place + 1), len(first)
     while not text.startswith("]", place):
         try:
             row, place = _DECODER.raw_decode(text, place)
@@ -110,6 +114,24 @@ def json_rows(path: Path, encoding: str | None = None) -> Iterator[Record]:
         number += 1
     if (rest := _skip(text, place + 1)) < len(text):
         raise ValueError(f"{path}: after its list, found {_at(text, rest)}, expected the end: a file holds one list.")
+
+
+def _first_rows(text: str) -> tuple[list[Record], int]:
+    """The rows that the beginning of a list has with a comma after each, and where the next one begins; none, and 0,
+    where something is wrong, which is said by who reads it all."""
+    place, rows, next_row = _skip(text, 0), [], 0
+    try:
+        text.encode()
+        while text[place : place + 1] == ("," if rows else "["):
+            next_row = _skip(text, place + 1)
+            row, place = _DECODER.raw_decode(text, next_row)
+            place = _skip(text, place)
+            if not isinstance(row, dict) or text[place : place + 1] != ",":
+                break
+            rows.append(row)
+    except (ValueError, RecursionError):  # it may be cut off here
+        pass
+    return rows, next_row if rows else 0
 
 
 def _at(text: str, place: int) -> str:

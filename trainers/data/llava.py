@@ -11,6 +11,7 @@ from datasets import Dataset
 from trainers.data.build import Policy, build_dataset
 from trainers.data.column_names import refuse_misnamed
 from trainers.data.dialogues import MessageNames, dialogue_row
+from trainers.data.faults import fault
 from trainers.data.images import ImageRoot, as_stored_list, root_of
 from trainers.data.schema import DIALOGUE_FEATURES, VIDEO_DIALOGUE_FEATURES
 from trainers.data.tables import Records, open_records
@@ -94,5 +95,8 @@ def llava_row(
 
 
 def _files(record: dict[str, Any], kind: str, root: ImageRoot) -> list[dict[str, Any]]:
-    column = f"{kind}s" if record.get(kind) is None and f"{kind}s" in record else kind
-    return as_stored_list(record.get(column), column, root)
+    """What is in one of the two columns; it may be in both, if it is the same."""
+    of_one, of_several = (as_stored_list(record.get(name), name, root) for name in (kind, f"{kind}s"))
+    if of_one and of_several and of_one != of_several:
+        raise fault(f"{kind}s", f"others than in the column {kind!r}", "all of them in one of the two")
+    return of_one or of_several

@@ -20,6 +20,7 @@ from typing import Any
 
 from datasets import Features, IterableDataset, Value
 
+from trainers.data.contents import PLACEHOLDERS
 from trainers.data.dialogues import DialogueColumns, mapped_row, shows_video
 from trainers.data.faults import describe, fault
 from trainers.data.image_folders import is_system_file
@@ -292,5 +293,6 @@ def _dialogue(sample: Sample, columns: DialogueColumns, root: ImageRoot, videos:
         raise late_video(columns.videos, "shards", "name a shard with videos first")
     if not _is_llava(sample, columns):
         return mapped_row(sample, columns, root, videos)
-    files = {kind: sample.get(f"{kind}s", sample.get(kind)) for kind in ("image", "video")}
-    return llava_row({**sample, **files}, root, videos=videos)
+    # Of members, what is called `image` or `video` is the first one.
+    firsts = [kind for kind in PLACEHOLDERS if f"{kind}s" in sample and isinstance(sample.get(kind), bytes)]
+    return llava_row({**sample, **{kind: sample[f"{kind}s"] for kind in firsts}}, root, videos=videos)

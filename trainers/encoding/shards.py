@@ -187,7 +187,7 @@ def _fill(
         for batch in batches:
             for row, error in batch.failures.items():
                 named = paths[row] is None or paths[row] in error
-                errors[row] = error if named else f"{error.removesuffix('.')}; the image is {paths[row]!r}."
+                errors[row] = error if named else f"{error.removesuffix('.')}; the file is {paths[row]!r}."
             if errors and way_out is not None:
                 raise ValueError(f"{errors[min(errors)].rstrip('.?')}. {way_out}")
             made["vectors"][batch.rows] = batch.vectors.numpy()

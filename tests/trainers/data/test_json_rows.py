@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from trainers.data import json_rows
 from trainers.data.corpus import Columns, open_corpus
 from trainers.data.dialogues import load_dialogues
 from trainers.data.llava import load_llava
@@ -120,3 +121,22 @@ def test_half_a_character_is_a_bad_row(tmp_path: Path) -> None:
     for number, column in ((1, "text"), (2, "image"), (3, "id")):
         assert found[number]["error"].startswith(f"Row {number} of t.jsonl: column {column}: found ")
         assert "not UTF-8" in found[number]["error"] and found[number]["error"].isascii()
+
+
+def test_the_first_rows_of_a_list_are_read_without_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the beginning ends, rows and errors are those of the whole file."""
+    rows = [{"n": number, "of": [" ,]", 1.5]} for number in range(4)]
+    file = tmp_path / "t.json"
+    for text in (json.dumps(rows), json.dumps(rows, indent=2), json.dumps([*rows, 12.5, rows[0]])):
+        file.write_text(text)
+        whole = list(map(str, json.loads(text)))
+        for length in range(len(text) + 1):
+            monkeypatch.setattr(json_rows, "BEGINNING", length)
+            found = [str(row) if isinstance(row, dict) else "12.5" for row in json_rows.json_rows(file)]
+            assert found == whole
+    monkeypatch.setattr(json_rows, "BEGINNING", 80)
+    file.write_text(json.dumps(rows)[:-9])
+    read = json_rows.json_rows(file)
+    assert [next(read), next(read)] == rows[:2]
+    with pytest.raises(ValueError, match="t.json: its row 3 is not JSON"):
+        list(read)

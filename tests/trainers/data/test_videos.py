@@ -1,12 +1,14 @@
 """Videos in rows of both stages, of tables, of JSON and of data sets; each is a path or bytes, and none is opened."""
 
 import json
+import os
 import re
 import sys
 
 import pytest
 from datasets import Dataset, Video
 
+from trainers.data import build
 from trainers.data.corpus import Columns, open_corpus
 from trainers.data.dialogues import DialogueColumns, load_dialogues
 from trainers.data.items import to_compression_input, to_item
@@ -14,6 +16,7 @@ from trainers.data.llava import load_llava
 from trainers.data.pairs import PairColumns, load_pairs, load_triplets
 from trainers.data.schema import validate_dialogues, validate_pairs
 from trainers.data.videos import video_key
+from trainers.data.webdataset import stream_dialogues
 
 
 TALK = [{"role": "user", "content": "where?"}, {"role": "assistant", "content": "left"}]
@@ -86,6 +89,13 @@ def test_dialogues_about_videos(tmp_path, name):
         {"type": "video", "video": str(tmp_path / "a.mp4")},
         {"type": "text", "text": "t"},
     ]
+
+
+def test_batches_with_the_bytes_of_videos_are_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "BATCH_BYTES", 100)
+    row = {"videos": "data:video/mp4;base64," + "QUFB" * 20, "text": "t", "messages": TALK}
+    found = load_dialogues(write_lines(tmp_path / "rows.jsonl", [row] * 5))
+    assert [len(chunk) for chunk in found.data.column("videos").chunks] == [2, 2, 1]
 
 
 def test_dialogues_in_json_name_the_column_of_their_videos(tmp_path):
@@ -170,6 +180,20 @@ def test_llava_with_videos(tmp_path):
             load_llava(write_lines(tmp_path / "bad.jsonl", [rows[0], row(value, **files)]))
 
 
+def test_llava_with_a_video_in_two_columns(tmp_path, write_shard):
+    """Of a table and of shards alike: it is one where it is the same or nothing, and else none of them gets lost."""
+    talk = [{"from": "human", "value": "<video>where?"}, {"from": "gpt", "value": "left"}]
+    for others in (None, [], ["a.mp4"], ["b.mp4"]):
+        row = {"video": "a.mp4", "videos": others, "conversations": talk}
+        shard = write_shard("a.tar", {"1.json": json.dumps(row).encode()})
+        for load, source in ((stream_dialogues, shard), (load_llava, write_lines(tmp_path / "rows.jsonl", [row]))):
+            if others == ["b.mp4"]:
+                with pytest.raises(ValueError, match="column videos: found others than in the column 'video'"):
+                    next(iter(load(source)))
+            else:
+                assert next(iter(load(source)))["videos"] == [stored(tmp_path / "a.mp4")]
+
+
 def test_videos_as_datasets_has_them():
     rows = Dataset.from_list([{"query": {"text": "a"}, "positive": {"video": {"bytes": b"x", "path": None}}}])
     features = rows.features.copy()
@@ -197,6 +221,7 @@ def test_a_corpus_of_shards_with_videos(write_shard):
     assert (second["video"], second["image"]) == (None, b"I")
     assert "column videos: found 2 in a.tar/3, expected one; name one by its ending" in third["error"]
     assert open_corpus(shard, Columns(video="2.mp4")).read(2, 3)[0]["video"] == b"W"
+    assert open_corpus(shard, Columns(), videos=False).read(2, 3)[0]["error"] is None  # dialogues are about images
 
 
 def test_a_folder_has_videos_among_its_images(tmp_path, monkeypatch):
@@ -213,6 +238,23 @@ def test_a_folder_has_videos_among_its_images(tmp_path, monkeypatch):
     assert [row["video"] is None for row in rows] == [False, True] * 2 and not any(row["error"] for row in rows)
     assert "notes.md (no image)" in corpus.left_alone and ".d.mp4 (hidden)" in corpus.left_alone
     assert open_corpus(tmp_path, Columns(), videos=False).num_rows == 2  # of which dialogues are made
+
+
+def test_a_video_of_a_folder_that_cannot_be_read_is_a_bad_row(tmp_path, monkeypatch):
+    """As an image is that cannot be: it is not left out."""
+    (tmp_path / "a.png").touch()
+    (tmp_path / "b.mp4").symlink_to("nowhere.mp4")
+    os.mkfifo(tmp_path / "c.MOV")
+    (tmp_path / os.fsdecode(b"d\xff.mp4")).touch()
+    (tmp_path / ".e.mp4").symlink_to("nowhere.mp4")
+    monkeypatch.setattr("trainers.data.video_files.find_spec", lambda name: name)
+    corpus = open_corpus(tmp_path, Columns())
+    errors = {row["id"]: row["error"] for row in corpus.read(0, corpus.num_rows)}
+    assert errors.pop("a.png") is None and errors.keys() == {"b.mp4", "c.MOV", r"d\xff.mp4"}
+    assert "leads nowhere" in errors["b.mp4"] and "FIFO" in errors["c.MOV"] and "not UTF-8" in errors[r"d\xff.mp4"]
+    assert ": 1 files are left alone: .e.mp4 (hidden)" in corpus.left_alone
+    monkeypatch.setattr("trainers.data.video_files.find_spec", lambda name: None)
+    assert "b.mp4 (a link that leads nowhere" in open_corpus(tmp_path, Columns()).left_alone
 
 
 def test_without_pyav_the_videos_of_a_folder_are_left_alone_and_it_is_said(tmp_path, monkeypatch):

@@ -111,7 +111,7 @@ def test_rows_without_an_embedding_are_for_skipping_only(make_coma: Callable, tm
     assert table["id"].to_pylist() == ["a", r"\ud800", "c", "d"]
     errors = table["error"].to_pylist()
     assert errors[:2] + errors[3:] == [None, "Row 1 of a table: it is odd.", None]
-    assert errors[2].startswith("Row 2: cannot decode") and errors[2].endswith("; the image is 'c.png'.")
+    assert errors[2].startswith("Row 2: cannot decode") and errors[2].endswith("; the file is 'c.png'.")
     assert embed_in_shards(Encoder(*coma), ShardRows(4, read), tmp_path, made_by="m", skip_errors=True)[1] == 0
     with pytest.raises(ValueError, match="^Row 1 of a table"):
         embed_in_shards(Encoder(*coma), ShardRows(4, read), tmp_path, made_by="m")
