@@ -120,6 +120,12 @@ def ask_index(  # noqa: PLR0913 - what can be set
         way_out = "ask the file or folder of `coma embed --memory`"
         raise ValueError(f"{opened.path} keeps no memory of its rows: {way_out}.")
     coma = model_of_index(opened.path, opened.metadata, model, dtype, device, max_image_pixels)
+    # A model of the other kind may embed as this one does: its first embeddings are those of the same backbone.
+    if (kind := opened.metadata["memory"]["kind"]) != (of_model := coma[0].config.memory):
+        raise ValueError(
+            f"{opened.path} keeps memories of the kind {kind!r}, and this model answers from {of_model!r}: ask the "
+            "model that made it."
+        )
     scores, numbers = nearest_numbers(opened.path, embed_query(coma, question, None), k)
     measure = "cosine"
     if rerank:
