@@ -129,6 +129,16 @@ def test_it_goes_on_where_it_was(answering: Path, tmp_path: Path) -> None:
     assert memory_at(out, np.arange(3)).positions.min() > 4
 
 
+def test_a_number_that_is_nan_is_no_likelihood_and_no_answer(index: Path, answering: Path) -> None:
+    coma = load_model(str(answering), device="cpu")
+    head = coma[0].get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone().index_fill_(0, torch.tensor([5]), torch.nan))
+    with pytest.raises(ValueError, match=r"likelihood .* row \d of .*i.parquet is not finite; try --dtype float32"):
+        ask_index(index, QUESTION, model=coma, rerank=True)
+    with pytest.raises(ValueError, match="logits that are NaN; try --dtype float32"):
+        ask_index(index, QUESTION, model=coma)
+
+
 def test_a_model_whose_memory_is_of_the_other_kind_is_refused(index: Path, answering: Path) -> None:
     model, processor = load_model(str(answering), device="cpu")
     weights, model.config.memory = model.state_dict(), "states"
