@@ -99,8 +99,8 @@ def ask_index(  # noqa: PLR0913 - what can be set
         [`Answered`]: the answer is what the model generates, greedily, from the memory.
 
     Raises:
-        ValueError: for an index that keeps no memory, is damaged or was made by another model, and for a question
-            that is blank or cannot be embedded.
+        ValueError: for an index that keeps no memory, is damaged or was made by another model, for a question that is
+            blank or cannot be embedded, and where a likelihood or an answer comes to NaN.
 
     Example:
 
@@ -120,6 +120,12 @@ def ask_index(  # noqa: PLR0913 - what can be set
         way_out = "ask the file or folder of `coma embed --memory`"
         raise ValueError(f"{opened.path} keeps no memory of its rows: {way_out}.")
     coma = model_of_index(opened.path, opened.metadata, model, dtype, device, max_image_pixels)
+    # A model of the other kind may embed as this one does: its first embeddings are those of the same backbone.
+    if (kind := opened.metadata["memory"]["kind"]) != (of_model := coma[0].config.memory):
+        raise ValueError(
+            f"{opened.path} keeps memories of the kind {kind!r}, and this model answers from {of_model!r}: ask the "
+            "model that made it."
+        )
     scores, numbers = nearest_numbers(opened.path, embed_query(coma, question, None), k)
     measure = "cosine"
     if rerank:
@@ -146,7 +152,7 @@ def answer_from_memory(
         max_new_tokens (`int`, *optional*, defaults to 48): the longest answer.
 
     Raises:
-        ValueError: for a question with a special token of the tokenizer.
+        ValueError: for a question with a special token of the tokenizer, and for logits that are NaN.
     """
     import torch
 
@@ -158,8 +164,11 @@ def answer_from_memory(
         raise ValueError(f"The question cannot be asked: {str(error).removeprefix('Row 0: ')}") from error
     ids = torch.tensor(rows["input_ids"], device=model.device)
     options = {"max_new_tokens": max_new_tokens, "do_sample": False}
+    options |= {"return_dict_in_generate": True, "output_logits": True}
     answer = model.generate_from_memory(memory, ids, torch.ones_like(ids), **options)
-    (text,) = processor.tokenizer.batch_decode(answer, skip_special_tokens=True)
+    if any(logits.isnan().any() for logits in answer.logits):  # the largest of which is any token
+        raise ValueError("The answer has logits that are NaN; try --dtype float32.")
+    (text,) = processor.tokenizer.batch_decode(answer.sequences, skip_special_tokens=True)
     return text.strip()
 
 
@@ -185,5 +194,8 @@ def _reranked(
     from trainers.encoding.likelihood import as_answer, likelihoods_from_memory
 
     found = likelihoods_from_memory(coma[0], _memory(coma, opened, numbers), as_answer(coma[1], question, turn))
+    if len(bad := (~found.isfinite()).nonzero()):  # NaN would be the largest
+        row = f"row {numbers[int(bad[0])]} of {opened.path}"
+        raise ValueError(f"The likelihood of the question given {row} is not finite; try --dtype float32.")
     order = found.argsort(descending=True, stable=True)
     return found[order].tolist(), numbers[order.cpu().numpy()]

@@ -19,6 +19,7 @@ from hub_scripts.embedding.store import memory_at
 from hub_scripts.embedding.stored_memory import StoredMemory
 from hub_scripts.hub.training_record import TRAINING_FILE
 from hub_scripts.search import search_index
+from modeling_coma import ComaForEmbedding
 from trainers.encoding.likelihood import as_answer, likelihoods_from_memory
 
 
@@ -126,6 +127,25 @@ def test_it_goes_on_where_it_was(answering: Path, tmp_path: Path) -> None:
     made = embed_table(answering, data, out, part_rows=1, memory=True)
     assert (made.num_rows, made.num_embedded) == (3, 1)
     assert memory_at(out, np.arange(3)).positions.min() > 4
+
+
+def test_a_number_that_is_nan_is_no_likelihood_and_no_answer(index: Path, answering: Path) -> None:
+    coma = load_model(str(answering), device="cpu")
+    head = coma[0].get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone().index_fill_(0, torch.tensor([5]), torch.nan))
+    with pytest.raises(ValueError, match=r"likelihood .* row \d of .*i.parquet is not finite; try --dtype float32"):
+        ask_index(index, QUESTION, model=coma, rerank=True)
+    with pytest.raises(ValueError, match="logits that are NaN; try --dtype float32"):
+        ask_index(index, QUESTION, model=coma)
+
+
+def test_a_model_whose_memory_is_of_the_other_kind_is_refused(index: Path, answering: Path) -> None:
+    model, processor = load_model(str(answering), device="cpu")
+    weights, model.config.memory = model.state_dict(), "states"
+    other = ComaForEmbedding(model.config).eval()
+    other.load_state_dict(weights, strict=False)
+    with pytest.raises(ValueError, match="of the kind 'cache', and this model answers from 'states'"):
+        ask_index(index, QUESTION, model=(other, processor))
 
 
 def test_what_cannot_be_asked_is_refused(
