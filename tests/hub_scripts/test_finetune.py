@@ -97,6 +97,7 @@ def test_a_whole_model(coma_folder: Path, coma_command: Callable, pairs: Path, t
     assert frozen and all("visual" in name for name in frozen)
 
 
+@pytest.mark.slow
 def test_a_whole_model_from_an_adapter(coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path) -> None:
     """With `lora_r: 0` the adapter is merged into its base, and all that is not frozen is trained."""
     first, second = tmp_path / "first", tmp_path / "second"

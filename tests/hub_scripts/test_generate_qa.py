@@ -255,6 +255,7 @@ EVIL: list[Happening] = [
 ]
 
 
+@pytest.mark.slow
 def test_one_picture_fails_and_the_run_goes_on(coma_command: Callable, tmp_path: Path) -> None:
     """Between two good images there is one about which the server says something bad, always the same."""
     names = save_emoji(tmp_path / "photos", 2 * len(EVIL) + 1)
@@ -310,6 +311,7 @@ def test_a_key_that_is_refused_is_not_shown(coma_command: Callable, picture: Cal
             assert code == 1 and str(missing) in error
 
 
+@pytest.mark.slow
 def test_of_two_at_once_one_writes(coma_command: Callable, tmp_path: Path) -> None:
     names = save_emoji(tmp_path / "photos", 2)
     out = tmp_path / "out.jsonl"

@@ -98,6 +98,7 @@ def weights_of(folder):
     return load_file(Path(folder, "model.safetensors"))
 
 
+@pytest.mark.slow
 def test_the_best_by_retrieval_is_what_is_left(scripted, tmp_path):
     trainer = scripted([0.1, 0.5, 0.3, 0.2])
     trainer.train()

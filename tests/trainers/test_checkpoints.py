@@ -15,7 +15,7 @@ from trainers.checkpoints import check_checkpoint, check_files, last_checkpoint,
 STEPS = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
 
 
-@pytest.fixture(params=[True, False], ids=["adapter", "whole"])
+@pytest.fixture(params=[pytest.param(True, id="adapter", marks=pytest.mark.slow), pytest.param(False, id="whole")])
 def checkpoint(request, make_coma, compression_trainer, compression_rows, tmp_path):
     """A checkpoint, and `resume()`, which goes on from it with a new model."""
 

@@ -217,6 +217,7 @@ def test_pretrain_with_another_k_does_not_take_the_old_base(
     assert code == 0, error
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_what_was_there(finetune: Callable, tmp_path: Path) -> None:
     """The limit of a file stands for the disk: what is written beyond it fails in the same way."""
     resource = pytest.importorskip("resource")

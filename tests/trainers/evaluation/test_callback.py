@@ -64,6 +64,7 @@ def test_evaluations_during_training(
         assert 0 <= metrics[f"eval_{short}"] <= 1
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_may_be_that_of_retrieval(
     make_coma: Callable, contrastive_rows: Callable, contrastive_trainer: Callable
 ) -> None:

@@ -97,6 +97,7 @@ def test_in_order_each_about_its_own_picture(sources: list[Source], tmp_path: Pa
     assert "22 good, 2 failed" in next(report_lines(report))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(sources: list[Source], tmp_path: Path) -> None:
     def gone(body: dict, visit: int) -> str:
         return "401" if len(server.requests) > 60 else "good"
