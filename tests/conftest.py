@@ -13,6 +13,7 @@ import functools
 import gc
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from hub_scripts.embedding.ray_cluster import ALONE
 from hub_scripts.tiny.backbone import MODEL_TYPES, BackboneSizes, create_tiny_backbone
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.backbone import model_from_backbone
 
+
+# Tests kill copies of this process while they draw a bar. The lock that bars have by default is one for all copies;
+# whoever is killed with it would never give it back.
+tqdm.set_lock(threading.RLock())
 
 TEXTS = [
     "a red apple on a green tree, and a blue one below it",
