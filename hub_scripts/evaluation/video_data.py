@@ -7,7 +7,6 @@ from datasets import load_dataset
 
 from hub_scripts.evaluation.tables import rows_in
 from trainers.data.mmeb.video_layout import VIDEO_LAYOUTS, row_files, subset_videos
-from trainers.data.tables import open_records
 from trainers.evaluation.video_sets import FRAMES_SHOWN
 
 
@@ -60,7 +59,7 @@ def video_rows(path: Path, name: str) -> list[dict[str, Any]]:
     """The rows of a set; those of a set of parts know theirs."""
     if name != PARTS or not path.is_dir() or not (files := _parts(path)):
         return rows_in(path)
-    return [{**row, "subset": file.stem} for file in files for row in _records(file)]
+    return [{**row, "subset": file.stem} for file in files for row in rows_in(file)]
 
 
 def video_rows_on_hub(name: str) -> list[dict[str, Any]]:
@@ -83,12 +82,3 @@ def _parts(path: Path) -> list[Path]:
             return []
         raise ValueError(f"{path} has no file of {len(missing)} of {len(found)} parts: {', '.join(missing)}.")
     return [files[0] for files in found.values()]
-
-
-def _records(file: Path) -> list[dict[str, Any]]:
-    rows = []
-    for row_idx, row in enumerate(open_records(file).rows()):
-        if isinstance(row, ValueError):
-            raise ValueError(f"Row {row_idx} of {file} is bad: {row}") from row
-        rows.append(row)
-    return rows

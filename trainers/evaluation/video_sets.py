@@ -77,7 +77,6 @@ def read_video_set(
     if num_frames < 1:
         raise ValueError(f"{num_frames} frames of a video cannot be shown: give 1 or more.")
     reader, documents = _Reader(of, root, num_frames), UniqueInputs()
-    numbers: dict[tuple[str, ...], int] = {}
     queries, query_names, relevant, candidates = [], [], [], []
     for row_idx, record in enumerate(rows[: VIDEO_LAYOUTS[of.name].most_rows]):
         try:
@@ -89,10 +88,8 @@ def read_video_set(
         query_names.append(f"Row {row_idx} of {of.name}, query")
         of_row = []
         for place, (_, text, frames) in enumerate(row.candidates):
-            if (text, *frames) not in numbers:
-                messages = [{"role": "user", "content": _content(text, frames)}]
-                numbers[text, *frames] = documents.add(messages, f"Row {row_idx} of {of.name}, candidate {place}")
-            of_row.append(numbers[text, *frames])
+            messages = [{"role": "user", "content": _content(text, frames)}]
+            of_row.append(documents.add(messages, f"Row {row_idx} of {of.name}, candidate {place}"))
         named = zip(of_row, row.candidates, strict=True)
         relevant.append(sorted({number for number, (name, *_) in named if name in row.right}))
         candidates.append(sorted(set(of_row)))
