@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
-from benchmarks.world_study.arms import ARMS, PAIRS, UNITS, Arm, plan, without
+from benchmarks.world_study.arms import ARMS, PAIRS, UNITS, Arm, at_equal_cost, plan, without
 from benchmarks.world_study.questions import ATTRIBUTE_OF_KIND
 from benchmarks.world_study.results import missing
 
 
 Rows = list[dict[str, Any]]
 SEEDS = [0, 1, 2]
+TAKEN = [units for units in UNITS if units]
 
 
 def write_report(rows: Rows, folder: Path) -> None:
@@ -58,15 +62,17 @@ def spread(values: list[float]) -> str:
 
 
 def map_table(rows: Rows) -> str:
-    """P@1 of every cell of the map."""
+    """P@1 of every cell of the map, and of stage 2 alone for the cost of both."""
     lines = [
         "| stage 1 | | " + " | ".join(f"{pairs:,} pairs" for pairs in PAIRS) + " |",
         "|---" * (len(PAIRS) + 2) + "|",
     ]
-    for units in UNITS:
+    arms = {f"{units:g} units": [Arm(pairs, units) for pairs in PAIRS] for units in UNITS}
+    arms |= {f"none, cost of {units:g}": [Arm(pairs, 0.0, extra=units) for pairs in PAIRS] for units in TAKEN}
+    for name, of_line in arms.items():
         for split in ("ind", "ood"):
-            cells = [spread(list(of_arm(rows, Arm(pairs, units), split).values())) for pairs in PAIRS]
-            lines.append(f"| {units:g} units | {split.upper()} | {' | '.join(cells)} |")
+            cells = [spread(list(of_arm(rows, arm, split).values())) for arm in of_line]
+            lines.append(f"| {name} | {split.upper()} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -100,24 +106,27 @@ def answer_table(rows: Rows) -> str:
 
 
 def draw_map(rows: Rows) -> Figure:
-    """Gain by stage 1 at equal pairs, points of P@1 with their standard deviation, IND and OOD."""
-    units = [one for one in UNITS if one]
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    for axes, split in zip(figure.subplots(1, 2), ("ind", "ood"), strict=True):
-        cells = {
-            (row, column): gains(rows, Arm(pairs, one), without(Arm(pairs, one)), split)
-            for row, one in enumerate(units)
-            for column, pairs in enumerate(PAIRS)
-        }
-        means = [
-            [statistics.mean(cells[row, column] or [float("nan")]) for column in range(len(PAIRS))]
-            for row in range(len(units))
-        ]
-        image = axes.imshow(means, vmin=-15, vmax=15, cmap="RdBu", aspect="auto")
-        for (row, column), values in cells.items():
-            axes.text(column, row, spread(values).replace(" (", "\n("), ha="center", va="center", fontsize=8)
-        axes.set_xticks(range(len(PAIRS)), [f"{pairs:,}" for pairs in PAIRS])
-        axes.set_yticks(range(len(units)), [f"{one:g}" for one in units])
-        axes.set(title=f"{split.upper()}, gain in P@1", xlabel="contrastive pairs", ylabel="units of stage 1")
-    figure.colorbar(image, ax=figure.axes, label="points of P@1")
+    """Gain by stage 1, points of P@1 with their standard deviation: IND and OOD, at equal pairs and at equal cost."""
+    figure = Figure(figsize=(14, 7), layout="constrained")
+    panels = figure.subplots(2, 2)
+    for line, (title, other) in zip(
+        panels, {"equal pairs": without, "equal cost": at_equal_cost}.items(), strict=True
+    ):
+        for axes, split in zip(line, ("ind", "ood"), strict=True):
+            found = [[gains(rows, Arm(pairs, one), other(Arm(pairs, one)), split) for pairs in PAIRS] for one in TAKEN]
+            image = _draw_gains(axes, found)
+            axes.set(title=f"{split.upper()}, gain in P@1 at {title}")
+    figure.colorbar(image, ax=panels, label="points of P@1")
     return figure
+
+
+def _draw_gains(axes: Axes, found: list[list[list[float]]]) -> AxesImage:
+    """A cell for each number of units and of pairs."""
+    means = [[statistics.mean(values or [float("nan")]) for values in line] for line in found]
+    for row, column in itertools.product(range(len(TAKEN)), range(len(PAIRS))):
+        values = found[row][column]
+        axes.text(column, row, spread(values).replace(" (", "\n("), ha="center", va="center", fontsize=8)
+    axes.set_xticks(range(len(PAIRS)), [f"{pairs:,}" for pairs in PAIRS])
+    axes.set_yticks(range(len(TAKEN)), [f"{one:g}" for one in TAKEN])
+    axes.set(xlabel="contrastive pairs", ylabel="units of stage 1")
+    return axes.imshow(means, vmin=-15, vmax=15, cmap="RdBu", aspect="auto")

@@ -165,7 +165,7 @@ def match(arm: Arm, seed: int, sizes: Sizes, model: ComaForEmbedding, processor:
             **common_settings(scratch, seed),
             max_steps=steps,
             per_device_train_batch_size=sizes.pairs_batch,
-            learning_rate=RATE[arm.training],
+            learning_rate=arm.rate * RATE[arm.training],
             temperature=TEMPERATURE,
             bidirectional=True,
             joint_weight=float(arm.joint),
