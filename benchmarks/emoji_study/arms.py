@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, dataclass, replace
 
+from benchmarks.reranking import BUDGETS
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -96,7 +98,6 @@ CONTRASTIVE = {
     ],
 }
 
-BUDGETS = ("1x1", "2x2", "4x4", "8x8")
 NESTED = replace(PLAIN, name="K = 8, nested, the first states", budgets=" ".join(BUDGETS))
 LATE = {
     "Late interaction": [

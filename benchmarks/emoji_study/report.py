@@ -7,9 +7,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.emoji_study.arms import BUDGETS, CLAIM, STUDIES, Arm
-from benchmarks.emoji_study.reranking_report import draw_bytes, table_of_reranking
+from benchmarks.emoji_study.arms import CLAIM, STUDIES, Arm
 from benchmarks.emoji_study.results import Results, spread
+from benchmarks.reranking import BUDGETS
+from benchmarks.reranking_report import draw_bytes, table_of_reranking
 
 
 COLUMNS = ("name P@1", "name R@10", "image P@1", "new P@1", "uniformity", "alignment")
@@ -21,7 +22,7 @@ def write_report(study: str, folder: Path) -> None:
     for path in sorted((folder / "runs").glob("*.json")):
         results.setdefault(path.stem.rpartition(" ")[0], []).append(json.loads(path.read_text()))
     tables = {title: [arm for arm in arms if arm.key in results] for title, arms in STUDIES[study].items()}
-    make = {"late": table_of_budgets, "rerank": table_of_reranking}.get(study, table)
+    make = {"late": table_of_budgets, "rerank": table_of_ways}.get(study, table)
     text = "\n".join(make(title, arms, results) for title, arms in tables.items() if arms)
     (folder / f"{study}.md").write_text(text, encoding="utf-8")
     print(text)
@@ -29,7 +30,7 @@ def write_report(study: str, folder: Path) -> None:
         draw_curves(tables["The claim"], results).savefig(folder / "curves.png", dpi=120)
         draw_ablations(tables, results).savefig(folder / "ablations.png", dpi=120)
     if study == "rerank":
-        draw_bytes(tables["Reranking"], results).savefig(folder / "bytes.png", dpi=120)
+        draw_bytes(examined(tables["Reranking"], results)).savefig(folder / "bytes.png", dpi=120)
 
 
 def table(title: str, arms: list[Arm], results: Results) -> str:
@@ -41,6 +42,22 @@ def table(title: str, arms: list[Arm], results: Results) -> str:
         seconds = statistics.mean(sum(run["seconds"].values()) for run in runs)
         lines.append(f"| {arm.name} | {' | '.join(cells)} | {seconds:.0f} | {len(runs)} |")
     return "\n".join(lines) + "\n"
+
+
+def table_of_ways(title: str, arms: list[Arm], results: Results) -> str:
+    """What reranking gives, and what the bytes of an image are worth."""
+    return table_of_reranking(f"{title}, name to image", examined(arms, results))
+
+
+def examined(arms: list[Arm], results: Results) -> Results:
+    """What was found of each model, once for each seed; a stage 1 that came before has a row of its own."""
+    found = {}
+    for arm in arms:
+        runs = results[arm.key]
+        if runs[0]["before"]:
+            found[f"{arm.name.partition(',')[0]} alone"] = [run["before"]["reranking"] for run in runs]
+        found[arm.name] = [run["reranking"] for run in runs]
+    return found
 
 
 def table_of_budgets(title: str, arms: list[Arm], results: Results) -> str:

@@ -17,8 +17,8 @@ from transformers import TrainerCallback
 from benchmarks.emoji_study.arms import Arm
 from benchmarks.emoji_study.budgets import LastFirst, examine_budgets
 from benchmarks.emoji_study.geometry import token_similarity
-from benchmarks.emoji_study.reranking import examine_reranking
 from benchmarks.emoji_study.setting import Emoji, Steps, common_settings, embed, examine
+from benchmarks.reranking import Search, examine_reranking
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.backbone import model_from_backbone
 from trainers.compression.collator import ComaCompressionCollator
@@ -63,7 +63,7 @@ def run(arm: Arm, seed: int, steps: Steps, emoji: Emoji, folder: Path) -> dict[s
         seconds = before.pop("seconds")
         model, processor = ComaForEmbedding.from_pretrained(place), ComaProcessor.from_pretrained(place)
         if arm.rerank:
-            before["reranking"] = examine_reranking(model, processor, emoji, folder / "backbone")
+            before["reranking"] = rerank(model, processor, emoji, folder / "backbone")
     else:
         model, processor = model_from_backbone(str(place), arm.tokens)
     model.config.pooling = arm.pooling
@@ -74,12 +74,20 @@ def run(arm: Arm, seed: int, steps: Steps, emoji: Emoji, folder: Path) -> dict[s
     return {
         **examine(embeddings, emoji),
         "budgets": examine_budgets(model, processor, emoji, arm) if arm.budgets else {},
-        "reranking": examine_reranking(model, processor, emoji, folder / "backbone") if arm.rerank else {},
+        "reranking": rerank(model, processor, emoji, folder / "backbone") if arm.rerank else {},
         "token similarity": similarity(model, processor, emoji),
         "before": before,
         "curve": curve.points,
         "seconds": {"compression": seconds, "contrastive": curve.seconds},
     }
+
+
+def rerank(model: ComaForEmbedding, processor: ComaProcessor, emoji: Emoji, backbone: Path) -> dict[str, Any]:
+    """Images of the unseen style by the names of emoji that were trained on."""
+    original = model_from_backbone(str(backbone), 1)
+    names = [emoji.names[row] for row in emoji.seen.tolist()]
+    search = Search(emoji.images, names, emoji.seen, "What is this?")
+    return examine_reranking((model, emoji.caching(processor)), original, search)
 
 
 def similarity(model: ComaForEmbedding, processor: ComaProcessor, emoji: Emoji) -> list[list[float]]:

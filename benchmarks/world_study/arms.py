@@ -20,12 +20,14 @@ class Arm:
         extra (`float`): units of stage 1 whose cost is spent on more steps of stage 2 instead.
         tokens (`int`): K.
         pooling (`str`): "mean", or "last" for the state of the last compression token.
-        dialogues (`str`): what stage 1 is trained on: "multi-turn", "single-turn" or "caption".
+        dialogues (`str`): what stage 1 is trained on: "multi-turn", "single-turn", "caption", or "mixed", which is
+            several turns or a caption.
         kl (`bool`): stage 1 is distilled from the uncompressed backbone, instead of taught by the answers.
         joint (`bool`): the loss of stage 1 is added in every step of stage 2, instead of coming before.
         memory (`str`): what answers are read from, "cache" or "states".
         training (`str`): "lora", a new adapter in each stage, or "full".
         rate (`float`): by which the learning rate of stage 2 is multiplied.
+        budgets (`str`): of late interaction, as "1x1 2x2".
     """
 
     pairs: int = MANY
@@ -39,6 +41,7 @@ class Arm:
     memory: str = "cache"
     training: str = "lora"
     rate: float = 1.0
+    budgets: str = ""
 
     @property
     def key(self) -> str:
@@ -48,7 +51,9 @@ class Arm:
     @property
     def stage_1_key(self) -> str:
         """What of it decides its stage 1."""
-        return "-".join([f"{self.stage_1:g}", *self._unusual("pairs", "stage_1", "extra", "joint", "pooling", "rate")])
+        return "-".join(
+            [f"{self.stage_1:g}", *self._unusual("pairs", "stage_1", "extra", "joint", "pooling", "rate", "budgets")]
+        )
 
     def _unusual(self, *but: str) -> list[str]:
         usual, own = asdict(Arm()), asdict(self)

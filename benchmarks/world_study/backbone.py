@@ -16,9 +16,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from benchmarks.world_study.examination import Exam
 from benchmarks.world_study.fast_processor import WorldProcessor
 from benchmarks.world_study.pictures import SIDE, draw_picture
-from benchmarks.world_study.questions import Asked, as_messages, ask_several, describe
+from benchmarks.world_study.questions import as_messages, ask_several, describe, whole_description
 from benchmarks.world_study.scenes import draw_scene
-from benchmarks.world_study.settings import RATE, TEMPERATURE, TURNS, Sizes, common_settings
+from benchmarks.world_study.settings import DESCRIPTIONS, RATE, TEMPERATURE, TURNS, Sizes, common_settings
 from benchmarks.world_study.tower import teach_tower
 from hub_scripts.tiny.tokenizer import train_tokenizer
 from trainers.backbone import model_from_backbone
@@ -29,7 +29,6 @@ from trainers.compression.trainer import ComaCompressionTrainer
 
 LEARNING_RATE = 1.5e-3
 CURVE_POINTS = 20
-DESCRIPTIONS = 0.25  # of all rows
 PATCH, MERGE = 8, 2
 TOKENS = (SIDE // PATCH // MERGE) ** 2
 SPARE_ROWS = 64
@@ -143,7 +142,7 @@ class Lessons(Dataset):
         draw = random.Random(f"{self.seed}-{number}")
         scene = draw_scene(draw)
         if draw.random() < DESCRIPTIONS:
-            asked = [Asked("description", "describe it.", describe(scene))]
+            asked = [whole_description(scene)]
         else:
             asked = ask_several(scene, draw, self.turns)
         return {"images": [draw_picture(scene)], "text": None, "messages": as_messages(asked)}

@@ -16,6 +16,7 @@ class Asked(NamedTuple):
 
 
 ATTRIBUTES = ("colour", "shape", "size", "texture")
+DESCRIBE = "describe it."
 AT_PLACE = ("what {a} is at {p}?", "{a} at {p}?", "name the {a} at {p}.")
 OF_THING = ("what {a} is the {t}?", "{a} of the {t}?", "name the {a} of the {t}.")
 
@@ -136,6 +137,11 @@ def describe(scene: Scene, draw: random.Random | None = None) -> str:
     if draw is not None:
         draw.shuffle(order)
     return f"{scene.background} background, {', '.join(parts[place] for place in order)}"
+
+
+def whole_description(scene: Scene) -> Asked:
+    """The one turn of a dialogue that says everything."""
+    return Asked("description", DESCRIBE, describe(scene))
 
 
 def as_messages(asked: list[Asked]) -> list[dict[str, str]]:

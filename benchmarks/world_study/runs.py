@@ -18,9 +18,17 @@ from benchmarks.world_study.arms import Arm
 from benchmarks.world_study.examination import Exam
 from benchmarks.world_study.fast_processor import WorldProcessor
 from benchmarks.world_study.pictures import draw_picture
-from benchmarks.world_study.questions import KINDS, Asked, as_messages, ask_several, describe
-from benchmarks.world_study.scenes import draw_scene
-from benchmarks.world_study.settings import LEAST_CARRIED, RATE, TEMPERATURE, TURNS, Sizes, common_settings
+from benchmarks.world_study.questions import as_messages, ask_several, whole_description
+from benchmarks.world_study.scenes import Scene, draw_scene
+from benchmarks.world_study.settings import (
+    DESCRIPTIONS,
+    LEAST_CARRIED,
+    RATE,
+    TEMPERATURE,
+    TURNS,
+    Sizes,
+    common_settings,
+)
 from benchmarks.world_study.tasks import Pairs, make_tasks, precision
 from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.adapters import lora_config, merge_adapter
@@ -51,21 +59,27 @@ class Dialogues(Dataset):
     def __getitem__(self, number: int) -> dict[str, Any]:
         draw = random.Random(f"{self.form} {self.seed} {number}")
         scene = draw_scene(draw)
-        if self.form == "caption":
-            asked = [Asked("description", "describe it.", describe(scene))]
-        else:
-            asked = ask_several(scene, draw, TURNS[self.form], tuple(KINDS))
-        return {"images": [draw_picture(scene)], "text": None, "messages": as_messages(asked)}
+        return {"images": [draw_picture(scene)], "text": None, "messages": dialogue(self.form, scene, draw)}
 
 
 class JointPairs(Pairs):
     """Pairs with a dialogue about their queries."""
 
+    def __init__(self, number: int, length: int, seed: int, form: str = "multi-turn") -> None:
+        super().__init__(number, length, seed)
+        self.form = form
+
     def pair(self, number: int) -> dict[str, Any]:
         row = super().pair(number)
         draw = random.Random(f"pairs {self.seed} {number}")  # the same scene
-        messages = as_messages(ask_several(draw_scene(draw), draw, TURNS["multi-turn"]))
-        return {**row, "messages": messages}
+        return {**row, "messages": dialogue(self.form, draw_scene(draw), draw)}
+
+
+def dialogue(form: str, scene: Scene, draw: random.Random) -> list[dict[str, str]]:
+    """Several questions with their answers, one, or a description; or the first or the last of these, if mixed."""
+    if form == "caption" or (form == "mixed" and draw.random() < DESCRIPTIONS):
+        return as_messages([whole_description(scene)])
+    return as_messages(ask_several(scene, draw, TURNS["multi-turn" if form == "mixed" else form]))
 
 
 def run(arm: Arm, seed: int, sizes: Sizes, backbone: Path, scratch: Path) -> dict[str, Any]:
@@ -84,16 +98,7 @@ def run(arm: Arm, seed: int, sizes: Sizes, backbone: Path, scratch: Path) -> dic
         own tokens, another row's and none, and whether it `counts`; `answers` from the tokens alone, by kind, before
         and after stage 2; seconds of processor time.
     """
-    torch.manual_seed(seed)  # the rows of the compression tokens are drawn
-    compressed = {"seconds": 0.0, "carried": None}
-    if arm.stage_1:
-        place = scratch / "stage-1" / f"{arm.stage_1_key} {seed}"
-        if not (place / "found.json").exists():
-            keep_compressed(arm, seed, sizes, backbone, place)
-        compressed = json.loads((place / "found.json").read_text())
-        model, processor = ComaForEmbedding.from_pretrained(place), ComaProcessor.from_pretrained(place)
-    else:
-        model, processor = model_from_backbone(str(backbone), arm.tokens, memory=arm.memory)
+    model, processor, compressed = begin(arm, seed, sizes, backbone, scratch)
     model.config.pooling = arm.pooling
     fast = WorldProcessor.of(processor)
     exam = Exam(fast, sizes.exam)
@@ -111,6 +116,21 @@ def run(arm: Arm, seed: int, sizes: Sizes, backbone: Path, scratch: Path) -> dic
         "answers": {"before stage 2": before, "after stage 2": exam.answers(model, "compressed")},
         "seconds": {"stage 1": round(compressed["seconds"], 1), "stage 2": round(seconds, 1)},
     }
+
+
+def begin(
+    arm: Arm, seed: int, sizes: Sizes, backbone: Path, scratch: Path
+) -> tuple[ComaForEmbedding, ComaProcessor, dict[str, Any]]:
+    """The model before stage 2: after stage 1, with what was found then, or the backbone."""
+    torch.manual_seed(seed)  # the rows of the compression tokens are drawn
+    if not arm.stage_1:
+        model, processor = model_from_backbone(str(backbone), arm.tokens, memory=arm.memory)
+        return model, processor, {"seconds": 0.0, "carried": None}
+    place = scratch / "stage-1" / f"{arm.stage_1_key} {seed}"
+    if not (place / "found.json").exists():
+        keep_compressed(arm, seed, sizes, backbone, place)
+    compressed = json.loads((place / "found.json").read_text())
+    return ComaForEmbedding.from_pretrained(place), ComaProcessor.from_pretrained(place), compressed
 
 
 def keep_compressed(arm: Arm, seed: int, sizes: Sizes, backbone: Path, place: Path) -> None:
@@ -160,6 +180,7 @@ def match(arm: Arm, seed: int, sizes: Sizes, model: ComaForEmbedding, processor:
     """Stage 2."""
     steps = steps_of_stage_2(arm, sizes)
     answers = ComaCompressionCollator(processor, compression_instruction=False) if arm.joint else None
+    rows = {"number": arm.pairs // sizes.cut, "length": steps * sizes.pairs_batch, "seed": seed}
     with tempfile.TemporaryDirectory() as scratch:
         config = ExperimentalContrastiveConfig(
             **common_settings(scratch, seed),
@@ -169,12 +190,13 @@ def match(arm: Arm, seed: int, sizes: Sizes, model: ComaForEmbedding, processor:
             temperature=TEMPERATURE,
             bidirectional=True,
             joint_weight=float(arm.joint),
+            late_interaction_budgets=arm.budgets.split() or None,
         )
         trainer = ExperimentalContrastiveTrainer(
             model,
             config,
             JointContrastiveCollator(processor, dialogues=answers),
-            (JointPairs if arm.joint else Pairs)(arm.pairs // sizes.cut, steps * sizes.pairs_batch, seed),
+            JointPairs(**rows, form=arm.dialogues) if arm.joint else Pairs(**rows),
             processing_class=processor,
             peft_config=_adapter(arm, model),
         )

@@ -48,6 +48,7 @@ QUICK = Sizes(
 )
 
 TURNS = {"multi-turn": 5, "single-turn": 1}
+DESCRIPTIONS = 0.25  # of the rows of the backbone, and of mixed dialogues
 RATE = {"lora": 3e-3, "full": 1e-3}
 TEMPERATURE = 0.05
 LEAST_CARRIED = 0.1  # nats per answer token by which another row's tokens must be worse, for a stage 1 to count

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from benchmarks.emoji_study.arms import BUDGETS, COMA, JOINT, PLAIN, STUDIES, Arm
-from benchmarks.emoji_study.report import table, table_of_budgets
-from benchmarks.emoji_study.reranking_report import table_of_reranking
+from benchmarks.emoji_study.report import table, table_of_budgets, table_of_ways
 from benchmarks.emoji_study.results import spread
 from benchmarks.emoji_study.runs import dialogues, pairs, without_keys
 from benchmarks.emoji_study.setting import Emoji
@@ -115,7 +114,7 @@ def test_tables_of_reranking_have_a_stage_1_of_its_own():
         return {"in the top": 9.0, "reranked": ways, "reading seconds": 0.25, "kept": kept}
 
     arm = Arm("long, then contrastive", rerank=True)
-    text = table_of_reranking("T", [arm], {arm.key: [{"before": {"reranking": found(1.0)}, "reranking": found(3.0)}]})
+    text = table_of_ways("T", [arm], {arm.key: [{"before": {"reranking": found(1.0)}, "reranking": found(3.0)}]})
     assert "| long alone | 9.0 | 1.0 | 1.0 | 1.0 | 0.500 | 0.500 | 0.250 | 1 |" in text
     assert "| long, then contrastive | 9.0 | 3.0 | 3.0 | 3.0 | 0.500 | 0.500 | 0.250 | 1 |" in text
     assert "| bytes | 512 | 8,448 |" in text and "| long, then contrastive | 3.0 | 4.0 |" in text

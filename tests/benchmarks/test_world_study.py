@@ -19,7 +19,7 @@ from benchmarks.world_study.pictures import RGB, STAMP, corner, draw_picture, st
 from benchmarks.world_study.questions import ATTRIBUTE_OF_KIND, KINDS, ask, describe
 from benchmarks.world_study.report import gains, write_report
 from benchmarks.world_study.results import append_result, missing, read_results
-from benchmarks.world_study.runs import JointPairs
+from benchmarks.world_study.runs import JointPairs, dialogue
 from benchmarks.world_study.scenes import MOST, PLACES, SHAPES, SIZES, TEXTURES, UNSEEN, draw_scene
 from benchmarks.world_study.settings import QUICK
 from benchmarks.world_study.tasks import ANSWERS, Pairs, chance, make_tasks
@@ -213,6 +213,24 @@ def test_results_are_lines_and_gains_are_seed_by_seed(tmp_path):
     append_result(file, row(arm, 0, 1.0))
     with pytest.raises(ValueError, match="line 5: the run .* is there already"):
         read_results(file, "r")
+
+
+@pytest.mark.study
+def test_the_study_of_reranking_runs_and_examines_nothing_twice(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.world_study.reranking", "--quick", "--seeds", "0"]
+    command += ["--folder", str(tmp_path)]
+    said = [subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout for _ in range(2)]
+    tables = [text[text.index("| description to scene") :].split("\n\n")[:2] for text in said]
+    assert tables[0] == tables[1] and "stage 1, then both; whole description" in tables[0][0]
+    assert len(list((tmp_path / "reranking").glob("*.json"))) == 2 and (tmp_path / "bytes.png").exists()
+
+
+def test_mixed_dialogues_are_several_questions_or_a_description():
+    scene, draw = draw_scene(random.Random(0)), random.Random(0)
+    lengths = [len(dialogue("mixed", scene, draw)) for _ in range(200)]
+    assert set(lengths) == {2, 10} and 30 < lengths.count(2) < 70
+    assert dialogue("mixed", scene, random.Random(1)) != dialogue("multi-turn", scene, random.Random(1))
+    assert len(dialogue("single-turn", scene, draw)) == 2
 
 
 @pytest.mark.study

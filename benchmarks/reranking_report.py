@@ -5,29 +5,17 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.emoji_study.arms import Arm
-from benchmarks.emoji_study.results import Results, spread
+from benchmarks.emoji_study.results import spread
 
 
+Found = dict[str, list[dict[str, Any]]]  # of each model, once for each seed
 WAYS = ("vector", "memory", "full view")
 MARKS = {"vector": "o", "several": "s", "memory": "D"}
 
 
-def models(arms: list[Arm], results: Results) -> dict[str, list[dict[str, Any]]]:
-    """What was found of each model, once for each seed; a stage 1 that came before has a row of its own."""
-    found = {}
-    for arm in arms:
-        runs = results[arm.key]
-        if runs[0]["before"]:
-            found[f"{arm.name.partition(',')[0]} alone"] = [run["before"]["reranking"] for run in runs]
-        found[arm.name] = [run["reranking"] for run in runs]
-    return found
-
-
-def table_of_reranking(title: str, arms: list[Arm], results: Results) -> str:
+def table_of_reranking(title: str, found: Found) -> str:
     """P@1 of the vector and of both rerankings, seconds of a query, and P@1 of what is kept of an image."""
-    found = models(arms, results)
-    lines = [f"| {title}, name to image | in the top 20 | {' | '.join(f'{way} P@1' for way in WAYS)} | "]
+    lines = [f"| {title} | in the top 20 | {' | '.join(f'{way} P@1' for way in WAYS)} | "]
     lines[0] += "memory, s a query | full view, s a query | of it reading | seeds |"
     lines.append("|---" * (len(WAYS) + 6) + "|")
     for name, runs in found.items():
@@ -39,7 +27,7 @@ def table_of_reranking(title: str, arms: list[Arm], results: Results) -> str:
     return "\n".join(lines) + "\n\n" + _table_of_kept(found)
 
 
-def _table_of_kept(found: dict[str, list[dict[str, Any]]]) -> str:
+def _table_of_kept(found: Found) -> str:
     """A column for each way to keep an image."""
     ways = next(iter(found.values()))[0]["kept"]
     lines = ["| P@1 of what is kept | " + " | ".join(ways) + " |", "|---" * (len(ways) + 1) + "|"]
@@ -50,9 +38,8 @@ def _table_of_kept(found: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw_bytes(arms: list[Arm], results: Results) -> Figure:
+def draw_bytes(found: Found) -> Figure:
     """P@1 against the bytes that are kept of an image, of each model."""
-    found = models(arms, results)
     figure = Figure(figsize=(5.2 * len(found), 4.2), layout="constrained")
     panels = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
     for axes, (name, runs) in zip(panels, found.items(), strict=True):
@@ -66,5 +53,5 @@ def draw_bytes(arms: list[Arm], results: Results) -> Figure:
         axes.set(title=name, xlabel="bytes of an image", xscale="log")
         axes.margins(x=0.15)
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("P@1, name to image, unseen style (%)")
+    panels[0].set_ylabel("P@1, text to image (%)")
     return figure
