@@ -62,6 +62,7 @@ def test_tiny(coma_command: Callable, tmp_path: Path, texts: bool) -> None:
     assert "/tmp" not in (tmp_path / "out" / "config.json").read_text()
 
 
+@pytest.mark.slow
 def test_the_size_in_between(coma_command: Callable, tmp_path: Path) -> None:
     """That of the demo, wide enough to learn; without --tiny it would not act."""
     code, text, _ = coma_command("create", "--tiny", "qwen2_5_vl", tmp_path / "out", "--size", "demo")

@@ -47,6 +47,7 @@ def steps(out: Path) -> list[dict]:
     return [entry for entry in history if "loss" in entry]
 
 
+@pytest.mark.slow
 def test_an_adapter_from_a_backbone(
     make_backbone: Callable, coma_command: Callable, dialogues: Path, tmp_path: Path
 ) -> None:

@@ -64,12 +64,13 @@ def embed(model, trainer, picture):
     return model.eval()(**inputs).embeddings
 
 
+TOWER = pytest.param({"freeze_vision": False}, "tower", marks=pytest.mark.slow)
 NOTHING = pytest.param({}, "nothing", marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
     ("settings", "moved"),
-    [({"train_merger": True}, "merger"), ({"freeze_vision": False}, "tower"), NOTHING],
+    [({"train_merger": True}, "merger"), TOWER, NOTHING],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_an_adapter_trains_of_the_tower_what_the_settings_say(train, settings, moved, tmp_path, picture):

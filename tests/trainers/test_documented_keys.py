@@ -70,6 +70,7 @@ def contrastive_keys(make_coma: Callable, contrastive_rows: Callable, experiment
     return keys
 
 
+@pytest.mark.slow
 def test_what_is_logged_is_explained_and_nothing_else(compression_keys: set[str], contrastive_keys: set[str]) -> None:
     found = compression_keys | contrastive_keys
     assert OF_TRAINER < found and {"temperature/a", "eval_shop_p@1", "turns_cut", "rows_skipped"} < found

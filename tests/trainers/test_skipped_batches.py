@@ -111,6 +111,7 @@ def test_by_default_a_bad_row_of_the_evaluation_is_named(stage: Any) -> None:
         trainer.evaluate([rows[0], {**rows[1], **bad}])
 
 
+@pytest.mark.slow
 def test_workers_count_too(stage: Any) -> None:
     make, rows, bad = stage
     trainer = make([rows[0], {**rows[1], **bad}], max_steps=2, dataloader_num_workers=2)

@@ -10,7 +10,7 @@ from hub_scripts.hub.golden import golden_inputs
 from hub_scripts.serving.variants import variants
 
 
-@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("pooling", ["last", pytest.param("mean", marks=pytest.mark.slow)])
 def test_no_mistake_gives_the_right_vector(pooling: str, make_coma: Callable) -> None:
     model, processor = make_coma("qwen2_5_vl", 4)
     model.config.pooling = pooling

@@ -52,7 +52,8 @@ def oracle(trainer, rows):
     return [*losses, hits / count], (states @ states.mT).mean(dim=0)
 
 
-@pytest.mark.parametrize("adapter", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", [False, True])
 def test_losses_with_other_tokens_and_without_any(trained, compression_rows, adapter, make_coma):
     rows = compression_rows(7)
     trainer = trained(peft_config=lora_config(make_coma()[0])) if adapter else trained()

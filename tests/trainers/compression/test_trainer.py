@@ -37,7 +37,7 @@ def assert_same(weights, others, **close):
 
 
 @pytest.mark.parametrize(
-    "settings", [pytest.param({}, id="ce", marks=pytest.mark.slow), pytest.param({"kl_weight": 0.7}, id="ce+kl")]
+    "settings", [pytest.param({}, id="ce"), pytest.param({"kl_weight": 0.7}, id="ce+kl", marks=pytest.mark.slow)]
 )
 def test_accumulated_steps_are_one_big_step(make_coma, compression_trainer, compression_rows, settings):
     """Rows have one to three turns, so a mean of the means of small batches would be another loss."""
@@ -97,6 +97,7 @@ def test_gradient_checkpointing_takes_the_same_steps(make_coma, compression_trai
     assert_same(results[1][0], results[0][0], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_half_precision_trains(make_coma, compression_trainer, compression_rows):
     model, processor = make_coma()
     weights, losses = trained(compression_trainer((model, processor), compression_rows(8), bf16=True, max_steps=4))
@@ -174,6 +175,7 @@ def test_the_kl_is_from_the_model_without_its_adapter(make_coma, compression_tra
     assert kl > 1e-3
 
 
+@pytest.mark.slow
 def test_the_kl_knows_an_adapter_of_the_head(make_coma, compression_trainer, compression_rows):
     """The head is a module like others: with its adapter for the student, without for the teacher, backward too."""
     model, processor = make_coma(tie_word_embeddings=False)
@@ -253,7 +255,7 @@ def test_full_fine_tuning_takes_a_teacher(make_coma, compression_trainer, compre
         ComaCompressionConfig(output_dir="x", cross_entropy_weight=0.0)
 
 
-@pytest.mark.parametrize("use_dora", [True, False])
+@pytest.mark.parametrize("use_dora", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_adapters_are_small_and_exact_when_reloaded_and_merged(
     make_coma, compression_trainer, compression_rows, use_dora
 ):
@@ -283,6 +285,7 @@ def test_adapters_are_small_and_exact_when_reloaded_and_merged(
     torch.testing.assert_close(merged.loss, expected.loss, **CLOSE)
 
 
+@pytest.mark.slow
 def test_batches_of_similar_length_go_through_the_data_once(make_coma, compression_trainer, compression_rows):
     from datasets import Dataset
 

@@ -34,7 +34,8 @@ def expected_loss(trainer: Any, rows: list[dict], size: int, temperature: float)
     return float(torch.stack(losses).mean()), sum(among) / len(among)
 
 
-@pytest.mark.parametrize("size", [3, *(pytest.param(size, marks=pytest.mark.slow) for size in (4, 7, 100))])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [3, 4, 7, 100])
 def test_among_as_many_rows_as_a_training_batch(
     make_coma: Callable, contrastive_rows: Callable, contrastive_trainer: Callable, size: int
 ) -> None:

@@ -31,7 +31,7 @@ def stage_1(processor: Any, rows: list[dict]) -> dict[str, torch.Tensor]:
     return ComaCompressionCollator(processor)(items)
 
 
-@pytest.mark.parametrize("budget", [60, 10000])
+@pytest.mark.parametrize("budget", [60, pytest.param(10000, marks=pytest.mark.slow)])
 def test_the_step_is_that_of_the_sum(
     make_coma: Callable,
     contrastive_rows: Callable,

@@ -90,7 +90,7 @@ def test_name_and_caption_pairs_follow_the_schema_of_stage_2(emoji: Dataset) -> 
     assert (row["query"]["text"], row["positive"]["image"], row["negatives"]) == (None, None, [])
 
 
-@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("shuffled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_picture_pairs_show_one_emoji_in_the_next_style(emoji: Dataset, shuffled: bool) -> None:
     emoji = emoji.shuffle(seed=1) if shuffled else emoji
     keys = list(zip(emoji["id"], emoji["style"], strict=True))

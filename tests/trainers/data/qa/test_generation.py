@@ -70,6 +70,7 @@ def check_dialogues(rows: list[dict], folder: Path) -> None:
             assert answer["content"] == f"In turn {turn}, {name} shows number {turn * 111}."
 
 
+@pytest.mark.slow
 def test_in_order_each_about_its_own_picture(sources: list[Source], tmp_path: Path) -> None:
     def behave(body: dict, visit: int) -> str:
         return "say " if body["seed"] % 7 == 0 else misbehaving(body, visit)

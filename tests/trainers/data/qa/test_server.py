@@ -296,7 +296,8 @@ def test_nothing_is_sent_to_where_a_server_points() -> None:
         assert not other.requests
 
 
-@pytest.mark.parametrize("key", ["sk-live/0123+456=", pytest.param("secret", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["sk-live/0123+456=", "secret"])
 def test_a_key_is_never_given_back(key: str) -> None:
     """Whatever a server does with it: in the body of an error, in a header, packed into JSON, in the reply itself."""
     echoes = [
