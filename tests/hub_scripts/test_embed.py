@@ -335,7 +335,10 @@ def test_parts_of_another_run_are_refused(
     assert {file.name: file.read_bytes() for file in parts.iterdir()} == before
 
 
-@pytest.mark.parametrize("damage", ["cut", "bytes", "other", "empty"])
+SELDOM = [pytest.param(damage, marks=pytest.mark.slow) for damage in ("bytes", "other")]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", *SELDOM])
 def test_a_damaged_part_is_made_again(coma_folder: Path, coma_command: Callable, tmp_path: Path, damage: str) -> None:
     (tmp_path / "t.txt").write_text("an apple\na pear\n \n")
     words = ["embed", coma_folder, tmp_path / "t.txt", tmp_path / "out.parquet", "--part-rows", 1]

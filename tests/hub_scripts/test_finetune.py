@@ -171,6 +171,7 @@ def test_mmeb_triplets_and_shards(pairs: Path, tmp_path: Path, picture: Callable
     assert _parse([*mmeb[:2], "--model", "m", "--data", "d", "--bf16", "false"])[0].data_format == "mmeb"
 
 
+@pytest.mark.slow
 def test_rows_for_evaluation_have_columns_of_their_own(
     coma_folder: Path, coma_command: Callable, pairs: Path, tmp_path: Path
 ) -> None:

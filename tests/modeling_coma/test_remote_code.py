@@ -1,7 +1,7 @@
 """What a stranger downloads: a folder that loads offline in a process that has never heard of this package.
 
-One process loads the folders of all backbones, and of a memory of states, saves each elsewhere, loads that, and
-reports; starting it is what takes time here.
+One process loads several folders, saves each elsewhere, loads that, and reports: starting it is what takes time here.
+By default these are a backbone and a memory of states; the others are in the slow tests.
 """
 
 import json
@@ -19,7 +19,18 @@ from trainers.backbone import model_from_backbone
 
 FILES = {path.name for path in Path(modeling_coma.__file__).parent.glob("*_coma.py")}
 
-FOLDERS = (*MODEL_TYPES, "states")
+QUICK = ("qwen3_vl", "states")
+OTHERS = tuple(name for name in MODEL_TYPES if name not in QUICK)
+every_folder = pytest.mark.parametrize(
+    ("stranger", "name"),
+    [
+        *((QUICK, name) for name in QUICK),
+        *(pytest.param(OTHERS, name, marks=pytest.mark.slow) for name in OTHERS),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+    indirect=["stranger"],
+    scope="module",  # or the process would be started for every test
+)
 
 STRANGER = """
 import importlib.util, pickle, shutil, sys
@@ -76,16 +87,13 @@ torch.save((report, results), root / "results.pt")
 
 
 @pytest.fixture(scope="module")
-def stranger(tmp_path_factory, make_coma, make_backbone, picture):
-    """What this process computes and what the stranger's does, for every folder."""
+def stranger(request, tmp_path_factory, make_coma, make_backbone, picture):
+    """What this process computes and what the stranger's does, for each of some folders."""
     root = tmp_path_factory.mktemp("folders")
     pictures = {"a": picture(84, 56, 1), "b": picture(56, 112, 2)}
     np.savez(root / "images.npz", **{name: np.asarray(image) for name, image in pictures.items()})
     here = {}
-    models = {model_type: make_coma(model_type) for model_type in MODEL_TYPES}
-    models["states"] = model_from_backbone(make_backbone(), 4, memory="states")
-    projection = models["states"][0].memory_projection.weight.data
-    projection += 0.02 * torch.randn(projection.shape, generator=torch.manual_seed(0))
+    models = {name: with_states(make_backbone) if name == "states" else make_coma(name) for name in request.param}
     for name, (model, processor) in models.items():
         here[name] = expected(model, processor, ["a red apple", *pictures.values()])
         model.save_pretrained(root / name)
@@ -95,6 +103,14 @@ def stranger(tmp_path_factory, make_coma, make_backbone, picture):
     report, results = torch.load(root / "results.pt", weights_only=True)
     assert report == {"importable": False}, "the stranger could import the package: it proves nothing"
     return here, results
+
+
+def with_states(make_backbone):
+    """A memory of states, whose projection is not the one that it begins with."""
+    model, processor = model_from_backbone(make_backbone(), 4, memory="states")
+    weight = model.memory_projection.weight.data
+    weight += 0.02 * torch.randn(weight.shape, generator=torch.manual_seed(0))
+    return model, processor
 
 
 @torch.no_grad()
@@ -111,7 +127,7 @@ def expected(model, processor, inputs: list) -> dict:
     return {"embeddings": output.embeddings, "loss": output.loss, "texts": texts}
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@every_folder
 def test_a_stranger_gets_the_same_bits(stranger, name):
     here, there = stranger[0][name], stranger[1][name]
     assert here["embeddings"].std() > 0.01
@@ -122,7 +138,7 @@ def test_a_stranger_gets_the_same_bits(stranger, name):
             assert torch.equal(part[what], value), what
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@every_folder
 def test_a_stranger_may_pickle_the_model(stranger, name):
     """As sentence-transformers does for several processes."""
     there = stranger[1][name]
@@ -161,7 +177,7 @@ def test_several_processes_of_sentence_transformers(make_coma, tmp_path):
     assert np.abs(found["several"] - found["one"]).max() < 1e-6
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@every_folder
 def test_what_a_stranger_saves_is_whole(stranger, name):
     """Saved from remote code, the first folder gone, every file of code is there again."""
     there = stranger[1][name]

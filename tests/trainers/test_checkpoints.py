@@ -32,6 +32,7 @@ def checkpoint(request, make_coma, compression_trainer, compression_rows, tmp_pa
     return tmp_path / "out" / "checkpoint-1", resume
 
 
+@pytest.mark.slow
 def test_a_file_that_was_cut_is_named(checkpoint):
     folder, resume = checkpoint
     weights = next(file.name for file in folder.glob("*.safetensors"))
@@ -69,6 +70,7 @@ def test_weights_that_do_not_fit_are_named(checkpoint):
         assert name.partition(".layers.0.")[2].removesuffix(".weight") in str(error.value)
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_rank_or_none(make_coma, compression_trainer, compression_rows, tmp_path):
     rows = compression_rows(2)
 

@@ -174,11 +174,14 @@ def weights_of():
     "settings",
     [
         {"neftune_noise_alpha": 5.0},
-        {"train_sampling_strategy": "sequential"},
+        pytest.param({"train_sampling_strategy": "sequential"}, marks=pytest.mark.slow),
         pytest.param({"optim": "adafactor"}, marks=pytest.mark.slow),
         pytest.param({"data_seed": 3}, marks=pytest.mark.slow),
         {"dataloader_drop_last": True, "max_steps": 3},  # a third batch instead of the rest of the first epoch
-        {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": '{"min_lr": 0.0009}', "max_steps": 3},
+        pytest.param(
+            {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": '{"min_lr": 0.0009}', "max_steps": 3},
+            marks=pytest.mark.slow,
+        ),
         pytest.param({"max_grad_norm": 1e-3, "optim": "sgd"}, marks=pytest.mark.slow),
         {"accelerator_config": {"use_seedable_sampler": False}},
     ],
@@ -195,10 +198,10 @@ def test_what_should_change_the_weights_does(train, weights_of, settings):
     [
         pytest.param({"torch_compile": True, "torch_compile_backend": "eager"}, marks=pytest.mark.study),
         pytest.param({"torch_empty_cache_steps": 1}, marks=pytest.mark.slow),
-        {"debug": "underflow_overflow"},
+        pytest.param({"debug": "underflow_overflow"}, marks=pytest.mark.slow),
         {"skip_memory_metrics": False},
         {"dataloader_num_workers": 1, "dataloader_prefetch_factor": 1, "dataloader_in_order": False},
-        {"enable_jit_checkpoint": True},
+        pytest.param({"enable_jit_checkpoint": True}, marks=pytest.mark.slow),
         pytest.param({"prediction_loss_only": True}, marks=pytest.mark.slow),
     ],
     ids=str,

@@ -47,7 +47,14 @@ def test_all_but_the_language_model_is_frozen_and_the_merger_if_wanted(name):
 
 
 @family
-@pytest.mark.parametrize("settings", [{}, {"train_merger": True}, {"freeze_vision": False}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"train_merger": True},
+        *(pytest.param(other, marks=pytest.mark.slow) for other in ({}, {"freeze_vision": False})),
+    ],
+    ids=str,
+)
 def test_an_adapter_trains_copies_of_the_same_modules(name, settings):
     model = wrap(make_family(name), [5])
     vision = below({name for name, _ in model.named_parameters()}, vision_parts(model))

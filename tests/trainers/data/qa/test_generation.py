@@ -214,7 +214,18 @@ def test_pictures_as_others_show_them(tmp_path: Path, picture: Callable) -> None
             read_image(bad)
 
 
-@pytest.mark.parametrize("kind", ["fifo", "folder", "device", "nothing", "cut", "no UTF-8", "wide", "zero", "unread"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "fifo",
+        "cut",
+        "no UTF-8",
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("folder", "device", "nothing", "wide", "zero", "unread")
+        ),
+    ],
+)
 def test_a_picture_that_cannot_be_read_is_one_failed_picture(
     sources: list[Source], tmp_path: Path, picture: Callable, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
