@@ -29,7 +29,7 @@ class Sizes:
     least_steps: int = 120
     pairs_batch: int = 32
     exam: int = 50
-    queries: int = 200
+    queries: int = 400
     cut: int = 1
 
 
