@@ -98,8 +98,7 @@ class _Rows:
 
     def __post_init__(self) -> None:
         if self.on_error not in ("raise", "skip") or self.part_rows < 1:
-            told = f"on_error={self.on_error!r} is raise or skip, and part_rows={self.part_rows} 1 or more."
-            raise ValueError(told)
+            raise ValueError(f"on_error={self.on_error!r} is raise or skip, and part_rows={self.part_rows} 1 or more.")
 
     def open(self, tell: Callable[[str], None] | None) -> "tuple[Inputs, Corpus]":
         from hub_scripts.embedding.remote_inputs import find_inputs
