@@ -27,6 +27,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -42,6 +43,8 @@ from hub_scripts.common.arguments import (
     take_text_format,
 )
 from hub_scripts.common.terminal import one_line
+from hub_scripts.embedding.kept import Kept, Untrained
+from hub_scripts.embedding.model_settings import ModelSettings
 from hub_scripts.embedding.ray_cluster import RayOptions, ray_cluster
 from trainers.files import RECORD
 
@@ -79,16 +82,44 @@ class EmbeddedTable(NamedTuple):
     model: dict[str, Any]
 
 
-class _Kept(NamedTuple):
-    """What is kept of vectors, as [`embed_table`] is told."""
+@dataclass(frozen=True)
+class _Rows:
+    """
+    What is embedded, as [`embed_table`] is told: where rows lie, how they are read, and in which parts. The columns
+    are fields of [`~trainers.data.corpus.Columns`], in that order; at the root, paths of images begin.
+    """
 
-    dims: int | None
-    any_dims: bool
-    precision: Precision
-    vectors: int | None
-    any_vectors: bool
-    memory: bool
-    any_memory: bool
+    data: str | Path
+    columns: dict[str, str | None]
+    root: str | Path | None
+    text_format: "TextFormat | None"
+    part_rows: int
+    on_error: str
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("raise", "skip") or self.part_rows < 1:
+            raise ValueError(f"on_error={self.on_error!r} is raise or skip, and part_rows={self.part_rows} 1 or more.")
+
+    def open(self, tell: Callable[[str], None] | None) -> "tuple[Inputs, Corpus]":
+        from hub_scripts.embedding.remote_inputs import find_inputs
+        from trainers.data.corpus import Columns, open_corpus
+
+        source = find_inputs(self.data)
+        corpus = open_corpus(source.fetch(), Columns(**self.columns), self.root, self.text_format)
+        if corpus.left_alone and tell is not None:
+            tell(corpus.left_alone)
+        return source, corpus
+
+    def made_of(self, source: "Inputs", settings: ModelSettings) -> dict[str, Any]:
+        """What the parts depend on; a limit of pixels decides which rows are in them, where others are skipped."""
+        columns, how = list(self.columns.values()), settings.encoding
+        if not self.columns["video"]:  # as parts have it from before there was such a column
+            columns.pop()
+        rows = {"inputs": source.name, "columns": columns, "part_rows": self.part_rows}
+        rows["image_root"] = self.root and os.path.abspath(self.root)
+        limit = settings.max_image_pixels if self.on_error == "skip" else None
+        given = {"max_image_pixels": limit, "reduced_jpeg": how["reduced_jpeg"] or None, "vectors": how["num_vectors"]}
+        return rows | {name: value for name, value in given.items() if value is not None}
 
 
 def main(argv: list[str]) -> int:
@@ -201,73 +232,19 @@ def embed_table(  # noqa: PLR0913 - what can be set
         >>> made = embed_table("my-coma", "photos/", "photos.parquet")
         >>> made.num_rows
     """
-    kept = _Kept(dims, any_dims, precision, vectors, any_vectors, memory, any_memory)
-    _check(kept, on_error, part_rows, engine, ray)
-    out, columns = Path(out), (id_column, text_column, image_column, video_column)
-    how = {"batch_tokens": batch_tokens, "num_workers": num_workers, "reduced_jpeg": reduced_jpeg}
-    with _writing(out):
-        source, corpus = _open(data, columns, image_root, text_format, tell)
-        made_of = _made_of(source, columns, part_rows, image_root, on_error, max_image_pixels, reduced_jpeg, vectors)
-        settings = str(model), dtype, device, max_image_pixels, {**how, "num_vectors": vectors, "keeps_memory": memory}
-        with _engine(engine, settings, corpus, source, ray) as maker:
-            return _embed(maker, out, made_of, kept, skip_errors=on_error == "skip")
+    columns = {"id": id_column, "text": text_column, "image": image_column, "video": video_column}
+    rows = _Rows(
+        data=data, columns=columns, root=image_root, text_format=text_format, part_rows=part_rows, on_error=on_error
+    )
+    untrained = Untrained(dims=any_dims, vectors=any_vectors, memory=any_memory)
+    kept = Kept(dims=dims, precision=precision, vectors=vectors, memory=memory, untrained=untrained)
+    how = kept.encoding | {"batch_tokens": batch_tokens, "num_workers": num_workers, "reduced_jpeg": reduced_jpeg}
+    coma = ModelSettings(name=str(model), dtype=dtype, device=device, max_image_pixels=max_image_pixels, encoding=how)
+    return _embed(rows, Path(out), coma, kept, _cluster(engine, ray), tell)
 
 
-def _open(
-    data: str | Path,
-    columns: tuple[str | None, ...],
-    image_root: str | Path | None,
-    text_format: "TextFormat | None",
-    tell: Callable[[str], None] | None,
-) -> "tuple[Inputs, Corpus]":
-    from hub_scripts.embedding.remote_inputs import find_inputs
-    from trainers.data.corpus import Columns, open_corpus
-
-    source = find_inputs(data)
-    corpus = open_corpus(source.fetch(), Columns(*columns), image_root, text_format)
-    if corpus.left_alone and tell is not None:
-        tell(corpus.left_alone)
-    return source, corpus
-
-
-def _made_of(
-    source: "Inputs",
-    columns: tuple[str | None, ...],
-    part_rows: int,
-    image_root: str | Path | None,
-    on_error: str,
-    max_image_pixels: int | None,
-    reduced_jpeg: bool,
-    vectors: int | None,
-) -> dict[str, Any]:
-    """What the parts depend on; a limit of pixels decides which rows are in them, where others are skipped."""
-    # Without a column of videos as parts have it from before there was one.
-    rows = {"inputs": source.name, "columns": list(columns[: 4 if columns[3] else 3]), "part_rows": part_rows}
-    several = {} if vectors is None else {"vectors": vectors}
-    has_limit = on_error == "skip" and max_image_pixels is not None
-    limit = {"max_image_pixels": max_image_pixels} if has_limit else {}
-    reduced = {"reduced_jpeg": True} if reduced_jpeg else {}
-    return {**rows, "image_root": image_root and os.path.abspath(image_root), **limit, **reduced, **several}
-
-
-def _check(kept: _Kept, on_error: str, part_rows: int, engine: str, ray: RayOptions | None) -> None:
-    """Raises for what can be known to be wrong before anything is read."""
-    from hub_scripts.embedding.precision import VectorForm
-
-    if on_error not in ("raise", "skip") or part_rows < 1:
-        raise ValueError(f"on_error={on_error!r} is raise or skip, and part_rows={part_rows} 1 or more.")
-    if kept.precision not in PRECISIONS:
-        raise ValueError(f"precision={kept.precision!r} is none of {', '.join(PRECISIONS)}.")
-    if kept.any_vectors and kept.vectors is None:
-        raise ValueError("--any-vectors (any_vectors=True) says that --vectors N may be any: give them, too.")
-    if kept.any_memory and not kept.memory:
-        raise ValueError("--any-memory (any_memory=True) says that --memory may be any: give that, too.")
-    if VectorForm(1, kept.precision).needs_ranges:  # which only the last step would import
-        import sentence_transformers  # noqa: F401
-    _check_engine(engine, ray)
-
-
-def _check_engine(engine: str, ray: RayOptions | None) -> None:
+def _cluster(engine: str, ray: RayOptions | None) -> RayOptions | None:
+    """Where an engine has its actors, `None` for this machine alone; raises for options that cannot act."""
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} is none of {', '.join(ENGINES)}.")
     given = {name: value for name, value in ray._asdict().items() if value is not None} if ray else {}
@@ -275,6 +252,7 @@ def _check_engine(engine: str, ray: RayOptions | None) -> None:
         raise ValueError(f"{', '.join(given)} can act with engine ray alone: choose that, or leave it out.")
     if given.get("num_actors", 1) < 1 or not 0 <= given.get("gpus_per_actor", 0) < math.inf:
         raise ValueError(f"num_actors must be 1 or more and gpus_per_actor 0 or more, not {given}.")
+    return None if engine == "local" else ray or RayOptions()
 
 
 @contextlib.contextmanager
@@ -301,47 +279,49 @@ def _beside(out: Path, ending: str) -> Path:
 
 @contextlib.contextmanager
 def _engine(
-    name: str, settings: tuple[Any, ...], corpus: "Corpus", source: "Inputs", ray: RayOptions | None
+    settings: ModelSettings, corpus: "Corpus", source: "Inputs", cluster: RayOptions | None
 ) -> "Iterator[LocalEngine | RayEngine]":
-    """What makes the parts, by its name; the settings are those of [`ModelSettings`]."""
-    from hub_scripts.embedding.engine import LocalEngine, ModelSettings
+    """What makes the parts: a model in this process, or in each of the actors of a cluster."""
+    from hub_scripts.embedding.engine import LocalEngine
 
-    if name == "local":
-        yield LocalEngine(ModelSettings(*settings), corpus)
+    if cluster is None:
+        yield LocalEngine(settings, corpus)
         return
-    ray = ray or RayOptions()
-    with ray_cluster(ray.address):
+    with ray_cluster(cluster.address):
         from hub_scripts.embedding.ray_engine import RayEngine  # not before Ray was told how to behave
 
-        with RayEngine(ModelSettings(*settings), corpus, source, ray) as engine:
+        with RayEngine(settings, corpus, source, cluster) as engine:
             yield engine
 
 
 def _embed(
-    engine: "LocalEngine | RayEngine",
+    rows: _Rows,
     out: Path,
-    made_of: dict[str, Any],
-    kept: _Kept,
-    skip_errors: bool,
+    settings: ModelSettings,
+    kept: Kept,
+    cluster: RayOptions | None,
+    tell: Callable[[str], None] | None,
+) -> EmbeddedTable:
+    with _writing(out):
+        source, corpus = rows.open(tell)
+        made_of = rows.made_of(source, settings)
+        with _engine(settings, corpus, source, cluster) as engine:
+            return _make_index(engine, out, made_of, kept, skip_errors=rows.on_error == "skip")
+
+
+def _make_index(
+    engine: "LocalEngine | RayEngine", out: Path, made_of: dict[str, Any], kept: Kept, skip_errors: bool
 ) -> EmbeddedTable:
     from hub_scripts.embedding.index import write_index
     from hub_scripts.embedding.model_record import begin_shards
-    from hub_scripts.hub.trained_dims import check_memory, checked_budgets, checked_dims
 
     started = time.perf_counter()
     parts, record = _beside(out, "parts"), engine.record
-    dims = checked_dims(record["model"], kept.dims, record["dim"], kept.any_dims)
-    several = {}
-    if kept.vectors is not None:
-        states = record["num_compression_tokens"]
-        ((of_queries, _),) = checked_budgets(record["model"], [kept.vectors], states, kept.any_vectors)
-        several = {"vectors": kept.vectors, "query_vectors": of_queries}
-    if kept.memory:
-        check_memory(record["model"], kept.any_memory)
+    said = kept.of_model(record)
     begin_shards(parts, record, made_of)
     options = {"made_by": json.dumps(record["probe"]), "shard_rows": made_of["part_rows"]}
     files, num_embedded = engine.embed(parts, skip_errors=skip_errors, **options)
-    record |= {"dims": dims, "precision": kept.precision, **several}
+    record |= said
     num_rows, num_skipped = write_index(out, files, _beside(out, "skipped.jsonl"), record)
     for file in [*parts.glob("*.arrow"), parts / RECORD]:
         file.unlink()

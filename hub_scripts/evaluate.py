@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hub_scripts.common.arguments import (
     PAIR_COLUMNS,
@@ -47,7 +47,7 @@ from hub_scripts.common.terminal import one_line
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-    from hub_scripts.evaluation.data import NamedSet
+    from hub_scripts.evaluation.data import NamedSet, PairOptions
     from hub_scripts.evaluation.files import ResultsFolder
     from hub_scripts.evaluation.page import ResultsPage
     from modeling_coma import ComaForEmbedding, ComaProcessor
@@ -168,54 +168,62 @@ def evaluate_model(  # noqa: PLR0913 - what can be set
         >>> results = evaluate_model("my-coma", "shop.jsonl", "shop-results")
         >>> results["metrics"]["retrieval"]["shop"]["hit@1"]
     """
-    from hub_scripts.common.loading import load_model
-    from hub_scripts.evaluation.data import open_sets
+    from hub_scripts.evaluation.data import PairOptions, open_sets
+    from hub_scripts.evaluation.video_data import Footage
 
     model, data = str(model), map(str, [data] if isinstance(data, str | Path) else data)
-    of_data = instructions, among_all, on_bad_row, columns, text_format
-    named_sets = open_sets(data, sets, image_root, *of_data, footage=(video_root, video_frames))
-    state, tell = _begun(device, tell)
-    with _held(output, state):
-        coma = load_model(model, dtype, str(state.device) if state.num_processes > 1 else device, max_image_pixels)
+    pairs = PairOptions(columns=columns, instructions=instructions, on_bad_row=on_bad_row, text_format=text_format)
+    footage = Footage(root=video_root, num_frames=video_frames)
+    named_sets = open_sets(data, sets, image_root, among_all, pairs=pairs, footage=footage)
+    with _begun(output, device) as state:
+        coma = _load(model, dtype, device, max_image_pixels, state)
         budgets = _on_main(state, lambda: _budgets(model, coma[0], vectors, any_vectors))
-        settings = _settings_of_data(among_all, instructions, on_bad_row, max_image_pixels, budgets)
-        folder = _folder(output, (model, *coma), settings, named_sets, state)
+        settings = _settings_of_data(among_all, pairs, max_image_pixels, budgets)
+        folder = _folder(output, model, coma, settings, named_sets, state)
         page = None if html is None else _on_main(state, lambda: _page(html, model, coma[1]))
         options = {"skip_bad_rows": on_bad_row == "skip", "batch_tokens": batch_tokens, "num_workers": num_workers}
-        for named_set in _announced(named_sets, tell):
-            _evaluate(named_set, coma, (folder, page), state, tell, options, budgets)
-        return _on_main(state, lambda: _write(folder, page, named_sets, coma[0]))
-
-
-def _begun(device: str, tell: Callable[[str], None] | None) -> "tuple[PartialState, Callable[[str], None]]":
-    """The processes, and whom this one tells."""
-    from accelerate import PartialState
-
-    state = PartialState(cpu=device == "cpu")
-    return state, tell if tell and state.is_main_process else _say_nothing
+        run = _Run(coma=coma, options=options, budgets=budgets, folder=folder, page=page, state=state, tell=tell)
+        return run.results(named_sets)
 
 
 @contextmanager
-def _held(output: str | Path, state: "PartialState") -> Iterator[None]:
-    """A folder for results into which nobody else writes."""
+def _begun(output: str | Path, device: str) -> "Iterator[PartialState]":
+    """The processes, while nobody else writes into the folder for results."""
+    from accelerate import PartialState
+
     from trainers.files import one_writer
 
+    state = PartialState(cpu=device == "cpu")
     with ExitStack() as stack:
 
         def hold() -> None:
             stack.enter_context(one_writer(output))
 
         _on_main(state, hold)
-        yield
+        yield state
+
+
+def _load(
+    model: str, dtype: str, device: str, max_image_pixels: int | None, state: "PartialState"
+) -> "tuple[ComaForEmbedding, ComaProcessor]":
+    """The model; of several processes each has it where it computes."""
+    from hub_scripts.common.loading import load_model
+
+    return load_model(model, dtype, str(state.device) if state.num_processes > 1 else device, max_image_pixels)
 
 
 def _folder(
-    output: str | Path, model: tuple, of_data: dict[str, Any], named_sets: "list[NamedSet]", state: "PartialState"
+    output: str | Path,
+    name: str,
+    coma: "tuple[ComaForEmbedding, ComaProcessor]",
+    of_data: dict[str, Any],
+    named_sets: "list[NamedSet]",
+    state: "PartialState",
 ) -> "ResultsFolder":
     from hub_scripts.evaluation.files import ResultsFolder, model_settings
 
-    _check_frames(named_sets, model[-1].max_video_frames)
-    folder = ResultsFolder(output, model_settings(*model) | of_data)
+    _check_frames(named_sets, coma[1].max_video_frames)
+    folder = ResultsFolder(output, model_settings(name, *coma) | of_data)
     _on_main(state, lambda: folder.check(named_sets))
     return folder
 
@@ -241,22 +249,14 @@ def _budgets(
 
 
 def _settings_of_data(
-    among_all: bool,
-    instructions: dict[str | None, str] | None,
-    on_bad_row: str,
-    max_image_pixels: int | None,
-    budgets: Mapping[str, tuple[int, int]],
+    among_all: bool, pairs: "PairOptions", max_image_pixels: int | None, budgets: Mapping[str, tuple[int, int]]
 ) -> dict[str, Any]:
     """What scores depend on beside the model and the data; which rows are left out, if any is."""
     settings = {"candidates": "all" if among_all else "own"}
-    settings["instructions"] = {source or "": text for source, text in (instructions or {}).items()}
+    settings["instructions"] = {source or "": text for source, text in (pairs.instructions or {}).items()}
     settings |= {"vectors": list(budgets)} if budgets else {}
-    left_out_by = {"on_bad_row": on_bad_row, "max_image_pixels": max_image_pixels} if on_bad_row == "skip" else {}
-    return settings | {name: value for name, value in left_out_by.items() if value is not None}
-
-
-def _say_nothing(line: str) -> None:
-    """The report that nobody asked for."""
+    limit = {} if max_image_pixels is None else {"max_image_pixels": max_image_pixels}
+    return settings | ({"on_bad_row": "skip", **limit} if pairs.on_bad_row == "skip" else {})
 
 
 def _page(html: str | Path, model: str, processor: "ComaProcessor") -> "ResultsPage":
@@ -265,60 +265,77 @@ def _page(html: str | Path, model: str, processor: "ComaProcessor") -> "ResultsP
     return ResultsPage(html, Path(model).name if Path(model).exists() else model, processor.max_image_pixels)
 
 
-def _write(
-    folder: "ResultsFolder", page: "ResultsPage | None", named_sets: "list[NamedSet]", model: "ComaForEmbedding"
-) -> dict[str, Any]:
-    """Puts the scores of all sets together, and the page; gives the results."""
-    from hub_scripts.evaluation.table import results_table
+class _Run(NamedTuple):
+    """
+    What every set is evaluated with, on all processes together.
 
-    results = folder.write_results(named_sets, model)
-    if page is not None:
-        page.write(results_table(results))
-    return results
+    Args:
+        coma (`tuple[ComaForEmbedding, ComaProcessor]`): the model.
+        options (`dict`): how it embeds, as in [`~trainers.evaluation.retrieval.embed_set`].
+        budgets (`dict[str, tuple[int, int]]`): budgets of several vectors, by what they are called.
+        folder ([`ResultsFolder`]): where scores go.
+        page ([`ResultsPage`], *optional*): where queries go with what they found.
+        state (`PartialState`): the processes.
+        tell (`Callable`, *optional*): is given a line about each set, on the main process.
+    """
 
+    coma: "tuple[ComaForEmbedding, ComaProcessor]"
+    options: dict[str, Any]
+    budgets: dict[str, tuple[int, int]]
+    folder: "ResultsFolder"
+    page: "ResultsPage | None"
+    state: "PartialState"
+    tell: Callable[[str], None] | None
 
-def _announced(named_sets: "list[NamedSet]", tell: Callable[[str], None]) -> "Iterator[NamedSet]":
-    for number, named_set in enumerate(named_sets, 1):
-        tell(f"{named_set.name} ({number} of {len(named_sets)})")
-        yield named_set
+    def results(self, named_sets: "list[NamedSet]") -> dict[str, Any]:
+        """Evaluates sets, and puts the scores of all of them together."""
+        for number, named_set in enumerate(named_sets, 1):
+            self.say(f"{named_set.name} ({number} of {len(named_sets)})")
+            self.evaluate(named_set)
+        return _on_main(self.state, lambda: self.write(named_sets))
 
+    def say(self, line: str) -> None:
+        if self.tell and self.state.is_main_process:
+            self.tell(line)
 
-def _evaluate(
-    named_set: "NamedSet",
-    coma: tuple,
-    places: "tuple[ResultsFolder, ResultsPage | None]",
-    state: "PartialState",
-    tell: Callable[[str], None],
-    options: dict[str, Any],
-    budgets: dict[str, tuple[int, int]],
-) -> None:
-    """Embeds and scores a set on all processes together, unless its scores are there and no page needs more."""
-    from trainers.evaluation.retrieval import embed_set, score_set
+    def evaluate(self, named_set: "NamedSet") -> None:
+        """Embeds and scores a set, unless its scores are there and no page needs more."""
+        from trainers.evaluation.retrieval import embed_set, score_set
 
-    (folder, page), retrieval = places, named_set.read()
-    digest, number = retrieval.digest, len(retrieval.items)
-    is_finished = _on_main(state, lambda: folder.read_scores(named_set, digest) is not None)
-    if is_finished:
-        tell("  is finished already" if page is None else "  is finished already, and embedded again for the page")
-    if is_finished and page is None:
-        return
-    started = time.perf_counter()
-    options["num_vectors"] = max(map(max, budgets.values()), default=0) or None
-    retrieval, vectors, left_out = embed_set(retrieval, *coma, description=one_line(named_set.name), **options)
-    embeddings = vectors[:, 0] if budgets else vectors
-    for reason in left_out:
-        tell(f"  left out: {reason}")
-    if page is not None:
-        _on_main(state, lambda: page.add(named_set.name, retrieval, embeddings))
-    if is_finished:
-        return
-    scores = score_set(retrieval, embeddings)
-    if budgets:
-        scores["vectors"] = {name: score_set(retrieval, vectors[:, 1:], budget) for name, budget in budgets.items()}
-    _on_main(state, lambda: folder.write_scores(named_set, scores, digest))
-    seconds = time.perf_counter() - started
-    rate = f"{number} inputs in {seconds:.1f} s, {number / seconds:.1f} a second"
-    tell(f"  {named_set.metric} {100 * scores[named_set.metric]:.1f}%  {rate}")
+        retrieval, page, budgets = named_set.read(), self.page, self.budgets
+        digest, number = retrieval.digest, len(retrieval.items)
+        is_finished = _on_main(self.state, lambda: self.folder.read_scores(named_set, digest) is not None)
+        if is_finished:
+            self.say(f"  is finished already{'' if page is None else ', and embedded again for the page'}")
+        if is_finished and page is None:
+            return
+        started = time.perf_counter()
+        options = {"description": one_line(named_set.name), **self.options}
+        options["num_vectors"] = max(map(max, budgets.values()), default=0) or None
+        retrieval, vectors, left_out = embed_set(retrieval, *self.coma, **options)
+        embeddings = vectors[:, 0] if budgets else vectors
+        for reason in left_out:
+            self.say(f"  left out: {reason}")
+        if page is not None:
+            _on_main(self.state, lambda: page.add(named_set.name, retrieval, embeddings))
+        if is_finished:
+            return
+        scores = score_set(retrieval, embeddings)
+        if budgets:
+            scores["vectors"] = {name: score_set(retrieval, vectors[:, 1:], pair) for name, pair in budgets.items()}
+        _on_main(self.state, lambda: self.folder.write_scores(named_set, scores, digest))
+        seconds = time.perf_counter() - started
+        rate = f"{number} inputs in {seconds:.1f} s, {number / seconds:.1f} a second"
+        self.say(f"  {named_set.metric} {100 * scores[named_set.metric]:.1f}%  {rate}")
+
+    def write(self, named_sets: "list[NamedSet]") -> dict[str, Any]:
+        """Writes the results, and the page."""
+        from hub_scripts.evaluation.table import results_table
+
+        results = self.folder.write_results(named_sets, self.coma[0])
+        if self.page is not None:
+            self.page.write(results_table(results))
+        return results
 
 
 def _on_main(state: "PartialState", act: Callable[[], Any]) -> Any:

@@ -20,6 +20,7 @@ from hub_scripts.common.address import check_address, url_of
 from hub_scripts.common.arguments import Dtype, add_model_options, command_parser, positive
 from hub_scripts.common.interrupts import catch_interrupts, handlers_kept
 from hub_scripts.common.terminal import one_line
+from hub_scripts.embedding.model_settings import ModelSettings
 from hub_scripts.embedding.ray_cluster import ray_cluster
 from trainers.ranges import COUNT
 
@@ -108,7 +109,6 @@ def serve_model(  # noqa: PLR0913 - what can be set
         ...     input(f"{url} is open until Enter is pressed.")
     """
     from hub_scripts.common.loading import check_folder
-    from hub_scripts.embedding.engine import ModelSettings
     from hub_scripts.serving.application import ServerOptions, application
 
     counts = {"max_batch": max_batch, "batch_tokens": batch_tokens, "max_queued": max_queued, "replicas": replicas}
@@ -117,7 +117,7 @@ def serve_model(  # noqa: PLR0913 - what can be set
             raise ValueError(f"{what} must be {COUNT.words}, got {number!r}.")
     check_address(host, port)
     check_folder(str(model))
-    settings = ModelSettings(str(model), dtype, device, max_image_pixels)
+    settings = ModelSettings(name=str(model), dtype=dtype, device=device, max_image_pixels=max_image_pixels)
     name = name or _name_of(str(model))
     options = ServerOptions(name, host, port, max_batch, batch_tokens, max_queued, any_dims)
     printed = sys.stdout

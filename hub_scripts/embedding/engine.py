@@ -1,40 +1,17 @@
 """What makes the parts of `coma embed`: one model on this machine. `ray_engine.py` has the same for many machines."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from hub_scripts.embedding.corpus_parts import corpus_rows
 from hub_scripts.embedding.model_record import model_record
+from hub_scripts.embedding.model_settings import ModelSettings
 from trainers.data.corpus import Corpus
 from trainers.encoding.encoder import Encoder
 from trainers.encoding.shards import embed_in_shards
 
 
-__all__ = ["LocalEngine", "ModelSettings", "record_of"]
-
-
-class ModelSettings(NamedTuple):
-    """
-    Which model is loaded, and how.
-
-    Args:
-        name (`str`): a folder, or a name on the Hub.
-        dtype, device (`str`, *optional*, defaults to `"auto"`): precision, and where to compute.
-        max_image_pixels (`int`, *optional*): images with more are refused; by default as the model has it.
-        encoding (`dict`, *optional*): settings of [`~trainers.encoding.encoder.Encoder`].
-    """
-
-    name: str
-    dtype: str = "auto"
-    device: str = "auto"
-    max_image_pixels: int | None = None
-    encoding: dict[str, Any] = {}
-
-    def load(self) -> Encoder:
-        """The model, ready to embed; raises as [`~hub_scripts.common.loading.load_model`]."""
-        from hub_scripts.common.loading import load_model
-
-        return Encoder(*load_model(*self[:4]), **self.encoding)
+__all__ = ["LocalEngine", "record_of"]
 
 
 def record_of(settings: ModelSettings, encoder: Encoder) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hub_scripts.embedding.corpus_parts import corpus_rows
-from hub_scripts.embedding.engine import ModelSettings, record_of
+from hub_scripts.embedding.engine import record_of
+from hub_scripts.embedding.model_settings import ModelSettings
 from hub_scripts.embedding.remote_inputs import Inputs
 from trainers.data.corpus import Corpus
 from trainers.encoding.shards import ShardRows, digest_of_part, embed_in_shards

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 
 if TYPE_CHECKING:
-    from hub_scripts.embedding.engine import ModelSettings
+    from hub_scripts.embedding.model_settings import ModelSettings
 
 
 __all__ = ["RayOptions", "Room", "place_models", "ray_cluster", "room_for"]
@@ -113,7 +113,7 @@ def place_models(settings: "ModelSettings", options: RayOptions, way_out: str = 
     Finds room for actors with a model each.
 
     Args:
-        settings ([`~hub_scripts.embedding.engine.ModelSettings`]): the model, as it was asked for.
+        settings ([`~hub_scripts.embedding.model_settings.ModelSettings`]): the model, as it was asked for.
         options ([`RayOptions`]): how many, and with what.
         way_out (`str`, *optional*): what can be done if there is no room.
 

@@ -18,8 +18,8 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from transformers.utils import logging
 
-from hub_scripts.embedding.engine import ModelSettings
 from hub_scripts.embedding.model_record import model_differences
+from hub_scripts.embedding.model_settings import ModelSettings
 from hub_scripts.embedding.part_embedder import PartEmbedder
 from hub_scripts.embedding.ray_cluster import RayOptions, place_models
 from hub_scripts.embedding.remote_inputs import Inputs

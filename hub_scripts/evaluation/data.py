@@ -26,7 +26,7 @@ from trainers.evaluation.video_sets import read_video_set
 from trainers.evaluation.visual_documents import TABLES, read_visual_documents
 
 
-__all__ = ["OWN", "NamedSet", "open_sets"]
+__all__ = ["OWN", "NamedSet", "PairOptions", "open_sets"]
 
 OWN = "retrieval"  # the modality of sets that are no part of MMEB
 
@@ -52,17 +52,38 @@ class NamedSet(NamedTuple):
     shown: Mapping[str, Any] = {}
 
 
-def open_sets(  # noqa: PLR0913 - what can be set
+class PairOptions(NamedTuple):
+    """
+    How pairs are read, which are no part of MMEB.
+
+    Args:
+        columns (`dict[str, str]`, *optional*): fields of [`PairColumns`], of tables; rows with `query` and `positive`
+            need none.
+        instructions (`dict`, *optional*): for the queries, by their `source`, `None` being without one.
+        on_bad_row (`str`, *optional*, defaults to `"raise"`): `"skip"` leaves bad rows out and counts them.
+        text_format (`TextFormat`, *optional*): encoding and separator of tables that are text; by default what is
+            found by looking.
+    """
+
+    columns: Mapping[str, str | None] | None = None
+    instructions: dict[str | None, str] | None = None
+    on_bad_row: Literal["raise", "skip"] = "raise"
+    text_format: TextFormat | None = None
+
+    @property
+    def pair_columns(self) -> PairColumns:
+        """The columns as readers of pairs take them."""
+        return PairColumns(**(self.columns or {}))
+
+
+def open_sets(
     data: Iterable[str],
     chosen: Collection[str] | None = None,
     image_root: str | Path | None = None,
-    instructions: dict[str | None, str] | None = None,
     among_all: bool = False,
-    on_bad_row: Literal["raise", "skip"] = "raise",
-    columns: Mapping[str, str | None] | None = None,
-    text_format: TextFormat | None = None,
     *,
-    footage: tuple[str | Path | None, int] = Footage(),
+    pairs: PairOptions | None = None,
+    footage: Footage | None = None,
 ) -> list[NamedSet]:
     """
     Finds the sets.
@@ -73,15 +94,9 @@ def open_sets(  # noqa: PLR0913 - what can be set
         chosen (`Collection[str]`, *optional*): names of the sets that are wanted; by default all that are there, and
             of MMEB every set of the modalities that are there.
         image_root (`str` or `Path`, *optional*): where paths begin; by default at the folder.
-        instructions (`dict`, *optional*): for the queries of pairs, by their `source`, `None` being without one.
         among_all (`bool`, *optional*, defaults to `False`): in image sets, rank among the candidates of all rows.
-        on_bad_row (`str`, *optional*, defaults to `"raise"`): of pairs, `"skip"` leaves bad rows out and counts them.
-        columns (`dict[str, str]`, *optional*): fields of [`PairColumns`], of tables of pairs; rows with `query` and
-            `positive` need none.
-        text_format (`TextFormat`, *optional*): encoding and separator of tables of pairs that are text; by default
-            what is found by looking.
-        footage (`tuple[str or Path, int]`, *optional*): fields of [`Footage`], where the videos of MMEB are, by
-            default in the folder, and how many of their frames are shown.
+        pairs ([`PairOptions`], *optional*): how pairs are read.
+        footage ([`Footage`], *optional*): where the videos of MMEB are, and how many of their frames are shown.
 
     Returns:
         `list[NamedSet]`: in the order of the benchmark, then others.
@@ -91,9 +106,9 @@ def open_sets(  # noqa: PLR0913 - what can be set
             for instructions of a source that no row has, for rows of a benchmark that are to be left out, and for
             names of columns where no table of pairs has any.
     """
-    pair_columns = PairColumns(**(columns or {}))
-    of_data = image_root, instructions or {}, among_all, on_bad_row, pair_columns, text_format
-    finder = _Finder(*of_data, Footage(*footage))
+    pairs, footage = pairs or PairOptions(), footage or Footage()
+    named = pairs.pair_columns.named()
+    finder = _Finder(image_root=image_root, among_all=among_all, pairs=pairs, footage=footage)
     found: dict[str, NamedSet] = {}
     for place in data:
         for named_set in finder.sets_in(place):
@@ -108,12 +123,12 @@ def open_sets(  # noqa: PLR0913 - what can be set
         told = f"{len(missing)} of {len(expected)} sets are missing: {', '.join(missing)}."
         raise ValueError(f"{told} There are {', '.join(found)}. Add them, or choose others with --sets.")
     wanted = [found[name] for name in sorted(expected, key=_order)]
-    if on_bad_row != "raise" and (whole := [one.name for one in wanted if one.modality != OWN]):
+    if pairs.on_bad_row != "raise" and (whole := [one.name for one in wanted if one.modality != OWN]):
         raise ValueError(f"Scores of {whole[0]} are those of all its rows: bad ones may be left out of pairs only.")
-    if (named := pair_columns.named()) and not any(one.has_columns for one in wanted):
+    if named and not any(one.has_columns for one in wanted):
         raise ValueError(f"{', '.join(named)} cannot act: no table of pairs is evaluated. Leave them out.")
-    if instructions:
-        check_named(instructions, {source for one in wanted for source in one.sources()}, "--instruction")
+    if pairs.instructions:
+        check_named(pairs.instructions, {source for one in wanted for source in one.sources()}, "--instruction")
     return wanted
 
 
@@ -125,23 +140,21 @@ class _Finder(NamedTuple):
     """Finds sets in places of every kind. The fields are those of [`open_sets`]."""
 
     image_root: str | Path | None
-    instructions: dict[str | None, str]
     among_all: bool
-    on_bad_row: str
-    columns: PairColumns
-    text_format: TextFormat | None
+    pairs: PairOptions
     footage: Footage
 
     def sets_in(self, place: str) -> list[NamedSet]:
         """What is in a folder or file, in the package, or on the Hub."""
         if not os.path.exists(place):
-            refuse_format(self.text_format, place)
+            refuse_format(self.pairs.text_format, place)
             return self.packaged_or_on_hub(place)
         path = Path(place)
         if not path.is_dir() or saved_dataset(path) is not None:
-            load = partial(load_pairs, place, self.columns, self.image_root, text_format=self.text_format)
-            return [self.pairs(path.stem, load, has_columns=True)]
-        refuse_format(self.text_format, place)
+            columns, text_format = self.pairs.pair_columns, self.pairs.text_format
+            load = partial(load_pairs, place, columns, self.image_root, text_format=text_format)
+            return [self.set_of_pairs(path.stem, load, has_columns=True)]
+        refuse_format(self.pairs.text_format, place)
         inside = {name: file for name in SETS if (file := part_of(path, name) or video_part(path, name)) is not None}
         if not inside:
             raise ValueError(
@@ -161,7 +174,7 @@ class _Finder(NamedTuple):
     def packaged_or_on_hub(self, place: str) -> list[NamedSet]:
         """What a name stands for that is no path."""
         if place == EMOJI:
-            return [self.pairs(place, lambda _: emoji_pairs(load_emoji(emoji_styles(evaluation=True))))]
+            return [self.set_of_pairs(place, lambda _: emoji_pairs(load_emoji(emoji_styles(evaluation=True))))]
         if named := [name for name, of in SETS.items() if of.repository and place in (of.modality, of.repository)]:
             return [self.from_hub(name, SETS[name].repository) for name in named]
         if place.count("/") != 1:
@@ -170,10 +183,11 @@ class _Finder(NamedTuple):
         if names := [name for name in SETS if name in configs]:
             return [self.from_hub(name, place) for name in names]
         load = partial(load_dataset, place, split="test")
-        if not self.columns.named():
-            return [self.pairs(place.split("/")[1], lambda _: load())]
-        named = self.columns, self.image_root
-        return [self.pairs(place.split("/")[1], lambda bad_rows: load_pairs(load(), *named, bad_rows), True)]
+        name, columns = place.split("/")[1], self.pairs.pair_columns
+        if not columns.named():
+            return [self.set_of_pairs(name, lambda _: load())]
+        with_columns = partial(load_pairs, columns=columns, image_root=self.image_root)
+        return [self.set_of_pairs(name, lambda bad_rows: with_columns(load(), on_bad_row=bad_rows), True)]
 
     def from_hub(self, name: str, repository: str) -> NamedSet:
         """A set of MMEB from a repository."""
@@ -196,18 +210,18 @@ class _Finder(NamedTuple):
         one = _of_mmeb(name, lambda: read_video_set(rows(), SETS[name], root, frames))
         return one._replace(shown={"video_frames": frames})
 
-    def pairs(self, name: str, load: Callable[[BadRows], Dataset], has_columns: bool = False) -> NamedSet:
+    def set_of_pairs(self, name: str, load: Callable[[BadRows], Dataset], has_columns: bool = False) -> NamedSet:
         """A set of pairs, which is no part of MMEB."""
 
         def read() -> RetrievalSet:
-            bad_rows = BadRows(self.on_bad_row, name)
+            bad_rows = BadRows(self.pairs.on_bad_row, name)
             rows = without_decoding(load(bad_rows))
             there = (number for number in count() if number not in bad_rows.reasons)  # in the file, not among the good
             numbered = ({**row, ROW: number} for row, number in zip(rows, there, strict=False))
-            return RetrievalSet.from_rows(numbered, self.instructions, bad_rows)
+            return RetrievalSet.from_rows(numbered, self.pairs.instructions, bad_rows)
 
         def sources() -> Iterable[str | None]:
-            return sources_of(load(BadRows(self.on_bad_row, name)))
+            return sources_of(load(BadRows(self.pairs.on_bad_row, name)))
 
         return NamedSet(name, OWN, "hit@1", read, sources, has_columns)
 

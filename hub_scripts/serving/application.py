@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from hub_scripts.common.interrupts import ignore_interrupts
-from hub_scripts.embedding.engine import ModelSettings
+from hub_scripts.embedding.model_settings import ModelSettings
 from hub_scripts.embedding.ray_cluster import RayOptions, place_models
 
 

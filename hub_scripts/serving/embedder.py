@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hub_scripts.embedding.engine import ModelSettings
+from hub_scripts.embedding.model_settings import ModelSettings
 from hub_scripts.embedding.precision import cut_vectors
 from hub_scripts.hub.trained_dims import checked_dims
 from hub_scripts.serving.body import Item

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from ray import serve
 
-from hub_scripts.embedding.engine import ModelSettings
+from hub_scripts.embedding.model_settings import ModelSettings
 from hub_scripts.serving.body import Item
 from hub_scripts.serving.embedder import Embedder, Fault, Row
 from hub_scripts.serving.loopback import listen_here_alone

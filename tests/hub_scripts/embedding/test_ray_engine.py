@@ -20,7 +20,8 @@ import pytest
 from PIL import Image
 
 from hub_scripts.embed import EmbeddedTable, embed_table
-from hub_scripts.embedding.engine import LocalEngine, ModelSettings
+from hub_scripts.embedding.engine import LocalEngine
+from hub_scripts.embedding.model_settings import ModelSettings
 from hub_scripts.embedding.ray_cluster import RayOptions, ray_cluster, room_for
 from hub_scripts.embedding.remote_inputs import find_inputs
 from hub_scripts.embedding.store import memory_at, read_vectors

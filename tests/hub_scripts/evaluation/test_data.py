@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from hub_scripts.evaluation.data import NamedSet, open_sets
+from hub_scripts.evaluation.data import NamedSet, PairOptions, open_sets
 from tests.mmeb_folders import v1_rows, write_mmeb
 
 
@@ -115,7 +115,7 @@ def test_columns_of_pairs_are_named_as_for_training(tmp_path: Path) -> None:
     (tmp_path / "plain.csv").write_text("query,positive\na,x\nb,y\n")
     named, plain = {"query_text": "title", "positive_text": "body"}, None
     read = [
-        open_sets([str(tmp_path / f"{name}.csv")], columns=columns)[0].read()
+        open_sets([str(tmp_path / f"{name}.csv")], pairs=PairOptions(columns=columns))[0].read()
         for name, columns in (("shop", named), ("plain", plain))
     ]
     assert read[0].items == read[1].items and read[0].digest == read[1].digest
@@ -127,12 +127,12 @@ def test_columns_that_name_nothing_are_refused(tmp_path: Path) -> None:
     write_mmeb(tmp_path, [NAME])
     for place in (str(tmp_path), "emoji"):
         with pytest.raises(ValueError, match="query_text cannot act: no table of pairs is evaluated"):
-            open_sets([place], {NAME} if place != "emoji" else None, columns={"query_text": "q"})
+            open_sets([place], {NAME} if place != "emoji" else None, pairs=PairOptions({"query_text": "q"}))
 
 
 def test_columns_of_pairs_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     shop = Dataset.from_dict({"title": ["a", "b"], "body": ["x", "y"]})
     monkeypatch.setattr("hub_scripts.evaluation.data.get_dataset_config_names", lambda name: ["default"])
     monkeypatch.setattr("hub_scripts.evaluation.data.load_dataset", lambda *args, **kwargs: shop)
-    (one,) = open_sets(["org/shop"], columns={"query_text": "title", "positive_text": "body"})
+    (one,) = open_sets(["org/shop"], pairs=PairOptions({"query_text": "title", "positive_text": "body"}))
     assert one.name == "shop" and len(one.read().queries) == 2 and set(one.sources()) == {None}

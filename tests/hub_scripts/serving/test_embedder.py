@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hub_scripts.embedding.engine import ModelSettings
+from hub_scripts.embedding.model_settings import ModelSettings
 from hub_scripts.hub.training_record import TRAINING_FILE
 from hub_scripts.serving.body import Item
 from hub_scripts.serving.embedder import Embedder, Fault
