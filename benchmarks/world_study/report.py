@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from benchmarks.world_study.arms import ARMS, PAIRS, UNITS, Arm, at_equal_cost, plan, without
+from benchmarks.world_study.arms import ARMS, FEW, MANY, PAIRS, UNITS, Arm, at_equal_cost, plan, without
 from benchmarks.world_study.questions import ATTRIBUTE_OF_KIND
 from benchmarks.world_study.results import missing
 
@@ -90,18 +90,18 @@ def arm_table(rows: Rows) -> str:
 
 
 def answer_table(rows: Rows) -> str:
-    """Right answers from the tokens alone, by attribute, before and after stage 2, of one unit of stage 1."""
+    """Right answers from the tokens alone, by attribute, before stage 2 and after it, over the seeds."""
     attributes = list(dict.fromkeys(ATTRIBUTE_OF_KIND.values()))
-    lines = ["| pairs | | " + " | ".join(attributes) + " |", "|---" * (len(attributes) + 2) + "|"]
-    for pairs in PAIRS:
-        of_cell = [row for row in rows if row["arm"] == Arm(pairs, 1.0).key]
+    lines = ["| stage 1, pairs | | mean | " + " | ".join(attributes) + " |", "|---" * (len(attributes) + 3) + "|"]
+    for arm in (Arm(pairs, units) for units in (0.0, 1.0, 4.0) for pairs in (FEW, MANY)):
+        of_cell = [row["answers"] for row in rows if row["arm"] == arm.key]
         for moment in ("before stage 2", "after stage 2") if of_cell else ():
-            answers = [row["answers"][moment] for row in of_cell]
-            means = [
-                statistics.mean(one[kind] for one in answers for kind, of in ATTRIBUTE_OF_KIND.items() if of == name)
-                for name in attributes
-            ]
-            lines.append(f"| {pairs:,} | {moment} | " + " | ".join(f"{mean:.0f}" for mean in means) + " |")
+            found = [[one[moment]["mean"] for one in of_cell]]
+            for name in attributes:
+                kinds = [kind for kind, attribute in ATTRIBUTE_OF_KIND.items() if attribute == name]
+                found.append([one[moment][kind] for one in of_cell for kind in kinds])
+            cells = [f"{statistics.mean(values):.0f}" for values in found]
+            lines.append(f"| {arm.stage_1:g}, {arm.pairs:,} | {moment} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -31,8 +31,8 @@ from modeling_coma import ComaForEmbedding, ComaProcessor
 IND_KINDS = ("colour at place", "shape at place", "colour of shape", "shape of colour")
 OOD_KINDS = tuple(kind for kind in KINDS if kind not in (*IND_KINDS, "thing at place"))
 LABELS = {"background": BACKGROUNDS, "word": WORDS, "count": NUMBERS[2:5]}
-# Candidates of a question are the answers of its side. What no pair ever had as a positive or a negative lies anywhere:
-# among those of IND it would be nearest to many, and say nothing of what the pairs are about.
+# Candidates of a question are the answers of its side. What no pair ever had as a positive or a negative may lie
+# anywhere: among those of IND it would be nearest to many, and say nothing of what the pairs are about.
 IND_ANSWERS = (*COLOURS, *SHAPES)
 OOD_ANSWERS = tuple(dict.fromkeys([*COLOURS, *SIZES, *TEXTURES, *BACKGROUNDS, *WORDS, *NUMBERS[2:5], *PLACES]))
 

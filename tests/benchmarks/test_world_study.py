@@ -96,7 +96,9 @@ def test_each_word_of_the_world_is_one_token(loaded):
     for scene in scenes(100):
         text = f" {describe(scene)}"
         assert len(tokenizer(text)["input_ids"]) == len(text.replace(",", " ,").split())
-    assert all(len(tokenizer(f" {answer}")["input_ids"]) == len(answer.split()) for answer in (*IND_ANSWERS, *OOD_ANSWERS))
+    assert all(
+        len(tokenizer(f" {answer}")["input_ids"]) == len(answer.split()) for answer in (*IND_ANSWERS, *OOD_ANSWERS)
+    )
 
 
 def test_the_fast_processor_makes_what_the_stock_one_makes(loaded):
@@ -184,7 +186,7 @@ def test_arms_have_keys_of_their_own():
 
 
 def row(arm, seed, value, study="r", counts=True):
-    answers = dict.fromkeys(KINDS, 50.0)
+    answers = dict.fromkeys([*KINDS, "mean"], 50.0)
     return {
         "arm": arm.key,
         "seed": seed,
