@@ -1,6 +1,7 @@
 """What is compared with what: the map of pairs and stage 1, and arms that each differ in one thing."""
 
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 
 PAIRS = (100, 300, 1_000, 3_000, 10_000, 30_000)
@@ -63,7 +64,7 @@ class Arm:
 
 def without(arm: Arm, extra: float = 0.0) -> Arm:
     """The same arm without stage 1, at equal pairs or, with `extra`, at equal cost."""
-    return replace(arm, stage_1=0.0, extra=extra)
+    return replace(arm, stage_1=0.0, extra=extra, memory=Arm.memory)
 
 
 def at_equal_cost(arm: Arm) -> Arm:
@@ -71,34 +72,36 @@ def at_equal_cost(arm: Arm) -> Arm:
     return without(arm, extra=arm.stage_1)
 
 
-MAP = [Arm(pairs, units) for units in UNITS for pairs in PAIRS]
-EQUAL_COST = [at_equal_cost(arm) for arm in MAP if arm.stage_1]
-COARSE_MAP = [arm for arm in MAP if arm.pairs <= 10_000 and arm.stage_1 != 0.25]
-FIRST = [arm for arm in COARSE_MAP if arm.pairs in (FEW, MANY)]
-FIRST += [at_equal_cost(arm) for arm in FIRST if arm.stage_1]
-PAIRED = [arm for pairs in (FEW, MANY) for arm in (Arm(pairs), at_equal_cost(Arm(pairs)))]
-OTHER_RATES = [replace(arm, rate=rate) for rate in RATES for arm in PAIRED]
+def _of(pairs: tuple[int, ...], units: tuple[float, ...], **settings: Any) -> list[Arm]:
+    return [Arm(number, one, **settings) for number in pairs for one in units]
 
 
-def _at_both(**settings: object) -> list[Arm]:
-    return [replace(Arm(pairs), **settings) for pairs in (FEW, MANY)]
+# The map: less of it where a run is long, or where it would only fill a gap between two others.
+NO_STAGE_1 = _of(PAIRS, (0.0,))
+STATES = _of((FEW, MANY, 100, 1_000, 10_000), (1.0, 4.0), memory="states")
+STATES += _of((FEW, MANY), (0.25,), memory="states") + _of((30_000,), (4.0,), memory="states")
+CACHE = _of((FEW, MANY, 100, 1_000), (1.0, 4.0))
+EQUAL_COST = [at_equal_cost(arm) for arm in STATES if arm.pairs <= MANY]
+WHOLE_UNITS = [arm for arm in (*NO_STAGE_1, *STATES, *CACHE, *EQUAL_COST) if 0.25 not in (arm.stage_1, arm.extra)]
+FIRST = [arm for arm in WHOLE_UNITS if arm.pairs in (FEW, MANY)]
 
-
-ARMS: dict[str, list[Arm]] = {
-    "no stage 1": _at_both(stage_1=0.0),
-    **{f"no stage 1, cost of {units:g}": _at_both(stage_1=0.0, extra=units) for units in UNITS if units},
-    **{f"stage 1, {units:g}": _at_both(stage_1=units) for units in UNITS if units},
-    **{f"no stage 1, cost of 1, rate x {rate:g}": _at_both(stage_1=0.0, extra=1.0, rate=rate) for rate in RATES},
-    **{f"stage 1, 1, rate x {rate:g}": _at_both(rate=rate) for rate in RATES},
-    "both at once": _at_both(stage_1=0.0, joint=True),
-    "stage 1 on captions": _at_both(dialogues="caption"),
-    "stage 1 on single turns": _at_both(dialogues="single-turn"),
-    "stage 1 by KL": _at_both(kl=True),
-    "stage 1 through states": _at_both(memory="states"),
-    "last of one token, no stage 1": _at_both(stage_1=0.0, tokens=1, pooling="last"),
-    **{f"K = {number}, stage 1": _at_both(tokens=number) for number in (1, 2, 8, 32)},
-    "all weights, no stage 1": _at_both(stage_1=0.0, training="full"),
-    "all weights, stage 1": _at_both(training="full"),
+# Arms that differ in one thing from a unit of stage 1 through states, or from no stage 1 at its cost.
+USUAL = Arm(FEW, 1.0, memory="states")
+ARMS: dict[str, Arm] = {
+    "no stage 1": without(USUAL),
+    "no stage 1, at the cost of one unit": at_equal_cost(USUAL),
+    "stage 1 through states": USUAL,
+    "stage 1 through the cache": replace(USUAL, memory="cache"),
+    **{f"no stage 1, at that cost, rate x {rate:g}": replace(at_equal_cost(USUAL), rate=rate) for rate in RATES},
+    **{f"stage 1, rate x {rate:g}": replace(USUAL, rate=rate) for rate in RATES},
+    "both at once": replace(USUAL, stage_1=0.0, joint=True),
+    "stage 1 on captions": replace(USUAL, dialogues="caption"),
+    "stage 1 on single turns": replace(USUAL, dialogues="single-turn"),
+    "stage 1 by KL": replace(USUAL, kl=True),
+    "last of one token, no stage 1": replace(without(USUAL), tokens=1, pooling="last"),
+    **{f"stage 1, K = {number}": replace(USUAL, tokens=number) for number in (1, 2, 8, 32)},
+    "all weights, no stage 1": replace(without(USUAL), training="full"),
+    "all weights, stage 1": replace(USUAL, training="full"),
 }
 
 
@@ -115,5 +118,4 @@ QUICK_ARMS = [
 
 def plan() -> list[Arm]:
     """Every arm once, the most telling first."""
-    several = [*FIRST, *OTHER_RATES, *COARSE_MAP, *(arm for arms in ARMS.values() for arm in arms), *MAP, *EQUAL_COST]
-    return list(dict.fromkeys(several))
+    return list(dict.fromkeys([*FIRST, *ARMS.values(), *NO_STAGE_1, *STATES, *CACHE, *EQUAL_COST]))

@@ -19,6 +19,8 @@ from benchmarks.world_study.results import missing
 Rows = list[dict[str, Any]]
 SEEDS = [0, 1, 2]
 TAKEN = [units for units in UNITS if units]
+MEMORIES = ("states", "cache")
+LINES = [("states", 0.25), ("states", 1.0), ("states", 4.0), ("cache", 1.0), ("cache", 4.0)]
 
 
 def write_report(rows: Rows, folder: Path) -> None:
@@ -67,24 +69,23 @@ def map_table(rows: Rows) -> str:
         "| stage 1 | | " + " | ".join(f"{pairs:,} pairs" for pairs in PAIRS) + " |",
         "|---" * (len(PAIRS) + 2) + "|",
     ]
-    arms = {f"{units:g} units": [Arm(pairs, units) for pairs in PAIRS] for units in UNITS}
-    arms |= {f"none, cost of {units:g}": [Arm(pairs, 0.0, extra=units) for pairs in PAIRS] for units in TAKEN}
-    for name, of_line in arms.items():
+    settings = {"none": {"stage_1": 0.0}}
+    settings |= {f"none, cost of {units:g}": {"stage_1": 0.0, "extra": units} for units in TAKEN}
+    settings |= {f"{units:g} through {memory}": {"stage_1": units, "memory": memory} for memory, units in LINES}
+    for name, of_line in settings.items():
         for split in ("ind", "ood"):
-            cells = [spread(list(of_arm(rows, arm, split).values())) for arm in of_line]
+            cells = [spread(list(of_arm(rows, Arm(pairs, **of_line), split).values())) for pairs in PAIRS]
             lines.append(f"| {name} | {split.upper()} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def arm_table(rows: Rows) -> str:
-    """P@1 of every arm at few and at many pairs."""
-    cells = [f"{split}, {arm.pairs:,} pairs" for arm in next(iter(ARMS.values())) for split in ("IND", "OOD")]
-    lines = ["| arm | " + " | ".join(cells) + " | carried, nats |", "|---" * (len(cells) + 2) + "|"]
-    for name, arms in ARMS.items():
-        several = [spread(list(of_arm(rows, arm, split).values())) for arm in arms for split in ("ind", "ood")]
-        of_arms = [row for row in rows if row["arm"] in [arm.key for arm in arms] and row["carried"]]
-        carried = [row["carried"]["shuffled"] - row["carried"]["own"] for row in of_arms]
-        mean = f"{statistics.mean(carried):.2f}" if carried else "–"
+    """P@1 of every arm, and what its tokens carry after stage 1."""
+    lines = [f"| arm, {FEW} pairs | IND | OOD | carried, nats |", "|---|---|---|---|"]
+    for name, arm in ARMS.items():
+        several = [spread(list(of_arm(rows, arm, split).values())) for split in ("ind", "ood")]
+        carried = [row["carried"] for row in rows if row["arm"] == arm.key and row["carried"]]
+        mean = f"{statistics.mean(one['shuffled'] - one['own'] for one in carried):.2f}" if carried else "–"
         lines.append(f"| {name} | {' | '.join(several)} | {mean} |")
     return "\n".join(lines) + "\n"
 
@@ -92,8 +93,9 @@ def arm_table(rows: Rows) -> str:
 def answer_table(rows: Rows) -> str:
     """Right answers from the tokens alone, by attribute, before stage 2 and after it, over the seeds."""
     attributes = list(dict.fromkeys(ATTRIBUTE_OF_KIND.values()))
-    lines = ["| stage 1, pairs | | mean | " + " | ".join(attributes) + " |", "|---" * (len(attributes) + 3) + "|"]
-    for arm in (Arm(pairs, units) for units in (0.0, 1.0, 4.0) for pairs in (FEW, MANY)):
+    lines = ["| stage 1; pairs | | mean | " + " | ".join(attributes) + " |", "|---" * (len(attributes) + 3) + "|"]
+    for units, pairs, memory in itertools.product((0.0, 1.0, 4.0), (FEW, MANY), MEMORIES):
+        arm = Arm(pairs, units, memory=memory)
         of_cell = [row["answers"] for row in rows if row["arm"] == arm.key]
         for moment in ("before stage 2", "after stage 2") if of_cell else ():
             found = [[one[moment]["mean"] for one in of_cell]]
@@ -101,7 +103,8 @@ def answer_table(rows: Rows) -> str:
                 kinds = [kind for kind, attribute in ATTRIBUTE_OF_KIND.items() if attribute == name]
                 found.append([one[moment][kind] for one in of_cell for kind in kinds])
             cells = [f"{statistics.mean(values):.0f}" for values in found]
-            lines.append(f"| {arm.stage_1:g}, {arm.pairs:,} | {moment} | {' | '.join(cells)} |")
+            told = f"{units:g} through {memory}" if units else "none"
+            lines.append(f"| {told}; {pairs:,} | {moment} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -109,24 +112,23 @@ def draw_map(rows: Rows) -> Figure:
     """Gain by stage 1, points of P@1 with their standard deviation: IND and OOD, at equal pairs and at equal cost."""
     figure = Figure(figsize=(14, 7), layout="constrained")
     panels = figure.subplots(2, 2)
-    for line, (title, other) in zip(
-        panels, {"equal pairs": without, "equal cost": at_equal_cost}.items(), strict=True
-    ):
+    comparisons = {"equal pairs": without, "equal cost": at_equal_cost}
+    for line, (title, other) in zip(panels, comparisons.items(), strict=True):
         for axes, split in zip(line, ("ind", "ood"), strict=True):
-            found = [[gains(rows, Arm(pairs, one), other(Arm(pairs, one)), split) for pairs in PAIRS] for one in TAKEN]
-            image = _draw_gains(axes, found)
+            arms = [[Arm(pairs, units, memory=memory) for pairs in PAIRS] for memory, units in LINES]
+            image = _draw_gains(axes, [[gains(rows, arm, other(arm), split) for arm in of_line] for of_line in arms])
             axes.set(title=f"{split.upper()}, gain in P@1 at {title}")
     figure.colorbar(image, ax=panels, label="points of P@1")
     return figure
 
 
 def _draw_gains(axes: Axes, found: list[list[list[float]]]) -> AxesImage:
-    """A cell for each number of units and of pairs."""
+    """A cell for each sort of stage 1 and number of pairs."""
     means = [[statistics.mean(values or [float("nan")]) for values in line] for line in found]
-    for row, column in itertools.product(range(len(TAKEN)), range(len(PAIRS))):
+    for row, column in itertools.product(range(len(LINES)), range(len(PAIRS))):
         values = found[row][column]
         axes.text(column, row, spread(values).replace(" (", "\n("), ha="center", va="center", fontsize=8)
     axes.set_xticks(range(len(PAIRS)), [f"{pairs:,}" for pairs in PAIRS])
-    axes.set_yticks(range(len(TAKEN)), [f"{one:g}" for one in TAKEN])
-    axes.set(xlabel="contrastive pairs", ylabel="units of stage 1")
+    axes.set_yticks(range(len(LINES)), [f"{units:g}, {memory}" for memory, units in LINES])
+    axes.set(xlabel="contrastive pairs", ylabel="units of stage 1, through")
     return axes.imshow(means, vmin=-15, vmax=15, cmap="RdBu", aspect="auto")

@@ -26,7 +26,7 @@ class Sizes:
     backbone_batch: int = 16
     unit: int = 200
     batch: int = 16
-    least_steps: int = 120
+    least_steps: int = 400
     pairs_batch: int = 32
     exam: int = 50
     queries: int = 400

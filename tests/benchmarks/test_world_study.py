@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.world_study.arms import PAIRS, QUICK_ARMS, UNITS, Arm, plan, without
+from benchmarks.world_study.arms import ARMS, PAIRS, QUICK_ARMS, Arm, plan, without
 from benchmarks.world_study.backbone import TOKENS, Lessons, write_random
 from benchmarks.world_study.examination import Exam, right_answers
 from benchmarks.world_study.fast_processor import WorldProcessor
@@ -181,7 +181,9 @@ def test_lessons_are_drawn_by_their_number():
 def test_arms_have_keys_of_their_own():
     arms = plan()
     assert len({arm.key for arm in arms}) == len(arms)
-    assert all(Arm(pairs, units) in arms for pairs in PAIRS for units in UNITS)
+    assert all(Arm(pairs, 0.0) in arms for pairs in PAIRS) and all(arm in arms for arm in ARMS.values())
+    for arm in arms:  # whatever has a stage 1 has another to be compared with
+        assert without(arm).stage_1 == 0 and (without(arm) in arms or arm in ARMS.values())
     assert without(Arm(300), extra=1.0).key == "pairs=300 stage_1=0 extra=1.0"
 
 
