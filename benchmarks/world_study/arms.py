@@ -21,8 +21,8 @@ class Arm:
         extra (`float`): units of stage 1 whose cost is spent on more steps of stage 2 instead.
         tokens (`int`): K.
         pooling (`str`): "mean", or "last" for the state of the last compression token.
-        dialogues (`str`): what stage 1 is trained on: "multi-turn", "single-turn", "caption", or "mixed", which is
-            several turns or a caption.
+        dialogues (`str`): what stage 1 is trained on: "multi-turn", "single-turn" or "caption"; "mixed" is several
+            turns or a caption, "images and texts" several turns about a scene that is drawn or described.
         kl (`bool`): stage 1 is distilled from the uncompressed backbone, instead of taught by the answers.
         joint (`bool`): the loss of stage 1 is added in every step of stage 2, instead of coming before.
         memory (`str`): what answers are read from, "cache" or "states".
@@ -97,6 +97,7 @@ ARMS: dict[str, Arm] = {
     "both at once": replace(USUAL, stage_1=0.0, joint=True),
     "stage 1 on captions": replace(USUAL, dialogues="caption"),
     "stage 1 on single turns": replace(USUAL, dialogues="single-turn"),
+    "stage 1 on images and texts": replace(USUAL, dialogues="images and texts"),
     "stage 1 by KL": replace(USUAL, kl=True),
     "last of one token, no stage 1": replace(without(USUAL), tokens=1, pooling="last"),
     **{f"stage 1, K = {number}": replace(USUAL, tokens=number) for number in (1, 2, 8, 32)},

@@ -18,7 +18,7 @@ from benchmarks.world_study.arms import Arm
 from benchmarks.world_study.examination import Exam
 from benchmarks.world_study.fast_processor import WorldProcessor
 from benchmarks.world_study.pictures import draw_picture
-from benchmarks.world_study.questions import as_messages, ask_several, whole_description
+from benchmarks.world_study.questions import as_messages, ask_several, describe, whole_description
 from benchmarks.world_study.scenes import Scene, draw_scene
 from benchmarks.world_study.settings import (
     DESCRIPTIONS,
@@ -48,7 +48,10 @@ COST_OF_STAGE_1 = 0.87
 
 
 class Dialogues(Dataset):
-    """Rows of stage 1, each about a scene of its own: several questions, one, or a description."""
+    """
+    Rows of stage 1, each about a scene of its own: several questions, one, or a description. With texts, every second
+    scene is not drawn but described, so that both sides of a pair have been compressed before they are matched.
+    """
 
     def __init__(self, form: str, length: int, seed: int | str) -> None:
         self.form, self.length, self.seed = form, length, seed
@@ -59,7 +62,11 @@ class Dialogues(Dataset):
     def __getitem__(self, number: int) -> dict[str, Any]:
         draw = random.Random(f"{self.form} {self.seed} {number}")
         scene = draw_scene(draw)
-        return {"images": [draw_picture(scene)], "text": None, "messages": dialogue(self.form, scene, draw)}
+        is_text = self.form == "images and texts" and number % 2
+        inputs = (
+            {"images": [], "text": describe(scene)} if is_text else {"images": [draw_picture(scene)], "text": None}
+        )
+        return {**inputs, "messages": dialogue(self.form, scene, draw)}
 
 
 class JointPairs(Pairs):
@@ -79,7 +86,7 @@ def dialogue(form: str, scene: Scene, draw: random.Random) -> list[dict[str, str
     """Several questions with their answers, one, or a description; or the first or the last of these, if mixed."""
     if form == "caption" or (form == "mixed" and draw.random() < DESCRIPTIONS):
         return as_messages([whole_description(scene)])
-    return as_messages(ask_several(scene, draw, TURNS["multi-turn" if form == "mixed" else form]))
+    return as_messages(ask_several(scene, draw, TURNS.get(form, TURNS["multi-turn"])))
 
 
 def run(arm: Arm, seed: int, sizes: Sizes, backbone: Path, scratch: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from benchmarks.world_study.pictures import RGB, STAMP, corner, draw_picture, st
 from benchmarks.world_study.questions import ATTRIBUTE_OF_KIND, KINDS, ask, describe
 from benchmarks.world_study.report import gains, write_report
 from benchmarks.world_study.results import append_result, missing, read_results
-from benchmarks.world_study.runs import JointPairs, dialogue
+from benchmarks.world_study.runs import Dialogues, JointPairs, dialogue
 from benchmarks.world_study.scenes import MOST, PLACES, SHAPES, SIZES, TEXTURES, UNSEEN, draw_scene
 from benchmarks.world_study.settings import QUICK
 from benchmarks.world_study.tasks import IND_ANSWERS, OOD_ANSWERS, Pairs, chance, make_tasks
@@ -227,6 +227,13 @@ def test_the_study_of_reranking_runs_and_examines_nothing_twice(tmp_path):
     tables = [text[text.index("| description to scene") :].split("\n\n")[:2] for text in said]
     assert tables[0] == tables[1] and "stage 1, then both; whole description" in tables[0][0]
     assert len(list((tmp_path / "reranking").glob("*.json"))) == 2 and (tmp_path / "bytes.png").exists()
+
+
+def test_with_texts_every_second_scene_is_described_and_asked_about_like_the_others():
+    rows = Dialogues("images and texts", 20, seed=0)
+    assert [bool(rows[number]["images"]) for number in range(4)] == [True, False] * 2
+    row, scene = rows[1], draw_scene(random.Random("images and texts 0 1"))
+    assert row["text"] == describe(scene) and len(row["messages"]) == 10
 
 
 def test_mixed_dialogues_are_several_questions_or_a_description():
