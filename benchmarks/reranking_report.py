@@ -1,5 +1,6 @@
 """What reranking gains and costs, and what an image is worth in the bytes that are kept of it: tables and a figure."""
 
+import math
 import statistics
 from typing import Any
 
@@ -11,6 +12,8 @@ from benchmarks.emoji_study.results import spread
 Found = dict[str, list[dict[str, Any]]]  # of each model, once for each seed
 WAYS = ("vector", "memory", "full view")
 MARKS = {"vector": "o", "several": "s", "memory": "D"}
+AWAY = {"vector": 1, "several": -1, "memory": 1}  # names above and below, which are at the same bytes sometimes
+POINTS = {"textcoords": "offset points"}
 
 
 def table_of_reranking(title: str, found: Found) -> str:
@@ -40,18 +43,19 @@ def _table_of_kept(found: Found) -> str:
 
 def draw_bytes(found: Found) -> Figure:
     """P@1 against the bytes that are kept of an image, of each model."""
-    figure = Figure(figsize=(5.2 * len(found), 4.2), layout="constrained")
-    panels = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
-    for axes, (name, runs) in zip(panels, found.items(), strict=True):
+    lines = math.ceil(len(found) / 2)
+    figure = Figure(figsize=(12, 4 * lines), layout="constrained")
+    panels = figure.subplots(lines, 2, squeeze=False).flat
+    for axes, (name, runs) in zip(panels, found.items(), strict=False):
         for way, first in runs[0]["kept"].items():
             values = [run["kept"][way]["P@1"] for run in runs]
             error = statistics.stdev(values) if len(values) > 1 else 0.0
             kind = "memory" if way == "memory" else "several" if "vectors" in way else "vector"
             at = first["bytes"], statistics.mean(values)
             axes.errorbar(*at, error, fmt=MARKS[kind], capsize=3, color=f"C{list(MARKS).index(kind)}")
-            axes.annotate(way, at, textcoords="offset points", xytext=(5, 5), fontsize=8)
-        axes.set(title=name, xlabel="bytes of an image", xscale="log")
-        axes.margins(x=0.15)
+            place = {"ha": "center", "va": "top" if kind == "several" else "bottom", "rotation": 90, "fontsize": 8}
+            axes.annotate(way, (at[0], at[1] + AWAY[kind] * error), xytext=(0, 5 * AWAY[kind]), **place, **POINTS)
+        axes.set(title=name, xlabel="bytes of an image", ylabel="P@1, text to image (%)", xscale="log")
+        axes.margins(x=0.15, y=0.45)
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("P@1, text to image (%)")
     return figure

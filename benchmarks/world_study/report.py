@@ -19,6 +19,7 @@ from benchmarks.world_study.results import missing
 Rows = list[dict[str, Any]]
 SEEDS = [0, 1, 2]
 TAKEN = [units for units in UNITS if units]
+MOST = 20  # points of the scale of colours
 MEMORIES = ("states", "cache")
 LINES = [("states", 0.25), ("states", 1.0), ("states", 4.0), ("cache", 1.0), ("cache", 4.0)]
 
@@ -127,8 +128,10 @@ def _draw_gains(axes: Axes, found: list[list[list[float]]]) -> AxesImage:
     means = [[statistics.mean(values or [float("nan")]) for values in line] for line in found]
     for row, column in itertools.product(range(len(LINES)), range(len(PAIRS))):
         values = found[row][column]
-        axes.text(column, row, spread(values).replace(" (", "\n("), ha="center", va="center", fontsize=8)
+        colour = "white" if abs(means[row][column]) > 0.6 * MOST else "black"
+        text = spread(values).replace(" (", "\n(")
+        axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     axes.set_xticks(range(len(PAIRS)), [f"{pairs:,}" for pairs in PAIRS])
     axes.set_yticks(range(len(LINES)), [f"{units:g}, {memory}" for memory, units in LINES])
     axes.set(xlabel="contrastive pairs", ylabel="units of stage 1, through")
-    return axes.imshow(means, vmin=-15, vmax=15, cmap="RdBu", aspect="auto")
+    return axes.imshow(means, vmin=-MOST, vmax=MOST, cmap="RdBu", aspect="auto")
