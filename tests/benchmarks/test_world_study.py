@@ -253,5 +253,10 @@ def test_the_study_runs_and_does_nothing_twice(tmp_path):
     assert all(json.loads(line)["study"] for line in lines.splitlines())
     assert len(json.loads((tmp_path / "backbone" / "backbone.json").read_text())["curve"]) == QUICK.backbone_steps
     assert (tmp_path / "map.png").stat().st_size > 10_000
+    probe = [*command[:2], "benchmarks.world_study.probe", "--scenes", "60", "20", "--folder", str(tmp_path)]
+    table = subprocess.run(probe, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    folders = list((tmp_path / "stage-1").iterdir())
+    assert len(folders) > 2 and len(table) == 3 + 2 * (1 + len(folders))
+    assert all(line.count("|") == table[0].count("|") for line in table)
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert (tmp_path / "results.jsonl").read_text() == lines
