@@ -53,7 +53,7 @@ def whole(whole_index: Path) -> np.ndarray:
     return vectors_in(whole_index)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16", "int8", "ubinary"])
+@pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.slow), "float16", "int8", "ubinary"])
 def test_first_numbers_in_few_bits(
     trained: Path, texts: Path, coma_command: Callable, tmp_path: Path, whole: np.ndarray, precision: str
 ) -> None:

@@ -169,6 +169,7 @@ def test_a_table_with_pictures_in_it(coma_command: Callable, picture: Callable, 
     assert code == 1 and "begun with other settings: seed was 0 and is now 1" in error
 
 
+@pytest.mark.slow
 def test_from_python(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     names, told = save_emoji(tmp_path / "photos", 3), []
     (tmp_path / "photos" / "notes.md").write_text("no image")

@@ -72,7 +72,7 @@ def test_greedy_search_is_recomputation(asked):
     assert len({tuple(text) for text in texts.tolist()}) == 3
 
 
-@pytest.mark.parametrize("width", [2, 3])
+@pytest.mark.parametrize("width", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_beam_search_is_recomputation(asked, width):
     model, memory, ids, mask = asked
     options = {"max_new_tokens": STEPS, "do_sample": False, "eos_token_id": None, "num_beams": width}

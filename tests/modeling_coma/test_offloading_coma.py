@@ -63,8 +63,7 @@ def everything(model, batch: dict, prompt: torch.Tensor) -> dict[str, torch.Tens
 @pytest.mark.parametrize(
     ("way", "model_type"),
     [
-        ("spread", "qwen3_vl"),
-        *(pytest.param("spread", name, marks=pytest.mark.slow) for name in MODEL_TYPES if name != "qwen3_vl"),
+        *(pytest.param("spread", name, marks=pytest.mark.slow) for name in MODEL_TYPES),
         *(pytest.param(way, "qwen3_vl", marks=pytest.mark.slow) for way in ("cpu", "disk", "auto")),
     ],
 )
