@@ -74,6 +74,7 @@ EXTRAS_REQUIRE = {
         "pre-commit>=4.5.0,<5",
         "pre-commit-hooks>=6.0.0,<7",
         "ruff==0.17.6",
+        "scikit-learn>=1.9.1,<2",  # benchmarks/world_study/probe.py
         "setuptools>=77.0.3,<100",  # builds the wheel that tests/test_packaging.py opens
     ],
 }

@@ -6,7 +6,8 @@ whose compression tokens were not trained, and every stage 1 that the folder of 
 
   python -m benchmarks.world_study.probe       # after `python -m benchmarks.world_study`
 
-The table has the share of right answers in percent, and what the commonest answer gives.
+The table has the share of right answers in percent, mean and standard deviation over the seeds of a stage 1, and what
+the commonest answer gives.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 from transformers.utils import logging
 
+from benchmarks.emoji_study.results import spread
 from benchmarks.world_study.fast_processor import WorldProcessor
 from benchmarks.world_study.pictures import draw_picture
 from benchmarks.world_study.scenes import PLACES, Scene, draw_scene
@@ -44,17 +46,26 @@ def main() -> None:
     asked = [draw_scene(draw, unseen=True) for _ in range(arguments.scenes[1])]
     print("| read from | " + " | ".join(ASKED) + " |\n" + "|---" * (len(ASKED) + 1) + "|")
     nothing = [np.zeros((len(scenes), 1)) for scenes in (known, asked)]
-    print(row_of("the commonest answer", nothing, known, asked), flush=True)
-    folders = sorted((arguments.folder / "stage-1").iterdir())
-    for place in [None, *folders]:
-        coma = load(place) if place else model_from_backbone(str(arguments.folder / "backbone"), 4)
-        states = [states_of(coma, scenes) for scenes in (known, asked)]
-        name = f"stage 1, {place.name}" if place else "the backbone"
-        print(row_of(f"{name}; the mean", [one.mean(axis=1) for one in states], known, asked), flush=True)
-        print(row_of(f"{name}; all states", [one.reshape(len(one), -1) for one in states], known, asked), flush=True)
+    print(line_of("the commonest answer", [shares(nothing, known, asked)]), flush=True)
+    by_name: dict[str, list[Path]] = {"the backbone": [arguments.folder / "backbone"]}
+    for place in sorted((arguments.folder / "stage-1").iterdir()):
+        by_name.setdefault(f"stage 1, {place.name.rpartition(' ')[0]}", []).append(place)
+    for name, places in by_name.items():
+        several = [[states_of(load(place), scenes) for scenes in (known, asked)] for place in places]
+        means = [shares([one.mean(axis=1) for one in states], known, asked) for states in several]
+        whole = [shares([one.reshape(len(one), -1) for one in states], known, asked) for states in several]
+        print(line_of(f"{name}; the mean", means), line_of(f"{name}; all states", whole), sep="\n", flush=True)
+
+
+def line_of(name: str, found: Sequence[Sequence[float]]) -> str:
+    """A line of the table: shares of several seeds."""
+    return f"| {name} | " + " | ".join(spread(list(values), 1) for values in zip(*found, strict=True)) + " |"
 
 
 def load(place: Path) -> Coma:
+    """A stage 1, or the backbone with tokens that were not trained."""
+    if place.name == "backbone":
+        return model_from_backbone(str(place), 4)
     return ComaForEmbedding.from_pretrained(place), ComaProcessor.from_pretrained(place)
 
 
@@ -68,17 +79,17 @@ def states_of(coma: Coma, scenes: Sequence[Scene]) -> np.ndarray:
     return np.concatenate([model(**fast.process(part)).compression_states.numpy() for part in parts])
 
 
-def row_of(name: str, vectors: Sequence[np.ndarray], known: Sequence[Scene], asked: Sequence[Scene]) -> str:
-    """A line of the table; of what is at a place, the mean over the places."""
+def shares(vectors: Sequence[np.ndarray], known: Sequence[Scene], asked: Sequence[Scene]) -> list[float]:
+    """Right answers to each question in percent; of what is at a place, the mean over the places."""
     scale = StandardScaler().fit(vectors[0])
     fit_on, ask_about = (scale.transform(side) for side in vectors)
-    shares = []
+    right_of = []
     for what in ASKED:
         taught, right = (np.array([facts(scene)[what] for scene in scenes]) for scenes in (known, asked))
         maps = [RidgeClassifier(alpha=10.0).fit(fit_on, labels) for labels in taught.T]
         found = [one.predict(ask_about) == labels for one, labels in zip(maps, right.T, strict=True)]
-        shares.append(100 * np.mean(found))
-    return f"| {name} | " + " | ".join(f"{one:.1f}" for one in shares) + " |"
+        right_of.append(100 * float(np.mean(found)))
+    return right_of
 
 
 def facts(scene: Scene) -> dict[str, list[str]]:

@@ -26,7 +26,8 @@ LINES = [("states", 0.25), ("states", 1.0), ("states", 4.0), ("cache", 1.0), ("c
 
 def write_report(rows: Rows, folder: Path) -> None:
     """Writes `report.md` and `map.png` from what is there, and says what is missing."""
-    text = "\n".join([progress(rows), map_table(rows), arm_table(rows), answer_table(rows)])
+    tables = (map_table, gain_table, arm_table, answer_table)
+    text = "\n".join([progress(rows), *(table(rows) for table in tables)])
     (folder / "report.md").write_text(text, encoding="utf-8")
     print(text)
     draw_map(rows).savefig(folder / "map.png", dpi=110)
@@ -45,14 +46,14 @@ def progress(rows: Rows) -> str:
     return text + "\n"
 
 
-def of_arm(rows: Rows, arm: Arm, split: str) -> dict[int, float]:
+def of_arm(rows: Rows, arm: Arm, split: str, task: str = "mean") -> dict[int, float]:
     """P@1 by seed, of runs that count."""
-    return {row["seed"]: row[split]["mean"] for row in rows if row["arm"] == arm.key and row["counts"]}
+    return {row["seed"]: row[split][task] for row in rows if row["arm"] == arm.key and row["counts"]}
 
 
-def gains(rows: Rows, arm: Arm, other: Arm, split: str) -> list[float]:
+def gains(rows: Rows, arm: Arm, other: Arm, split: str, task: str = "mean") -> list[float]:
     """How many points an arm is better than another, seed by seed."""
-    own, others = of_arm(rows, arm, split), of_arm(rows, other, split)
+    own, others = of_arm(rows, arm, split, task), of_arm(rows, other, split, task)
     return [own[seed] - others[seed] for seed in sorted(own.keys() & others.keys())]
 
 
@@ -77,6 +78,20 @@ def map_table(rows: Rows) -> str:
         for split in ("ind", "ood"):
             cells = [spread(list(of_arm(rows, Arm(pairs, **of_line), split).values())) for pairs in PAIRS]
             lines.append(f"| {name} | {split.upper()} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def gain_table(rows: Rows) -> str:
+    """What stage 1 gains in each task that the pairs are about, at equal pairs and at equal cost."""
+    tasks = ("mean", "description to scene", "question to answer")
+    heads = [f"{task}, equal {what}" for what in ("pairs", "cost") for task in tasks]
+    lines = [f"| gain; IND | pairs | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+    for (memory, units), pairs in itertools.product(LINES, (FEW, MANY)):
+        arm = Arm(pairs, units, memory=memory)
+        cells = [
+            spread(gains(rows, arm, other(arm), "ind", task)) for other in (without, at_equal_cost) for task in tasks
+        ]
+        lines.append(f"| {units:g} through {memory} | {pairs:,} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -44,6 +44,7 @@ from benchmarks.world_study.scenes import draw_scene
 from benchmarks.world_study.settings import QUICK, Sizes
 from benchmarks.world_study.tasks import about_colour_and_shape
 from trainers.backbone import model_from_backbone
+from trainers.files import write_record
 
 
 SCENES = 500
@@ -70,7 +71,7 @@ def main() -> None:
             file = folder / "reranking" / f"{name} {seed}.json"
             if not file.exists():
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(json.dumps(examine(arm, seed, sizes, folder, scenes), indent=1))
+                write_record(file, examine(arm, seed, sizes, folder, scenes))
     text = table_of_reranking("description to scene", runs(folder)) + "\n" + table_of_costs(folder)
     (folder / "reranking.md").write_text(text, encoding="utf-8")
     print(text)

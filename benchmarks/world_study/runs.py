@@ -47,6 +47,9 @@ from trainers.experimental import (
 COST_OF_STAGE_1 = 0.87
 
 
+SEVERAL = ("mixed", "images and texts")  # forms whose dialogues are those of several turns, or some of them
+
+
 class Dialogues(Dataset):
     """
     Rows of stage 1, each about a scene of its own: several questions, one, or a description. With texts, every second
@@ -62,11 +65,10 @@ class Dialogues(Dataset):
     def __getitem__(self, number: int) -> dict[str, Any]:
         draw = random.Random(f"{self.form} {self.seed} {number}")
         scene = draw_scene(draw)
-        is_text = self.form == "images and texts" and number % 2
-        inputs = (
-            {"images": [], "text": describe(scene)} if is_text else {"images": [draw_picture(scene)], "text": None}
-        )
-        return {**inputs, "messages": dialogue(self.form, scene, draw)}
+        row = {"images": [draw_picture(scene)], "text": None, "messages": dialogue(self.form, scene, draw)}
+        if self.form == "images and texts" and number % 2:
+            row |= {"images": [], "text": describe(scene)}
+        return row
 
 
 class JointPairs(Pairs):
@@ -86,7 +88,7 @@ def dialogue(form: str, scene: Scene, draw: random.Random) -> list[dict[str, str
     """Several questions with their answers, one, or a description; or the first or the last of these, if mixed."""
     if form == "caption" or (form == "mixed" and draw.random() < DESCRIPTIONS):
         return as_messages([whole_description(scene)])
-    return as_messages(ask_several(scene, draw, TURNS.get(form, TURNS["multi-turn"])))
+    return as_messages(ask_several(scene, draw, TURNS["multi-turn" if form in SEVERAL else form]))
 
 
 def run(arm: Arm, seed: int, sizes: Sizes, backbone: Path, scratch: Path) -> dict[str, Any]:

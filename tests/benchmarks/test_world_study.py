@@ -194,7 +194,7 @@ def row(arm, seed, value, study="r", counts=True):
         "seed": seed,
         "study": study,
         "weights": "w",
-        "ind": {"mean": value},
+        "ind": {"mean": value, "description to scene": value, "question to answer": value},
         "ood": {"mean": value / 2},
         "carried": {"own": 1.0, "shuffled": 2.0, "none": 3.0} if arm.stage_1 else None,
         "counts": counts,
@@ -242,6 +242,8 @@ def test_mixed_dialogues_are_several_questions_or_a_description():
     assert set(lengths) == {2, 10} and 30 < lengths.count(2) < 70
     assert dialogue("mixed", scene, random.Random(1)) != dialogue("multi-turn", scene, random.Random(1))
     assert len(dialogue("single-turn", scene, draw)) == 2
+    with pytest.raises(KeyError):
+        dialogue("multi turn", scene, draw)
 
 
 @pytest.mark.study

@@ -10,7 +10,7 @@ SCRIPT = """
 import signal, threading, time
 from hub_scripts.common.interrupts import catch_interrupts, handlers_kept
 
-before = signal.getsignal(signal.SIGINT)  # not Python's own where a shell started this in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored by what it starts in the background
 threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])  # so that the other thread is given them
 with handlers_kept():
@@ -19,7 +19,7 @@ with handlers_kept():
     wait()
     print("ends", flush=True)
     time.sleep(0.5)
-print(signal.getsignal(signal.SIGINT) is before)
+print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 """
 
 
