@@ -107,6 +107,13 @@ ARMS: dict[str, Arm] = {
 }
 
 
+# What others are compared with: run again with every backbone whose weights are others.
+CONTROLS = [USUAL, at_equal_cost(USUAL), without(USUAL), without(Arm(MANY))]
+
+# With a backbone of another depth: where stage 1 is longest, in both forms of memory.
+LONGEST = [Arm(FEW, max(UNITS), memory=memory) for memory in ("states", "cache")]
+DEPTH_ARMS = [without(LONGEST[0]), LONGEST[0], at_equal_cost(LONGEST[0]), LONGEST[1]]
+
 # One of each that trains in a way of its own, to see that everything runs.
 QUICK_ARMS = [
     Arm(FEW, 0.0),

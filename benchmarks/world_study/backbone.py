@@ -43,7 +43,7 @@ CHAT_TEMPLATE = (
 TEXT = {
     "hidden_size": 128,
     "intermediate_size": 256,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": Sizes().layers,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
     "head_dim": 32,
@@ -72,7 +72,7 @@ VISION = {
 }
 
 
-def write_random(folder: Path, seed: int = 0) -> None:
+def write_random(folder: Path, seed: int = 0, layers: int = Sizes().layers) -> None:
     """The backbone before it has learned anything, with a tokenizer to which each word of the world is one token."""
     draw = random.Random(seed)
     scenes = [draw_scene(draw) for _ in range(500)]
@@ -89,7 +89,7 @@ def write_random(folder: Path, seed: int = 0) -> None:
             ("video_token_id", "video_pad"),
         )
     }
-    text = {**TEXT, "vocab_size": len(tokenizer) + SPARE_ROWS, "eos_token_id": tokenizer.eos_token_id}
+    text = {**_text(layers), "vocab_size": len(tokenizer) + SPARE_ROWS, "eos_token_id": tokenizer.eos_token_id}
     config = AutoConfig.for_model("qwen3_vl", text_config=text, vision_config=VISION, tie_word_embeddings=True, **ids)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -109,6 +109,10 @@ def write_random(folder: Path, seed: int = 0) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(images, indent=1))
 
 
+def _text(layers: int) -> dict[str, Any]:
+    return {**TEXT, "num_hidden_layers": layers}
+
+
 @torch.no_grad()
 def _scale(model: PreTrainedModel) -> None:
     """
@@ -120,7 +124,7 @@ def _scale(model: PreTrainedModel) -> None:
         if name.endswith(tuple(LARGER)):
             module.weight.mul_(LARGER[name.rsplit(".", 1)[-1]])
         elif name.endswith(added) and "merger" not in name:
-            module.weight.div_((2 * TEXT["num_hidden_layers"]) ** 0.5)
+            module.weight.div_((2 * model.config.text_config.num_hidden_layers) ** 0.5)
 
 
 class Lessons(Dataset):
@@ -190,7 +194,7 @@ def make_backbone(folder: Path, sizes: Sizes) -> dict[str, Any]:
         if found["recipe"] != recipe(sizes):
             raise SystemExit(f"{folder} has a backbone of another recipe, {found['recipe']}: give another --folder.")
         return found
-    write_random(folder)
+    write_random(folder, layers=sizes.layers)
     model, processor = model_from_backbone(str(folder), 1)
     fast = WorldProcessor.of(processor)
     collate = ComaCompressionCollator(fast, compression_instruction=False)
@@ -227,7 +231,7 @@ def make_backbone(folder: Path, sizes: Sizes) -> dict[str, Any]:
 def recipe(sizes: Sizes) -> str:
     """What decides the backbone and the world: the same on every machine, where weights differ in their last bits."""
     rows = Lessons(40)
-    parts = [TEXT, VISION, CHAT_TEMPLATE, LEARNING_RATE, DESCRIPTIONS]
+    parts = [_text(sizes.layers), VISION, CHAT_TEMPLATE, LEARNING_RATE, DESCRIPTIONS]
     parts += [sizes.tower_steps, sizes.tower_batch, sizes.backbone_steps, sizes.backbone_batch]
     parts += [(row["images"][0].tobytes(), row["messages"]) for row in (rows[number] for number in range(len(rows)))]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]

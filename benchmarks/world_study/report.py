@@ -11,7 +11,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from benchmarks.world_study.arms import ARMS, FEW, MANY, PAIRS, UNITS, Arm, at_equal_cost, plan, without
+from benchmarks.world_study.arms import (
+    ARMS,
+    FEW,
+    LONGEST,
+    MANY,
+    PAIRS,
+    UNITS,
+    USUAL,
+    Arm,
+    at_equal_cost,
+    plan,
+    without,
+)
 from benchmarks.world_study.questions import ATTRIBUTE_OF_KIND
 from benchmarks.world_study.results import missing
 
@@ -24,10 +36,11 @@ MEMORIES = ("states", "cache")
 LINES = [("states", 0.25), ("states", 1.0), ("states", 4.0), ("cache", 1.0), ("cache", 4.0)]
 
 
-def write_report(rows: Rows, folder: Path) -> None:
-    """Writes `report.md` and `map.png` from what is there, and says what is missing."""
+def write_report(of_depth: dict[int, Rows], folder: Path) -> None:
+    """Writes `report.md` and `map.png` from what is there, and says what is missing; the usual depth comes first."""
+    rows = next(iter(of_depth.values()))
     tables = (map_table, gain_table, arm_table, answer_table)
-    text = "\n".join([progress(rows), *(table(rows) for table in tables)])
+    text = "\n".join([progress(rows), *(table(rows) for table in tables), depth_table(of_depth)])
     (folder / "report.md").write_text(text, encoding="utf-8")
     print(text)
     draw_map(rows).savefig(folder / "map.png", dpi=110)
@@ -46,15 +59,16 @@ def progress(rows: Rows) -> str:
     return text + "\n"
 
 
-def of_arm(rows: Rows, arm: Arm, split: str, task: str = "mean") -> dict[int, float]:
-    """P@1 by seed, of runs that count."""
-    return {row["seed"]: row[split][task] for row in rows if row["arm"] == arm.key and row["counts"]}
+def of_arm(rows: Rows, arm: Arm, split: str, task: str = "mean") -> dict[tuple[str, int], float]:
+    """P@1 by the weights of the backbone and the seed, of runs that count."""
+    own = [row for row in rows if row["arm"] == arm.key and row["counts"]]
+    return {(row["weights"], row["seed"]): row[split][task] for row in own}
 
 
 def gains(rows: Rows, arm: Arm, other: Arm, split: str, task: str = "mean") -> list[float]:
-    """How many points an arm is better than another, seed by seed."""
+    """How many points an arm is better than another, seed by seed from the same backbone."""
     own, others = of_arm(rows, arm, split, task), of_arm(rows, other, split, task)
-    return [own[seed] - others[seed] for seed in sorted(own.keys() & others.keys())]
+    return [own[both] - others[both] for both in sorted(own.keys() & others.keys())]
 
 
 def spread(values: list[float]) -> str:
@@ -86,8 +100,10 @@ def gain_table(rows: Rows) -> str:
     tasks = ("mean", "description to scene", "question to answer")
     heads = [f"{task}, equal {what}" for what in ("pairs", "cost") for task in tasks]
     lines = [f"| gain; IND | pairs | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
-    for (memory, units), pairs in itertools.product(LINES, (FEW, MANY)):
+    for (memory, units), pairs in itertools.product(LINES, PAIRS):
         arm = Arm(pairs, units, memory=memory)
+        if not of_arm(rows, arm, "ind"):
+            continue
         cells = [
             spread(gains(rows, arm, other(arm), "ind", task)) for other in (without, at_equal_cost) for task in tasks
         ]
@@ -96,13 +112,30 @@ def gain_table(rows: Rows) -> str:
 
 
 def arm_table(rows: Rows) -> str:
-    """P@1 of every arm, and what its tokens carry after stage 1."""
-    lines = [f"| arm, {FEW} pairs | IND | OOD | carried, nats |", "|---|---|---|---|"]
+    """P@1 of every arm, how much better it is than others with the same backbone, and what its tokens carry."""
+    heads = (f"arm, {FEW} pairs", "IND", "OOD", "IND, against no stage 1", "at equal cost", "against stage 1")
+    lines = [f"| {' | '.join(heads)} | carried, nats |", "|---" * (len(heads) + 1) + "|"]
     for name, arm in ARMS.items():
         several = [spread(list(of_arm(rows, arm, split).values())) for split in ("ind", "ood")]
+        for other in (without(USUAL), at_equal_cost(USUAL), USUAL):
+            several.append("" if other == arm else spread(gains(rows, arm, other, "ind")))
         carried = [row["carried"] for row in rows if row["arm"] == arm.key and row["carried"]]
         mean = f"{statistics.mean(one['shuffled'] - one['own'] for one in carried):.2f}" if carried else "–"
         lines.append(f"| {name} | {' | '.join(several)} | {mean} |")
+    return "\n".join(lines) + "\n"
+
+
+def depth_table(of_depth: dict[int, Rows]) -> str:
+    """What the longest stage 1 gains with backbones of every depth, and what its tokens know before stage 2."""
+    heads = ("layers", "stage 1", "IND without", "IND", "gain, equal pairs", "gain, equal cost", "right answers")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for layers, arm in itertools.product(sorted(of_depth), LONGEST):
+        rows = of_depth[layers]
+        cells = [list(of_arm(rows, one, "ind").values()) for one in (without(arm), arm)]
+        cells += [gains(rows, arm, other(arm), "ind") for other in (without, at_equal_cost)]
+        cells.append([row["answers"]["before stage 2"]["mean"] for row in rows if row["arm"] == arm.key])
+        told = f"{arm.stage_1:g} through {arm.memory}"
+        lines.append(f"| {layers} | {told} | {' | '.join(spread(values) for values in cells)} |")
     return "\n".join(lines) + "\n"
 
 

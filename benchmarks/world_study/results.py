@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from benchmarks.world_study.arms import Arm
+from benchmarks.world_study.arms import CONTROLS, Arm
 
 
 COMMITTED = Path(__file__).with_name("results.jsonl")
@@ -20,12 +20,12 @@ def read_results(file: Path, study: str) -> list[dict[str, Any]]:
     Raises:
         ValueError: for a line that is no run, or a run that is there twice.
     """
-    found: dict[tuple[str, int], dict[str, Any]] = {}
+    found: dict[tuple[str, str, str, int], dict[str, Any]] = {}
     lines = file.read_text().splitlines() if file.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            key = (row["study"], row["arm"], row["seed"])
+            key = (row["study"], row["weights"], row["arm"], row["seed"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file}, line {number} is not a run: {line[:80]!r}. Take it out.") from error
         if key in found:
@@ -44,7 +44,11 @@ def append_result(file: Path, row: dict[str, Any]) -> None:
         os.close(descriptor)
 
 
-def missing(rows: list[dict[str, Any]], arms: list[Arm], seeds: list[int]) -> list[tuple[Arm, int]]:
-    """Runs of a plan that are not there, seed by seed within the order of the arms."""
+def missing(rows: list[dict[str, Any]], arms: list[Arm], seeds: list[int], weights: str = "") -> list[tuple[Arm, int]]:
+    """
+    Runs of a plan that are not there, seed by seed within the order of the arms. What others are compared with has to
+    be there with the same `weights` of the backbone, if given.
+    """
     done = {(row["arm"], row["seed"]) for row in rows}
-    return [(arm, seed) for arm in arms for seed in seeds if (arm.key, seed) not in done]
+    own = {(row["arm"], row["seed"]) for row in rows if row["weights"] == weights} if weights else done
+    return [(arm, seed) for arm in arms for seed in seeds if (arm.key, seed) not in (own if arm in CONTROLS else done)]

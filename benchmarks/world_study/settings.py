@@ -1,6 +1,6 @@
 """How long everything is trained, in full and quickly, and what all trainings have in common."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -18,6 +18,7 @@ class Sizes:
         exam (`int`): questions of each kind in an examination.
         queries (`int`): of a task of retrieval.
         cut (`int`): by which numbers of pairs are divided.
+        layers (`int`): of the language model of the backbone.
     """
 
     tower_steps: int = 400
@@ -31,6 +32,7 @@ class Sizes:
     exam: int = 50
     queries: int = 400
     cut: int = 1
+    layers: int = field(default=4, repr=False)  # not shown, for what is shown names a study: it is in the recipe
 
 
 QUICK = Sizes(
@@ -47,6 +49,7 @@ QUICK = Sizes(
     cut=100,
 )
 
+LAYERS = (Sizes.layers, 2, 8)  # the usual backbone first
 TURNS = {"multi-turn": 5, "single-turn": 1}
 DESCRIPTIONS = 0.25  # of the rows of the backbone, and of mixed dialogues
 RATE = {"lora": 3e-3, "full": 1e-3}

@@ -5,14 +5,15 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.world_study.arms import ARMS, PAIRS, QUICK_ARMS, Arm, plan, without
-from benchmarks.world_study.backbone import TOKENS, Lessons, write_random
+from benchmarks.world_study.arms import ARMS, CONTROLS, DEPTH_ARMS, PAIRS, QUICK_ARMS, Arm, plan, without
+from benchmarks.world_study.backbone import TOKENS, Lessons, study, write_random
 from benchmarks.world_study.examination import Exam, right_answers
 from benchmarks.world_study.fast_processor import WorldProcessor
 from benchmarks.world_study.pictures import RGB, STAMP, corner, draw_picture, stamp
@@ -21,7 +22,7 @@ from benchmarks.world_study.report import gains, write_report
 from benchmarks.world_study.results import append_result, missing, read_results
 from benchmarks.world_study.runs import Dialogues, JointPairs, dialogue
 from benchmarks.world_study.scenes import MOST, PLACES, SHAPES, SIZES, TEXTURES, UNSEEN, draw_scene
-from benchmarks.world_study.settings import QUICK
+from benchmarks.world_study.settings import LAYERS, QUICK, Sizes
 from benchmarks.world_study.tasks import IND_ANSWERS, OOD_ANSWERS, Pairs, chance, make_tasks
 from benchmarks.world_study.tower import GROUPS, IGNORED, targets
 from trainers.backbone import model_from_backbone
@@ -187,13 +188,13 @@ def test_arms_have_keys_of_their_own():
     assert without(Arm(300), extra=1.0).key == "pairs=300 stage_1=0 extra=1.0"
 
 
-def row(arm, seed, value, study="r", counts=True):
+def row(arm, seed, value, study="r", counts=True, weights="w"):
     answers = dict.fromkeys([*KINDS, "mean"], 50.0)
     return {
         "arm": arm.key,
         "seed": seed,
         "study": study,
-        "weights": "w",
+        "weights": weights,
         "ind": {"mean": value, "description to scene": value, "question to answer": value},
         "ood": {"mean": value / 2},
         "carried": {"own": 1.0, "shuffled": 2.0, "none": 3.0} if arm.stage_1 else None,
@@ -212,11 +213,29 @@ def test_results_are_lines_and_gains_are_seed_by_seed(tmp_path):
     assert [(one.key, seed) for one, seed in missing(rows, [arm, without(arm)], [0, 1])] == [(without(arm).key, 1)]
     rows[1]["counts"] = False  # tokens that carry nothing say nothing about the claim
     assert gains(rows, arm, without(arm), "ind") == []
-    write_report(rows, tmp_path)
+    write_report({4: rows}, tmp_path)
     assert "1 do not count" in (tmp_path / "report.md").read_text()
     append_result(file, row(arm, 0, 1.0))
     with pytest.raises(ValueError, match="line 5: the run .* is there already"):
         read_results(file, "r")
+
+
+def test_what_others_are_compared_with_is_run_again_with_other_weights_of_the_backbone():
+    control, other = without(Arm(300)), Arm(300)
+    assert control in CONTROLS and other not in CONTROLS
+    rows = [row(control, 0, 10.0), row(other, 0, 14.0)]
+    assert missing(rows, [control, other], [0], "w") == []
+    assert missing(rows, [control, other], [0], "v") == [(control, 0)]
+    assert gains([row(control, 0, 10.0, weights="v"), rows[1]], other, control, "ind") == []
+    assert gains([row(control, 0, 11.0, weights="v"), *rows], other, control, "ind") == [4.0]
+
+
+def test_backbones_of_another_depth_are_another_study_of_fewer_arms(tmp_path):
+    usual, *others = (replace(Sizes(), layers=layers) for layers in LAYERS)
+    assert usual == Sizes() and len({study(sizes) for sizes in (usual, *others)}) == len(LAYERS)
+    assert set(DEPTH_ARMS) < set(plan())
+    write_random(tmp_path, layers=others[0].layers)
+    assert model_from_backbone(str(tmp_path), 1)[0].backbone.config.text_config.num_hidden_layers == others[0].layers
 
 
 @pytest.mark.study
