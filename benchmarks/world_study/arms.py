@@ -114,6 +114,14 @@ CONTROLS = [USUAL, at_equal_cost(USUAL), without(USUAL), without(Arm(MANY))]
 LONGEST = [Arm(FEW, max(UNITS), memory=memory) for memory in ("states", "cache")]
 DEPTH_ARMS = [without(LONGEST[0]), LONGEST[0], at_equal_cost(LONGEST[0]), LONGEST[1]]
 
+# The same with late interaction: does stage 1 help where the embedding is no mean, but all states?
+SEVERAL = replace(LONGEST[0], budgets="1x1 2x2 4x4")
+SEVERAL_ARMS = {
+    "none": without(SEVERAL),
+    "none, at the cost of four units": at_equal_cost(SEVERAL),
+    "four units through states": SEVERAL,
+}
+
 # One of each that trains in a way of its own, to see that everything runs.
 QUICK_ARMS = [
     Arm(FEW, 0.0),
@@ -122,9 +130,12 @@ QUICK_ARMS = [
     Arm(FEW, kl=True),
     Arm(FEW, memory="states"),
     Arm(FEW, training="full"),
+    Arm(FEW, budgets="1x1 4x4"),
 ]
 
 
 def plan() -> list[Arm]:
     """Every arm once, the most telling first."""
-    return list(dict.fromkeys([*FIRST, *ARMS.values(), *NO_STAGE_1, *STATES, *CACHE, *EQUAL_COST]))
+    return list(
+        dict.fromkeys([*FIRST, *ARMS.values(), *SEVERAL_ARMS.values(), *NO_STAGE_1, *STATES, *CACHE, *EQUAL_COST])
+    )

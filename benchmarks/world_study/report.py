@@ -17,6 +17,8 @@ from benchmarks.world_study.arms import (
     LONGEST,
     MANY,
     PAIRS,
+    SEVERAL,
+    SEVERAL_ARMS,
     UNITS,
     USUAL,
     Arm,
@@ -39,7 +41,7 @@ LINES = [("states", 0.25), ("states", 1.0), ("states", 4.0), ("cache", 1.0), ("c
 def write_report(of_depth: dict[int, Rows], folder: Path) -> None:
     """Writes `report.md` and `map.png` from what is there, and says what is missing; the usual depth comes first."""
     rows = next(iter(of_depth.values()))
-    tables = (map_table, gain_table, arm_table, answer_table)
+    tables = (map_table, gain_table, arm_table, answer_table, several_table)
     text = "\n".join([progress(rows), *(table(rows) for table in tables), depth_table(of_depth)])
     (folder / "report.md").write_text(text, encoding="utf-8")
     print(text)
@@ -122,6 +124,19 @@ def arm_table(rows: Rows) -> str:
         carried = [row["carried"] for row in rows if row["arm"] == arm.key and row["carried"]]
         mean = f"{statistics.mean(one['shuffled'] - one['own'] for one in carried):.2f}" if carried else "–"
         lines.append(f"| {name} | {' | '.join(several)} | {mean} |")
+    return "\n".join(lines) + "\n"
+
+
+def several_table(rows: Rows) -> str:
+    """P@1 by the mean and by all states, of models that were trained for both by late interaction."""
+    splits = ("ind", "ind, by states", "ood", "ood, by states")
+    lines = [f"| stage 1; {FEW} pairs | {' | '.join(split.upper() for split in splits)} |", "|---" * 5 + "|"]
+    for name, arm in SEVERAL_ARMS.items():
+        cells = [spread(list(of_arm(rows, arm, split).values())) for split in splits]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for name, other in (("pairs", without(SEVERAL)), ("cost", at_equal_cost(SEVERAL))):
+        cells = [spread(gains(rows, SEVERAL, other, split)) for split in splits]
+        lines.append(f"| gain, equal {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

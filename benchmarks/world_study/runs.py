@@ -103,9 +103,9 @@ def run(arm: Arm, seed: int, sizes: Sizes, backbone: Path, scratch: Path) -> dic
         scratch (`Path`): a stage 1 that several arms have in common is trained once and kept here.
 
     Returns:
-        `dict`: `ind` and `ood`, P@1 of every task; `carried` after stage 1, the loss per answer token from the row's
-        own tokens, another row's and none, and whether it `counts`; `answers` from the tokens alone, by kind, before
-        and after stage 2; seconds of processor time.
+        `dict`: `ind` and `ood`, P@1 of every task, with budgets those by states, too; `carried` after stage 1, the
+        loss per answer token from the row's own tokens, another row's and none, and whether it `counts`; `answers`
+        from the tokens alone, by kind, before and after stage 2; seconds of processor time.
     """
     model, processor, compressed = begin(arm, seed, sizes, backbone, scratch)
     model.config.pooling = arm.pooling
@@ -117,9 +117,15 @@ def run(arm: Arm, seed: int, sizes: Sizes, backbone: Path, scratch: Path) -> dic
     seconds = time.process_time() - started
     ind, ood = make_tasks(sizes.queries)
     carried = compressed["carried"]
+    by_states = {
+        f"{name}, by states": precision(model, fast, tasks, states=True)
+        for name, tasks in (("ind", ind), ("ood", ood))
+        if arm.budgets
+    }
     return {
         "ind": precision(model, fast, ind),
         "ood": precision(model, fast, ood),
+        **by_states,
         "carried": carried,
         "counts": not arm.stage_1 or carried["shuffled"] - carried["own"] >= LEAST_CARRIED,
         "answers": {"before stage 2": before, "after stage 2": exam.answers(model, "compressed")},

@@ -25,6 +25,7 @@ from benchmarks.world_study.scenes import (
     draw_scene,
 )
 from modeling_coma import ComaForEmbedding, ComaProcessor
+from trainers.encoding.maxsim import maxsim
 
 
 # What the pairs are about: colour, shape and place. They say nothing of size, texture, word, background and number.
@@ -157,14 +158,18 @@ def _labels(kind: str, scenes: list[Scene], pictures: list[dict[str, Any]], draw
 
 
 @torch.no_grad()
-def embed(model: ComaForEmbedding, processor: ComaProcessor, items: list[dict[str, Any]]) -> torch.Tensor:
-    """Embeddings of items of one form, 100 at a time."""
-    parts = [items[start : start + 100] for start in range(0, len(items), 100)]
-    return torch.cat([model(**processor.process(part)).embeddings for part in parts])
+def embed(
+    model: ComaForEmbedding, processor: ComaProcessor, items: list[dict[str, Any]], states: bool = False
+) -> torch.Tensor:
+    """Embeddings of items of one form, or all states of each, 100 at a time."""
+    parts = [model(**processor.process(items[start : start + 100])) for start in range(0, len(items), 100)]
+    return torch.cat([part.compression_states if states else part.embeddings for part in parts])
 
 
-def precision(model: ComaForEmbedding, processor: ComaProcessor, tasks: list[Task]) -> dict[str, float]:
-    """P@1 of every task in percent, and their `mean`."""
+def precision(
+    model: ComaForEmbedding, processor: ComaProcessor, tasks: list[Task], states: bool = False
+) -> dict[str, float]:
+    """P@1 of every task in percent, and their `mean`: by the embeddings, or by MaxSim of all states."""
     was_training = model.training
     model.eval()
     known: dict[int, torch.Tensor] = {}  # the pictures are candidates of several tasks
@@ -172,8 +177,9 @@ def precision(model: ComaForEmbedding, processor: ComaProcessor, tasks: list[Tas
     for task in tasks:
         key = id(task.candidates)
         if key not in known:
-            known[key] = embed(model, processor, task.candidates)
-        best = (embed(model, processor, task.queries) @ known[key].T).argmax(dim=1)
+            known[key] = embed(model, processor, task.candidates, states)
+        queries = embed(model, processor, task.queries, states)
+        best = (maxsim(queries, known[key]) if states else queries @ known[key].T).argmax(dim=1)
         found[task.name] = round(100 * task.relevant.gather(1, best[:, None]).float().mean().item(), 2)
     model.train(was_training)
     return {**found, "mean": round(sum(found.values()) / len(found), 2)}
