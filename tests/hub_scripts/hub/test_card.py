@@ -104,6 +104,16 @@ def test_the_card_of_an_untrained_model(coma_pair: tuple, tmp_path: Path) -> Non
     assert "Nothing was trained" not in card.text and "Not recorded" in card.text, "who does not say is not untrained"
 
 
+@pytest.mark.parametrize(
+    ("memory", "told"), [("cache", "columns of key-value cache"), ("states", "last hidden states")]
+)
+def test_the_card_says_what_a_memory_is(coma_pair: tuple, tmp_path: Path, memory: str, told: str) -> None:
+    model, processor = coma_pair
+    model.config.memory = memory
+    write_model_card(tmp_path, model, processor)
+    assert f"The memory of an input is 4 {told}, from which" in (tmp_path / "README.md").read_text()
+
+
 def test_the_card_of_an_adapter(coma_pair: tuple, tmp_path: Path) -> None:
     write_model_card(tmp_path, *coma_pair, "org/adapter", adapter_of="org/base")
     card = ModelCard.load(tmp_path / "README.md")
