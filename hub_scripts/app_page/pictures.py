@@ -11,6 +11,7 @@ from hub_scripts.common.terminal import one_line
 from modeling_coma.inputs_coma import to_rgb
 from modeling_coma.pages_coma import page_of
 from trainers.data.images import as_stored, root_of
+from trainers.data.videos import VIDEO_SUFFIXES
 
 
 __all__ = ["Pictures", "thumbnail"]
@@ -69,9 +70,11 @@ class Pictures:
         The image of a path of the index, decoded.
 
         Raises:
-            ValueError: as [`Pictures.find`], and for what is no image or has too many pixels.
+            ValueError: as [`Pictures.find`], and for a video, for what is no image or has too many pixels.
         """
         file = self.find(path)
+        if path.lower().endswith(VIDEO_SUFFIXES):
+            raise ValueError(f"{path} is a video, and this page shows images")
         try:
             return to_rgb(file, max_pixels=self.max_pixels)
         except ValueError as error:  # the page need not know where the folder lies

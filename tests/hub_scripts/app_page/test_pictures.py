@@ -24,7 +24,8 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "root" / "circle.png").symlink_to("circle.png")
     (tmp_path / "root" / "within.png").symlink_to("seen.png")
     os.mkfifo(tmp_path / "root" / "pipe.png")
-    (tmp_path / "root" / "bad.png").write_bytes(b"no image")
+    for name in ("bad.png", "clip.MP4"):
+        (tmp_path / "root" / name).write_bytes(b"no image")
     return tmp_path / "root"
 
 
@@ -91,6 +92,7 @@ def test_what_leads_elsewhere_is_refused(root: Path, path: str) -> None:
         ("circle.png", "circle.png"),
         ("inner", "inner is no file below"),
         ("bad.png", "cannot decode the image 'bad.png'"),
+        ("clip.MP4", "clip.MP4 is a video, and this page shows images"),
     ],
 )
 def test_what_is_no_image_is_named_without_its_folder(root: Path, path: str, message: str) -> None:
