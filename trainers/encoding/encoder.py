@@ -95,7 +95,7 @@ class Encoder:
         self.memory_form = MemoryForm.of(model, processor) if keeps_memory else None
         self.batch_size = BatchSize(model, processor, batch_tokens)
         self.inputs = Inputs(processor, PictureReader(processor, reduced_jpeg))
-        self.plan = _Plan()
+        self.plan, self.is_running = _Plan(), False
         self.loader = DataLoader(
             self.inputs,
             sampler=self.plan,
@@ -109,13 +109,18 @@ class Encoder:
     def batches(
         self, items: Sequence[Any], first_row: int = 0, names: Callable[[int], str] = ROW
     ) -> Iterator[EncodedBatch]:
-        """As of [`~trainers.encoding.encode_batches`]."""
+        """As of [`~trainers.encoding.encode_batches`]; raises `RuntimeError` while other items are gone through."""
+        if self.is_running:  # the workers have one list of batches, and without `is_for_many` one of items
+            raise RuntimeError(
+                "This encoder is going through other items: finish or close what `batches` gave for them, or make a "
+                "second Encoder."
+            )
         reader = ItemReader(items)
         self.inputs.items = None if self.is_for_many else reader
         equal: dict[int, list[int]] = {}
         embed = partial(self._embed, equal=equal, name=lambda place: names(first_row + place))
         windows = self._windows(reader, equal)
-        was_training = self.model.training
+        was_training, self.is_running = self.model.training, True
         self.model.eval()
         try:
             first = next(windows, [])
@@ -124,6 +129,7 @@ class Encoder:
             self.plan.batches = self._packed(chain([first], windows))
             yield from map(embed, self._loaded())
         finally:
+            self.is_running = False
             self.model.train(was_training)
 
     def _windows(self, reader: ItemReader, equal: dict[int, list[int]]) -> Iterator[list[TokenizedRow]]:

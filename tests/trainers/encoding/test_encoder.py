@@ -77,3 +77,17 @@ def test_workers_start_once(make_coma: Callable, picture: Callable, tmp_path: Pa
         expected = embed_items(*coma, [part[row] for row in rows])
         assert (torch.cat([batch.embeddings for batch in batches]) - expected).abs().max() < 1e-6
     assert len(seen[0]) == 1 and all(pids == seen[0] for pids in seen)
+
+
+def test_it_goes_through_one_list_of_items_at_a_time(make_coma: Callable) -> None:
+    encoder = Encoder(*make_coma(), batch_tokens=1)
+    begun = encoder.batches(["a", "bb", "ccc"])
+    next(begun)
+    with pytest.raises(RuntimeError, match="going through other items"):
+        next(encoder.batches(["d"]))
+    assert len(list(begun)) == 2, "what was begun goes on"
+    assert len(list(encoder.batches(["d"]))) == 1
+    begun = encoder.batches(["a", "bb"])
+    next(begun)
+    begun.close()
+    assert len(list(encoder.batches(["d"]))) == 1
