@@ -18,7 +18,7 @@ class Arm:
     Args:
         pairs (`int`): different pairs of stage 2.
         stage_1 (`float`): units of stage 1 before it.
-        extra (`float`): units of stage 1 whose cost is spent on more steps of stage 2 instead.
+        extra (`float`): units of stage 1 whose cost is spent on more steps of stage 2.
         tokens (`int`): K.
         pooling (`str`): "mean", or "last" for the state of the last compression token.
         dialogues (`str`): what stage 1 is trained on: "multi-turn", "single-turn" or "caption"; "mixed" is several
@@ -72,6 +72,11 @@ def at_equal_cost(arm: Arm) -> Arm:
     return without(arm, extra=arm.stage_1)
 
 
+def both_long(arm: Arm) -> Arm:
+    """The same arm with as many steps of stage 2 as it would have at equal cost without its stage 1."""
+    return replace(arm, extra=arm.stage_1)
+
+
 def _of(pairs: tuple[int, ...], units: tuple[float, ...], **settings: Any) -> list[Arm]:
     return [Arm(number, one, **settings) for number in pairs for one in units]
 
@@ -82,8 +87,9 @@ STATES = _of((FEW, MANY, 100, 1_000, 10_000), (1.0, 4.0), memory="states")
 STATES += _of((FEW, MANY), (0.25,), memory="states") + _of((30_000,), (4.0,), memory="states")
 CACHE = _of((FEW, MANY, 100, 1_000), (1.0, 4.0))
 EQUAL_COST = [at_equal_cost(arm) for arm in STATES if arm.pairs <= MANY]
-WHOLE_UNITS = [arm for arm in (*NO_STAGE_1, *STATES, *CACHE, *EQUAL_COST) if 0.25 not in (arm.stage_1, arm.extra)]
-FIRST = [arm for arm in WHOLE_UNITS if arm.pairs in (FEW, MANY)]
+BOTH_LONG = [both_long(arm) for arm in _of((FEW, 100), (4.0,), memory="states")]
+MAP = [*NO_STAGE_1, *STATES, *EQUAL_COST, *CACHE]
+FIRST = [arm for arm in MAP if arm.pairs in (FEW, MANY) and 0.25 not in (arm.stage_1, arm.extra)]
 
 # Arms that differ in one thing from a unit of stage 1 through states, or from no stage 1 at its cost.
 USUAL = Arm(FEW, 1.0, memory="states")
@@ -107,12 +113,12 @@ ARMS: dict[str, Arm] = {
 }
 
 
-# What others are compared with: run again with every backbone whose weights are others.
-CONTROLS = [USUAL, at_equal_cost(USUAL), without(USUAL), without(Arm(MANY))]
-
 # With a backbone of another depth: where stage 1 is longest, in both forms of memory.
 LONGEST = [Arm(FEW, max(UNITS), memory=memory) for memory in ("states", "cache")]
-DEPTH_ARMS = [without(LONGEST[0]), LONGEST[0], at_equal_cost(LONGEST[0]), LONGEST[1]]
+DEPTH_ARMS = [without(LONGEST[0]), LONGEST[0], at_equal_cost(LONGEST[0]), both_long(LONGEST[0]), LONGEST[1]]
+
+# What others are compared with: run again with every backbone whose weights are others.
+CONTROLS = [USUAL, at_equal_cost(USUAL), without(USUAL), without(Arm(MANY)), at_equal_cost(LONGEST[0])]
 
 # The same with late interaction: does stage 1 help where the embedding is no mean, but all states?
 SEVERAL = replace(LONGEST[0], budgets="1x1 2x2 4x4")
@@ -135,7 +141,6 @@ QUICK_ARMS = [
 
 
 def plan() -> list[Arm]:
-    """Every arm once, the most telling first."""
-    return list(
-        dict.fromkeys([*FIRST, *ARMS.values(), *SEVERAL_ARMS.values(), *NO_STAGE_1, *STATES, *CACHE, *EQUAL_COST])
-    )
+    """Every arm once, the most telling first, and what has most steps last."""
+    arms = [*FIRST, *BOTH_LONG, *ARMS.values(), *SEVERAL_ARMS.values(), *MAP]
+    return sorted(dict.fromkeys(arms), key=lambda arm: arm.pairs == max(PAIRS))

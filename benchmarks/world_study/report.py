@@ -23,6 +23,7 @@ from benchmarks.world_study.arms import (
     USUAL,
     Arm,
     at_equal_cost,
+    both_long,
     plan,
     without,
 )
@@ -98,19 +99,26 @@ def map_table(rows: Rows) -> str:
 
 
 def gain_table(rows: Rows) -> str:
-    """What stage 1 gains in each task that the pairs are about, at equal pairs and at equal cost."""
+    """What stage 1 gains in each task that the pairs are about, against each of [`comparisons`]."""
     tasks = ("mean", "description to scene", "question to answer")
-    heads = [f"{task}, equal {what}" for what in ("pairs", "cost") for task in tasks]
-    lines = [f"| gain; IND | pairs | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+    lines = [f"| gain; IND | pairs | against stage 2 alone | {' | '.join(tasks)} |", "|---" * 6 + "|"]
     for (memory, units), pairs in itertools.product(LINES, PAIRS):
         arm = Arm(pairs, units, memory=memory)
-        if not of_arm(rows, arm, "ind"):
-            continue
-        cells = [
-            spread(gains(rows, arm, other(arm), "ind", task)) for other in (without, at_equal_cost) for task in tasks
-        ]
-        lines.append(f"| {units:g} through {memory} | {pairs:,} | {' | '.join(cells)} |")
+        for against, (one, other) in comparisons(arm).items():
+            found = [gains(rows, one, other, "ind", task) for task in tasks]
+            if found[0]:
+                cells = " | ".join(spread(values) for values in found)
+                lines.append(f"| {units:g} through {memory} | {pairs:,} | {against} | {cells} |")
     return "\n".join(lines) + "\n"
+
+
+def comparisons(arm: Arm) -> dict[str, tuple[Arm, Arm]]:
+    """Arms with a stage 1, and those that tell what it gains."""
+    return {
+        "at equal pairs": (arm, without(arm)),
+        "at equal cost": (arm, at_equal_cost(arm)),
+        "as long as both": (both_long(arm), at_equal_cost(arm)),
+    }
 
 
 def arm_table(rows: Rows) -> str:
@@ -142,13 +150,13 @@ def several_table(rows: Rows) -> str:
 
 def depth_table(of_depth: dict[int, Rows]) -> str:
     """What the longest stage 1 gains with backbones of every depth, and what its tokens know before stage 2."""
-    heads = ("layers", "stage 1", "IND without", "IND", "gain, equal pairs", "gain, equal cost", "right answers")
+    heads = ["layers", "stage 1", "right answers", "IND, stage 2 alone", *comparisons(LONGEST[0])]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for layers, arm in itertools.product(sorted(of_depth), LONGEST):
         rows = of_depth[layers]
-        cells = [list(of_arm(rows, one, "ind").values()) for one in (without(arm), arm)]
-        cells += [gains(rows, arm, other(arm), "ind") for other in (without, at_equal_cost)]
-        cells.append([row["answers"]["before stage 2"]["mean"] for row in rows if row["arm"] == arm.key])
+        cells = [[row["answers"]["before stage 2"]["mean"] for row in rows if row["arm"] == arm.key]]
+        cells.append(list(of_arm(rows, without(arm), "ind").values()))
+        cells += [gains(rows, one, other, "ind") for one, other in comparisons(arm).values()]
         told = f"{arm.stage_1:g} through {arm.memory}"
         lines.append(f"| {layers} | {told} | {' | '.join(spread(values) for values in cells)} |")
     return "\n".join(lines) + "\n"
