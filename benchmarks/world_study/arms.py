@@ -93,6 +93,7 @@ FIRST = [arm for arm in MAP if arm.pairs in (FEW, MANY) and 0.25 not in (arm.sta
 
 # Arms that differ in one thing from a unit of stage 1 through states, or from no stage 1 at its cost.
 USUAL = Arm(FEW, 1.0, memory="states")
+FULL = _of((FEW,), (1.0, 4.0), memory="states", training="full")
 ARMS: dict[str, Arm] = {
     "no stage 1": without(USUAL),
     "no stage 1, at the cost of one unit": at_equal_cost(USUAL),
@@ -108,8 +109,11 @@ ARMS: dict[str, Arm] = {
     "stage 1 by KL": replace(USUAL, kl=True),
     "last of one token, no stage 1": replace(without(USUAL), tokens=1, pooling="last"),
     **{f"stage 1, K = {number}": replace(USUAL, tokens=number) for number in (1, 2, 8, 32)},
-    "all weights, no stage 1": replace(without(USUAL), training="full"),
-    "all weights, stage 1": replace(USUAL, training="full"),
+    "all weights, no stage 1": without(FULL[0]),
+    "all weights, stage 1": FULL[0],
+    "all weights, no stage 1, at that cost": at_equal_cost(FULL[0]),
+    "all weights, four units of stage 1": FULL[1],
+    "all weights, no stage 1, at that cost of four": at_equal_cost(FULL[1]),
 }
 
 

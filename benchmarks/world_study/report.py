@@ -14,6 +14,7 @@ from matplotlib.image import AxesImage
 from benchmarks.world_study.arms import (
     ARMS,
     FEW,
+    FULL,
     LONGEST,
     MANY,
     PAIRS,
@@ -102,13 +103,14 @@ def gain_table(rows: Rows) -> str:
     """What stage 1 gains in each task that the pairs are about, against each of [`comparisons`]."""
     tasks = ("mean", "description to scene", "question to answer")
     lines = [f"| gain; IND | pairs | against stage 2 alone | {' | '.join(tasks)} |", "|---" * 6 + "|"]
-    for (memory, units), pairs in itertools.product(LINES, PAIRS):
-        arm = Arm(pairs, units, memory=memory)
+    arms = [Arm(pairs, units, memory=memory) for (memory, units), pairs in itertools.product(LINES, PAIRS)]
+    for arm in (*arms, *FULL):
+        told = f"{arm.stage_1:g} through {arm.memory}" + (", all weights" if arm.training == "full" else "")
         for against, (one, other) in comparisons(arm).items():
             found = [gains(rows, one, other, "ind", task) for task in tasks]
             if found[0]:
                 cells = " | ".join(spread(values) for values in found)
-                lines.append(f"| {units:g} through {memory} | {pairs:,} | {against} | {cells} |")
+                lines.append(f"| {told} | {arm.pairs:,} | {against} | {cells} |")
     return "\n".join(lines) + "\n"
 
 
