@@ -122,7 +122,7 @@ LONGEST = [Arm(FEW, max(UNITS), memory=memory) for memory in ("states", "cache")
 DEPTH_ARMS = [without(LONGEST[0]), LONGEST[0], at_equal_cost(LONGEST[0]), both_long(LONGEST[0]), LONGEST[1]]
 
 # What others are compared with: run again with every backbone whose weights are others.
-CONTROLS = [USUAL, at_equal_cost(USUAL), without(USUAL), without(Arm(MANY)), at_equal_cost(LONGEST[0])]
+CONTROLS = [USUAL, at_equal_cost(USUAL), without(USUAL), without(Arm(MANY)), LONGEST[0], at_equal_cost(LONGEST[0])]
 
 # The same with late interaction: does stage 1 help where the embedding is no mean, but all states?
 SEVERAL = replace(LONGEST[0], budgets="1x1 2x2 4x4")

@@ -49,7 +49,7 @@ QUICK = Sizes(
     cut=100,
 )
 
-LAYERS = (Sizes.layers, 2, 8)  # the usual backbone first
+LAYERS = (Sizes.layers, 8)  # the usual backbone first
 TURNS = {"multi-turn": 5, "single-turn": 1}
 DESCRIPTIONS = 0.25  # of the rows of the backbone, and of mixed dialogues
 RATE = {"lora": 3e-3, "full": 1e-3}
