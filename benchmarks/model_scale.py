@@ -14,6 +14,7 @@ Each attention that is installed, sdpa and FlashAttention 2, has three lines; th
 
 import argparse
 import dataclasses
+import gc
 import json
 import statistics
 import tempfile
@@ -39,6 +40,7 @@ from trainers.contrastive.loss import info_nce
 from trainers.contrastive.trainer import ComaContrastiveTrainer
 
 
+Found = dict[str, dict[str, float]]
 K, IMAGE_TOKENS, TURNS = 32, 256, 5
 QUESTION = "what is to be seen in the upper left of this image, and of which colour is it ?"
 ANSWER = "a small red apple lies there on a white table beside a blue cup of tea ."
@@ -109,7 +111,9 @@ class Act:
 
 
 def make_acts(model: PeftModel, processor: ComaProcessor, rows: int, pairs: int, folder: str) -> dict[str, Act]:
-    images = [Image.effect_noise((28 * 16, 28 * IMAGE_TOKENS // 16), 80).convert("RGB") for _ in range(pairs)]
+    images = [
+        Image.effect_noise((28 * 16, 28 * IMAGE_TOKENS // 16), 80).convert("RGB") for _ in range(max(rows, pairs))
+    ]
     common = {"report_to": "none", "bf16": model.device.type != "cpu", "use_cpu": model.device.type == "cpu"}
     first = ComaCompressionTrainer(model, ComaCompressionConfig(folder, **common), processing_class=processor)
     second = ComaContrastiveTrainer(model, ComaContrastiveConfig(folder, **common), processing_class=processor)
@@ -119,7 +123,7 @@ def make_acts(model: PeftModel, processor: ComaProcessor, rows: int, pairs: int,
     matched = second.data_collator(
         [
             {"query": {"image": image}, "positive": {"text": caption}}
-            for image, caption in zip(images, captions, strict=True)
+            for image, caption in zip(images[:pairs], captions, strict=True)
         ]
     )
     few = min(pairs, 4)
@@ -187,6 +191,16 @@ def measure(act: Act, device: torch.device, repeats: int) -> dict[str, float]:
     return found
 
 
+def examine(attention: str, arguments: argparse.Namespace, device: torch.device, flops: dict[str, float]) -> Found:
+    """Every act with one attention; counts their FLOPs, the same for all attentions, if `flops` has none yet."""
+    gc.collect()  # a trainer and its callbacks know each other: the model before would be there still, and counted
+    with tempfile.TemporaryDirectory() as folder:
+        model, processor = make_model(arguments.shape, attention, device)
+        acts = make_acts(model, processor, arguments.rows, arguments.pairs, folder)
+        flops.update({name: flops_of(act) for name, act in acts.items() if name not in flops})
+        return {name: measure(act, device, arguments.repeats) for name, act in acts.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="3b")
@@ -196,22 +210,18 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    fastest, found, flops = flops_per_second(device, arguments.repeats), {}, {}
+    fastest, flops, found = flops_per_second(device, arguments.repeats), {}, {}
     print(f"{device.type}: a large matrix multiplication in bf16 reaches {fastest / 1e12:.2f} TFLOP/s")
     print(f"{'attention':<20}{'act':<12}{'tokens/s':>10}{'rows/s':>9}{'peak GiB':>10}{'utilisation':>13}")
-    with tempfile.TemporaryDirectory() as folder:
-        for attention in ["sdpa", *(["flash_attention_2"] if is_flash_attn_2_available() else [])]:
-            model, processor = make_model(arguments.shape, attention, device)
-            acts = make_acts(model, processor, min(arguments.rows, arguments.pairs), arguments.pairs, folder)
-            flops = flops or {name: flops_of(act) for name, act in acts.items()}  # those of both are the same
-            for name, act in acts.items():
-                one = measure(act, device, arguments.repeats)
-                one["utilisation"] = flops[name] / one.pop("seconds") / fastest
-                found.setdefault(attention, {})[name] = {key: float(f"{value:.4g}") for key, value in one.items()}
-                print(
-                    f"{attention:<20}{name:<12}{one['tokens/s']:>10,.0f}{one['rows/s']:>9.2f}"
-                    f"{one.get('peak GiB', float('nan')):>10.2f}{one['utilisation']:>13.3f}"
-                )
+    for attention in ["sdpa", *(["flash_attention_2"] if is_flash_attn_2_available() else [])]:
+        found[attention] = examine(attention, arguments, device, flops)
+        for name, one in found[attention].items():
+            one["utilisation"] = flops[name] / one.pop("seconds") / fastest
+            print(
+                f"{attention:<20}{name:<12}{one['tokens/s']:>10,.0f}{one['rows/s']:>9.2f}"
+                f"{one.get('peak GiB', float('nan')):>10.2f}{one['utilisation']:>13.3f}"
+            )
+            found[attention][name] = {key: float(f"{value:.4g}") for key, value in one.items()}
     print(json.dumps({"shape": arguments.shape, "device": device.type, **found}))
 
 

@@ -23,9 +23,10 @@ from benchmarks.world_study.results import append_result, missing, read_results
 from benchmarks.world_study.runs import Dialogues, JointPairs, dialogue
 from benchmarks.world_study.scenes import MOST, PLACES, SHAPES, SIZES, TEXTURES, UNSEEN, draw_scene
 from benchmarks.world_study.settings import LAYERS, QUICK, Sizes
-from benchmarks.world_study.tasks import IND_ANSWERS, OOD_ANSWERS, Pairs, chance, make_tasks
+from benchmarks.world_study.tasks import IND_ANSWERS, OOD_ANSWERS, Pairs, chance, embed, make_tasks, precision
 from benchmarks.world_study.tower import GROUPS, IGNORED, targets
 from trainers.backbone import model_from_backbone
+from trainers.encoding.maxsim import maxsim
 
 
 ROOT = Path(__file__).parents[2]
@@ -218,6 +219,23 @@ def test_results_are_lines_and_gains_are_seed_by_seed(tmp_path):
     append_result(file, row(arm, 0, 1.0))
     with pytest.raises(ValueError, match="line 5: the run .* is there already"):
         read_results(file, "r")
+
+
+def test_by_states_is_maxsim_of_all_of_them_and_with_one_state_that_of_the_embedding(loaded, tmp_path):
+    ind, ood = make_tasks(40)
+    model, processor = loaded
+    fast, right = WorldProcessor.of(processor), {}
+    for task in (*ind, *ood):
+        queries, candidates = (embed(model, fast, items, states=True) for items in (task.queries, task.candidates))
+        assert queries.shape == (len(task.queries), 2, model.config.hidden_size)
+        best = maxsim(queries, candidates).argmax(dim=1)
+        right[task.name] = round(100 * task.relevant.gather(1, best[:, None]).float().mean().item(), 2)
+    found = precision(model, fast, [*ind, *ood], states=True)
+    assert {name: found[name] for name in right} == right
+    write_random(tmp_path)
+    one, processor = model_from_backbone(str(tmp_path), 1)
+    fast = WorldProcessor.of(processor)
+    assert precision(one, fast, ind, states=True) == precision(one, fast, ind)
 
 
 def test_what_others_are_compared_with_is_run_again_with_other_weights_of_the_backbone():
