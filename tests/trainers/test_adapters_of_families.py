@@ -73,7 +73,7 @@ def test_saved_reloaded_and_merged_are_one_model(saved, tmp_path):
         if weight.requires_grad and ".modules_to_save." in name:
             weight += 0.01
     expected = states(model)
-    assert (expected - states(before)).abs().max() > 1e-3
+    assert (expected - states(before)).abs().max() > 1.0
     model.save_pretrained(tmp_path / "adapter")
     complete_adapter(tmp_path / "adapter")
     by_peft = PeftModel.from_pretrained(copy.deepcopy(before), tmp_path / "adapter").eval()
@@ -85,7 +85,9 @@ def test_saved_reloaded_and_merged_are_one_model(saved, tmp_path):
     assert sorted(rows.values()) == sorted((4, width) for width in widths)  # K rows, never the table
 
     merged = merge_adapter(model)
-    torch.testing.assert_close(states(merged), expected, atol=1e-5, rtol=0.0)
+    # Sums round otherwise in merged weights. Gemma's norms on both sides of a layer enlarge that a hundredfold (1.5e-4
+    # in 25 trainings, 1e-6 in other families), and how a machine rounds decides what Adam trains from gradients near 0.
+    torch.testing.assert_close(states(merged), expected, atol=1e-3, rtol=0.0)
     merged.save_pretrained(tmp_path / "merged")
     again = ComaForEmbedding.from_pretrained(tmp_path / "merged").eval()
     assert torch.equal(states(again), states(merged))
