@@ -138,7 +138,7 @@ test-distributed: .venv/.dev  ## the tests that start several processes
 	@$(call marked,distributed,distributed and not gpu,-n $(JOBS) --dist loadfile)
 
 test-gpu: .venv/.dev  ## the tests that need an accelerator
-	@$(call marked,gpu,gpu)
+	@export CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0}; $(call marked,gpu,gpu)
 
 test-min: $(MIN)/.dev  ## the default tests of what meets the libraries, with the oldest supported versions
 	@$(ONE) $(MIN)/bin/python -m pytest $(MEETING) -n $(JOBS) --dist loadfile

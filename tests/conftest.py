@@ -30,6 +30,9 @@ from modeling_coma import ComaForEmbedding, ComaProcessor
 from trainers.backbone import model_from_backbone
 
 
+# What is compared is computed on the CPU, on machines with a GPU, too. `make test-gpu` names the device.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
 # Tests kill copies of this process while they draw a bar. The lock that bars have by default is one for all copies;
 # whoever is killed with it would never give it back.
 tqdm.set_lock(threading.RLock())

@@ -107,6 +107,7 @@ def common_settings(folder: str, seed: int) -> dict[str, Any]:
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
+        "use_cpu": True,  # arms are compared by processor time
         "seed": seed,
     }
 

@@ -117,9 +117,9 @@ ARMS: dict[str, Arm] = {
 }
 
 
-# With a backbone of another depth: where stage 1 is longest, in both forms of memory.
+# With a backbone of another size: where stage 1 is longest, in both forms of memory.
 LONGEST = [Arm(FEW, max(UNITS), memory=memory) for memory in ("states", "cache")]
-DEPTH_ARMS = [without(LONGEST[0]), LONGEST[0], at_equal_cost(LONGEST[0]), both_long(LONGEST[0]), LONGEST[1]]
+SIZE_ARMS = [without(LONGEST[0]), LONGEST[0], at_equal_cost(LONGEST[0]), both_long(LONGEST[0]), LONGEST[1]]
 
 # What others are compared with: run again with every backbone whose weights are others.
 CONTROLS = [USUAL, at_equal_cost(USUAL), without(USUAL), without(Arm(MANY)), LONGEST[0], at_equal_cost(LONGEST[0])]

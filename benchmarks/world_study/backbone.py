@@ -9,122 +9,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, TrainerCallback
+from transformers import TrainerCallback
 
 from benchmarks.world_study.examination import Exam
 from benchmarks.world_study.fast_processor import WorldProcessor
-from benchmarks.world_study.pictures import SIDE, draw_picture
-from benchmarks.world_study.questions import as_messages, ask_several, describe, whole_description
+from benchmarks.world_study.pictures import draw_picture
+from benchmarks.world_study.questions import as_messages, ask_several, whole_description
+from benchmarks.world_study.random_backbone import CHAT_TEMPLATE, text_config, vision_config, write_random
 from benchmarks.world_study.scenes import draw_scene
 from benchmarks.world_study.settings import DESCRIPTIONS, RATE, TEMPERATURE, TURNS, Sizes, common_settings
 from benchmarks.world_study.tower import teach_tower
-from hub_scripts.tiny.tokenizer import train_tokenizer
 from trainers.backbone import model_from_backbone
 from trainers.compression.collator import ComaCompressionCollator
 from trainers.compression.config import ComaCompressionConfig
 from trainers.compression.trainer import ComaCompressionTrainer
 
 
-LEARNING_RATE = 1.5e-3
+LEARNING_RATE = 1.5e-3  # at the usual width; a wider backbone learns at less
 CURVE_POINTS = 20
-PATCH, MERGE = 8, 2
-TOKENS = (SIDE // PATCH // MERGE) ** 2
-SPARE_ROWS = 64
-LARGER = {"embed_tokens": 3, "pos_embed": 10}  # the first are the output head, too
-# A turn costs three tokens beside its texts: questions are many and short here.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{% if message.role == 'user' %}<|im_start|>{% else %}{{ ' ' }}{% endif %}"
-    "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
-    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
-    "{% endfor %}{% endif %}{% if message.role == 'assistant' %}<|im_end|>{% endif %}{% endfor %}"
-)
-TEXT = {
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": Sizes().layers,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "head_dim": 32,
-    "max_position_embeddings": 4096,
-    "initializer_range": 0.05,
-    # Published: a base of 5e6 for 64 frequencies. With 16 of them, places in a grid of 3x3 would hardly be told apart.
-    "rope_parameters": {
-        "rope_type": "default",
-        "rope_theta": 500.0,
-        "mrope_section": [6, 5, 5],
-        "mrope_interleaved": True,
-    },
-}
-VISION = {
-    "depth": 2,
-    "hidden_size": 96,
-    "intermediate_size": 192,
-    "num_heads": 3,
-    "out_hidden_size": TEXT["hidden_size"],
-    "patch_size": PATCH,
-    "temporal_patch_size": 1,
-    "spatial_merge_size": MERGE,
-    "num_position_embeddings": (SIDE // PATCH) ** 2,
-    "deepstack_visual_indexes": [],
-    "initializer_range": 0.05,
-}
-
-
-def write_random(folder: Path, seed: int = 0, layers: int = Sizes().layers) -> None:
-    """The backbone before it has learned anything, with a tokenizer to which each word of the world is one token."""
-    draw = random.Random(seed)
-    scenes = [draw_scene(draw) for _ in range(500)]
-    texts = [turn["content"] for scene in scenes for turn in as_messages(ask_several(scene, draw, 99))]
-    texts += [describe(scene) for scene in scenes]
-    tokenizer = train_tokenizer([*texts, *(f" {text}" for text in texts)], 2048)
-    tokenizer.chat_template = CHAT_TEMPLATE
-    ids = {
-        name: tokenizer.convert_tokens_to_ids(f"<|{token}|>")
-        for name, token in (
-            ("vision_start_token_id", "vision_start"),
-            ("vision_end_token_id", "vision_end"),
-            ("image_token_id", "image_pad"),
-            ("video_token_id", "video_pad"),
-        )
-    }
-    text = {**_text(layers), "vocab_size": len(tokenizer) + SPARE_ROWS, "eos_token_id": tokenizer.eos_token_id}
-    config = AutoConfig.for_model("qwen3_vl", text_config=text, vision_config=VISION, tie_word_embeddings=True, **ids)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-    _scale(model)
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
-    images = {
-        "image_processor_type": "Qwen2VLImageProcessor",
-        "patch_size": PATCH,
-        "temporal_patch_size": 1,
-        "merge_size": MERGE,
-        "size": {"shortest_edge": SIDE**2, "longest_edge": SIDE**2},
-        "image_mean": [0.5] * 3,
-        "image_std": [0.5] * 3,
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(images, indent=1))
-
-
-def _text(layers: int) -> dict[str, Any]:
-    return {**TEXT, "num_hidden_layers": layers}
-
-
-@torch.no_grad()
-def _scale(model: PreTrainedModel) -> None:
-    """
-    Weights as they are drawn are of one size. So that what a token is, and where a patch lies, is not drowned in what
-    random layers add to it, tables are larger, and what layers add is smaller, the deeper they are.
-    """
-    added = ("o_proj", "down_proj", "attn.proj", "linear_fc2")
-    for name, module in model.named_modules():
-        if name.endswith(tuple(LARGER)):
-            module.weight.mul_(LARGER[name.rsplit(".", 1)[-1]])
-        elif name.endswith(added) and "merger" not in name:
-            module.weight.div_((2 * model.config.text_config.num_hidden_layers) ** 0.5)
 
 
 class Lessons(Dataset):
@@ -194,7 +97,7 @@ def make_backbone(folder: Path, sizes: Sizes) -> dict[str, Any]:
         if found["recipe"] != recipe(sizes):
             raise SystemExit(f"{folder} has a backbone of another recipe, {found['recipe']}: give another --folder.")
         return found
-    write_random(folder, layers=sizes.layers)
+    write_random(folder, sizes)
     model, processor = model_from_backbone(str(folder), 1)
     fast = WorldProcessor.of(processor)
     collate = ComaCompressionCollator(fast, compression_instruction=False)
@@ -213,7 +116,7 @@ def make_backbone(folder: Path, sizes: Sizes) -> dict[str, Any]:
             **common_settings(str(training), 0, save_steps=every),
             max_steps=steps,
             per_device_train_batch_size=sizes.backbone_batch,
-            learning_rate=LEARNING_RATE,
+            learning_rate=LEARNING_RATE * Sizes.width / sizes.width,
         ),
         lambda batch: {**collate(batch), "dialogue_view": "full"},
         Lessons(steps * sizes.backbone_batch),
@@ -231,7 +134,7 @@ def make_backbone(folder: Path, sizes: Sizes) -> dict[str, Any]:
 def recipe(sizes: Sizes) -> str:
     """What decides the backbone and the world: the same on every machine, where weights differ in their last bits."""
     rows = Lessons(40)
-    parts = [_text(sizes.layers), VISION, CHAT_TEMPLATE, LEARNING_RATE, DESCRIPTIONS]
+    parts = [text_config(sizes), vision_config(sizes), CHAT_TEMPLATE, LEARNING_RATE, DESCRIPTIONS]
     parts += [sizes.tower_steps, sizes.tower_batch, sizes.backbone_steps, sizes.backbone_batch]
     parts += [(row["images"][0].tobytes(), row["messages"]) for row in (rows[number] for number in range(len(rows)))]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]

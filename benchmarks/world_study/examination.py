@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 
 from benchmarks.world_study.pictures import draw_picture
 from benchmarks.world_study.questions import KINDS, Asked, as_messages, ask
@@ -18,9 +19,10 @@ from trainers.compression.collator import ComaCompressionCollator
 @torch.no_grad()
 def right_answers(model: ComaForEmbedding, batch: dict[str, Any], view: str) -> torch.Tensor:
     """Which rows, each with one answer, would be answered right by greedy decoding, `(rows,)`."""
-    states = model(**batch, dialogue_view=view).answer_states
+    states = model(**send_to_device(batch, model.device), dialogue_view=view).answer_states
+    said = model.get_output_embeddings()(states).argmax(dim=-1).cpu()
     rows = (batch["labels"] != -100).nonzero()[:, 0]
-    wrong = model.get_output_embeddings()(states).argmax(dim=-1) != batch["labels"][batch["labels"] != -100]
+    wrong = said != batch["labels"][batch["labels"] != -100]
     return torch.zeros(len(batch["labels"])).index_add_(0, rows, wrong.float()) == 0
 
 

@@ -30,6 +30,7 @@ from benchmarks.world_study.arms import (
 )
 from benchmarks.world_study.questions import ATTRIBUTE_OF_KIND
 from benchmarks.world_study.results import missing
+from benchmarks.world_study.settings import BACKBONES, USUAL_SIZE
 
 
 Rows = list[dict[str, Any]]
@@ -40,11 +41,11 @@ MEMORIES = ("states", "cache")
 LINES = [("states", 0.25), ("states", 1.0), ("states", 4.0), ("cache", 1.0), ("cache", 4.0)]
 
 
-def write_report(of_depth: dict[int, Rows], folder: Path) -> None:
-    """Writes `report.md` and `map.png` from what is there, and says what is missing; the usual depth comes first."""
-    rows = next(iter(of_depth.values()))
+def write_report(of_size: dict[str, Rows], folder: Path) -> None:
+    """Writes `report.md` and `map.png` from what is there, and says what is missing."""
+    rows = of_size[USUAL_SIZE]
     tables = (map_table, gain_table, arm_table, answer_table, several_table)
-    text = "\n".join([progress(rows), *(table(rows) for table in tables), depth_table(of_depth)])
+    text = "\n".join([progress(rows), *(table(rows) for table in tables), size_table(of_size)])
     (folder / "report.md").write_text(text, encoding="utf-8")
     print(text)
     draw_map(rows).savefig(folder / "map.png", dpi=110)
@@ -150,17 +151,17 @@ def several_table(rows: Rows) -> str:
     return "\n".join(lines) + "\n"
 
 
-def depth_table(of_depth: dict[int, Rows]) -> str:
-    """What the longest stage 1 gains with backbones of every depth, and what its tokens know before stage 2."""
-    heads = ["layers", "stage 1", "right answers", "IND, stage 2 alone", *comparisons(LONGEST[0])]
+def size_table(of_size: dict[str, Rows]) -> str:
+    """What the longest stage 1 gains with backbones of every size, and what its tokens know before stage 2."""
+    heads = ["layers", "width", "stage 1", "right answers", "IND, stage 2 alone", *comparisons(LONGEST[0])]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for layers, arm in itertools.product(sorted(of_depth), LONGEST):
-        rows = of_depth[layers]
+    for size, arm in itertools.product(filter(of_size.get, of_size), LONGEST):
+        rows, (layers, width) = of_size[size], BACKBONES[size]
         cells = [[row["answers"]["before stage 2"]["mean"] for row in rows if row["arm"] == arm.key]]
         cells.append(list(of_arm(rows, without(arm), "ind").values()))
         cells += [gains(rows, one, other, "ind") for one, other in comparisons(arm).values()]
         told = f"{arm.stage_1:g} through {arm.memory}"
-        lines.append(f"| {layers} | {told} | {' | '.join(spread(values) for values in cells)} |")
+        lines.append(f"| {layers} | {width} | {told} | {' | '.join(spread(values) for values in cells)} |")
     return "\n".join(lines) + "\n"
 
 

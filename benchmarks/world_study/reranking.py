@@ -35,10 +35,11 @@ from benchmarks.reranking import (
 )
 from benchmarks.reranking_report import Found, draw_bytes, table_of_reranking
 from benchmarks.world_study.arms import Arm
-from benchmarks.world_study.backbone import TOKENS, make_backbone
+from benchmarks.world_study.backbone import make_backbone
 from benchmarks.world_study.fast_processor import WorldProcessor
 from benchmarks.world_study.pictures import draw_picture
 from benchmarks.world_study.questions import DESCRIBE, describe
+from benchmarks.world_study.random_backbone import TOKENS
 from benchmarks.world_study.runs import begin, match
 from benchmarks.world_study.scenes import draw_scene
 from benchmarks.world_study.settings import QUICK, Sizes
@@ -82,7 +83,7 @@ def examine(arm: Arm, seed: int, sizes: Sizes, folder: Path, number: int) -> dic
     """What [`~benchmarks.reranking.examine_reranking`] finds of a model, by the form of the queries."""
     model, processor, _ = begin(arm, seed, sizes, folder / "backbone", folder)
     fast = WorldProcessor.of(processor)
-    coma = match(arm, seed, sizes, model, fast), fast
+    coma = match(arm, seed, sizes, model, fast).cpu(), fast  # the cost of a query is processor time
     draw = random.Random("reranking")
     scenes = [draw_scene(draw, unseen=True) for _ in range(number)]
     pictures, found = [draw_picture(scene) for scene in scenes], {}

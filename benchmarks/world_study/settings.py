@@ -1,6 +1,8 @@
 """How long everything is trained, in full and quickly, and what all trainings have in common."""
 
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -18,7 +20,7 @@ class Sizes:
         exam (`int`): questions of each kind in an examination.
         queries (`int`): of a task of retrieval.
         cut (`int`): by which numbers of pairs are divided.
-        layers (`int`): of the language model of the backbone.
+        layers, width (`int`): of the language model of the backbone.
     """
 
     tower_steps: int = 400
@@ -32,7 +34,14 @@ class Sizes:
     exam: int = 50
     queries: int = 400
     cut: int = 1
-    layers: int = field(default=4, repr=False)  # not shown, for what is shown names a study: it is in the recipe
+    # Not shown, for what is shown names a study: they are in the recipe.
+    layers: int = field(default=4, repr=False)
+    width: int = field(default=128, repr=False)
+
+    def of_size(self, name: str) -> Sizes:
+        """The same study with a backbone of one of `BACKBONES`."""
+        layers, width = BACKBONES[name]
+        return replace(self, layers=layers, width=width)
 
 
 QUICK = Sizes(
@@ -49,7 +58,9 @@ QUICK = Sizes(
     cut=100,
 )
 
-LAYERS = (Sizes.layers, 8)  # the usual backbone first
+# Layers and width of the language model. The large one has ten times the weights of the usual one: for a GPU.
+USUAL_SIZE = "usual"
+BACKBONES = {USUAL_SIZE: (Sizes.layers, Sizes.width), "deep": (8, Sizes.width), "large": (8, 288)}
 TURNS = {"multi-turn": 5, "single-turn": 1}
 DESCRIPTIONS = 0.25  # of the rows of the backbone, and of mixed dialogues
 RATE = {"lora": 3e-3, "full": 1e-3}

@@ -13,10 +13,10 @@ from pathlib import Path
 from transformers.utils import logging
 
 from benchmarks.world_study.arms import Arm, without
-from benchmarks.world_study.backbone import write_random
 from benchmarks.world_study.fast_processor import WorldProcessor
 from benchmarks.world_study.pictures import draw_picture
 from benchmarks.world_study.questions import ask_several, describe
+from benchmarks.world_study.random_backbone import write_random
 from benchmarks.world_study.runs import keep_compressed, match
 from benchmarks.world_study.scenes import draw_scene
 from benchmarks.world_study.settings import Sizes
@@ -58,7 +58,7 @@ def scenes_per_second(number: int = 5000) -> dict[str, int]:
 
 def seconds_of_steps(folder: Path, few: int = 10, many: int = 40) -> dict[str, float]:
     """Processor time of a step of each stage, from two trainings of different length: what begins one is no step."""
-    write_random(folder / "backbone")
+    write_random(folder / "backbone", Sizes())
     first, second = {}, {}
     for steps in (few, few, many):  # the first of all pays for what is loaded once
         sizes = replace(Sizes(), unit=steps, least_steps=steps, cut=Arm().pairs // Sizes().pairs_batch)

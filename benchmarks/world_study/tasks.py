@@ -161,9 +161,10 @@ def _labels(kind: str, scenes: list[Scene], pictures: list[dict[str, Any]], draw
 def embed(
     model: ComaForEmbedding, processor: ComaProcessor, items: list[dict[str, Any]], states: bool = False
 ) -> torch.Tensor:
-    """Embeddings of items of one form, or all states of each, 100 at a time."""
-    parts = [model(**processor.process(items[start : start + 100])) for start in range(0, len(items), 100)]
-    return torch.cat([part.compression_states if states else part.embeddings for part in parts])
+    """Embeddings of items of one form, or all states of each, 100 at a time, on the CPU."""
+    batches = [processor.process(items[start : start + 100]) for start in range(0, len(items), 100)]
+    parts = [model(**batch.to(model.device)) for batch in batches]
+    return torch.cat([part.compression_states if states else part.embeddings for part in parts]).cpu()
 
 
 def precision(

@@ -5,24 +5,24 @@ import json
 import random
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.world_study.arms import ARMS, CONTROLS, DEPTH_ARMS, PAIRS, QUICK_ARMS, Arm, plan, without
-from benchmarks.world_study.backbone import TOKENS, Lessons, study, write_random
+from benchmarks.world_study.arms import ARMS, CONTROLS, PAIRS, QUICK_ARMS, SIZE_ARMS, Arm, plan, without
+from benchmarks.world_study.backbone import Lessons, study
 from benchmarks.world_study.examination import Exam, right_answers
 from benchmarks.world_study.fast_processor import WorldProcessor
 from benchmarks.world_study.pictures import RGB, STAMP, corner, draw_picture, stamp
 from benchmarks.world_study.questions import ATTRIBUTE_OF_KIND, KINDS, ask, describe
+from benchmarks.world_study.random_backbone import TOKENS, write_random
 from benchmarks.world_study.report import gains, write_report
 from benchmarks.world_study.results import append_result, missing, read_results
 from benchmarks.world_study.runs import Dialogues, JointPairs, dialogue
 from benchmarks.world_study.scenes import MOST, PLACES, SHAPES, SIZES, TEXTURES, UNSEEN, draw_scene
-from benchmarks.world_study.settings import LAYERS, QUICK, Sizes
+from benchmarks.world_study.settings import BACKBONES, QUICK, USUAL_SIZE, Sizes
 from benchmarks.world_study.tasks import IND_ANSWERS, OOD_ANSWERS, Pairs, chance, embed, make_tasks, precision
 from benchmarks.world_study.tower import GROUPS, IGNORED, targets
 from trainers.backbone import model_from_backbone
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("backbone")
-    write_random(folder)
+    write_random(folder, Sizes())
     return model_from_backbone(str(folder), 2)
 
 
@@ -214,7 +214,7 @@ def test_results_are_lines_and_gains_are_seed_by_seed(tmp_path):
     assert [(one.key, seed) for one, seed in missing(rows, [arm, without(arm)], [0, 1])] == [(without(arm).key, 1)]
     rows[1]["counts"] = False  # tokens that carry nothing say nothing about the claim
     assert gains(rows, arm, without(arm), "ind") == []
-    write_report({4: rows}, tmp_path)
+    write_report({USUAL_SIZE: rows}, tmp_path)
     assert "1 do not count" in (tmp_path / "report.md").read_text()
     append_result(file, row(arm, 0, 1.0))
     with pytest.raises(ValueError, match="line 5: the run .* is there already"):
@@ -222,7 +222,7 @@ def test_results_are_lines_and_gains_are_seed_by_seed(tmp_path):
 
 
 def test_by_states_is_maxsim_of_all_of_them_and_with_one_state_that_of_the_embedding(loaded, tmp_path):
-    ind, ood = make_tasks(40)
+    ind, ood = make_tasks(12)
     model, processor = loaded
     fast, right = WorldProcessor.of(processor), {}
     for task in (*ind, *ood):
@@ -232,7 +232,7 @@ def test_by_states_is_maxsim_of_all_of_them_and_with_one_state_that_of_the_embed
         right[task.name] = round(100 * task.relevant.gather(1, best[:, None]).float().mean().item(), 2)
     found = precision(model, fast, [*ind, *ood], states=True)
     assert {name: found[name] for name in right} == right
-    write_random(tmp_path)
+    write_random(tmp_path, Sizes())
     one, processor = model_from_backbone(str(tmp_path), 1)
     fast = WorldProcessor.of(processor)
     assert precision(one, fast, ind, states=True) == precision(one, fast, ind)
@@ -248,12 +248,25 @@ def test_what_others_are_compared_with_is_run_again_with_other_weights_of_the_ba
     assert gains([row(control, 0, 11.0, weights="v"), *rows], other, control, "ind") == [4.0]
 
 
-def test_backbones_of_another_depth_are_another_study_of_fewer_arms(tmp_path):
-    usual, *others = (replace(Sizes(), layers=layers) for layers in LAYERS)
-    assert usual == Sizes() and len({study(sizes) for sizes in (usual, *others)}) == len(LAYERS)
-    assert set(DEPTH_ARMS) < set(plan())
-    write_random(tmp_path, layers=others[0].layers)
-    assert model_from_backbone(str(tmp_path), 1)[0].backbone.config.text_config.num_hidden_layers == others[0].layers
+def test_backbones_of_another_size_are_another_study_of_fewer_arms(tmp_path):
+    of_size = {name: Sizes().of_size(name) for name in BACKBONES}
+    assert of_size[USUAL_SIZE] == Sizes() and len(set(map(study, of_size.values()))) == len(BACKBONES)
+    assert set(SIZE_ARMS) < set(plan())
+    weights = {}
+    for name, sizes in of_size.items():
+        write_random(tmp_path / name, sizes)
+        layers = model_from_backbone(str(tmp_path / name), 1)[0].backbone.model.language_model.layers
+        assert len(layers) == sizes.layers
+        weights[name] = sum(weight.numel() for weight in layers.parameters())
+    assert weights["deep"] == 2 * weights["usual"] and round(weights["large"] / weights["usual"]) == 10
+
+
+def test_the_report_has_a_line_for_each_backbone_that_there_are_runs_of(tmp_path):
+    rows = [row(SIZE_ARMS[1], 0, 30.0), row(SIZE_ARMS[0], 0, 10.0)]
+    write_report({"usual": rows, "deep": [], "large": rows[:1]}, tmp_path)
+    lines = [line for line in (tmp_path / "report.md").read_text().splitlines() if " through " in line][-4:]
+    assert lines[0] == "| 4 | 128 | 4 through states | 50.0 (1) | 10.0 (1) | 20.0 (1) | – | – |"
+    assert lines[2] == "| 8 | 288 | 4 through states | 50.0 (1) | – | – | – | – |"
 
 
 @pytest.mark.study
@@ -283,9 +296,12 @@ def test_mixed_dialogues_are_several_questions_or_a_description():
         dialogue("multi turn", scene, draw)
 
 
-@pytest.mark.study
-def test_the_study_runs_and_does_nothing_twice(tmp_path):
+@pytest.mark.parametrize(
+    "size", [pytest.param(USUAL_SIZE, marks=pytest.mark.slow), pytest.param("large", marks=pytest.mark.study)]
+)
+def test_the_study_runs_and_does_nothing_twice(size, tmp_path):
     command = [sys.executable, "-m", "benchmarks.world_study", "--quick", "--seeds", "0", "--folder", str(tmp_path)]
+    command += ["--size", size]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     lines = (tmp_path / "results.jsonl").read_text()
     assert len(lines.splitlines()) == len(QUICK_ARMS)
