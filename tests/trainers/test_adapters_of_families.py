@@ -85,7 +85,7 @@ def test_saved_reloaded_and_merged_are_one_model(saved, tmp_path):
     assert sorted(rows.values()) == sorted((4, width) for width in widths)  # K rows, never the table
 
     merged = merge_adapter(model)
-    # Merged weights round otherwise. Gemma's norms on both sides of a layer enlarge that a hundredfold (to 1.5e-4 in 25
+    # Merged weights round otherwise. Gemma's norms on both sides of a layer enlarge that a hundredfold (1.5e-4 in 25
     # trainings, 1e-6 in other families), and how a machine rounds decides what Adam makes of gradients near 0.
     torch.testing.assert_close(states(merged), expected, atol=1e-3, rtol=0.0)
     merged.save_pretrained(tmp_path / "merged")
