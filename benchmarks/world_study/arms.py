@@ -121,9 +121,6 @@ ARMS: dict[str, Arm] = {
 LONGEST = [Arm(FEW, max(UNITS), memory=memory) for memory in ("states", "cache")]
 SIZE_ARMS = [without(LONGEST[0]), LONGEST[0], at_equal_cost(LONGEST[0]), both_long(LONGEST[0]), LONGEST[1]]
 
-# What others are compared with: run again with every backbone whose weights are others.
-CONTROLS = [USUAL, at_equal_cost(USUAL), without(USUAL), without(Arm(MANY)), LONGEST[0], at_equal_cost(LONGEST[0])]
-
 # The same with late interaction: does stage 1 help where the embedding is no mean, but all states?
 SEVERAL = replace(LONGEST[0], budgets="1x1 2x2 4x4")
 SEVERAL_ARMS = {
@@ -131,6 +128,15 @@ SEVERAL_ARMS = {
     "none, at the cost of four units": at_equal_cost(SEVERAL),
     "four units through states": SEVERAL,
 }
+
+
+def compared_with(arm: Arm) -> list[Arm]:
+    """What the report takes an arm's results from, and thus has to be run with the same weights of the backbone."""
+    others = [without(arm), at_equal_cost(arm)] if arm.stage_1 else []
+    if arm in ARMS.values():
+        others += [USUAL, without(USUAL), at_equal_cost(USUAL)]
+    return [other for other in dict.fromkeys(others) if other != arm and other in plan()]
+
 
 # One of each that trains in a way of its own, to see that everything runs.
 QUICK_ARMS = [

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from benchmarks.world_study.arms import CONTROLS, Arm
+from benchmarks.world_study.arms import Arm, compared_with
 
 
 COMMITTED = Path(__file__).with_name("results.jsonl")
@@ -46,9 +47,15 @@ def append_result(file: Path, row: dict[str, Any]) -> None:
 
 def missing(rows: list[dict[str, Any]], arms: list[Arm], seeds: list[int], weights: str = "") -> list[tuple[Arm, int]]:
     """
-    Runs of a plan that are not there, seed by seed within the order of the arms. What others are compared with has to
-    be there with the same `weights` of the backbone, if given.
+    Runs of a plan that are not there, seed by seed within the order of the arms. What the runs with some `weights` of
+    the backbone are compared with has to be there with the same weights, if they are given.
     """
+    planned = list(itertools.product(arms, seeds))
     done = {(row["arm"], row["seed"]) for row in rows}
-    own = {(row["arm"], row["seed"]) for row in rows if row["weights"] == weights} if weights else done
-    return [(arm, seed) for arm in arms for seed in seeds if (arm.key, seed) not in (own if arm in CONTROLS else done)]
+    found = {(arm, seed) for arm, seed in planned if (arm.key, seed) not in done}
+    if weights:
+        done = {(row["arm"], row["seed"]) for row in rows if row["weights"] == weights}
+        runs = [(arm, seed) for arm, seed in planned if (arm.key, seed) in done] + list(found)
+        others = {(other, seed) for arm, seed in runs for other in compared_with(arm)}
+        found |= {(other, seed) for other, seed in others if (other.key, seed) not in done}
+    return [one for one in planned if one in found]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.world_study.arms import ARMS, CONTROLS, PAIRS, QUICK_ARMS, SIZE_ARMS, Arm, plan, without
+from benchmarks.world_study.arms import ARMS, PAIRS, QUICK_ARMS, SIZE_ARMS, Arm, compared_with, plan, without
 from benchmarks.world_study.backbone import Lessons, study
 from benchmarks.world_study.examination import Exam, right_answers
 from benchmarks.world_study.fast_processor import WorldProcessor
@@ -239,11 +239,15 @@ def test_by_states_is_maxsim_of_all_of_them_and_with_one_state_that_of_the_embed
 
 
 def test_what_others_are_compared_with_is_run_again_with_other_weights_of_the_backbone():
-    control, other = without(Arm(300)), Arm(300)
-    assert control in CONTROLS and other not in CONTROLS
+    control, other, another = without(Arm(1_000)), Arm(1_000), Arm(1_000, 4.0)
+    assert set(compared_with(other)) >= {control} and another not in compared_with(other)
+    assert compared_with(control) == [] and without(Arm(300)) in compared_with(ARMS["stage 1, K = 8"])
     rows = [row(control, 0, 10.0), row(other, 0, 14.0)]
-    assert missing(rows, [control, other], [0], "w") == []
-    assert missing(rows, [control, other], [0], "v") == [(control, 0)]
+    arms = [control, other, another]
+    assert missing(rows, arms, [0], "w") == [(another, 0)]
+    assert missing(rows, arms, [0], "v") == [(control, 0), (another, 0)]
+    rows.append(row(another, 0, 20.0))
+    assert missing(rows, arms, [0], "w") == missing(rows, arms, [0], "v") == []  # nothing is begun with new weights
     assert gains([row(control, 0, 10.0, weights="v"), rows[1]], other, control, "ind") == []
     assert gains([row(control, 0, 11.0, weights="v"), *rows], other, control, "ind") == [4.0]
 
