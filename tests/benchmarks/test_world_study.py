@@ -300,9 +300,8 @@ def test_mixed_dialogues_are_several_questions_or_a_description():
         dialogue("multi turn", scene, draw)
 
 
-@pytest.mark.parametrize(
-    "size", [pytest.param(USUAL_SIZE, marks=pytest.mark.slow), pytest.param("large", marks=pytest.mark.study)]
-)
+@pytest.mark.study
+@pytest.mark.parametrize("size", [USUAL_SIZE, "large"])
 def test_the_study_runs_and_does_nothing_twice(size, tmp_path):
     command = [sys.executable, "-m", "benchmarks.world_study", "--quick", "--seeds", "0", "--folder", str(tmp_path)]
     command += ["--size", size]
