@@ -58,8 +58,8 @@ QUICK = Sizes(
     cut=100,
 )
 
-# Layers and width of the language model. The large one has ten times the weights of the usual one: for a GPU.
 USUAL_SIZE = "usual"
+# Layers and width of the language model. The layers of the large one have ten times the weights: for a GPU.
 BACKBONES = {USUAL_SIZE: (Sizes.layers, Sizes.width), "deep": (8, Sizes.width), "large": (8, 288)}
 TURNS = {"multi-turn": 5, "single-turn": 1}
 DESCRIPTIONS = 0.25  # of the rows of the backbone, and of mixed dialogues
