@@ -87,7 +87,8 @@ def test_saved_reloaded_and_merged_are_one_model(saved, tmp_path):
     merged = merge_adapter(model)
     # Merged weights round otherwise. Gemma's norms on both sides of a layer enlarge that a hundredfold (1.5e-4 in 25
     # trainings, 1e-6 in other families), and how a machine rounds decides what Adam makes of gradients near 0.
-    torch.testing.assert_close(states(merged), expected, atol=1e-3, rtol=0.0)
+    is_gemma = saved.backbone.config.model_type.startswith("gemma")
+    torch.testing.assert_close(states(merged), expected, atol=1e-3 if is_gemma else 1e-5, rtol=0.0)
     merged.save_pretrained(tmp_path / "merged")
     again = ComaForEmbedding.from_pretrained(tmp_path / "merged").eval()
     assert torch.equal(states(again), states(merged))
