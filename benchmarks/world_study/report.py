@@ -155,7 +155,8 @@ def size_table(of_size: dict[str, Rows]) -> str:
     """What the longest stage 1 gains with backbones of every size, and what its tokens know before stage 2."""
     heads = ["layers", "width", "stage 1", "right answers", "IND, stage 2 alone", *comparisons(LONGEST[0])]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for size, arm in itertools.product(filter(of_size.get, of_size), LONGEST):
+    there = [size for size, rows in of_size.items() if rows]
+    for size, arm in itertools.product(there, LONGEST):
         rows, (layers, width) = of_size[size], BACKBONES[size]
         cells = [[row["answers"]["before stage 2"]["mean"] for row in rows if row["arm"] == arm.key]]
         cells.append(list(of_arm(rows, without(arm), "ind").values()))
